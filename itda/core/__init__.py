@@ -1,0 +1,1 @@
+"""Mathematics without I/O: labels, codes, dictionaries, pursuits, training, measures."""

@@ -1,0 +1,72 @@
+"""What a source yields: activations with their labels."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+from itda.core.labels import Labels
+from itda.errors import SettingError
+
+Stream = Literal["resid_post", "mlp_out", "attn_out"]
+STREAMS: tuple[Stream, ...] = get_args(Stream)
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """Where in a model activations are read: what a block, its MLP or its attention hands to the residual stream.
+
+    >>> str(Site(3)), str(Site(3, "mlp_out"))
+    ('layer_3', 'layer_3.mlp_out')
+    """
+
+    layer: int
+    stream: Stream = "resid_post"
+
+    def __str__(self) -> str:
+        return f"layer_{self.layer}" + ("" if self.stream == "resid_post" else f".{self.stream}")
+
+    @staticmethod
+    def parse(text: str) -> "Site":
+        """The inverse of `str`. Raises `SettingError`."""
+        layer, _, stream = text.removeprefix("layer_").partition(".")
+        if not layer.isdecimal() or (stream or "resid_post") not in STREAMS:
+            raise SettingError(f"no site {text!r}: write layer_3 or layer_3.mlp_out, with {', '.join(STREAMS)}")
+        return Site(int(layer), stream or "resid_post")  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationBatch:
+    """Activations [batch, d_model] in stream order, each with its label. Raises `ValueError` if the lengths differ.
+
+    >>> import torch
+    >>> from itda.core.labels import Label, Labels
+    >>> batch = ActivationBatch(torch.ones(1, 8), Labels.of(Label("essay", 0, 0, 2, 17, "", "To", " be")))
+    >>> len(batch)
+    1
+    """
+
+    activations: Float[Tensor, "batch d_model"]
+    labels: Labels
+
+    def __post_init__(self) -> None:
+        if len(self.activations) != len(self.labels):
+            raise ValueError(
+                f"{len(self.activations)} activations with {len(self.labels)} labels: give one label per activation"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class ActivationSource(Protocol):
+    """Yields, in corpus order, one batch per site for the same tokens."""
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """The sites read in one pass."""
+        ...
+
+    def __iter__(self) -> Iterator[Mapping[Site, ActivationBatch]]: ...

@@ -1,0 +1,58 @@
+"""SparseCode: a decomposition as atom indices and coefficients, never as a dense vector."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SparseCode:
+    """At most k atoms and signed coefficients per activation, in the order they were first picked.
+
+    Only the first `count` entries of a row mean anything; the rest are index 0 with coefficient 0, so that sums over
+    a row need no mask.
+
+    >>> code = SparseCode.from_picks(torch.tensor([[4, 2, 4]]), torch.tensor([[3.0, 1.0, -0.5]]), torch.tensor([3]))
+    >>> code.indices.tolist(), code.coefficients.tolist(), code.count.tolist()
+    ([[4, 2, 0]], [[2.5, 1.0, 0.0]], [2])
+    >>> code.dense(6).shape
+    torch.Size([1, 6])
+    """
+
+    indices: Int64[Tensor, "*batch k"]
+    coefficients: Float[Tensor, "*batch k"]
+    count: Int64[Tensor, "*batch"]
+
+    @staticmethod
+    def from_picks(
+        indices: Int64[Tensor, "batch k"], coefficients: Float[Tensor, "batch k"], count: Int64[Tensor, " batch"]
+    ) -> "SparseCode":
+        """Merge atoms that were picked more than once: their coefficients add up, in pick order, at the first pick."""
+        k = indices.shape[1]
+        steps = torch.arange(k, device=indices.device)
+        picked = steps < count[:, None]  # batch k
+        same = (indices[:, :, None] == indices[:, None, :]) & picked[:, None, :]  # batch k k
+        first = same.to(torch.int8).argmax(dim=2)  # batch k: the first step that picked the same atom
+        merged = torch.zeros_like(coefficients)
+        rows = torch.arange(len(indices), device=indices.device)
+        for step in range(k):  # one step at a time: the order of a sum decides its last bit
+            merged[rows, first[:, step]] += coefficients[:, step].masked_fill(~picked[:, step], 0)
+        kept = picked & (first == steps)
+        order = kept.logical_not().to(torch.int8).argsort(dim=1, stable=True)  # kept ones to the front, in order
+        number = kept.sum(dim=1)
+        padding = steps >= number[:, None]
+        return SparseCode(
+            indices.gather(1, order).masked_fill(padding, 0), merged.gather(1, order).masked_fill(padding, 0), number
+        )
+
+    @property
+    def k(self) -> int:
+        """The most atoms that a row can have."""
+        return self.indices.shape[-1]
+
+    def dense(self, atoms: int) -> Float[Tensor, "*batch atoms"]:
+        """The coefficients as a vector over all atoms: for small dictionaries and for other tools."""
+        full = self.coefficients.new_zeros(*self.indices.shape[:-1], atoms)
+        return full.scatter_add(-1, self.indices, self.coefficients)

@@ -1,0 +1,122 @@
+"""Labels: which token of which document an activation was read at.
+
+The identity of a label is (document, position, char_end). It does not depend on the model, so the labels of two
+dictionaries can be compared. The other columns are what a person needs to read it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+Key = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label: `before + token + after` is the window of text that the model saw."""
+
+    document: str
+    position: int
+    """Index of the token in its document, special tokens not counted."""
+    char_start: int
+    char_end: int
+    """Offsets of the token in the document, in characters."""
+    token_id: int
+    before: str
+    token: str
+    after: str
+
+    @property
+    def key(self) -> Key:
+        """What makes two labels the same."""
+        return self.document, self.position, self.char_end
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Columns of labels, all of one shape; index them like an array.
+
+    >>> labels = Labels.of(Label("essay", 0, 0, 2, 17, "", "To", " be"), Label("essay", 1, 2, 5, 9, "To", " be", ""))
+    >>> labels[1].token, labels[[1, 0]].position.tolist()
+    (' be', [1, 0])
+    """
+
+    document: np.ndarray
+    position: np.ndarray
+    char_start: np.ndarray
+    char_end: np.ndarray
+    token_id: np.ndarray
+    window: np.ndarray
+    """The text that the model saw: one string object shared by the rows of a window."""
+    window_start: np.ndarray
+    """Offset of the window's text in the document."""
+
+    def __post_init__(self) -> None:
+        shapes = {field.name: getattr(self, field.name).shape for field in fields(self)}
+        if len(set(shapes.values())) > 1:
+            raise ValueError(f"the columns of labels differ in shape: {shapes}; give one row per activation")
+
+    @staticmethod
+    def of(*labels: Label) -> "Labels":
+        """Columns from single labels."""
+        return Labels(
+            document=_strings([label.document for label in labels]),
+            position=np.array([label.position for label in labels], dtype=np.int64),
+            char_start=np.array([label.char_start for label in labels], dtype=np.int64),
+            char_end=np.array([label.char_end for label in labels], dtype=np.int64),
+            token_id=np.array([label.token_id for label in labels], dtype=np.int64),
+            window=_strings([label.before + label.token + label.after for label in labels]),
+            window_start=np.array([label.char_start - len(label.before) for label in labels], dtype=np.int64),
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence["Labels"]) -> "Labels":
+        """The rows of all parts, in order."""
+        if not parts:
+            return Labels.of()
+        return Labels(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Labels)))
+
+    def __len__(self) -> int:
+        return len(self.document)
+
+    def __iter__(self) -> Iterator[Label]:
+        return (self._one(i) for i in range(len(self)))
+
+    def __getitem__(self, index):  # noqa: ANN001, ANN204 - whatever numpy takes, tensors included
+        """A `Label` for an integer; `Labels` of the index's shape for an array, tensor, list or slice."""
+        index = np.asarray(index) if not isinstance(index, slice | np.ndarray) else index
+        if isinstance(index, np.ndarray) and index.ndim == 0:
+            return self._one(int(index))
+        return Labels(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def _one(self, i: int) -> Label:
+        start, end, origin = int(self.char_start[i]), int(self.char_end[i]), int(self.window_start[i])
+        window = self.window[i]
+        return Label(
+            document=str(self.document[i]),
+            position=int(self.position[i]),
+            char_start=start,
+            char_end=end,
+            token_id=int(self.token_id[i]),
+            before=window[: start - origin],
+            token=window[start - origin : end - origin],
+            after=window[end - origin :],
+        )
+
+    def keys(self) -> list[Key]:
+        """The identities, row by row."""
+        columns = (self.document.ravel().tolist(), self.position.ravel().tolist(), self.char_end.ravel().tolist())
+        return list(zip(*columns, strict=True))
+
+
+def jaccard(a: Labels, b: Labels) -> float:
+    """|A and B| / |A or B| of the sets of labels (the paper's Eq. 8); 1 for two empty sets."""
+    left, right = set(a.keys()), set(b.keys())
+    return len(left & right) / len(left | right) if left or right else 1.0
+
+
+def _strings(values: list[str]) -> np.ndarray:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array

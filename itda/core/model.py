@@ -1,0 +1,156 @@
+"""ITDA: a finished dictionary of labelled atoms, which encodes and decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from itda.core.batch import Site
+from itda.core.code import SparseCode
+from itda.core.labels import Labels
+from itda.core.pursuit import PURSUITS, Pursuit, pursue
+from itda.core.pursuit.exact import weighted_atoms
+from itda.errors import ActivationError, SettingError
+
+
+@dataclass(frozen=True, eq=False)
+class ITDA:
+    """Atoms with their labels, and the settings that made them. Immutable.
+
+    Raises `SettingError` if the parts do not fit together.
+
+    >>> import torch, itda
+    >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(3)))
+    >>> model = itda.ITDA(torch.eye(3), labels, k=2)
+    >>> code = model.encode(torch.tensor([[0.0, 3.0, -4.0]]))
+    >>> code.indices.tolist(), code.coefficients.tolist()
+    ([[2, 1]], [[-4.0, 3.0]])
+    >>> model(torch.ones(5, 7, 3)).shape
+    torch.Size([5, 7, 3])
+    """
+
+    atoms: Float32[Tensor, "atoms d_model"]
+    """Unit vectors."""
+    labels: Labels
+    k: int
+    pursuit: Pursuit = "mp"
+    offset: Float32[Tensor, " d_model"] | None = None
+    """Subtracted before the pursuit and added after; None for none."""
+    threshold: float | None = None
+    """The share of an activation's energy that training left unexplained, in the unit of the mode."""
+    mode: str = "paper"
+    site: Site | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What made it: model, revision, corpus, window, versions. JSON values only."""
+
+    def __post_init__(self) -> None:
+        check_pursuit(self.k, self.pursuit)
+        if self.atoms.ndim != 2 or len(self.atoms) != len(self.labels):
+            raise SettingError(
+                f"atoms of shape {tuple(self.atoms.shape)} with {len(self.labels)} labels: give [atoms, d_model] and "
+                "one label per atom"
+            )
+        if self.offset is not None and self.offset.shape != self.atoms.shape[1:]:
+            raise SettingError(f"an offset of shape {tuple(self.offset.shape)}: give [{self.d_model}], as the atoms")
+        norms = self.atoms.double().norm(dim=1)
+        if not bool(((norms - 1).abs() < 1e-5).all()):
+            raise SettingError("atoms must be finite and of unit norm: divide each by its norm")
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the activations."""
+        return self.atoms.shape[1]
+
+    @torch.no_grad()
+    def encode(self, activations: Float[Tensor, "*batch d_model"]) -> SparseCode:
+        """Decompose activations [..., d_model] into codes [..., k], by the dictionary's pursuit.
+
+        Coefficients are float32, or float64 for float64 activations. The bits of a row depend on that row alone.
+        Raises `ActivationError` for a wrong width or a row that is not finite.
+        """
+        return self.decompose(activations)[0]
+
+    @torch.no_grad()
+    def decompose(
+        self, activations: Float[Tensor, "*batch d_model"]
+    ) -> tuple[SparseCode, Float64[Tensor, "*batch"]]:
+        """As `encode`, with the error ||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset."""
+        flat = activations.reshape(-1, activations.shape[-1])
+        code, error = pursue(target_of(flat, self.d_model, self.offset), self.atoms, self.k, self.pursuit)
+        lead = activations.shape[:-1]
+        dtype = torch.promote_types(activations.dtype, torch.float32)
+        shaped = SparseCode(
+            code.indices.reshape(*lead, self.k),
+            code.coefficients.reshape(*lead, self.k).to(dtype),
+            code.count.reshape(lead),
+        )
+        return shaped, error.reshape(lead)
+
+    @torch.no_grad()
+    def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
+        """Reconstruct activations [..., d_model] from codes: the weighted sum of atoms, plus the offset."""
+        indices, coefficients = code.indices.reshape(-1, code.k), code.coefficients.reshape(-1, code.k)
+        total = weighted_atoms(coefficients.double(), self.atoms, indices)
+        if self.offset is not None:
+            total = total + self.offset.double()
+        return total.to(code.coefficients.dtype).reshape(*code.indices.shape[:-1], self.d_model)
+
+    def __call__(self, activations: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """The reconstruction: `decode(encode(activations))`."""
+        return self.decode(self.encode(activations))
+
+    # The disk and the Hub belong to itda.store; these three methods only say where people look for it first.
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the dictionary to a new folder. Raises `StoreError` if there is something already."""
+        from itda.store import save_dictionary
+
+        save_dictionary(self, Path(folder))
+
+    @staticmethod
+    def from_pretrained(source: str | Path, *, revision: str | None = None) -> ITDA:
+        """Read a dictionary from a folder (RUN/layer_3) or a Hub repository. Raises `StoreError`."""
+        from itda.store import load_dictionary
+
+        return load_dictionary(source, revision=revision)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Upload the dictionary to the Hub; returns the address of the commit. Raises `StoreError`."""
+        from itda.store import push_dictionary
+
+        return push_dictionary(self, repo_id, private=private, token=token)
+
+
+def check_pursuit(k: int, pursuit: str) -> None:
+    """Raises `SettingError` unless k and the pursuit make sense."""
+    if k < 1:
+        raise SettingError(f"k is {k}: it must be at least 1, the number of atoms per activation")
+    if pursuit not in PURSUITS:
+        raise SettingError(f"no pursuit {pursuit!r}: use {', '.join(PURSUITS)}")
+
+
+def target_of(
+    activations: Float[Tensor, "batch d_model"], d_model: int, offset: Float[Tensor, " d_model"] | None
+) -> Float[Tensor, "batch d_model"]:
+    """z = x - offset, what a pursuit decomposes, in float32 at least. Raises `ActivationError`."""
+    if activations.shape[-1] != d_model:
+        raise ActivationError(
+            f"activations of width {activations.shape[-1]} for atoms of width {d_model}: use the model and the site "
+            "that the dictionary was made from"
+        )
+    finite = torch.isfinite(activations).all(dim=-1)
+    if not bool(finite.all()):
+        row = int(finite.logical_not().nonzero()[0])
+        raise ActivationError(f"activation {row} is not finite: leave it out, or run the model in float32")
+    if offset is None:
+        return activations.to(torch.promote_types(activations.dtype, torch.float32))
+    return activations.double() - offset.double()

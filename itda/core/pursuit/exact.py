@@ -1,0 +1,55 @@
+"""Arithmetic whose last bit does not depend on how many rows are computed together, or where.
+
+A matrix product may sum in another order for another number of rows, and then two runs of the same data disagree.
+Elementwise operations are correctly rounded everywhere (IEEE 754), so sums made of elementwise additions in a fixed
+order give the same bits for any batch size, thread count or device. All of it is in float64.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+
+def fixed_sum(terms: Float64[Tensor, "*batch width"]) -> Float64[Tensor, "*batch"]:
+    """Sum of the last axis by folding it in halves. Overwrites `terms`."""
+    width = terms.shape[-1]
+    while width > 1:
+        half = (width + 1) // 2
+        terms[..., : width - half] += terms[..., half:width]
+        width = half
+    return terms[..., 0].clone()
+
+
+def fixed_dot(a: Float64[Tensor, "*batch width"], b: Float64[Tensor, "*batch width"]) -> Float64[Tensor, "*batch"]:
+    """<a, b> along the last axis, in the fixed order of `fixed_sum`."""
+    return fixed_sum(a * b)
+
+
+def weighted_atoms(
+    coefficients: Float64[Tensor, "batch k"], atoms: Tensor, indices: Tensor
+) -> Float64[Tensor, "batch d_model"]:
+    """sum_t coefficients[:, t] * atoms[indices[:, t]], one term after the other."""
+    total = coefficients.new_zeros(len(coefficients), atoms.shape[1])
+    for step in range(coefficients.shape[1]):
+        # A product and a sum, not addcmul: a fused multiply-add rounds once, and only where the hardware has one.
+        total += coefficients[:, step, None] * atoms[indices[:, step]].double()
+    return total
+
+
+def power_of_two(exponent: Tensor) -> Float64[Tensor, "..."]:
+    """2 ** exponent, made of its bits: `pow` and `ldexp` may round, or overflow in float32."""
+    return ((exponent.long() + 1023) << 52).view(torch.float64)
+
+
+@contextmanager
+def full_precision_products() -> Iterator[None]:
+    """Float32 products in float32, whatever the program allows itself elsewhere (TF32 on a GPU, bfloat16 on a CPU)."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

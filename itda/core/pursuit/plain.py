@@ -1,0 +1,196 @@
+"""The pursuits, written to be read: the oracle that faster ones are held to.
+
+What is computed is matching pursuit in float64 (residual, correlations, coefficients), so that rounding is no part of
+the result. A float32 product with all atoms only proposes: every atom whose correlation comes within the product's
+worst rounding error of the best is correlated again in float64, and the largest wins, the lowest index among equals.
+So the picks are those of the slow float64 loop, and all bits are the same for any number of rows (see `exact`).
+"""
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from itda.core.code import SparseCode
+from itda.core.pursuit.exact import fixed_dot, full_precision_products, power_of_two, weighted_atoms
+
+RESOLUTION = 2.0**-20
+"""A pursuit stops when the residual, or the next coefficient, is this small beside the activation: atoms are stored in
+float32, and what is below that is their rounding."""
+
+DEPENDENT = 1e-10
+"""A picked atom with this little energy outside the span of the others adds nothing that float32 atoms can express."""
+
+PRODUCT_SIZE = 2**23
+"""Rows are taken in groups whose products have about this many elements: it bounds memory, and changes no result."""
+
+
+def pursue(
+    targets: Float[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"], k: int, pursuit: str = "mp"
+) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
+    """Decompose each target into at most `k` atoms; also the share of its energy left over, ||r||^2 / ||z||^2.
+
+    Residual r = z. Repeat k times: pick the atom with the largest |<r, d>|, then
+
+    - `mp` (Mallat & Zhang 1993; the paper's Algorithm 2): a = <r, d>; r <- r - a d. An atom may be picked again.
+    - `mp_refit`: as `mp`; at the end least squares on the picked atoms.
+    - `omp` (Pati et al. 1993): least squares on the picked atoms at every step, r <- z - its fit.
+
+    Atoms are unit vectors. Targets are finite. A zero target has an empty code and nothing left over.
+    """
+    if len(atoms) == 0 or len(targets) == 0:
+        empty = torch.zeros(len(targets), k, dtype=torch.long, device=targets.device)
+        count = torch.zeros(len(targets), dtype=torch.long, device=targets.device)
+        left = (targets != 0).any(dim=1).double()
+        return SparseCode(empty, empty.to(_code_dtype(targets)), count), left
+    rows = max(1, PRODUCT_SIZE // max(len(atoms), k * atoms.shape[1]))
+    parts = [_pursue_rows(part, atoms, k, pursuit) for part in targets.split(rows)]
+    code = SparseCode(
+        torch.cat([code.indices for code, _ in parts]),
+        torch.cat([code.coefficients for code, _ in parts]),
+        torch.cat([code.count for code, _ in parts]),
+    )
+    return code, torch.cat([left for _, left in parts])
+
+
+def _pursue_rows(
+    targets: Float[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"], k: int, pursuit: str
+) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
+    # A power of two brings every row near 1 without rounding: no square under- or overflows.
+    exponent = torch.frexp(targets.abs().amax(dim=1)).exponent
+    z = targets.double() * power_of_two(-exponent)[:, None]
+    energy = fixed_dot(z, z)
+
+    batch = len(z)
+    indices = torch.zeros(batch, k, dtype=torch.long, device=z.device)
+    coefficients = z.new_zeros(batch, k)
+    count = torch.zeros(batch, dtype=torch.long, device=z.device)
+    fit = _LeastSquares(z, atoms, k) if pursuit == "omp" else None
+    residual = z.clone()
+    active = energy.nonzero().squeeze(1)
+    for step in range(k):
+        left = fixed_dot(residual[active], residual[active])
+        active = active[left > RESOLUTION**2 * energy[active]]
+        index, correlation = best_atom(residual[active], atoms)
+        worth_it = correlation.abs() > RESOLUTION * energy[active].sqrt()
+        active, index, correlation = active[worth_it], index[worth_it], correlation[worth_it]
+        if fit is not None:
+            independent = fit.add(active, step, index)
+            active, index = active[independent], index[independent]
+            solution = fit.solve(active, step + 1)
+            indices[active, step] = index
+            coefficients[active, : step + 1] = solution
+            fitted = weighted_atoms(solution, atoms, indices[active, : step + 1])
+            residual[active] = z[active] - fitted
+        else:
+            indices[active, step] = index
+            coefficients[active, step] = correlation
+            residual[active] -= correlation[:, None] * atoms[index].double()
+        count[active] += 1
+        if len(active) == 0:
+            break
+
+    code = SparseCode.from_picks(indices, coefficients, count)
+    if pursuit == "mp_refit":
+        code = refit(z, atoms, code)
+        residual = z - weighted_atoms(code.coefficients, atoms, code.indices)
+    left_over = torch.where(energy > 0, fixed_dot(residual, residual) / energy, 0.0)
+    scaled = (code.coefficients * power_of_two(exponent)[:, None]).to(_code_dtype(targets))
+    return SparseCode(code.indices, scaled, code.count), left_over
+
+
+def best_atom(
+    residual: Float64[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"]
+) -> tuple[Int64[Tensor, " batch"], Float64[Tensor, " batch"]]:
+    """For each row the atom with the largest |<r, d>| in float64, the lowest index among equals, and <r, d>."""
+    norm = fixed_dot(residual, residual).sqrt()
+    unit = (residual / norm[:, None]).float()
+    with full_precision_products():
+        magnitude = (unit @ atoms.float().T).abs_()
+    # |fl(<r, d>) - <r, d>| <= n u ||r|| ||d|| in whatever order the product is summed (Higham 2002, section 3.1);
+    # the 8 covers the rounding of `unit` itself, of float64 atoms, and of norms that are 1 up to rounding.
+    bound = (residual.shape[1] + 8) * 2.0**-24
+    cut = magnitude.amax(dim=1, keepdim=True) - 2.1 * bound
+    row, column = (magnitude >= cut).nonzero(as_tuple=True)  # sorted by row, then by column
+    size = max(1, PRODUCT_SIZE // residual.shape[1])
+    pairs = zip(row.split(size), column.split(size), strict=True)
+    correlation = torch.cat([fixed_dot(residual[r], atoms[c].double()) for r, c in pairs])
+    if len(row) > len(residual):
+        best = correlation.new_zeros(len(residual)).scatter_reduce(0, row, correlation.abs(), "amax")
+        winner = (correlation.abs() == best[row]).nonzero().squeeze(1)
+        # Winners are sorted by row, then column: the first of each row has the lowest index.
+        first = torch.ones_like(winner, dtype=torch.bool)
+        first[1:] = row[winner[1:]] != row[winner[:-1]]
+        winner = winner[first]
+        column, correlation = column[winner], correlation[winner]
+    return column, correlation
+
+
+def refit(z: Float64[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"], code: SparseCode) -> SparseCode:
+    """Least squares on the atoms of a code: ||z - a D||^2 is the smallest that they allow.
+
+    An atom in the span of those before it is dropped.
+    """
+    fit = _LeastSquares(z, atoms, code.k)
+    count = torch.zeros_like(code.count)
+    for step in range(code.k):
+        # Rows that dropped an atom are one behind, so the place to write to differs from row to row.
+        rows = (code.count > step).nonzero().squeeze(1)
+        count[rows] += fit.add(rows, count[rows], code.indices[rows, step])
+    coefficients = torch.zeros_like(code.coefficients)
+    for length in count.unique().tolist():
+        rows = (count == length).nonzero().squeeze(1)
+        coefficients[rows, :length] = fit.solve(rows, length)
+    return SparseCode(fit.indices, coefficients, count)
+
+
+class _LeastSquares:
+    """For each row, a growing set of atoms S with the Cholesky factor L of its Gram matrix (Rubinstein et al. 2008)."""
+
+    def __init__(self, z: Float64[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"], k: int) -> None:
+        self.z, self.atoms = z, atoms
+        self.indices = torch.zeros(len(z), k, dtype=torch.long, device=z.device)
+        self.factor = torch.zeros(len(z), k, k, dtype=torch.float64, device=z.device)
+        self.projected = z.new_zeros(len(z), k)  # y of L y = D_S z
+
+    def add(self, rows: Tensor, place: int | Tensor, index: Int64[Tensor, " rows"]) -> Tensor:
+        """Append one atom at `place` of each row; tells which were independent (the others are left out)."""
+        place = torch.as_tensor(place, device=rows.device).expand(len(rows))
+        if len(rows) == 0:
+            return torch.zeros(0, dtype=torch.bool, device=rows.device)
+        width = int(place.max())
+        new = self.atoms[index].double()
+        before = self.atoms[self.indices[rows, :width]].double()  # rows width d_model
+        gram = fixed_dot(before, new[:, None, :])
+        gram = gram.masked_fill(torch.arange(width, device=rows.device) >= place[:, None], 0)
+        factor = self.factor[rows]
+        w = torch.zeros_like(gram)
+        pivot = fixed_dot(new, new)
+        projected = fixed_dot(new, self.z[rows])
+        for s in range(width):  # forward substitution, L w = gram; rows past their own place have gram = w = 0
+            diagonal = factor[:, s, s]
+            w[:, s] = torch.where(s < place, gram[:, s] / diagonal, 0.0)
+            gram[:, s + 1 :] -= factor[:, s + 1 : width, s] * w[:, s, None]
+            pivot = pivot - w[:, s] * w[:, s]
+            projected = projected - w[:, s] * self.projected[rows, s]
+        independent = pivot > DEPENDENT
+        kept, at = rows[independent], place[independent]
+        root = pivot[independent].sqrt()
+        self.indices[kept, at] = index[independent]
+        self.factor[kept, at, :width] = w[independent]
+        self.factor[kept, at, at] = root
+        self.projected[kept, at] = projected[independent] / root
+        return independent
+
+    def solve(self, rows: Tensor, length: int) -> Float64[Tensor, "rows length"]:
+        """The coefficients: L^T a = y by back substitution, for rows that have `length` atoms."""
+        factor, right = self.factor[rows], self.projected[rows, :length].clone()
+        for s in range(length - 1, -1, -1):
+            right[:, s] /= factor[:, s, s]
+            right[:, :s] -= factor[:, s, :s] * right[:, s, None]
+        return right
+
+
+def _code_dtype(targets: Tensor) -> torch.dtype:
+    return torch.promote_types(targets.dtype, torch.float32)
+
+

@@ -1,0 +1,35 @@
+"""What can go wrong, one class per kind of remedy.
+
+    ItdaError                 anything the user can put right: shown as one line, exit status 2
+    ├── SettingError          an option or argument out of range
+    ├── ActivationError       activations that cannot be decomposed: a NaN row, a wrong width
+    ├── CorpusError           a corpus that is empty, unreadable or unknown
+    ├── ModelError            a model that is unknown, unreachable or has no such site
+    └── StoreError            a run folder that exists, is truncated, foreign or incomplete
+
+Every message is one line and ends with what to do. `SettingError` and `ActivationError` are `ValueError`s too.
+"""
+
+
+class ItdaError(Exception):
+    """Base of every error that a user can put right."""
+
+
+class SettingError(ItdaError, ValueError):
+    """An option or an argument is out of range."""
+
+
+class ActivationError(ItdaError, ValueError):
+    """Activations cannot be decomposed as they are."""
+
+
+class CorpusError(ItdaError):
+    """A corpus is empty, unreadable or unknown."""
+
+
+class ModelError(ItdaError):
+    """A language model is unknown, unreachable or lacks a site."""
+
+
+class StoreError(ItdaError):
+    """A run folder exists already, or is truncated, foreign or incomplete."""

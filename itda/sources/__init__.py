@@ -1,0 +1,1 @@
+"""Adapters that turn text and language models into batches of labelled activations, in corpus order."""
