@@ -1,0 +1,159 @@
+"""Settings of the commands: the only source of their defaults and flags. A string under a field is its help."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from itda.errors import SettingError
+
+Positional = tyro.conf.Positional
+Mode = Literal["paper", "reference"]
+
+
+def parse_count(text: str) -> int:
+    """A number of tokens or atoms: 50000, 50k or 1.5M. Raises `SettingError`."""
+    factor = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}.get(text[-1:].lower(), 1)
+    digits = text[:-1] if factor > 1 else text
+    try:
+        value = float(digits) * factor
+    except ValueError:
+        value = -1.0
+    if not (0 < value < 1e15 and value == int(value)):
+        raise SettingError(f"{text!r} is not a number of tokens: write it as 50000, 50k or 1.5M")
+    return int(value)
+
+
+def parse_layers(text: str) -> list[int]:
+    """Layer numbers: 3,4-6 is 3, 4, 5 and 6. Raises `SettingError`."""
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise SettingError(f"{text!r} is not a list of layers: write it as 3,4-6")
+        layers.update(range(int(first), int(last or first) + 1))
+    return sorted(layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What a command shows."""
+
+    json: bool = False
+    """Print one JSON object on standard output and nothing else there."""
+    quiet: bool = False
+    """No progress on standard error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """How the language model is run."""
+
+    batch_size: int = 8
+    """Windows per forward pass. Another number may change the last bits of the activations."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto is a GPU where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto is float32 on a CPU, the checkpoint's own elsewhere."""
+    trust_remote_code: bool = False
+    """Run code from the model's repository."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusOptions:
+    """Where text comes from within a corpus."""
+
+    text_field: str = "text"
+    """The key or column that holds the text, in .jsonl, .parquet and Hub data sets."""
+    dataset_config: str | None = None
+    """The configuration of a Hub data set."""
+    dataset_split: str = "train"
+    """The split of a Hub data set."""
+    dataset_revision: str | None = None
+    """The commit, tag or branch of a Hub data set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(CorpusOptions, ModelOptions, Output):
+    """Build dictionaries for layers of a model, in one pass over a corpus."""
+
+    model: Positional[str]
+    """A Hub id, a local folder, or tiny (the bundled model)."""
+    layers: str
+    """Layers to read, for example 3,4-6."""
+    corpus: str
+    """python-docs, a file or folder (.txt .md .py .jsonl .parquet), or a Hub data set."""
+    out: Path
+    """The run folder to make."""
+    streams: str = "resid_post"
+    """What to read of each layer: resid_post, mlp_out, attn_out, or several with commas."""
+    k: int = 40
+    """Atoms per activation."""
+    threshold: float = 0.2
+    """The share of an activation's energy that may stay unexplained. In mode reference 2(1-cos)/d_model."""
+    tokens: str = "1M"
+    """Activations to read: 50000, 50k, 1M."""
+    pursuit: Literal["mp", "mp_refit", "omp"] = "mp"
+    """mp is the paper's matching pursuit; mp_refit adds a least-squares fit at the end; omp fits at every step."""
+    mode: Mode = "paper"
+    """paper is exact and sequential; reference reproduces the released script's dictionaries, batch size and all."""
+    window: int = 128
+    """Tokens that the model reads at once, special ones included."""
+    revision: str | None = None
+    """The commit, tag or branch of a Hub model."""
+    part: Literal["train", "all"] = "train"
+    """train leaves one document in ten for `itda evaluate`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(Output):
+    """Show what is in a run folder."""
+
+    run: Positional[Path]
+    """The run folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decompose(ModelOptions, Output):
+    """Take the activations of a text apart: for each token its atoms, with the prompts that they came from."""
+
+    run: Positional[Path]
+    """The run folder."""
+    text: Positional[str]
+    """The text to decompose."""
+    layer: str | None = None
+    """A layer (3) or a site (3.mlp_out) of the run; default: the middle one."""
+    token: int | None = None
+    """Only this token: 0 is the first, -1 the last; default: all."""
+    top: int = 5
+    """Atoms to show per token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(CorpusOptions, ModelOptions, Output):
+    """Splice each dictionary into the model, on documents held out from training."""
+
+    run: Positional[Path]
+    """The run folder."""
+    corpus: str | None = None
+    """Another corpus than that of the run; all of it is used."""
+    tokens: str = "50k"
+    """Activations to evaluate on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Output):
+    """The whole story on the bundled model, offline, in about a minute or two."""
+
+    out: Path = Path("runs/demo")
+    """The run folder to make; runs/demo is made anew each time."""
+
+
+Command = (
+    Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Decompose, tyro.conf.subcommand("decompose")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+)

@@ -1,0 +1,392 @@
+"""What the commands do: the only place where sources, core and store meet. Nothing here prints."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from itda import config as settings
+from itda.core.batch import STREAMS, ActivationSource, Site
+from itda.core.labels import Label
+from itda.core.model import ITDA, check_pursuit
+from itda.core.reference import ReferenceTrainer
+from itda.core.training import LOWEST_THRESHOLD, Trainer
+from itda.errors import CorpusError, SettingError, StoreError
+from itda.evaluation import Evaluation, evaluate
+from itda.sources.corpus import Corpus, Document, open_corpus
+from itda.sources.huggingface import HuggingFaceSource, LanguageModel
+from itda.sources.windows import Group
+from itda.store import (
+    FORMAT_VERSION,
+    RUN_FORMAT,
+    dictionaries,
+    load_dictionary,
+    new_folder,
+    read_json,
+    write_dictionary,
+    write_json,
+)
+
+LOG_EVERY_S = 1.0
+
+
+class Progress(Protocol):
+    """A progress bar: tqdm has this shape."""
+
+    def update(self, n: int, /) -> Any:
+        """Count n more tokens."""
+        ...
+
+    def set_postfix_str(self, s: str, /) -> Any:
+        """Show a remark."""
+        ...
+
+
+Bar = Callable[[str, int], AbstractContextManager[Progress]]
+"""A progress bar for a task with a name and a number of tokens."""
+
+
+class _Silent:
+    def update(self, n: int, /) -> None:
+        pass
+
+    def set_postfix_str(self, s: str, /) -> None:
+        pass
+
+
+def no_bar(_name: str, _tokens: int) -> AbstractContextManager[Progress]:
+    """The progress of somebody who does not want any."""
+    return nullcontext(_Silent())
+
+
+def train(options: settings.Train, bar: Bar = no_bar) -> Run:
+    """`itda train`: one pass over the corpus, one dictionary per site, written to a new run folder.
+
+    Raises an `ItdaError` for bad input; nothing is written then.
+    """
+    tokens = settings.parse_count(options.tokens)
+    sites = _sites(options.layers, options.streams)
+    check_pursuit(options.k, options.pursuit)
+    if options.mode == "paper" and not LOWEST_THRESHOLD <= options.threshold < 1:
+        raise SettingError(
+            f"the threshold is {options.threshold}: it must be at least {LOWEST_THRESHOLD} and below 1, the share of "
+            "an activation's energy that may stay unexplained"
+        )
+    if options.mode == "reference" and options.pursuit != "mp":
+        raise SettingError(f"mode reference has no pursuit {options.pursuit}: leave --pursuit out")
+    if options.batch_size < 1 or options.window < 1:
+        raise SettingError("--batch-size and --window must be at least 1")
+    with new_folder(options.out) as folder:
+        corpus = _open(options.corpus, options).split(options.part)
+        model = _load(options.model, options, options.revision)
+        source = HuggingFaceSource(
+            model,
+            corpus,
+            sites,
+            window=options.window,
+            batch_size=options.batch_size,
+            tokens=tokens,
+            every_position=options.mode == "reference",
+        )
+        trainers = {site: _trainer(options, model.d_model) for site in sites}
+        with bar("train", tokens) as progress, (folder / "log.jsonl").open("w", encoding="utf-8") as log:
+            seconds = _run(source, trainers, progress, log.write)
+        seen = next(iter(trainers.values())).tokens
+        if seen == 0:
+            raise CorpusError(f"{options.corpus} has no token to train on: name another corpus with --corpus")
+        provenance = {
+            "model": options.model,
+            "revision": model.revision,
+            "corpus": options.corpus,
+            "corpus_part": corpus.part,
+            "fingerprint": corpus.fingerprint,
+            "window": options.window,
+            "batch_size": options.batch_size,
+            "dtype": str(model.model.dtype).removeprefix("torch."),
+            "tokens": seen,
+        }
+        for site, trainer in trainers.items():
+            (folder / str(site)).mkdir()
+            write_dictionary(
+                trainer.finish(mode=options.mode, site=site, provenance=provenance), folder / str(site)
+            )
+        record = {
+            "format": RUN_FORMAT,
+            "format_version": FORMAT_VERSION,
+            "sites": [str(site) for site in sites],
+            **provenance,
+            "settings": {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()},
+            "device": str(model.model.device),
+            "seconds": round(seconds, 3),
+            "versions": {name: version(name) for name in ("itda", "torch", "transformers", "tokenizers", "numpy")}
+            | {"python": platform.python_version()},
+        }
+        write_json(folder / "run.json", record)
+    return open_run(options.out)
+
+
+def _run(
+    source: ActivationSource,
+    trainers: Mapping[Site, Trainer | ReferenceTrainer],
+    progress: Progress,
+    log: Callable[[str], Any],
+) -> float:
+    started = logged = time.monotonic()
+    for batches in source:
+        for site, trainer in trainers.items():
+            trainer.offer(batches[site])
+        first = next(iter(trainers.values()))
+        progress.update(len(next(iter(batches.values()))))
+        progress.set_postfix_str(" ".join(f"{site.layer}:{len(t)}" for site, t in trainers.items()) + " atoms")
+        now = time.monotonic()
+        if now - logged >= LOG_EVERY_S:
+            logged = now
+            line = {
+                "tokens": first.tokens,
+                "tokens_per_s": round(first.tokens / (now - started), 1),
+                "atoms": {str(site): len(t) for site, t in trainers.items()},
+                "mean_error": {str(site): t.error_sum / t.tokens for site, t in trainers.items()},
+            }
+            log(json.dumps(line) + "\n")
+    return time.monotonic() - started
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, opened."""
+
+    folder: Path
+    record: Mapping[str, Any]
+    """What run.json says."""
+    sites: Mapping[Site, Path]
+
+    def dictionary(self, site: Site) -> ITDA:
+        """The dictionary of one site. Raises `StoreError`."""
+        return load_dictionary(self.sites[site])
+
+    def model(self, options: settings.ModelOptions) -> LanguageModel:
+        """The language model that the run was made from. Raises `ModelError`."""
+        return _load(self.record["model"], options, self.record["settings"]["revision"])
+
+
+def open_run(folder: Path) -> Run:
+    """Open a run folder. Raises `StoreError` if it is missing, foreign or not whole."""
+    sites = dictionaries(folder)
+    return Run(folder, read_json(folder / "run.json", RUN_FORMAT), sites)
+
+
+@dataclass(frozen=True)
+class AtomUse:
+    """One atom in the decomposition of one token."""
+
+    atom: int
+    coefficient: float
+    label: Label
+
+
+@dataclass(frozen=True)
+class TokenDecomposition:
+    """One token taken apart."""
+
+    label: Label
+    explained: float
+    """Share of the activation's energy that the atoms explain, 1 - ||z - z_hat||^2 / ||z||^2."""
+    atoms: list[AtomUse]
+    """In pick order."""
+
+
+def decompose(options: settings.Decompose) -> tuple[Site, list[TokenDecomposition]]:
+    """`itda decompose`: the tokens of a text with their atoms. Raises an `ItdaError` for bad input."""
+    run = open_run(options.run)
+    site = _chosen_site(run, options.layer)
+    if not options.text.strip():
+        raise SettingError("there is no text: give one in quotes")
+    dictionary, model = run.dictionary(site), run.model(options)
+    tokens = decompose_text(model, dictionary, site, options.text, run.record["window"], options.batch_size)
+    if options.token is None:
+        return site, tokens
+    if not -len(tokens) <= options.token < len(tokens):
+        raise SettingError(f"no token {options.token}: the text has {len(tokens)}, use 0 to {len(tokens) - 1} or -1")
+    return site, [tokens[options.token]]
+
+
+def decompose_text(
+    model: LanguageModel, dictionary: ITDA, site: Site, text: str, window: int, batch_size: int = 1
+) -> list[TokenDecomposition]:
+    """Every token of a text that the model reads at once. Raises `SettingError` if it is longer than that.
+
+    The model runs in the shape it was trained in where the text fits, so that a prompt of the training corpus gives
+    the very activations that were its atoms.
+    """
+    document = Document("prompt", text)
+    windower = model.windower(window)
+    windows = windower.windows(document)
+    if len(windows) > 1:
+        length, room = sum(len(w.token_ids) for w in windows), (model.context or window) - windower.window
+        if length > windower.content + room:
+            raise SettingError(
+                f"the text has {length} tokens and the model reads at most {windower.content + room}: shorten it"
+            )
+        windower = model.windower(windower.window - windower.content + length)
+        windows = windower.windows(document)
+    group = windower.group(windows, batch_size)
+    activations = model.activations(group, [site])[site]
+    x = activations[group.is_activation.to(activations.device)].cpu()
+    code, error = dictionary.decompose(x)
+    explained = (1 - error).tolist()
+    return [
+        TokenDecomposition(
+            label,
+            explained[row],
+            [
+                AtomUse(atom, code.coefficients[row, place].item(), dictionary.labels[atom])
+                for place, atom in enumerate(code.indices[row, : code.count[row]].tolist())
+            ],
+        )
+        for row, label in enumerate(group.labels())
+    ]
+
+
+def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar) -> dict[Site, Evaluation]:
+    """`itda evaluate`: measure a run's dictionaries on held-out documents; the figures are kept in metrics.json.
+
+    Raises an `ItdaError` for bad input.
+    """
+    tokens = settings.parse_count(options.tokens)
+    run = open_run(options.run)
+    if options.corpus is not None:
+        corpus = _open(options.corpus, options)
+    else:
+        stored = run.record["settings"]
+        names = ("text_field", "dataset_config", "dataset_split", "dataset_revision")
+        corpus = _open(run.record["corpus"], replace(options, **{name: stored[name] for name in names}))
+        if stored["part"] == "all":
+            raise SettingError("the run was trained on all of its corpus: name another one with --corpus")
+        if corpus.fingerprint != run.record["fingerprint"]:
+            raise CorpusError(
+                f"{run.record['corpus']} is not what it was when the run was made (another Python, or changed files): "
+                "name a corpus with --corpus"
+            )
+        corpus = corpus.split("heldout")
+    model = run.model(options)
+    loaded = {site: run.dictionary(site) for site in run.sites}
+    results = evaluate_on(model, corpus, loaded, tokens, run.record["window"], options.batch_size, bar)
+    for site, result in results.items():
+        measured = {"corpus": corpus.name, "part": corpus.part, "fingerprint": corpus.fingerprint}
+        write_json(run.sites[site] / "metrics.json", {**_finite(asdict(result)), **measured})
+    return results
+
+
+def evaluate_on(
+    model: LanguageModel,
+    corpus: Corpus,
+    loaded: Mapping[Site, ITDA],
+    tokens: int,
+    window: int,
+    batch_size: int,
+    bar: Bar = no_bar,
+) -> dict[Site, Evaluation]:
+    """Measure dictionaries on the first `tokens` tokens of a corpus."""
+    windower = model.windower(window)
+
+    def groups() -> Iterator[Group]:
+        left = tokens
+        for group in windower.groups(corpus, batch_size):
+            # The tokens past the budget stay in the window, unspliced and unscored.
+            allowed = group.is_activation & (group.is_activation.flatten().cumsum(0).view_as(group.is_activation) <= left)
+            left -= int(allowed.sum())
+            yield replace(group, is_activation=allowed)
+            if left == 0:
+                return
+
+    with bar("evaluate", tokens) as progress:
+        return evaluate(model, groups, loaded, progress=progress.update)
+
+
+def top_uses(source: ActivationSource, dictionary: ITDA, site: Site, atoms: list[int], most: int) -> list[list[AtomUse]]:
+    """For each of some atoms, the `most` activations of a source that have it with the largest coefficient.
+
+    Each `AtomUse` has the label of the activation. Equal coefficients stay in stream order.
+    """
+    found: list[list[AtomUse]] = [[] for _ in atoms]
+    for batches in source:
+        code = dictionary.encode(batches[site].activations.cpu())
+        for uses, atom in zip(found, atoms, strict=True):
+            coefficient = torch.where(code.indices == atom, code.coefficients, 0).sum(dim=1)
+            for row in coefficient.topk(min(most, len(coefficient))).indices.tolist():
+                if coefficient[row] > 0:
+                    uses.append(AtomUse(atom, coefficient[row].item(), batches[site].labels[row]))
+            uses.sort(key=lambda use: -use.coefficient)
+            del uses[most:]
+    return found
+
+
+def make_room(folder: Path) -> None:
+    """Remove what an earlier demo left in `folder`. Raises `StoreError` if something else is there."""
+    if folder.exists():
+        settings_of = read_json(folder / "run.json", RUN_FORMAT).get("settings", {})
+        if settings_of.get("model") != "tiny" or settings_of.get("out") != str(folder):
+            raise StoreError(f"{folder} is not a run of the demo: name another folder with --out")
+        shutil.rmtree(folder)
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: a measure that is not a number is null."""
+    return {name: None if isinstance(v, float) and v != v else v for name, v in values.items()}
+
+
+def _sites(layers: str, streams: str) -> list[Site]:
+    names = [name.strip() for name in streams.split(",")]
+    for name in names:
+        if name not in STREAMS:
+            raise SettingError(f"no stream {name!r}: use {', '.join(STREAMS)}")
+    return [Site(layer, name) for layer in settings.parse_layers(layers) for name in STREAMS if name in names]
+
+
+def _chosen_site(run: Run, layer: str | None) -> Site:
+    sites = list(run.sites)
+    if layer is None:
+        return sites[len(sites) // 2]
+    site = Site.parse(layer)
+    if site not in run.sites:
+        names = ", ".join(str(s).removeprefix("layer_") for s in sites)
+        raise SettingError(f"the run has no layer {layer}: it has {names}")
+    return site
+
+
+def _trainer(options: settings.Train, d_model: int) -> Trainer | ReferenceTrainer:
+    if options.mode == "reference":
+        return ReferenceTrainer(d_model, k=options.k, threshold=options.threshold)
+    return Trainer(d_model, k=options.k, threshold=options.threshold, pursuit=options.pursuit)
+
+
+def _open(spec: str, options: settings.CorpusOptions) -> Corpus:
+    return open_corpus(
+        spec,
+        text_field=options.text_field,
+        config=options.dataset_config,
+        split=options.dataset_split,
+        revision=options.dataset_revision,
+    )
+
+
+def _load(name: str, options: settings.ModelOptions, revision: str | None) -> LanguageModel:
+    return LanguageModel.load(
+        name,
+        revision=revision,
+        device=options.device,
+        dtype=options.dtype,
+        trust_remote_code=options.trust_remote_code,
+    )
+
+

@@ -1,0 +1,230 @@
+"""Activations from any decoder-only or encoder model that transformers loads, by forward hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from itda.core.batch import ActivationBatch, Site
+from itda.errors import ModelError
+from itda.sources.blocks import find_blocks, site_module, tensor_of, with_tensor
+from itda.sources.corpus import Corpus
+from itda.sources.windows import Group, Windower
+
+Replace = Callable[[Tensor], Tensor]
+
+TINY = Path(__file__).parent.parent / "assets" / "tiny"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class _Stop(Exception):  # noqa: N818 - not an error: the last site has been read
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A transformers model with its tokenizer, whose sites can be read and replaced.
+
+    >>> model = LanguageModel.load("tiny")
+    >>> model.layers, model.d_model
+    (6, 192)
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str = "model"
+
+    @staticmethod
+    def load(
+        name: str,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
+    ) -> LanguageModel:
+        """Load a Hub id, a local folder, or `tiny`, the bundled model.
+
+        `device` auto is a GPU where there is one; `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere.
+        Raises `ModelError` if there is no such model, or it cannot be reached or read.
+        """
+        path = TINY if name == "tiny" else Path(name).expanduser()
+        if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+            raise ModelError(f"no folder {name!r}: check the path, or name a Hub model or tiny")
+        source = str(path) if path.is_dir() else name
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype not in ("auto", *DTYPES):
+            raise ModelError(f"no dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
+        chosen = DTYPES.get(dtype, torch.float32 if device == "cpu" else "auto")
+        options = {"revision": revision, "trust_remote_code": trust_remote_code}
+        try:
+            config = AutoConfig.from_pretrained(source, **options)
+            causal = any("CausalLM" in a or "LMHead" in a for a in config.architectures or [])
+            loader = AutoModelForCausalLM if causal else AutoModel
+            model = loader.from_pretrained(source, dtype=chosen, **options)
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            model = model.to(device).eval()
+        except Exception as error:  # transformers raises whatever its parts raise
+            raise ModelError(_why_not_loaded(name, error)) from error
+        return LanguageModel(model, tokenizer, name)
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return len(find_blocks(self.model))
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.model.config.get_text_config().hidden_size
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens that the model reads, where its configuration says so."""
+        config = self.model.config.get_text_config()
+        return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether it predicts the next token."""
+        return "CausalLM" in type(self.model).__name__ or "LMHead" in type(self.model).__name__
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a model from the Hub."""
+        return getattr(self.model.config, "_commit_hash", None)
+
+    def windower(self, window: int) -> Windower:
+        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context."""
+        return Windower(self.tokenizer, window, context=self.context)
+
+    @torch.inference_mode()
+    def activations(self, group: Group, sites: Sequence[Site]) -> dict[Site, Float[Tensor, "windows tokens d_model"]]:
+        """The activations at every position of a group, as the model computes them; stops after the last site.
+
+        Raises `ModelError` for a site that the model does not have.
+        """
+        found: dict[Site, Tensor] = {}
+
+        def reader(site: Site) -> Callable:
+            def read(_module: object, _inputs: object, output: Tensor | tuple) -> None:
+                # A copy, since the model may go on in place (ModernBERT's residual sum, for one).
+                found[site] = tensor_of(output).clone()
+                if len(found) == len(sites):
+                    raise _Stop
+
+            return read
+
+        blocks = find_blocks(self.model)
+        with ExitStack() as stack:
+            for site in sites:
+                stack.enter_context(site_module(blocks, site).register_forward_hook(reader(site)))
+            try:
+                self._forward(self.model.base_model, group)
+            except _Stop:
+                pass
+        return {site: found[site] for site in sites}
+
+    @torch.inference_mode()
+    def logits(
+        self, group: Group, site: Site | None = None, replace: Replace | None = None
+    ) -> Float[Tensor, "windows tokens vocabulary"]:
+        """Next-token logits; with `replace`, a function of activations [n, d_model], spliced in at `site`.
+
+        Only positions with a token of the text are replaced. Raises `ModelError` for a model without logits.
+        """
+        if not self.is_causal:
+            raise ModelError(f"{self.name} does not predict the next token: evaluate a causal language model")
+        mask = group.is_activation.to(self.model.device)
+
+        def splice(_module: object, _inputs: object, output: Tensor | tuple) -> Tensor | tuple:
+            assert replace is not None
+            activations = tensor_of(output).clone()
+            activations[mask] = replace(activations[mask]).to(activations.dtype)
+            return with_tensor(output, activations)
+
+        with ExitStack() as stack:
+            if site is not None and replace is not None:
+                stack.enter_context(site_module(find_blocks(self.model), site).register_forward_hook(splice))
+            return self._forward(self.model, group).logits
+
+    def _forward(self, model: PreTrainedModel, group: Group):  # noqa: ANN202 - transformers' many output types
+        model.config.use_cache = False
+        device = self.model.device
+        return model(input_ids=group.input_ids.to(device), attention_mask=group.attention_mask.to(device))
+
+
+class HuggingFaceSource:
+    """Batches of activations of one or many sites, in corpus order, one pass over the model.
+
+    The model runs over fixed groups of `batch_size` windows of `window` tokens, the last group padded to that shape,
+    so the bits of an activation depend on no other setting. `tokens` ends the stream after that many activations.
+
+    Raises `ModelError` or `SettingError` for what the model does not have.
+
+    >>> source = HuggingFaceSource(LanguageModel.load("tiny"), Corpus.from_texts(["import os"]), [Site(2)], window=16)
+    >>> [batch[Site(2)].labels.position.tolist() for batch in source]
+    [[0, 1]]
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        corpus: Corpus,
+        sites: Sequence[Site],
+        *,
+        window: int,
+        batch_size: int = 8,
+        tokens: int | None = None,
+        every_position: bool = False,
+    ) -> None:
+        self.model, self.corpus, self.sites, self.tokens = model, corpus, list(sites), tokens
+        self.batch_size, self.windower = batch_size, model.windower(window)
+        self.every_position = every_position
+        """Padding and special tokens too, and one window per document: only mode `reference` wants that."""
+        blocks = find_blocks(model.model)
+        for site in self.sites:
+            site_module(blocks, site)
+
+    def __iter__(self) -> Iterator[Mapping[Site, ActivationBatch]]:
+        left = self.tokens
+        for group in self.windower.groups(self.corpus, self.batch_size, first_only=self.every_position):
+            mask = group.is_activation
+            if self.every_position:
+                mask = torch.zeros_like(mask)
+                mask[: len(group.windows)] = True
+            if left is not None:  # the first `left` positions, row by row
+                mask = mask & (mask.flatten().cumsum(0).view_as(mask) <= left)
+                left -= int(mask.sum())
+            found = self.model.activations(group, self.sites)
+            labels = group.labels(mask)
+            yield {site: ActivationBatch(x[mask.to(x.device)], labels) for site, x in found.items()}
+            if left == 0:
+                return
+
+
+def _why_not_loaded(name: str, error: Exception) -> str:
+    text = f"{error} {error.__cause__}".lower()
+    remedy = "check the spelling, or `hf auth login` for a private or gated one"
+    if "trust_remote_code" in text:
+        return f"{name} needs code from its repository: read that code, then add --trust-remote-code"
+    if isinstance(error, OSError) and any(word in text for word in ("connect", "offline", "resolve", "timed out")):
+        return f"{name} is not on this machine, and the Hub cannot be reached: check the network, or use tiny"
+    if isinstance(error, OSError) and ("not a valid model identifier" in text or "404" in text):
+        return f"no model {name!r} on this machine or the Hub: {remedy}"
+    return f"cannot load {name} ({str(error).strip().splitlines()[0][:200]}): {remedy}"

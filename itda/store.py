@@ -1,0 +1,237 @@
+"""The run folder: dictionaries, labels and settings on disk, and on the Hub.
+
+A folder is written under a temporary name beside its own and renamed when it is whole, so a killed process leaves
+either all of it or nothing that could be taken for it. Nothing is ever unpickled.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from itda.core.batch import Site
+from itda.core.labels import Label, Labels
+from itda.core.model import ITDA
+from itda.errors import SettingError, StoreError
+
+FORMAT_VERSION = 1
+RUN_FORMAT, DICTIONARY_FORMAT = "itda-run", "itda-dictionary"
+DICTIONARY_FILES = ("config.json", "atoms.safetensors", "labels.parquet", "README.md")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes `path` if the block succeeds and vanishes if it does not.
+
+    Raises `StoreError` if `path` exists.
+    """
+    if path.exists():
+        raise StoreError(f"{path} exists already: name another folder, or remove it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise StoreError(f"cannot write beside {path} ({error.strerror}): name a folder that can be written") from error
+    try:
+        yield partial
+        partial.chmod(0o755)
+        try:
+            partial.rename(path)  # fails if somebody else has filled `path` meanwhile
+        except OSError as error:
+            raise StoreError(f"{path} appeared while this ran: name another folder") from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write atomically."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path, expected: str) -> dict[str, Any]:
+    """Read a JSON file of ours. Raises `StoreError` if it is missing, damaged, or not in the `expected` format."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StoreError(f"{path.parent} has no {path.name}: name a folder written by itda") from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read, it may be cut short: write it anew") from error
+    if not isinstance(value, dict) or value.get("format") != expected:
+        raise StoreError(f"{path} is not an {expected} file: name a folder written by itda")
+    if value.get("format_version") != FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has format version {value.get('format_version')}, this itda reads {FORMAT_VERSION}: "
+            "install the itda that wrote it"
+        )
+    return value
+
+
+def save_dictionary(model: ITDA, folder: Path) -> None:
+    """Write one dictionary to a new folder. Raises `StoreError` if it exists."""
+    with new_folder(folder) as partial:
+        write_dictionary(model, partial)
+
+
+def write_dictionary(model: ITDA, folder: Path) -> None:
+    """Write one dictionary's files into a folder that nobody reads yet."""
+    config = {
+        "format": DICTIONARY_FORMAT,
+        "format_version": FORMAT_VERSION,
+        "d_model": model.d_model,
+        "atoms": len(model),
+        "k": model.k,
+        "pursuit": model.pursuit,
+        "offset": model.offset is not None,
+        "threshold": model.threshold,
+        "mode": model.mode,
+        "site": str(model.site) if model.site is not None else None,
+        "provenance": dict(model.provenance),
+    }
+    tensors = {"atoms": model.atoms.cpu().contiguous()}
+    if model.offset is not None:
+        tensors["offset"] = model.offset.cpu().contiguous()
+    save_file(tensors, folder / "atoms.safetensors", {"format": DICTIONARY_FORMAT})
+    pyarrow.parquet.write_table(_table_of(model.labels), folder / "labels.parquet")
+    (folder / "README.md").write_text(model_card(model), encoding="utf-8")
+    write_json(folder / "config.json", config)
+
+
+def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
+    """Read a dictionary from a folder, or from a Hub repository. Raises `StoreError`."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        folder = _download(str(source), revision)
+    config = read_json(folder / "config.json", DICTIONARY_FORMAT)
+    try:
+        tensors = load_file(folder / "atoms.safetensors")
+        labels = _labels_of(pyarrow.parquet.read_table(folder / "labels.parquet"))
+        atoms, offset = tensors["atoms"], tensors["offset"] if config["offset"] else None
+        if atoms.shape != (config["atoms"], config["d_model"]):
+            raise StoreError(f"{folder} holds atoms of shape {tuple(atoms.shape)}, not those of its config: get it anew")
+        return ITDA(
+            atoms=atoms,
+            labels=labels,
+            k=config["k"],
+            pursuit=config["pursuit"],
+            offset=offset,
+            threshold=config["threshold"],
+            mode=config["mode"],
+            site=Site.parse(config["site"]) if config["site"] is not None else None,
+            provenance=config["provenance"],
+        )
+    except (OSError, SafetensorError, pyarrow.ArrowException, KeyError, TypeError, SettingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StoreError(f"{folder} is damaged or not whole ({reason[:150]}): write or download it anew") from error
+
+
+def push_dictionary(model: ITDA, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+    """Upload a dictionary to the Hub; returns the address of the commit. Raises `StoreError` if that fails."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_dictionary(model, folder)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload an ITDA dictionary")
+        except Exception as error:  # the HTTP library's own errors, which change from release to release
+            raise StoreError(
+                f"cannot push to {repo_id} ({str(error).splitlines()[0][:150]}): check the name, the network and "
+                "`hf auth whoami`"
+            ) from error
+    return str(commit.commit_url)
+
+
+def dictionaries(run: Path) -> dict[Site, Path]:
+    """The dictionaries of a run by site. Raises `StoreError` if the folder is not a run."""
+    if not run.is_dir():
+        raise StoreError(f"no run folder {run}: check the path, or make one with `itda train`")
+    sites = read_json(run / "run.json", RUN_FORMAT).get("sites", [])
+    found = {Site.parse(name): run / name for name in sites}
+    for folder in found.values():
+        if not folder.is_dir():
+            raise StoreError(f"{run} lacks its {folder.name}: it is not whole, train or copy it anew")
+    return found
+
+
+def model_card(model: ITDA) -> str:
+    """The README of a dictionary's folder, with the metadata that the Hub reads."""
+    made = model.provenance
+    base = made.get("model")
+    tag = f"base_model: {base}\n" if isinstance(base, str) and base.count("/") == 1 and base[0] not in "./~" else ""
+    return f"""---
+library_name: itda
+tags: [itda, interpretability, sparse-coding]
+{tag}---
+
+# ITDA dictionary: {base or "a model"}, {model.site or "one site"}
+
+{len(model):,} atoms of width {model.d_model}. Each is an activation of the model, divided by its norm, and labelled
+with the document and the token at which it was read (`labels.parquet`). An activation is decomposed into at most
+{model.k} of them by the pursuit `{model.pursuit}`.
+
+| setting | value |
+|---|---|
+| mode | {model.mode} |
+| threshold | {model.threshold} |
+| corpus | {made.get("corpus", "-")} |
+| tokens | {made.get("tokens", "-")} |
+| window | {made.get("window", "-")} |
+
+```python
+import itda
+model = itda.ITDA.from_pretrained("path or repository")
+code = model.encode(activations)      # activations [batch, {model.d_model}]
+model.labels[code.indices]            # the labels of the atoms
+```
+
+Method: Leask, Nanda, Al Moubayed, "Inference-Time Decomposition of Activations (ITDA)", ICML 2025, arXiv 2505.17769.
+"""
+
+
+def _table_of(labels: Labels) -> pyarrow.Table:
+    rows = list(labels)
+    text = pyarrow.string()
+    columns = {
+        "document": pyarrow.array([label.document for label in rows], text),
+        "position": pyarrow.array(labels.position),
+        "char_start": pyarrow.array(labels.char_start),
+        "char_end": pyarrow.array(labels.char_end),
+        "token_id": pyarrow.array(labels.token_id),
+        "token": pyarrow.array([label.token for label in rows], text),
+        "before": pyarrow.array([label.before for label in rows], text),
+        "after": pyarrow.array([label.after for label in rows], text),
+    }
+    return pyarrow.table(columns)
+
+
+def _labels_of(table: pyarrow.Table) -> Labels:
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    names = ("document", "position", "char_start", "char_end", "token_id", "before", "token", "after")
+    return Labels.of(*(Label(*row) for row in zip(*(columns[name] for name in names), strict=True)))
+
+
+def _download(repo_id: str, revision: str | None) -> Path:
+    if repo_id.count("/") != 1 or repo_id[0] in "./~":
+        raise StoreError(f"no folder {repo_id}: check the path, or name a Hub repository as user/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(DICTIONARY_FILES)))
+    except Exception as error:  # the HTTP library's own errors, which change from release to release
+        raise StoreError(
+            f"no folder {repo_id}, and it cannot be had from the Hub: check the name, the network and `hf auth whoami`"
+        ) from error
