@@ -28,6 +28,7 @@ from itda.sources.huggingface import HuggingFaceSource, LanguageModel
 from itda.sources.windows import Group
 from itda.store import (
     FORMAT_VERSION,
+    METRICS_FORMAT,
     RUN_FORMAT,
     dictionaries,
     load_dictionary,
@@ -282,8 +283,9 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar) -> dict[Site, Ev
     loaded = {site: run.dictionary(site) for site in run.sites}
     results = evaluate_on(model, corpus, loaded, tokens, run.record["window"], options.batch_size, bar)
     for site, result in results.items():
-        measured = {"corpus": corpus.name, "part": corpus.part, "fingerprint": corpus.fingerprint}
-        write_json(run.sites[site] / "metrics.json", {**_finite(asdict(result)), **measured})
+        on = {"corpus": corpus.name, "part": corpus.part, "fingerprint": corpus.fingerprint}
+        kind = {"format": METRICS_FORMAT, "format_version": FORMAT_VERSION}
+        write_json(run.sites[site] / "metrics.json", {**kind, **finite(asdict(result)), **on})
     return results
 
 
@@ -340,7 +342,7 @@ def make_room(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no NaN: a measure that is not a number is null."""
     return {name: None if isinstance(v, float) and v != v else v for name, v in values.items()}
 

@@ -24,7 +24,7 @@ from itda.core.model import ITDA
 from itda.errors import SettingError, StoreError
 
 FORMAT_VERSION = 1
-RUN_FORMAT, DICTIONARY_FORMAT = "itda-run", "itda-dictionary"
+RUN_FORMAT, DICTIONARY_FORMAT, METRICS_FORMAT = "itda-run", "itda-dictionary", "itda-metrics"
 DICTIONARY_FILES = ("config.json", "atoms.safetensors", "labels.parquet", "README.md")
 
 

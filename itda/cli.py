@@ -1,0 +1,222 @@
+"""The command line: one command is one recipe. Imports of models and tensors wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from itda import config as settings
+from itda.errors import ItdaError, SettingError
+
+if TYPE_CHECKING:
+    from itda.recipes import Progress, TokenDecomposition, Run
+
+DEMO_LAYERS, DEMO_TOKENS, DEMO_K, DEMO_THRESHOLD = "2,4", "200k", 16, 0.3
+DEMO_PROMPTS = ("import os\n\ndef read_file(path", "raise ValueError(f\"expected a", "The method returns a new list")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `itda`. Exit status 0, or 2 with one line on standard error for bad usage or bad input."""
+    import tyro
+
+    given = sys.argv[1:] if arguments is None else arguments
+    if "--version" in given:
+        from itda import __version__
+
+        print(f"itda {__version__}")
+        return
+    command = tyro.cli(
+        settings.Command,  # pyright: ignore[reportArgumentType] - a union of dataclasses
+        prog="itda",
+        args=given,
+        description="Take a language model's activations apart into labelled ones.",
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+    )
+    try:
+        _dispatch(command)
+    except ItdaError as error:
+        print(f"itda: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("itda: stopped; nothing was written", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output, `head` for one, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _dispatch(command: Any) -> None:
+    import transformers
+
+    # One line per failure is ours to write; other libraries' bars and warnings would bury it.
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    import logging
+
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    logging.getLogger("httpx").setLevel(logging.CRITICAL)
+    match command:
+        case settings.Train():
+            _train(command)
+        case settings.Info():
+            _info(command)
+        case settings.Decompose():
+            _decompose(command)
+        case settings.Evaluate():
+            _evaluate(command)
+        case settings.Demo():
+            _demo(command)
+
+
+def _train(options: settings.Train) -> None:
+    from itda import recipes, report
+
+    run = recipes.train(options, _bar(options))
+    if options.json:
+        _print_json({"run": str(options.out), **_run_values(run)})
+    else:
+        print(report.run_summary(run, {site: run.dictionary(site) for site in run.sites}, {}))
+
+
+def _info(options: settings.Info) -> None:
+    from itda import recipes, report
+    from itda.core.batch import Site
+    from itda.store import METRICS_FORMAT, read_json
+
+    run = recipes.open_run(options.run)
+    metrics: dict[Site, dict[str, Any]] = {
+        site: read_json(folder / "metrics.json", METRICS_FORMAT) for site, folder in run.sites.items() if (folder / "metrics.json").exists()
+    }
+    if options.json:
+        values = _run_values(run)
+        for site, measured in metrics.items():
+            values["dictionaries"][str(site)]["metrics"] = measured
+        _print_json({"run": str(options.run), **values})
+    else:
+        print(report.run_summary(run, {site: run.dictionary(site) for site in run.sites}, metrics))
+
+
+def _decompose(options: settings.Decompose) -> None:
+    from itda import recipes, report
+
+    if options.top < 1:
+        raise SettingError(f"--top is {options.top}: show at least 1 atom")
+    site, tokens = recipes.decompose(options)
+    if options.json:
+        _print_json({"run": str(options.run), "site": str(site), "tokens": [_token_values(t) for t in tokens]})
+    else:
+        print(f"{site} of {options.run}: coefficient, atom, the atom's own prompt with its «token»\n")
+        print(report.decomposition(tokens, options.top))
+
+
+def _evaluate(options: settings.Evaluate) -> None:
+    from itda import recipes, report
+
+    results = recipes.evaluate_run(options, _bar(options))
+    if options.json:
+        sites = {str(site): recipes.finite(asdict(result)) for site, result in results.items()}
+        _print_json({"run": str(options.run), "sites": sites})
+    else:
+        print(report.evaluation(results))
+
+
+def _demo(options: settings.Demo) -> None:
+    from itda import recipes, report
+    from itda.sources.corpus import open_corpus
+    from itda.sources.huggingface import HuggingFaceSource
+
+    def say(text: str = "") -> None:
+        if not options.json:
+            print(text, flush=True)
+
+    recipes.make_room(options.out)
+    training = settings.Train(
+        model="tiny",
+        layers=DEMO_LAYERS,
+        corpus="python-docs",
+        out=options.out,
+        tokens=DEMO_TOKENS,
+        k=DEMO_K,
+        threshold=DEMO_THRESHOLD,
+        quiet=options.quiet,
+        json=options.json,
+    )
+    say("1. Train: an activation that the dictionary so far explains badly becomes an atom.")
+    say("   tiny is a 6-layer Llama trained on the Python library; the corpus is this")
+    say(f"   Python's own documentation and source. {DEMO_TOKENS} tokens, layers {DEMO_LAYERS}.\n")
+    run = recipes.train(training, _bar(options))
+    say(report.run_summary(run, {site: run.dictionary(site) for site in run.sites}, {}).partition("\n\nNot")[0])
+
+    say("\n2. Evaluate: the model on held-out files, with reconstructions for activations.\n")
+    checking = settings.Evaluate(run=options.out, tokens="10k", quiet=options.quiet)
+    results = recipes.evaluate_run(checking, _bar(options))
+    say(report.evaluation(results))
+
+    site = list(run.sites)[-1]
+    say(f"\n3. Decompose: the last token of three prompts, {site}. Each atom is another token of")
+    say("   the corpus, marked « » in its own prompt; the number is its coefficient.\n")
+    model, dictionary = run.model(checking), run.dictionary(site)
+    last = [
+        recipes.decompose_text(model, dictionary, site, text, run.record["window"], checking.batch_size)[-1]
+        for text in DEMO_PROMPTS
+    ]
+    for token in last:
+        say(report.decomposition([token], 4) + "\n")
+
+    say("4. Atoms: the held-out tokens that use three of them most.\n")
+    atoms = [token.atoms[0].atom for token in last]
+    source = HuggingFaceSource(
+        model,
+        open_corpus("python-docs").split("heldout"),
+        [site],
+        window=run.record["window"],
+        tokens=settings.parse_count("20k"),
+    )
+    found = recipes.top_uses(source, dictionary, site, atoms, 4)
+    for atom, uses in zip(atoms, found, strict=True):
+        say(report.uses(atom, dictionary.labels[atom], uses) + "\n")
+    say("Next:")
+    say(f'  itda decompose {options.out} "for line in open(path):" --layer {site.layer}')
+    say("  itda train MODEL --layers 3 --corpus FOLDER --out runs/mine   (any Hub id or folder)")
+    if options.json:
+        _print_json(
+            {
+                "run": str(options.out),
+                **_run_values(run),
+                "evaluation": {str(s): recipes.finite(asdict(result)) for s, result in results.items()},
+                "prompts": [_token_values(token) for token in last],
+                "uses": [[asdict(use) for use in uses] for uses in found],
+            }
+        )
+
+
+def _bar(options: settings.Output) -> Any:
+    def bar(name: str, tokens: int) -> AbstractContextManager[Progress]:
+        from tqdm import tqdm
+
+        return tqdm(total=tokens, desc=name, unit="tok", unit_scale=True, disable=options.quiet or None, leave=False)
+
+    return bar
+
+
+def _run_values(run: Run) -> dict[str, Any]:
+    sizes = {}
+    for site in run.sites:
+        dictionary = run.dictionary(site)
+        sizes[str(site)] = {"atoms": len(dictionary), "d_model": dictionary.d_model, "k": dictionary.k}
+    return {**run.record, "dictionaries": sizes}
+
+
+def _token_values(token: TokenDecomposition) -> dict[str, Any]:
+    return asdict(token)
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    print(json.dumps(values, ensure_ascii=False, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What the commands show a person: plain text, 80 columns wide. Pure functions from results to strings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from itda.core.batch import Site
+from itda.core.labels import Label
+from itda.core.model import ITDA
+from itda.evaluation import Evaluation
+from itda.recipes import AtomUse, Run, TokenDecomposition
+
+WIDTH = 80
+
+
+def visible(text: str) -> str:
+    """Text on one line: newlines, tabs and other control characters as signs."""
+    signs = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
+    return "".join(signs.get(c, c if c.isprintable() else "·") for c in text)
+
+
+def prompt(label: Label, width: int) -> str:
+    """The end of a label's prompt with its token marked: ...before«token»after, in `width` characters."""
+    token = visible(label.token)
+    if len(token) > width // 2:
+        token = token[: width // 2 - 1] + "…"
+    room = width - len(token) - 2
+    after = visible(label.after[: room // 4])
+    before = visible(label.before[-(room + 1) :])
+    room -= len(after)
+    if len(before) > room:
+        before = "…" + before[len(before) - room + 1 :]
+    return f"{before}«{token}»{after}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns set flush right, but for the first; each as wide as its widest cell."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        for row in [header, *rows]
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def run_summary(run: Run, loaded: Mapping[Site, ITDA], metrics: Mapping[Site, Mapping[str, Any]]) -> str:
+    """What is in a run folder."""
+    record = run.record
+    lines = [
+        f"{run.folder}: {record['model']} on {record['corpus']} ({record['corpus_part']} part)",
+        f"{record['tokens']:,} tokens in windows of {record['window']}, mode {record['settings']['mode']}, "
+        f"in {record['seconds']:.0f} s",
+        "",
+    ]
+    rows = []
+    for site, dictionary in loaded.items():
+        measured = metrics.get(site, {})
+        cells = [str(site), f"{len(dictionary):,}", str(dictionary.d_model), str(dictionary.k), dictionary.pursuit]
+        cells += [f"{dictionary.threshold:g}", _number(measured.get("fvu")), _number(measured.get("ce_loss_score"))]
+        rows.append(cells)
+    header = ["site", "atoms", "d_model", "k", "pursuit", "threshold", "fvu", "CE score"]
+    lines.append(table(header, rows))
+    if not metrics:
+        lines += ["", f"Not evaluated yet: itda evaluate {run.folder}"]
+    return "\n".join(lines)
+
+
+def evaluation(results: Mapping[Site, Evaluation]) -> str:
+    """The measures of each dictionary, with a line on what they mean."""
+    rows = [
+        ["tokens", *(f"{r.tokens:,}" for r in results.values())],
+        ["atoms", *(f"{r.atoms:,}" for r in results.values())],
+        ["  of them never used", *(f"{r.unused_atoms:,}" for r in results.values())],
+        ["l0 (atoms per token)", *(f"{r.l0:.1f}" for r in results.values())],
+        ["fvu (variance unexplained)", *(_number(r.fvu) for r in results.values())],
+    ]
+    if all(result.ce_clean is not None for result in results.values()):
+        names = {
+            "CE of the model": "ce_clean",
+            "CE, dictionary spliced in": "ce_spliced",
+            "CE, mean activation": "ce_mean",
+            "CE, zeros": "ce_zero",
+            "CE loss score (1 is perfect)": "ce_loss_score",
+            "KL from the model, nats": "kl",
+        }
+        for title, name in names.items():
+            rows.append([title, *(_number(asdict(r)[name]) for r in results.values())])
+    return table(["", *(str(site) for site in results)], rows)
+
+
+def decomposition(tokens: Sequence[TokenDecomposition], top: int) -> str:
+    """Each token with the share explained and its atoms: coefficient, id, and the atom's prompt."""
+    blocks = []
+    for token in tokens:
+        head = f"{prompt(token.label, WIDTH - 20)}"
+        blocks.append(f"{head:<{WIDTH - 18}}  explained {token.explained:5.1%}")
+        for use in token.atoms[:top]:
+            blocks.append(f"  {use.coefficient:+9.3f}  {use.atom:>6}  {prompt(use.label, WIDTH - 21)}")
+        if len(token.atoms) > top:
+            blocks.append(f"  {'':9}  and {len(token.atoms) - top} more atoms")
+    return "\n".join(blocks)
+
+
+def uses(atom: int, label: Label, found: Sequence[AtomUse]) -> str:
+    """An atom's own prompt, and the tokens that use it most."""
+    lines = [f"atom {atom}: {prompt(label, WIDTH - 8 - len(str(atom)))}"]
+    lines += [f"  {use.coefficient:+9.3f}  {prompt(use.label, WIDTH - 13)}" for use in found]
+    if not found:
+        lines.append("  used by no token here")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
