@@ -13,9 +13,9 @@ from itda.errors import ItdaError
 __version__ = "0.1.0"
 
 __all__ = [
-    "ITDA",
     "ActivationBatch",
     "ActivationSource",
+    "ITDA",
     "ItdaError",
     "Label",
     "Labels",

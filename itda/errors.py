@@ -12,7 +12,15 @@ Every message is one line and ends with what to do. `SettingError` and `Activati
 
 
 class ItdaError(Exception):
-    """Base of every error that a user can put right."""
+    """Base of every error that a user can put right.
+
+    >>> import itda
+    >>> try:
+    ...     itda.Trainer(d_model=8, k=0, threshold=0.2)
+    ... except itda.ItdaError as error:
+    ...     print(error)
+    k is 0: it must be at least 1, the number of atoms per activation
+    """
 
 
 class SettingError(ItdaError, ValueError):

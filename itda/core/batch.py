@@ -62,7 +62,19 @@ class ActivationBatch:
 
 
 class ActivationSource(Protocol):
-    """Yields, in corpus order, one batch per site for the same tokens."""
+    """Yields, in corpus order, one batch [batch, d_model] per site for the same tokens.
+
+    >>> import torch
+    >>> from itda.core.labels import Label, Labels
+    >>> batch = ActivationBatch(torch.ones(1, 8), Labels.of(Label("essay", 0, 0, 2, 17, "", "To", " be")))
+    >>> class OneToken:
+    ...     sites = (Site(3),)
+    ...     def __iter__(self):
+    ...         yield {Site(3): batch}
+    >>> source: ActivationSource = OneToken()
+    >>> sum(len(batches[Site(3)]) for batches in source)
+    1
+    """
 
     @property
     def sites(self) -> Sequence[Site]:

@@ -14,7 +14,11 @@ Key = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Label:
-    """One label: `before + token + after` is the window of text that the model saw."""
+    """One label: `before + token + after` is the window of text that the model saw.
+
+    >>> Label("essay", 1, 2, 5, 9, before="To", token=" be", after=" or").key
+    ('essay', 1, 5)
+    """
 
     document: str
     position: int
@@ -111,7 +115,12 @@ class Labels:
 
 
 def jaccard(a: Labels, b: Labels) -> float:
-    """|A and B| / |A or B| of the sets of labels (the paper's Eq. 8); 1 for two empty sets."""
+    """|A and B| / |A or B| of the sets of labels (the paper's Eq. 8); 1 for two empty sets.
+
+    >>> labels = Labels.of(*(Label("essay", i, i, i + 1, i, "", "x", "") for i in range(3)))
+    >>> round(jaccard(labels[:2], labels[1:]), 3)
+    0.333
+    """
     left, right = set(a.keys()), set(b.keys())
     return len(left & right) / len(left | right) if left or right else 1.0
 

@@ -30,7 +30,7 @@ class ReferenceTrainer:
     >>> labels = Labels.of(*(Label("essay", i, i, i + 1, i, "", "x", "") for i in range(3)))
     >>> trainer = ReferenceTrainer(d_model=2, k=1, threshold=0.2)
     >>> trainer.offer(ActivationBatch(torch.tensor([[3.0, 0.0], [2.0, 1.0], [0.0, -5.0]]), labels))
-    3
+    2
     """
 
     def __init__(self, d_model: int, *, k: int, threshold: float, atoms: int | None = None) -> None:

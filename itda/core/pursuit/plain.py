@@ -36,6 +36,11 @@ def pursue(
     - `omp` (Pati et al. 1993): least squares on the picked atoms at every step, r <- z - its fit.
 
     Atoms are unit vectors. Targets are finite. A zero target has an empty code and nothing left over.
+
+    >>> import torch
+    >>> code, left = pursue(torch.tensor([[3.0, 4.0, 0.0]]), torch.eye(3), k=1)
+    >>> code.indices.tolist(), code.coefficients.tolist(), left.tolist()
+    ([[1]], [[4.0]], [0.36])
     """
     if len(atoms) == 0 or len(targets) == 0:
         empty = torch.zeros(len(targets), k, dtype=torch.long, device=targets.device)

@@ -1,0 +1,64 @@
+"""Oracles and data for the tests of the core: slow, plain, in float64."""
+
+import numpy as np
+import torch
+
+from itda import ActivationBatch, Label, Labels
+
+
+def labels(number: int, document: str = "essay") -> Labels:
+    return Labels.of(*(Label(document, i, i, i + 1, i, "", "x", "") for i in range(number)))
+
+
+def unit_rows(rows: int, width: int, seed: int = 0) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(rows, width, generator=random), dim=1)
+
+
+def normal(rows: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(1000 + seed))
+
+
+def slow_pursuit(x: np.ndarray, atoms: np.ndarray, k: int, pursuit: str) -> tuple[dict[int, float], list[int], float]:
+    """One activation in float64: coefficients by atom, picks in order, share of the energy left."""
+    x, atoms = x.astype(np.float64), atoms.astype(np.float64)
+    energy, residual, picks, code = x @ x, x.copy(), [], {}
+    for _ in range(k):
+        scores = atoms @ residual
+        best = int(np.argmax(np.abs(scores)))  # the first of equals
+        if energy == 0 or residual @ residual <= 2.0**-40 * energy or abs(scores[best]) <= 2.0**-20 * energy**0.5:
+            break
+        picks.append(best)
+        code[best] = code.get(best, 0.0) + scores[best]
+        residual = residual - scores[best] * atoms[best]
+        if pursuit == "omp":
+            fit = np.linalg.lstsq(atoms[picks].T, x, rcond=None)[0]
+            code = dict(zip(picks, fit, strict=True))
+            residual = x - fit @ atoms[picks]
+    if pursuit == "mp_refit" and code:
+        support = list(code)
+        fit = np.linalg.lstsq(atoms[support].T, x, rcond=None)[0]
+        code, residual = dict(zip(support, fit, strict=True)), x - fit @ atoms[support]
+    return code, picks, float(residual @ residual / energy) if energy else 0.0
+
+
+def slow_training(x: np.ndarray, k: int, threshold: float, pursuit: str) -> list[int]:
+    """The rows that become atoms, one activation at a time."""
+    atoms, rows = np.zeros((0, x.shape[1])), []
+    for i, row in enumerate(x.astype(np.float64)):
+        error = float(row.any()) if len(atoms) == 0 else slow_pursuit(row, atoms, k, pursuit)[2]
+        if error > threshold:
+            rows.append(i)
+            atoms = np.vstack([atoms, (row / np.linalg.norm(row)).astype(np.float32)])
+    return rows
+
+
+def batch(x: torch.Tensor, start: int = 0, stop: int | None = None) -> ActivationBatch:
+    """Rows start to stop of a stream whose labels count its rows."""
+    part = slice(start, stop)
+    return ActivationBatch(x[part], labels(len(x))[part])
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal, with -0 and 0 apart."""
+    return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
