@@ -40,8 +40,8 @@ class ITDA:
     labels: Labels
     k: int
     pursuit: Pursuit = "mp"
-    offset: Float32[Tensor, " d_model"] | None = None
-    """Subtracted before the pursuit and added after; None for none."""
+    offset: Float32[Tensor, " width"] | None = None
+    """[d_model]. Subtracted before the pursuit and added after; None for none."""
     threshold: float | None = None
     """The share of an activation's energy that training left unexplained, in the unit of the mode."""
     mode: str = "paper"

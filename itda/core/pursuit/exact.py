@@ -33,7 +33,7 @@ def weighted_atoms(
 ) -> Float64[Tensor, "batch d_model"]:
     """sum_t coefficients[:, t] * atoms[indices[:, t]], one term after the other."""
     total = coefficients.new_zeros(len(coefficients), atoms.shape[1])
-    for step in range(coefficients.shape[1]):
+    for step in range(coefficients.shape[1] if len(atoms) else 0):
         # A product and a sum, not addcmul: a fused multiply-add rounds once, and only where the hardware has one.
         total += coefficients[:, step, None] * atoms[indices[:, step]].double()
     return total

@@ -165,7 +165,7 @@ class _LeastSquares:
         width = int(place.max())
         new = self.atoms[index].double()
         before = self.atoms[self.indices[rows, :width]].double()  # rows width d_model
-        gram = fixed_dot(before, new[:, None, :])
+        gram = fixed_dot(before, new[:, None, :].expand_as(before))
         gram = gram.masked_fill(torch.arange(width, device=rows.device) >= place[:, None], 0)
         factor = self.factor[rows]
         w = torch.zeros_like(gram)
