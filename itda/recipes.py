@@ -156,7 +156,11 @@ def _run(
                 "tokens": first.tokens,
                 "tokens_per_s": round(first.tokens / (now - started), 1),
                 "atoms": {str(site): len(t) for site, t in trainers.items()},
-                "mean_error": {str(site): t.error_sum / t.tokens for site, t in trainers.items()},
+                # Of this batch's first activations: enough to see where it goes.
+                "mean_error": {
+                    str(site): t.finish().decompose(batches[site].activations[:64])[1].mean().item()
+                    for site, t in trainers.items()
+                },
             }
             log(json.dumps(line) + "\n")
     return time.monotonic() - started

@@ -44,7 +44,6 @@ class ReferenceTrainer:
             raise SettingError(f"atoms is {atoms}: it must be at least 1")
         self.d_model, self.k, self.threshold, self.most_atoms = d_model, k, threshold, atoms
         self.tokens = 0
-        self.error_sum = 0.0
         self._atoms = torch.empty(0, d_model)
         self._labels: list[Labels] = []
 
@@ -66,7 +65,6 @@ class ReferenceTrainer:
         unit = x / x.norm(dim=1, keepdim=True).clamp_min(EPSILON)
         unit_hat = reconstruction / reconstruction.norm(dim=1, keepdim=True).clamp_min(EPSILON)
         error = (unit - unit_hat).pow(2).mean(dim=1)
-        self.error_sum += error.double().sum().item()
         rows = (error > self.threshold).nonzero().flatten()
         if len(rows):
             self._append(x[rows], batch.labels[rows])

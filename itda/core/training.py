@@ -10,7 +10,7 @@ from itda.core.batch import ActivationBatch
 from itda.core.labels import Labels
 from itda.core.model import ITDA, check_pursuit, target_of
 from itda.core.pursuit import Pursuit, pursue
-from itda.core.pursuit.exact import fixed_dot, power_of_two
+from itda.core.pursuit.exact import fixed_dot, scaled
 from itda.errors import SettingError
 
 LOWEST_THRESHOLD = 1e-6
@@ -61,8 +61,6 @@ class Trainer:
         self.offset = offset.float() if offset is not None else None
         self.tokens = 0
         """Activations seen."""
-        self.error_sum = 0.0
-        """Sum of their errors, each at the moment when it was seen."""
         self._atoms = torch.empty(0, d_model)
         self._number = 0
         self._labels: list[Labels] = []
@@ -79,18 +77,18 @@ class Trainer:
         Raises `ActivationError` for a wrong width or a row that is not finite; the batch is left out then.
         """
         targets = target_of(batch.activations, self.d_model, self.offset)
+        self._atoms = self._atoms.to(targets.device)
         before, start = self._number, 0
         while start < len(targets):
             block = targets[start : start + self._block]
-            _, error = pursue(block, self._atoms[: self._number], self.k, self.pursuit)
+            atoms = self._atoms[: self._number]
+            _, error = pursue(block, atoms, self.k, self.pursuit, enough=self.threshold)
             full = self.most_atoms is not None and self._number >= self.most_atoms
             above = (error > self.threshold).nonzero().flatten()
             # What follows the first new atom was encoded without it, so it is encoded again.
             done = len(block) if full or len(above) == 0 else int(above[0]) + 1
             if done and not full and len(above):
                 self._append(block[done - 1], batch.labels[[start + done - 1]])
-            for value in error[:done].tolist():  # one by one: the order of a sum decides its last bit
-                self.error_sum += value
             start += done
             if self._adapts:
                 self._block = min(2048, max(8, 2 * done))
@@ -114,7 +112,7 @@ class Trainer:
             grown = torch.empty(max(256, 2 * self._number), self.d_model, device=target.device)
             grown[: self._number] = self._atoms[: self._number]
             self._atoms = grown
-        z = target.double() * power_of_two(-torch.frexp(target.abs().amax()).exponent)
+        z = scaled(target.double(), -torch.frexp(target.abs().amax()).exponent)
         self._atoms[self._number] = (z / fixed_dot(z, z).sqrt()).float()
         self._labels.append(label)
         self._number += 1

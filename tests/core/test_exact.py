@@ -10,7 +10,7 @@ from itda.core.pursuit.exact import (
     fixed_dot,
     fixed_sum,
     full_precision_products,
-    power_of_two,
+    scaled,
     weighted_atoms,
 )
 
@@ -29,9 +29,12 @@ def test_dot_of_a_row_has_the_same_bits_alone(width):
     assert same_bits(together, torch.stack([fixed_dot(a[i], b[i]) for i in range(50)]))
 
 
-def test_powers_of_two_are_exact_over_the_range_of_normal_float64():
-    exponents = torch.arange(-1022, 1024)
-    assert power_of_two(exponents).tolist() == [2.0**e for e in exponents.tolist()]
+@pytest.mark.parametrize("x", [1.0, -1.75, 5e-324, 1.5e308])
+def test_scaling_by_a_power_of_two_is_exact_over_the_whole_range_of_float64(x):
+    exponents = [e for e in range(-2097, 2098) if 2.0**-1022 <= math.ldexp(abs(x), min(e, 1023 - math.frexp(x)[1]))]
+    exponents = [e for e in exponents if e + math.frexp(x)[1] <= 1024]
+    found = scaled(torch.full((len(exponents),), x, dtype=torch.float64), torch.tensor(exponents))
+    assert found.tolist() == [math.ldexp(x, e) for e in exponents]
 
 
 def test_weighted_atoms_is_the_weighted_sum():

@@ -14,7 +14,7 @@ from itda.sources.huggingface import LanguageModel
 from itda.sources.windows import Group
 
 LAYERS, WIDTH, CONTEXT = 3, 32, 64
-WORDS = "the cat sat on mat a dog ran to be or not is it so and that was all of".split()
+WORDS = ("the", "cat", "sat", "on", "mat", "a", "dog", "ran", "to", "be", "or", "not", "is", "it", "so", "and", "all")
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "t"), ("c", "at"), ("Ġ", "cat"), ("Ġ", "a")]
 VOCABULARY = 2 + len(BYTES) + len(MERGES)

@@ -78,7 +78,7 @@ def test_last_resid_post_is_the_hidden_state_of_the_model_without_its_final_norm
 def test_all_sites_have_the_groups_shape(name):
     group = ragged_group(shared(name))
     shapes = {site: tuple(x.shape) for site, x in shared(name).activations(group, SITES).items()}
-    assert shapes == {site: (4, 24, WIDTH) for site in SITES}
+    assert shapes == dict.fromkeys(SITES, (4, 24, WIDTH))
 
 
 @ALL

@@ -75,7 +75,9 @@ def test_offsets_of_cjk_count_characters_and_not_bytes():
 
 def test_labels_of_windows_have_document_position_and_token_id():
     windower = Windower(WORD, 5)
-    group = windower.group([*windower.windows(Document("x", "the cat sat on")), *windower.windows(Document("y", "a"))], 4)
+    group = windower.group(
+        [*windower.windows(Document("x", "the cat sat on")), *windower.windows(Document("y", "a"))], 4
+    )
     labels = group.labels()
     assert labels.document.tolist() == ["x", "x", "x", "x", "y"]
     assert labels.position.tolist() == [0, 1, 2, 3, 0]
@@ -106,7 +108,9 @@ def test_a_group_without_windows_has_no_labels():
 
 
 @pytest.mark.parametrize(
-    ("tokenizer", "prefix", "suffix"), [(BOS, [0], []), (PLAIN, [], []), (WORD, [2], [3])], ids=["bos", "plain", "words"]
+    ("tokenizer", "prefix", "suffix"),
+    [(BOS, [0], []), (PLAIN, [], []), (WORD, [2], [3])],
+    ids=["bos", "plain", "words"],
 )
 def test_prefix_and_suffix_are_the_special_tokens_that_the_tokenizer_adds(tokenizer, prefix, suffix):
     windower = Windower(tokenizer, 8)

@@ -39,9 +39,15 @@ def weighted_atoms(
     return total
 
 
-def power_of_two(exponent: Tensor) -> Float64[Tensor, "..."]:
-    """2 ** exponent, made of its bits: `pow` and `ldexp` may round, or overflow in float32."""
-    return ((exponent.long() + 1023) << 52).view(torch.float64)
+def scaled(x: Float64[Tensor, "*batch"], exponent: Tensor) -> Float64[Tensor, "*batch"]:
+    """x * 2 ** exponent without a rounding; `pow` and `ldexp` may round, or overflow on the way.
+
+    The power is made of its bits, in two halves so that each is a normal number.
+    """
+    half = exponent.long() // 2
+    for part in (half, exponent.long() - half):
+        x = x * ((part + 1023) << 52).view(torch.float64)
+    return x
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from itda.core.code import SparseCode
-from itda.core.pursuit.exact import fixed_dot, full_precision_products, power_of_two, weighted_atoms
+from itda.core.pursuit.exact import fixed_dot, full_precision_products, scaled, weighted_atoms
 
 RESOLUTION = 2.0**-20
 """A pursuit stops when the residual, or the next coefficient, is this small beside the activation: atoms are stored in
@@ -25,7 +25,12 @@ PRODUCT_SIZE = 2**23
 
 
 def pursue(
-    targets: Float[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"], k: int, pursuit: str = "mp"
+    targets: Float[Tensor, "batch d_model"],
+    atoms: Float[Tensor, "atoms d_model"],
+    k: int,
+    pursuit: str = "mp",
+    *,
+    enough: float = 0.0,
 ) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
     """Decompose each target into at most `k` atoms; also the share of its energy left over, ||r||^2 / ||z||^2.
 
@@ -35,7 +40,8 @@ def pursue(
     - `mp_refit`: as `mp`; at the end least squares on the picked atoms.
     - `omp` (Pati et al. 1993): least squares on the picked atoms at every step, r <- z - its fit.
 
-    Atoms are unit vectors. Targets are finite. A zero target has an empty code and nothing left over.
+    Atoms are unit vectors. Targets are finite. A zero target has an empty code and nothing left over. A row stops early
+    once no more than the share `enough` is left, for those who only ask whether it gets there: no step adds to it.
 
     >>> import torch
     >>> code, left = pursue(torch.tensor([[3.0, 4.0, 0.0]]), torch.eye(3), k=1)
@@ -48,7 +54,7 @@ def pursue(
         left = (targets != 0).any(dim=1).double()
         return SparseCode(empty, empty.to(_code_dtype(targets)), count), left
     rows = max(1, PRODUCT_SIZE // max(len(atoms), k * atoms.shape[1]))
-    parts = [_pursue_rows(part, atoms, k, pursuit) for part in targets.split(rows)]
+    parts = [_pursue_rows(part, atoms, k, pursuit, enough) for part in targets.split(rows)]
     code = SparseCode(
         torch.cat([code.indices for code, _ in parts]),
         torch.cat([code.coefficients for code, _ in parts]),
@@ -58,11 +64,11 @@ def pursue(
 
 
 def _pursue_rows(
-    targets: Float[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"], k: int, pursuit: str
+    targets: Float[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"], k: int, pursuit: str, enough: float
 ) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
     # A power of two brings every row near 1 without rounding: no square under- or overflows.
     exponent = torch.frexp(targets.abs().amax(dim=1)).exponent
-    z = targets.double() * power_of_two(-exponent)[:, None]
+    z = scaled(targets.double(), -exponent[:, None])
     energy = fixed_dot(z, z)
 
     batch = len(z)
@@ -70,44 +76,46 @@ def _pursue_rows(
     coefficients = z.new_zeros(batch, k)
     count = torch.zeros(batch, dtype=torch.long, device=z.device)
     fit = _LeastSquares(z, atoms, k) if pursuit == "omp" else None
-    residual = z.clone()
-    active = energy.nonzero().squeeze(1)
+    residual, left = z.clone(), energy.clone()
+    least = energy * max(enough, RESOLUTION**2)
     for step in range(k):
-        left = fixed_dot(residual[active], residual[active])
-        active = active[left > RESOLUTION**2 * energy[active]]
-        index, correlation = best_atom(residual[active], atoms)
-        worth_it = correlation.abs() > RESOLUTION * energy[active].sqrt()
-        active, index, correlation = active[worth_it], index[worth_it], correlation[worth_it]
-        if fit is not None:
-            independent = fit.add(active, step, index)
-            active, index = active[independent], index[independent]
-            solution = fit.solve(active, step + 1)
-            indices[active, step] = index
-            coefficients[active, : step + 1] = solution
-            fitted = weighted_atoms(solution, atoms, indices[active, : step + 1])
-            residual[active] = z[active] - fitted
-        else:
-            indices[active, step] = index
-            coefficients[active, step] = correlation
-            residual[active] -= correlation[:, None] * atoms[index].double()
-        count[active] += 1
+        active = (left > least).nonzero().squeeze(1)
         if len(active) == 0:
             break
+        r = residual[active]
+        index, correlation = best_atom(r, left[active].sqrt(), atoms)
+        worth_it = correlation.abs() > RESOLUTION * energy[active].sqrt()
+        if fit is not None:
+            worth_it[worth_it.clone()] = fit.add(active[worth_it], step, index[worth_it])
+        if not worth_it.all():  # the others stop here
+            least[active[~worth_it]] = float("inf")
+            active, r, index, correlation = active[worth_it], r[worth_it], index[worth_it], correlation[worth_it]
+        indices[active, step] = index
+        if fit is None:
+            coefficients[active, step] = correlation
+            r -= correlation[:, None] * atoms[index].double()
+        else:
+            solution = fit.solve(active, step + 1)
+            coefficients[active, : step + 1] = solution
+            r = z[active] - weighted_atoms(solution, atoms, indices[active, : step + 1])
+        count[active] += 1
+        residual[active] = r
+        left[active] = fixed_dot(r, r)
 
     code = SparseCode.from_picks(indices, coefficients, count)
     if pursuit == "mp_refit":
         code = refit(z, atoms, code)
         residual = z - weighted_atoms(code.coefficients, atoms, code.indices)
-    left_over = torch.where(energy > 0, fixed_dot(residual, residual) / energy, 0.0)
-    scaled = (code.coefficients * power_of_two(exponent)[:, None]).to(_code_dtype(targets))
-    return SparseCode(code.indices, scaled, code.count), left_over
+        left = fixed_dot(residual, residual)
+    left_over = torch.where(energy > 0, left / energy, 0.0)
+    coefficients = scaled(code.coefficients, exponent[:, None]).to(_code_dtype(targets))
+    return SparseCode(code.indices, coefficients, code.count), left_over
 
 
 def best_atom(
-    residual: Float64[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"]
+    residual: Float64[Tensor, "batch d_model"], norm: Float64[Tensor, " batch"], atoms: Float[Tensor, "atoms d_model"]
 ) -> tuple[Int64[Tensor, " batch"], Float64[Tensor, " batch"]]:
     """For each row the atom with the largest |<r, d>| in float64, the lowest index among equals, and <r, d>."""
-    norm = fixed_dot(residual, residual).sqrt()
     unit = (residual / norm[:, None]).float()
     with full_precision_products():
         magnitude = (unit @ atoms.float().T).abs_()

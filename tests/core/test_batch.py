@@ -1,0 +1,38 @@
+"""Sites and batches."""
+
+import pytest
+import torch
+from core.helpers import labels
+from hypothesis import given
+from hypothesis import strategies as st
+
+from itda import ActivationBatch
+from itda.core.batch import STREAMS, Site
+from itda.errors import SettingError
+
+
+@given(st.integers(0, 10**4), st.sampled_from(STREAMS))
+def test_a_site_is_read_back_from_its_name(layer, stream):
+    assert Site.parse(str(Site(layer, stream))) == Site(layer, stream)
+
+
+def test_resid_post_is_the_stream_that_a_name_leaves_out():
+    assert str(Site(3)) == "layer_3"
+    assert str(Site(3, "attn_out")) == "layer_3.attn_out"
+    assert Site.parse("7") == Site.parse("layer_7") == Site.parse("layer_7.resid_post") == Site(7)
+
+
+def test_sites_sort_by_layer_as_numbers():
+    assert sorted([Site(10), Site(9), Site(9, "mlp_out")])[-1] == Site(10)
+
+
+@pytest.mark.parametrize("text", ["", ".", "layer_", "layer_.mlp_out", "layer_-1", "layer_3.5", "layer 3"])
+def test_a_name_that_is_no_site_is_refused_with_the_streams_there_are(text):
+    with pytest.raises(SettingError, match=r"write layer_3 or layer_3\.mlp_out, with resid_post, mlp_out, attn_out"):
+        Site.parse(text)
+
+
+def test_a_batch_has_the_length_of_its_labels_and_refuses_another():
+    assert len(ActivationBatch(torch.ones(3, 2), labels(3))) == 3
+    with pytest.raises(ValueError, match="3 activations with 4 labels: give one label per activation"):
+        ActivationBatch(torch.ones(3, 2), labels(4))
