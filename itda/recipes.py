@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -41,6 +41,7 @@ from itda.store import (
 LOG_EVERY_S = 1.0
 
 
+@runtime_checkable
 class Progress(Protocol):
     """A progress bar: tqdm has this shape."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -61,6 +61,7 @@ class ActivationBatch:
         return len(self.labels)
 
 
+@runtime_checkable
 class ActivationSource(Protocol):
     """Yields, in corpus order, one batch [batch, d_model] per site for the same tokens.
 

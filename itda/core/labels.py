@@ -22,7 +22,7 @@ class Label:
 
     document: str
     position: int
-    """Index of the token in its document, special tokens not counted."""
+    """Index of the token in its document; the special tokens that a tokenizer puts around a text are not counted."""
     char_start: int
     char_end: int
     """Offsets of the token in the document, in characters."""

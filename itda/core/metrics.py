@@ -23,25 +23,30 @@ class Unexplained:
     def __init__(self, d_model: int) -> None:
         self.tokens = 0
         self.residual = 0.0
-        self.square = 0.0
-        self.total = torch.zeros(d_model, dtype=torch.float64)
+        # Sums are of x - origin, the first activation: a mean that dwarfs the variance would cancel its digits.
+        self._origin = torch.zeros(d_model, dtype=torch.float64)
+        self._square = 0.0
+        self._total = torch.zeros(d_model, dtype=torch.float64)
 
     def update(self, x: Float[Tensor, "batch d_model"], reconstruction: Float[Tensor, "batch d_model"]) -> None:
         """Add a batch of activations and their reconstructions."""
         exact = x.double().cpu()
-        self.tokens += len(exact)
         self.residual += (exact - reconstruction.double().cpu()).square().sum().item()
-        self.square += exact.square().sum().item()
-        self.total += exact.sum(dim=0)
+        if self.tokens == 0 and len(exact):
+            self._origin = exact[0].clone()
+        shifted = exact - self._origin
+        self.tokens += len(exact)
+        self._square += shifted.square().sum().item()
+        self._total += shifted.sum(dim=0)
 
     @property
     def mean(self) -> Float[Tensor, " d_model"]:
         """The mean activation so far."""
-        return self.total / max(1, self.tokens)
+        return self._origin + self._total / max(1, self.tokens)
 
     def value(self) -> float:
         """The fraction; NaN where the activations do not vary."""
-        variance = self.square - self.tokens * self.mean.square().sum().item()
+        variance = self._square - self._total.square().sum().item() / max(1, self.tokens)
         return self.residual / variance if variance > 0 else float("nan")
 
 

@@ -77,7 +77,7 @@ class Corpus:
         else:
             for document in self.read():
                 digest.update(hashlib.sha256(document.id.encode()).digest())
-                digest.update(hashlib.sha256(document.text.encode()).digest())
+                digest.update(hashlib.sha256(document.text.encode(errors="surrogatepass")).digest())
         return digest.hexdigest()
 
     @staticmethod
@@ -103,7 +103,7 @@ def open_corpus(
     if spec == "python-docs":
         return python_docs()
     path = Path(spec).expanduser()
-    if path.exists():
+    if spec and path.exists():
         return _from_files(path, text_field)
     looks_local = path.is_absolute() or spec.startswith((".", "~")) or path.suffix in TEXT_SUFFIXES + TABLE_SUFFIXES
     if looks_local or spec.count("/") > 1 or not spec:
@@ -144,7 +144,7 @@ def _from_files(path: Path, text_field: str) -> Corpus:
     root = path if path.is_dir() else path.parent
     known = TEXT_SUFFIXES + TABLE_SUFFIXES
     candidates = sorted(path.rglob("*")) if path.is_dir() else [path]
-    hidden = [file for file in candidates if any(part.startswith(".") for part in file.relative_to(root).parts)]
+    hidden = {file for file in candidates if any(part.startswith(".") for part in file.relative_to(root).parts)}
     files = [file for file in candidates if file.suffix in known and file.is_file() and file not in hidden]
     if not files:
         raise CorpusError(f"{path} holds no {', '.join(known)} file: name one, or a folder with some")
@@ -192,7 +192,12 @@ def _text_of(row: object, text_field: str, where: str) -> str:
     if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
         found = ", ".join(map(repr, row)) if isinstance(row, dict) else type(row).__name__
         raise CorpusError(f"{where} has no text under {text_field!r} (found: {found}): name the key with --text-field")
-    return row[text_field]
+    text = row[text_field]
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CorpusError(f"{where} holds half a surrogate pair: mend it or leave it out") from error
+    return text
 
 
 def _from_hub(spec: str, text_field: str, config: str | None, split: str, revision: str | None) -> Corpus:
@@ -222,6 +227,8 @@ def read_hub_rows(
         rows = load_dataset(path, config, split=split, revision=revision, streaming=True)
         for number, row in enumerate(rows):
             yield Document(f"{path}/{split}:{number}", _text_of(row, text_field, f"{path}, row {number}"))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except CorpusError:
+        raise
+    except Exception as error:  # the HTTP library's own errors too
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CorpusError(f"cannot read the data set {path} ({reason}): check its name, config and split") from error

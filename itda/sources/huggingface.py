@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from itda.core.batch import ActivationBatch, Site
-from itda.errors import ModelError
+from itda.errors import ModelError, SettingError
 from itda.sources.blocks import find_blocks, site_module, tensor_of, with_tensor
 from itda.sources.corpus import Corpus
 from itda.sources.windows import Group, Windower
@@ -69,7 +69,7 @@ class LanguageModel:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype not in ("auto", *DTYPES):
-            raise ModelError(f"no dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
+            raise SettingError(f"no dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
         chosen = DTYPES.get(dtype, torch.float32 if device == "cpu" else "auto")
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
@@ -124,7 +124,7 @@ class LanguageModel:
         def reader(site: Site) -> Callable:
             def read(_module: object, _inputs: object, output: Tensor | tuple) -> None:
                 # A copy, since the model may go on in place (ModernBERT's residual sum, for one).
-                found[site] = tensor_of(output).clone()
+                found[site] = tensor_of(output).clone().view(*group.input_ids.shape, -1)  # OPT's fc2 sees all rows as one
                 if len(found) == len(sites):
                     raise _Stop
 
@@ -154,9 +154,10 @@ class LanguageModel:
 
         def splice(_module: object, _inputs: object, output: Tensor | tuple) -> Tensor | tuple:
             assert replace is not None
-            activations = tensor_of(output).clone()
+            given = tensor_of(output)
+            activations = given.clone().view(*mask.shape, -1)
             activations[mask] = replace(activations[mask]).to(activations.dtype)
-            return with_tensor(output, activations)
+            return with_tensor(output, activations.view_as(given))
 
         with ExitStack() as stack:
             if site is not None and replace is not None:
@@ -164,9 +165,8 @@ class LanguageModel:
             return self._forward(self.model, group).logits
 
     def _forward(self, model: PreTrainedModel, group: Group):  # noqa: ANN202 - transformers' many output types
-        model.config.use_cache = False
         device = self.model.device
-        return model(input_ids=group.input_ids.to(device), attention_mask=group.attention_mask.to(device))
+        return model(input_ids=group.input_ids.to(device), attention_mask=group.attention_mask.to(device), use_cache=False)
 
 
 class HuggingFaceSource:
@@ -227,4 +227,5 @@ def _why_not_loaded(name: str, error: Exception) -> str:
         return f"{name} is not on this machine, and the Hub cannot be reached: check the network, or use tiny"
     if isinstance(error, OSError) and ("not a valid model identifier" in text or "404" in text):
         return f"no model {name!r} on this machine or the Hub: {remedy}"
-    return f"cannot load {name} ({str(error).strip().splitlines()[0][:200]}): {remedy}"
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return f"cannot load {name} ({reason}): {remedy}"

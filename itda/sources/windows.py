@@ -113,7 +113,9 @@ class Windower:
             )
         if context is not None and window > context:
             raise SettingError(f"a window of {window} tokens, but the model reads at most {context}: use --window")
-        self.special = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
+        named = set(tokenizer.all_special_ids)
+        added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self.special = np.array(sorted(named | added), dtype=np.int64)
         pad = tokenizer.pad_token_id
         # Padding is masked, so any id that the model has will do.
         self.pad: int = pad if pad is not None else (tokenizer.eos_token_id or 0)

@@ -44,4 +44,4 @@ def test_concatenation_keeps_order_and_takes_nothing():
 def test_columns_of_different_lengths_are_refused():
     labels = Labels.of(*LABELS)
     with pytest.raises(ValueError, match="differ in shape"):
-        Labels(labels.document, labels.position[:1], *(np.zeros(3, int) for _ in range(3)), labels.window, labels.position)
+        Labels(labels.document, labels.position[:1], *[np.zeros(3, int)] * 3, labels.window, labels.position)

@@ -106,7 +106,7 @@ def test_a_site_is_read_back_from_its_name(site):
 
 @pytest.mark.parametrize("text", ["", "layer_", "layer_-1", "x", "3.nowhere", "layer_3.5"])
 def test_a_name_that_is_no_site_is_refused(text):
-    with pytest.raises(SettingError, match="write layer_3 or layer_3.mlp_out"):
+    with pytest.raises(SettingError, match=r"write layer_3 or layer_3\.mlp_out"):
         Site.parse(text)
 
 

@@ -76,7 +76,8 @@ def test_mp_splits_the_energy_between_picks_and_residual(seed, k):
             best = np.argmax(np.abs(scores))
             squares += scores[best] ** 2
             residual -= scores[best] * d[best].double().numpy()
-        assert left[row].item() * (x[row] @ x[row]).item() + squares == pytest.approx((x[row] @ x[row]).item(), rel=1e-6)
+        energy = (x[row] @ x[row]).item()
+        assert left[row].item() * energy + squares == pytest.approx(energy, rel=1e-6)
 
 
 def test_refit_is_least_squares_on_the_atoms_that_mp_picked_and_never_worse():

@@ -61,7 +61,8 @@ def sequences(number: int = 24, tokens: int = 10, width: int = 16, seed: int = 0
 
 
 def both(x: torch.Tensor, size: int, threshold: float, most: int | None = None):
-    transcript, trainer = Transcript(4, threshold, most or 0), ReferenceTrainer(16, k=4, threshold=threshold, atoms=most)
+    transcript = Transcript(4, threshold, most or 0)
+    trainer = ReferenceTrainer(16, k=4, threshold=threshold, atoms=most)
     for step, part in enumerate(x.split(size)):
         transcript.step(step, part)
         flat = part.reshape(-1, 16)

@@ -1,0 +1,246 @@
+"""The command line, run in this process on the bundled model; bad input ends in one line and status 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from itda import ITDA
+from itda.cli import main
+from itda.store import RUN_FORMAT
+
+TRAIN = ["--k", "8", "--threshold", "0.4", "--tokens", "2k", "--window", "64", "--quiet"]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """Thirty short documents, some of them held out."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for i in range(30):
+        (folder / f"{i:02}.py").write_text(f"import os\n\n\ndef f_{i}(path):\n    return os.path.join(path, '{i}')\n" * 5)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(corpus, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    main(["train", "tiny", "--layers", "2,4", "--corpus", str(corpus), "--out", str(folder), *TRAIN])
+    return folder
+
+
+def refused(capsys, *arguments: str) -> str:
+    """Run a command that must fail; returns its one line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    output, error = capsys.readouterr()
+    assert stop.value.code == 2
+    assert output == ""
+    assert error.startswith("itda: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def printed(capsys, *arguments: str) -> str:
+    capsys.readouterr()
+    main(list(arguments))
+    return capsys.readouterr().out
+
+
+def test_training_twice_gives_the_same_labels_and_atoms_to_the_bit(run, corpus, tmp_path):
+    main(["train", "tiny", "--layers", "2,4", "--corpus", str(corpus), "--out", str(tmp_path / "again"), *TRAIN])
+    for layer in ("layer_2", "layer_4"):
+        first, second = ITDA.from_pretrained(run / layer), ITDA.from_pretrained(tmp_path / "again" / layer)
+        assert first.labels.keys() == second.labels.keys()
+        assert torch.equal(first.atoms, second.atoms)
+        assert len(first) > 5
+
+
+def test_a_run_folder_says_what_made_it(run):
+    record = json.loads((run / "run.json").read_text())
+    assert record["format"] == RUN_FORMAT
+    assert record["tokens"] == 2000
+    assert record["settings"]["threshold"] == 0.4
+    assert set(record["versions"]) >= {"itda", "torch", "transformers", "python"}
+    assert len(record["fingerprint"]) == 64
+    dictionary = ITDA.from_pretrained(run / "layer_4")
+    assert dictionary.provenance["fingerprint"] == record["fingerprint"]
+    assert (dictionary.k, dictionary.threshold, str(dictionary.site)) == (8, 0.4, "layer_4")
+
+
+def test_no_atom_comes_from_a_held_out_document(run, corpus):
+    from itda.sources.corpus import is_held_out
+
+    held_out = {file.name for file in corpus.iterdir() if is_held_out(file.name)}
+    assert held_out
+    assert not held_out & set(ITDA.from_pretrained(run / "layer_4").labels.document)
+
+
+def test_several_streams_make_one_dictionary_each(corpus, tmp_path):
+    streams = ["--streams", "mlp_out,attn_out"]
+    main(["train", "tiny", "--layers", "1", "--corpus", str(corpus), "--out", str(tmp_path / "r"), *streams, *TRAIN])
+    assert len(ITDA.from_pretrained(tmp_path / "r" / "layer_1.mlp_out")) > 0
+    assert len(ITDA.from_pretrained(tmp_path / "r" / "layer_1.attn_out")) > 0
+
+
+def test_mode_reference_follows_the_batch_size_and_keeps_every_position(corpus, tmp_path):
+    arguments = ["train", "tiny", "--layers", "2", "--corpus", str(corpus), "--mode", "reference", "--quiet"]
+    arguments += ["--threshold", "0.001", "--k", "8", "--window", "64", "--tokens", "1k"]
+    for size in ("2", "8"):
+        main([*arguments, "--batch-size", size, "--out", str(tmp_path / size)])
+    first, second = (ITDA.from_pretrained(tmp_path / size / "layer_2") for size in ("2", "8"))
+    assert first.mode == "reference"
+    assert -1 in first.labels.position  # the special token before the text, which the released script takes too
+    assert first.labels.keys() != second.labels.keys()
+
+
+def test_info_shows_the_dictionaries(run, capsys):
+    text = printed(capsys, "info", str(run))
+    assert "layer_2" in text
+    assert "layer_4" in text
+    assert all(len(line) <= 80 for line in text.splitlines() if str(run) not in line)
+    values = json.loads(printed(capsys, "info", str(run), "--json"))
+    assert values["dictionaries"]["layer_4"]["atoms"] == len(ITDA.from_pretrained(run / "layer_4"))
+
+
+def test_decompose_shows_each_token_with_its_atoms(run, capsys):
+    text = printed(capsys, "decompose", str(run), "import os\nprint(os", "--layer", "4")
+    assert "explained" in text
+    assert "«import»" in text
+    values = json.loads(printed(capsys, "decompose", str(run), "import os", "--layer", "4", "--json"))
+    assert [token["label"]["token"] for token in values["tokens"]] == ["import", " os"]
+    for token in values["tokens"]:
+        assert 0 <= token["explained"] <= 1
+        assert 1 <= len(token["atoms"]) <= 8
+    last = json.loads(printed(capsys, "decompose", str(run), "import os", "--layer", "4", "--token", "-1", "--json"))
+    assert last["tokens"] == values["tokens"][-1:]
+
+
+def test_a_prompt_of_the_training_corpus_is_its_own_atom(run, corpus, capsys):
+    dictionary = ITDA.from_pretrained(run / "layer_4")
+    label = next(label for label in dictionary.labels if label.before == "")
+    values = json.loads(printed(capsys, "decompose", str(run), label.token + label.after, "--layer", "4", "--json"))
+    first = values["tokens"][0]
+    assert first["explained"] == pytest.approx(1.0, abs=1e-6)
+    assert first["atoms"][0]["label"]["document"] == label.document
+    assert len(first["atoms"]) == 1
+
+
+def test_evaluate_measures_held_out_tokens_and_keeps_the_figures(run, capsys):
+    values = json.loads(printed(capsys, "evaluate", str(run), "--tokens", "100", "--json", "--quiet"))
+    for site, measured in values["sites"].items():
+        assert measured["tokens"] == 100
+        assert measured["ce_clean"] < measured["ce_spliced"] < measured["ce_zero"]
+        assert 0 < measured["ce_loss_score"] < 1
+        assert measured["kl"] > 0
+        assert 0 < measured["fvu"] < 1
+        kept = json.loads((run / site / "metrics.json").read_text())
+        assert kept["fvu"] == measured["fvu"]
+    assert "fvu" in printed(capsys, "evaluate", str(run), "--tokens", "100", "--quiet")
+
+
+def test_json_is_the_only_thing_on_standard_output(run):
+    command = [sys.executable, "-m", "itda.cli", "evaluate", str(run), "--tokens", "100", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout)["sites"]
+
+
+def test_quiet_shows_no_progress(run):
+    command = [sys.executable, "-m", "itda.cli", "info", str(run), "--quiet"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+
+
+BAD_TRAINING = {
+    "an unknown model": (["nobody/nothing"], {}, "the Hub cannot be reached"),
+    "a missing model folder": (["./nothing"], {}, "no folder './nothing'"),
+    "a layer out of range": (["tiny"], {"--layers": "2,9"}, "the model has layers 0 to 5"),
+    "layers that are none": (["tiny"], {"--layers": "two"}, "write it as 3,4-6"),
+    "an unknown stream": (["tiny"], {"--streams": "resid"}, "use resid_post, mlp_out, attn_out"),
+    "a missing corpus": (["tiny"], {"--corpus": "./nothing.txt"}, "no file or folder"),
+    "a corpus that is nowhere": (["tiny"], {"--corpus": "nobody/nothing"}, "the Hub cannot be reached"),
+    "a threshold of 1": (["tiny"], {"--threshold": "1.0"}, "below 1"),
+    "a threshold of 0": (["tiny"], {"--threshold": "0"}, "below 1"),
+    "a threshold in another unit": (["tiny"], {"--mode": "reference"}, "2 (1 - cos) / d_model"),
+    "k of 0": (["tiny"], {"--k": "0"}, "at least 1"),
+    "no tokens": (["tiny"], {"--tokens": "0"}, "write it as 50000, 50k or 1.5M"),
+    "tokens that are no number": (["tiny"], {"--tokens": "many"}, "write it as 50000, 50k or 1.5M"),
+    "a window beyond the context": (["tiny"], {"--window": "300"}, "the model reads at most 256"),
+    "a window without room": (["tiny"], {"--window": "1"}, "use at least 2"),
+    "an empty batch": (["tiny"], {"--batch-size": "0"}, "at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TRAINING)
+def test_bad_input_to_train_is_one_line_status_2_and_nothing_written(case, corpus, tmp_path, capsys):
+    model, changed, remedy = BAD_TRAINING[case]
+    settings = {"--layers": "2", "--corpus": str(corpus), "--tokens": "1k", "--out": str(tmp_path / "run"), **changed}
+    error = refused(capsys, "train", *model, *(word for pair in settings.items() for word in pair))
+    assert remedy in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreadable_or_empty_corpus_is_refused(tmp_path, capsys):
+    (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "folder").mkdir()
+    for name, remedy in [("bad.txt", "mend it or leave it out"), ("empty.txt", "no token"), ("folder", "name one")]:
+        arguments = ["train", "tiny", "--layers", "2", "--corpus", str(tmp_path / name), "--out", str(tmp_path / "run")]
+        error = refused(capsys, *arguments, "--quiet")
+        assert remedy in error
+        assert name in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.txt", "empty.txt", "folder"]
+
+
+def test_a_run_folder_that_exists_is_refused_and_kept(run, corpus, capsys):
+    before = (run / "run.json").read_bytes()
+    error = refused(capsys, "train", "tiny", "--layers", "2", "--corpus", str(corpus), "--out", str(run))
+    assert "exists already" in error
+    assert (run / "run.json").read_bytes() == before
+
+
+def test_a_missing_foreign_or_truncated_run_folder_is_refused(tmp_path, capsys):
+    assert "no run folder" in refused(capsys, "info", str(tmp_path / "nowhere"))
+    assert "no run.json" in refused(capsys, "info", str(tmp_path))
+    (tmp_path / "run.json").write_text('{"format": "some')
+    assert "cut short" in refused(capsys, "evaluate", str(tmp_path))
+    (tmp_path / "run.json").write_text('{"format": "another"}')
+    assert "not an itda-run file" in refused(capsys, "decompose", str(tmp_path), "text")
+    (tmp_path / "run.json").write_text('{"format": "itda-run", "format_version": 1, "sites": ["layer_2"]}')
+    assert "lacks its layer_2" in refused(capsys, "info", str(tmp_path))
+
+
+def test_bad_input_to_decompose_is_refused(run, capsys):
+    assert "it has 2, 4" in refused(capsys, "decompose", str(run), "text", "--layer", "3")
+    assert "no site" in refused(capsys, "decompose", str(run), "text", "--layer", "x")
+    assert "no token 9" in refused(capsys, "decompose", str(run), "import os", "--token", "9")
+    assert "no text" in refused(capsys, "decompose", str(run), "  ")
+    assert "at least 1 atom" in refused(capsys, "decompose", str(run), "text", "--top", "0")
+
+
+def test_a_text_longer_than_the_window_is_decomposed_and_longer_than_the_context_refused(run, capsys):
+    values = json.loads(printed(capsys, "decompose", str(run), "x = 1\n" * 30, "--json"))
+    assert 63 < len(values["tokens"]) <= 255
+    error = refused(capsys, "decompose", str(run), "x = 1\n" * 200)
+    assert "the model reads at most 255: shorten it" in error
+
+
+def test_evaluating_on_a_changed_corpus_is_refused(corpus, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "corpus"
+    shutil.copytree(corpus, copy)
+    main(["train", "tiny", "--layers", "2", "--corpus", str(copy), "--out", str(tmp_path / "run"), *TRAIN])
+    (copy / "00.py").write_text("changed")
+    assert "not what it was" in refused(capsys, "evaluate", str(tmp_path / "run"), "--quiet")
+    assert json.loads(printed(capsys, "evaluate", str(tmp_path / "run"), "--corpus", str(copy), "--tokens", "50", "--json"))
+
+
+def test_usage_errors_have_status_2(capsys):
+    for arguments in ([], ["fly"], ["train"], ["train", "tiny", "--layers", "2", "--k", "x"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
