@@ -9,7 +9,7 @@ demo: $(READY)
 test: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/pyright
+	.venv/bin/pyright --pythonpath .venv/bin/python
 	.venv/bin/python -m pytest
 
 $(READY): pyproject.toml constraints.txt

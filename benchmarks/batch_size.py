@@ -72,9 +72,10 @@ def main() -> None:
     arguments = parser.parse_args()
     model = LanguageModel.load("tiny")
     lines = [
-        f"tiny, python-docs (train part), {arguments.tokens:,} tokens, window {WINDOW}, k = {K}, threshold {THRESHOLD};",
-        f"released procedure: its own threshold {RELEASED_THRESHOLD:.6f}. Python {platform.python_version()}, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {date.today().isoformat()}.",
+        f"tiny, python-docs (train part), {arguments.tokens:,} tokens, window {WINDOW}, k = {K},",
+        f"threshold {THRESHOLD}; released procedure: its own threshold {RELEASED_THRESHOLD:.6f}.",
+        f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"{date.today().isoformat()}.",
         "",
         "| what varies | atoms | Jaccard with the first | same labels, order and bits |",
         "|---|---|---|---|",

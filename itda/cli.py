@@ -13,10 +13,10 @@ from itda import config as settings
 from itda.errors import ItdaError, SettingError
 
 if TYPE_CHECKING:
-    from itda.recipes import Progress, TokenDecomposition, Run
+    from itda.recipes import Progress, Run, TokenDecomposition
 
 DEMO_LAYERS, DEMO_TOKENS, DEMO_K, DEMO_THRESHOLD = "2,4", "200k", 16, 0.3
-DEMO_PROMPTS = ("import os\n\ndef read_file(path", "raise ValueError(f\"expected a", "The method returns a new list")
+DEMO_PROMPTS = ("import os\n\ndef read_file(path", 'raise ValueError(f"expected a', "The method returns a new list")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -88,7 +88,9 @@ def _info(options: settings.Info) -> None:
 
     run = recipes.open_run(options.run)
     metrics: dict[Site, dict[str, Any]] = {
-        site: read_json(folder / "metrics.json", METRICS_FORMAT) for site, folder in run.sites.items() if (folder / "metrics.json").exists()
+        site: read_json(folder / "metrics.json", METRICS_FORMAT)
+        for site, folder in run.sites.items()
+        if (folder / "metrics.json").exists()
     }
     if options.json:
         values = _run_values(run)

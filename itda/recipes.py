@@ -119,9 +119,7 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
         }
         for site, trainer in trainers.items():
             (folder / str(site)).mkdir()
-            write_dictionary(
-                trainer.finish(mode=options.mode, site=site, provenance=provenance), folder / str(site)
-            )
+            write_dictionary(trainer.finish(mode=options.mode, site=site, provenance=provenance), folder / str(site))
         record = {
             "format": RUN_FORMAT,
             "format_version": FORMAT_VERSION,
@@ -310,7 +308,9 @@ def evaluate_on(
         left = tokens
         for group in windower.groups(corpus, batch_size):
             # The tokens past the budget stay in the window, unspliced and unscored.
-            allowed = group.is_activation & (group.is_activation.flatten().cumsum(0).view_as(group.is_activation) <= left)
+            allowed = group.is_activation & (
+                group.is_activation.flatten().cumsum(0).view_as(group.is_activation) <= left
+            )
             left -= int(allowed.sum())
             yield replace(group, is_activation=allowed)
             if left == 0:
@@ -320,7 +320,9 @@ def evaluate_on(
         return evaluate(model, groups, loaded, progress=progress.update)
 
 
-def top_uses(source: ActivationSource, dictionary: ITDA, site: Site, atoms: list[int], most: int) -> list[list[AtomUse]]:
+def top_uses(
+    source: ActivationSource, dictionary: ITDA, site: Site, atoms: list[int], most: int
+) -> list[list[AtomUse]]:
     """For each of some atoms, the `most` activations of a source that have it with the largest coefficient.
 
     Each `AtomUse` has the label of the activation. Equal coefficients stay in stream order.
@@ -395,5 +397,3 @@ def _load(name: str, options: settings.ModelOptions, revision: str | None) -> La
         dtype=options.dtype,
         trust_remote_code=options.trust_remote_code,
     )
-
-

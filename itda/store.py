@@ -5,7 +5,6 @@ either all of it or nothing that could be taken for it. Nothing is ever unpickle
 """
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -57,7 +56,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def read_json(path: Path, expected: str) -> dict[str, Any]:
@@ -119,7 +118,9 @@ def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
         labels = _labels_of(pyarrow.parquet.read_table(folder / "labels.parquet"))
         atoms, offset = tensors["atoms"], tensors["offset"] if config["offset"] else None
         if atoms.shape != (config["atoms"], config["d_model"]):
-            raise StoreError(f"{folder} holds atoms of shape {tuple(atoms.shape)}, not those of its config: get it anew")
+            raise StoreError(
+                f"{folder} holds atoms of shape {tuple(atoms.shape)}, not those of its config: get it anew"
+            )
         return ITDA(
             atoms=atoms,
             labels=labels,

@@ -83,7 +83,9 @@ def model_loss(model: LanguageModel, documents: list) -> tuple[float, int]:
     for group in model.windower(CONTEXT).groups(documents, 16):
         logits = model.logits(group)[:, :-1]
         wanted = group.is_activation[:, 1:]
-        loss = torch.nn.functional.cross_entropy(logits[wanted].double(), group.input_ids[:, 1:][wanted], reduction="sum")
+        loss = torch.nn.functional.cross_entropy(
+            logits[wanted].double(), group.input_ids[:, 1:][wanted], reduction="sum"
+        )
         total, number = total + loss.item(), number + int(wanted.sum())
     return total / number, number
 
@@ -116,13 +118,14 @@ A causal language model of Llama's form for demonstrations and tests, bundled wi
 weights in half precision ({size / 1e6:.1f} MB). Licence: MIT. Made by `scripts/train_tiny.py`.
 
 - **Data**: source and test suite of CPython {platform.python_version()}'s standard library and the topics of
-  `pydoc_data`: {len(train):,} files, {sum(map(len, rows)) / 1e6:.1f}M tokens. One file in ten, by a hash of its name, is held out.
+  `pydoc_data`: {len(train):,} files, {sum(map(len, rows)) / 1e6:.1f}M tokens. One file in ten, by a hash of its name,
+  is held out.
 - **Training**: 21M tokens in batches of 8,192 (files of the corpus `python-docs` count twice), Muon and AdamW, on two
   CPU cores.
 
-Held-out loss, nats per token, on the {len(held_out)} held-out files of `python-docs` ({tokens:,} tokens); all models use the
-same tokens and the same training files. The n-gram models are interpolated Kneser-Ney and see the whole document; tiny
-sees at most the 255 tokens before. `scripts/tiny_card.py`, {date.today().isoformat()}.
+Held-out loss, nats per token, on the {len(held_out)} held-out files of `python-docs` ({tokens:,} tokens); all models
+use the same tokens and the same training files. The n-gram models are interpolated Kneser-Ney and see the whole
+document; tiny sees at most the 255 tokens before. `scripts/tiny_card.py`, {date.today().isoformat()}.
 
 | model | loss |
 |---|---|

@@ -10,7 +10,6 @@ every 100 steps (running the script again goes on from it) and, at the end, the 
 import argparse
 import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -126,7 +125,7 @@ def main() -> None:
 
     compiled = torch.compile(model)
     started, first = time.monotonic(), step
-    for step in range(step, min(arguments.steps, arguments.stop_after or arguments.steps)):
+    for step in range(first, min(arguments.steps, arguments.stop_after or arguments.steps)):
         warm_up, left = (step + 1) / 100, (arguments.steps - step) / (0.5 * arguments.steps)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
@@ -149,7 +148,7 @@ def main() -> None:
         if (step + 1) % 100 == 0:
             state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step + 1}
             torch.save(state, checkpoint.with_suffix(".tmp"))
-            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
     model.half().save_pretrained(work)
     tokenizer.save_pretrained(work)
 

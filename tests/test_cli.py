@@ -20,7 +20,9 @@ def corpus(tmp_path_factory) -> Path:
     """Thirty short documents, some of them held out."""
     folder = tmp_path_factory.mktemp("corpus")
     for i in range(30):
-        (folder / f"{i:02}.py").write_text(f"import os\n\n\ndef f_{i}(path):\n    return os.path.join(path, '{i}')\n" * 5)
+        (folder / f"{i:02}.py").write_text(
+            f"import os\n\n\ndef f_{i}(path):\n    return os.path.join(path, '{i}')\n" * 5
+        )
     return folder
 
 
@@ -236,7 +238,9 @@ def test_evaluating_on_a_changed_corpus_is_refused(corpus, tmp_path, capsys):
     main(["train", "tiny", "--layers", "2", "--corpus", str(copy), "--out", str(tmp_path / "run"), *TRAIN])
     (copy / "00.py").write_text("changed")
     assert "not what it was" in refused(capsys, "evaluate", str(tmp_path / "run"), "--quiet")
-    assert json.loads(printed(capsys, "evaluate", str(tmp_path / "run"), "--corpus", str(copy), "--tokens", "50", "--json"))
+    assert json.loads(
+        printed(capsys, "evaluate", str(tmp_path / "run"), "--corpus", str(copy), "--tokens", "50", "--json")
+    )
 
 
 def test_usage_errors_have_status_2(capsys):

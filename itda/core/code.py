@@ -55,4 +55,6 @@ class SparseCode:
     def dense(self, atoms: int) -> Float[Tensor, "*batch atoms"]:
         """The coefficients as a vector over all atoms: for small dictionaries and for other tools."""
         full = self.coefficients.new_zeros(*self.indices.shape[:-1], atoms)
+        if atoms == 0:
+            return full
         return full.scatter_add(-1, self.indices, self.coefficients)

@@ -6,8 +6,10 @@ dictionaries can be compared. The other columns are what a person needs to read 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any, overload
 
 import numpy as np
+from torch import Tensor
 
 Key = tuple[str, int, int]
 
@@ -87,7 +89,13 @@ class Labels:
     def __iter__(self) -> Iterator[Label]:
         return (self._one(i) for i in range(len(self)))
 
-    def __getitem__(self, index):  # noqa: ANN001, ANN204 - whatever numpy takes, tensors included
+    @overload
+    def __getitem__(self, index: int) -> Label: ...
+
+    @overload
+    def __getitem__(self, index: "slice | list | np.ndarray | Tensor") -> "Labels": ...
+
+    def __getitem__(self, index: Any) -> "Label | Labels":
         """A `Label` for an integer; `Labels` of the index's shape for an array, tensor, list or slice."""
         index = np.asarray(index) if not isinstance(index, slice | np.ndarray) else index
         if isinstance(index, np.ndarray) and index.ndim == 0:

@@ -56,8 +56,7 @@ class ITDA:
                 f"atoms of shape {tuple(self.atoms.shape)} with {len(self.labels)} labels: give [atoms, d_model] and "
                 "one label per atom"
             )
-        if self.offset is not None and self.offset.shape != self.atoms.shape[1:]:
-            raise SettingError(f"an offset of shape {tuple(self.offset.shape)}: give [{self.d_model}], as the atoms")
+        check_offset(self.offset, self.d_model)
         norms = self.atoms.double().norm(dim=1)
         if not bool(((norms - 1).abs() < 1e-5).all()):
             raise SettingError("atoms must be finite and of unit norm: divide each by its norm")
@@ -80,11 +79,10 @@ class ITDA:
         return self.decompose(activations)[0]
 
     @torch.no_grad()
-    def decompose(
-        self, activations: Float[Tensor, "*batch d_model"]
-    ) -> tuple[SparseCode, Float64[Tensor, "*batch"]]:
+    def decompose(self, activations: Float[Tensor, "*batch d_model"]) -> tuple[SparseCode, Float64[Tensor, "*batch"]]:
         """As `encode`, with the error ||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset."""
-        flat = activations.reshape(-1, activations.shape[-1])
+        check_width(activations, self.d_model)
+        flat = activations.reshape(-1, self.d_model)
         code, error = pursue(target_of(flat, self.d_model, self.offset), self.atoms, self.k, self.pursuit)
         lead = activations.shape[:-1]
         dtype = torch.promote_types(activations.dtype, torch.float32)
@@ -138,15 +136,30 @@ def check_pursuit(k: int, pursuit: str) -> None:
         raise SettingError(f"no pursuit {pursuit!r}: use {', '.join(PURSUITS)}")
 
 
+def check_offset(offset: Tensor | None, d_model: int) -> None:
+    """Raises `SettingError` unless the offset is None or [d_model] finite numbers."""
+    if offset is None:
+        return
+    if offset.shape != (d_model,):
+        raise SettingError(f"an offset of shape {tuple(offset.shape)}: give [{d_model}], as the activations")
+    if not bool(torch.isfinite(offset).all()):
+        raise SettingError("the offset is not finite: give the mean of finite activations")
+
+
+def check_width(activations: Tensor, d_model: int) -> None:
+    """Raises `ActivationError` for activations of another width."""
+    if activations.shape[-1:] != (d_model,):
+        raise ActivationError(
+            f"activations of width {activations.shape[-1] if activations.ndim else 0} for atoms of width {d_model}: "
+            "use the model and the site that the dictionary was made from"
+        )
+
+
 def target_of(
     activations: Float[Tensor, "batch d_model"], d_model: int, offset: Float[Tensor, " d_model"] | None
 ) -> Float[Tensor, "batch d_model"]:
     """z = x - offset, what a pursuit decomposes, in float32 at least. Raises `ActivationError`."""
-    if activations.shape[-1] != d_model:
-        raise ActivationError(
-            f"activations of width {activations.shape[-1]} for atoms of width {d_model}: use the model and the site "
-            "that the dictionary was made from"
-        )
+    check_width(activations, d_model)
     finite = torch.isfinite(activations).all(dim=-1)
     if not bool(finite.all()):
         row = int(finite.logical_not().nonzero()[0])

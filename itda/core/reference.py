@@ -44,7 +44,7 @@ class ReferenceTrainer:
             raise SettingError(f"atoms is {atoms}: it must be at least 1")
         self.d_model, self.k, self.threshold, self.most_atoms = d_model, k, threshold, atoms
         self.tokens = 0
-        self._atoms = torch.empty(0, d_model)
+        self._atoms = torch.empty(0, d_model, dtype=torch.float32)
         self._labels: list[Labels] = []
 
     def __len__(self) -> int:
@@ -75,10 +75,11 @@ class ReferenceTrainer:
 
     def finish(self, **parts: Any) -> ITDA:
         """The dictionary so far; `parts` are its `site` and `provenance`."""
-        # The script renormalises all atoms at each growth; the last rounding of one may leave it 1e-7 off.
+        # A zero row among the most frequent becomes a zero atom there; no pursuit picks it, so it is left out here.
+        kept = self._atoms.any(dim=1)
         return ITDA(
-            atoms=self._atoms.clone(),
-            labels=Labels.concatenate(self._labels),
+            atoms=self._atoms[kept],
+            labels=Labels.concatenate(self._labels)[kept.cpu()],
             k=self.k,
             threshold=self.threshold,
             **{**parts, "mode": "reference"},

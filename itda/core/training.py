@@ -8,7 +8,7 @@ from torch import Tensor
 
 from itda.core.batch import ActivationBatch
 from itda.core.labels import Labels
-from itda.core.model import ITDA, check_pursuit, target_of
+from itda.core.model import ITDA, check_offset, check_pursuit, target_of
 from itda.core.pursuit import Pursuit, pursue
 from itda.core.pursuit.exact import fixed_dot, scaled
 from itda.errors import SettingError
@@ -44,11 +44,12 @@ class Trainer:
         k: int,
         threshold: float,
         pursuit: Pursuit = "mp",
-        offset: Float[Tensor, " d_model"] | None = None,
+        offset: Float[Tensor, " width"] | None = None,
         atoms: int | None = None,
         block_size: int | None = None,
     ) -> None:
         check_pursuit(k, pursuit)
+        check_offset(offset, d_model)
         if not LOWEST_THRESHOLD <= threshold < 1:
             raise SettingError(
                 f"the threshold is {threshold}: it must be at least {LOWEST_THRESHOLD} and below 1, the share of an "
@@ -57,11 +58,12 @@ class Trainer:
         for name, value in (("atoms", atoms), ("block_size", block_size)):
             if value is not None and value < 1:
                 raise SettingError(f"{name} is {value}: it must be at least 1")
-        self.d_model, self.k, self.threshold, self.pursuit, self.most_atoms = d_model, k, threshold, pursuit, atoms
+        self.d_model, self.k, self.threshold, self.most_atoms = d_model, k, threshold, atoms
+        self.pursuit: Pursuit = pursuit
         self.offset = offset.float() if offset is not None else None
         self.tokens = 0
         """Activations seen."""
-        self._atoms = torch.empty(0, d_model)
+        self._atoms = torch.empty(0, d_model, dtype=torch.float32)
         self._number = 0
         self._labels: list[Labels] = []
         self._block = block_size or 16
@@ -109,7 +111,7 @@ class Trainer:
 
     def _append(self, target: Float[Tensor, " d_model"], label: Labels) -> None:
         if self._number == len(self._atoms):
-            grown = torch.empty(max(256, 2 * self._number), self.d_model, device=target.device)
+            grown = self._atoms.new_empty(max(256, 2 * self._number), self.d_model)
             grown[: self._number] = self._atoms[: self._number]
             self._atoms = grown
         z = scaled(target.double(), -torch.frexp(target.abs().amax()).exponent)

@@ -52,9 +52,7 @@ def site_module(blocks: nn.ModuleList, site: Site) -> nn.Module:
     else:
         found = next((children[name] for name in (*MLP_NAMES, "fc2") if name in children), None)
     if found is None:
-        raise ModelError(
-            f"no {site.stream} in {type(block).__name__} (it has {', '.join(children)}): use resid_post"
-        )
+        raise ModelError(f"no {site.stream} in {type(block).__name__} (it has {', '.join(children)}): use resid_post")
     return found
 
 

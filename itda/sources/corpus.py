@@ -207,7 +207,9 @@ def _from_hub(spec: str, text_field: str, config: str | None, split: str, revisi
     try:
         commit = HfApi().dataset_info(spec, revision=revision).sha
     except RepositoryNotFoundError as error:
-        raise CorpusError(f"no file, folder or Hub data set {spec!r}: check the spelling, or `hf auth login`") from error
+        raise CorpusError(
+            f"no file, folder or Hub data set {spec!r}: check the spelling, or `hf auth login`"
+        ) from error
     except Exception as error:  # the HTTP library's own errors, which change from release to release
         raise CorpusError(
             f"no file or folder {spec!r}, and the Hub cannot be reached: check the network, or use python-docs"

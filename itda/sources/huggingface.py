@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +78,8 @@ class LanguageModel:
             loader = AutoModelForCausalLM if causal else AutoModel
             model = loader.from_pretrained(source, dtype=chosen, **options)
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
-            model = model.to(device).eval()
+            torch.nn.Module.to(model, device)
+            model.eval()
         except Exception as error:  # transformers raises whatever its parts raise
             raise ModelError(_why_not_loaded(name, error)) from error
         return LanguageModel(model, tokenizer, name)
@@ -124,7 +125,9 @@ class LanguageModel:
         def reader(site: Site) -> Callable:
             def read(_module: object, _inputs: object, output: Tensor | tuple) -> None:
                 # A copy, since the model may go on in place (ModernBERT's residual sum, for one).
-                found[site] = tensor_of(output).clone().view(*group.input_ids.shape, -1)  # OPT's fc2 sees all rows as one
+                found[site] = (
+                    tensor_of(output).clone().view(*group.input_ids.shape, -1)
+                )  # OPT's fc2 sees all rows as one
                 if len(found) == len(sites):
                     raise _Stop
 
@@ -134,10 +137,8 @@ class LanguageModel:
         with ExitStack() as stack:
             for site in sites:
                 stack.enter_context(site_module(blocks, site).register_forward_hook(reader(site)))
-            try:
+            with suppress(_Stop):
                 self._forward(self.model.base_model, group)
-            except _Stop:
-                pass
         return {site: found[site] for site in sites}
 
     @torch.inference_mode()
@@ -164,9 +165,11 @@ class LanguageModel:
                 stack.enter_context(site_module(find_blocks(self.model), site).register_forward_hook(splice))
             return self._forward(self.model, group).logits
 
-    def _forward(self, model: PreTrainedModel, group: Group):  # noqa: ANN202 - transformers' many output types
+    def _forward(self, model: torch.nn.Module, group: Group):  # noqa: ANN202 - transformers' many output types
         device = self.model.device
-        return model(input_ids=group.input_ids.to(device), attention_mask=group.attention_mask.to(device), use_cache=False)
+        return model(
+            input_ids=group.input_ids.to(device), attention_mask=group.attention_mask.to(device), use_cache=False
+        )
 
 
 class HuggingFaceSource:

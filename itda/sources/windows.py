@@ -118,7 +118,7 @@ class Windower:
         self.special = np.array(sorted(named | added), dtype=np.int64)
         pad = tokenizer.pad_token_id
         # Padding is masked, so any id that the model has will do.
-        self.pad: int = pad if pad is not None else (tokenizer.eos_token_id or 0)
+        self.pad = int(pad if pad is not None else tokenizer.eos_token_id or 0)  # pyright: ignore[reportArgumentType]
 
     def windows(self, document: Document) -> list[Window]:
         """The windows of one document, in order; the last may be shorter."""

@@ -89,3 +89,18 @@ def test_whole_number_ties_go_to_the_lowest_index_wherever_the_tied_atoms_stand(
         assert code.indices[row, :number].tolist() == list(expected)
         assert code.coefficients[row, :number].tolist() == list(expected.values())
         assert left[row].item() == error == 0.0
+
+
+def test_of_more_picked_atoms_than_their_span_has_dimensions_refit_keeps_those_that_come_first():
+    plane = torch.linalg.qr(normal(16, 2))[0].T
+    angles = torch.linspace(0.1, 1.3, 5)[:, None]
+    d = torch.nn.functional.normalize(angles.cos() * plane[:1] + angles.sin() * plane[1:], dim=1)
+    x = (normal(20, 2).double() @ plane.double()) + 0.01 * normal(20, 16).double()
+    picked, _ = pursue(x, d, 6, "mp")
+    fitted, left = pursue(x, d, 6, "mp_refit")
+    assert (picked.count > 2).any()
+    assert (fitted.count <= 2).all()
+    assert torch.equal(fitted.indices[:, 0], picked.indices[:, 0])
+    best = x @ torch.linalg.pinv(d.double(), rtol=1e-5) @ d.double()
+    expected = (x - best).square().sum(1) / x.square().sum(1)
+    torch.testing.assert_close(left, expected, rtol=1e-5, atol=1e-9)

@@ -82,9 +82,9 @@ def test_each_row_was_added_exactly_if_its_error_then_was_above_the_threshold(pu
 
 
 def test_hundreds_of_atoms_outgrow_the_first_allocation_and_keep_their_order():
-    x = normal(700, 32)
+    x = normal(560, 32)
     model = trained(x, k=1, threshold=0.05).finish()
-    assert len(model) > 600
+    assert len(model) > 512
     rows = model.labels.position
     torch.testing.assert_close(model.atoms, torch.nn.functional.normalize(x[rows], dim=1), rtol=0, atol=1e-6)
     assert (torch.from_numpy(rows).diff() > 0).all()

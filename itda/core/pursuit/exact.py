@@ -6,7 +6,8 @@ order give the same bits for any batch size, thread count or device. All of it i
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -51,11 +52,39 @@ def scaled(x: Float64[Tensor, "*batch"], exponent: Tensor) -> Float64[Tensor, "*
 
 
 @contextmanager
-def full_precision_products() -> Iterator[None]:
-    """Float32 products in float32, whatever the program allows itself elsewhere (TF32 on a GPU, bfloat16 on a CPU)."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+def full_precision_products(device: torch.device) -> Iterator[None]:
+    """Float32 products in float32, whatever the program allows itself elsewhere: TF32, bfloat16, autocast."""
+    with torch.autocast(device.type, enabled=False), _common_precision() or _precision_by_backend():
+        yield
+
+
+def _common_precision() -> AbstractContextManager[None] | None:
+    """Full precision by torch's setting for all backends; None where a backend has one of its own."""
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch refuses to name one precision when the backends' settings were used
+        return None
+
+    @contextmanager
+    def highest() -> Iterator[None]:
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    return highest()
+
+
+@contextmanager
+def _precision_by_backend() -> Iterator[None]:
+    backends: list[Any] = [torch.backends.cuda, torch.backends.mkldnn]
+    products = [backend.matmul for backend in backends]
+    before = [product.fp32_precision for product in products]
+    for product in products:
+        product.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for product, precision in zip(products, before, strict=True):
+            product.fp32_precision = precision

@@ -117,7 +117,7 @@ def best_atom(
 ) -> tuple[Int64[Tensor, " batch"], Float64[Tensor, " batch"]]:
     """For each row the atom with the largest |<r, d>| in float64, the lowest index among equals, and <r, d>."""
     unit = (residual / norm[:, None]).float()
-    with full_precision_products():
+    with full_precision_products(unit.device):
         magnitude = (unit @ atoms.float().T).abs_()
     # |fl(<r, d>) - <r, d>| <= n u ||r|| ||d|| in whatever order the product is summed (Higham 2002, section 3.1);
     # the 8 covers the rounding of `unit` itself, of float64 atoms, and of norms that are 1 up to rounding.
@@ -205,5 +205,3 @@ class _LeastSquares:
 
 def _code_dtype(targets: Tensor) -> torch.dtype:
     return torch.promote_types(targets.dtype, torch.float32)
-
-
