@@ -76,7 +76,7 @@ def _train(options: settings.Train) -> None:
 
     run = recipes.train(options, _bar(options))
     if options.json:
-        _print_json({"run": str(options.out), **_run_values(run)})
+        _print_json({"run": str(run.folder), **_run_values(run)})
     else:
         print(report.run_summary(run, {site: run.dictionary(site) for site in run.sites}, {}))
 

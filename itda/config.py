@@ -84,8 +84,8 @@ class Train(CorpusOptions, ModelOptions, Output):
     """Layers to read, for example 3,4-6."""
     corpus: str
     """python-docs, a file or folder (.txt .md .py .jsonl .parquet), or a Hub data set."""
-    out: Path
-    """The run folder to make."""
+    out: Path | None = None
+    """The run folder to make; default: runs/ with the model's name and the first free number."""
     streams: str = "resid_post"
     """What to read of each layer: resid_post, mlp_out, attn_out, or several with commas."""
     k: int = 40

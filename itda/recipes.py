@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import shutil
@@ -88,7 +89,8 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
         raise SettingError(f"mode reference has no pursuit {options.pursuit}: leave --pursuit out")
     if options.batch_size < 1 or options.window < 1:
         raise SettingError("--batch-size and --window must be at least 1")
-    with new_folder(options.out) as folder:
+    out = options.out or _free_folder(options.model)
+    with new_folder(out) as folder:
         corpus = _open(options.corpus, options).split(options.part)
         model = _load(options.model, options, options.revision)
         source = HuggingFaceSource(
@@ -132,7 +134,7 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
             | {"python": platform.python_version()},
         }
         write_json(folder / "run.json", record)
-    return open_run(options.out)
+    return open_run(out)
 
 
 def _run(
@@ -360,6 +362,11 @@ def _sites(layers: str, streams: str) -> list[Site]:
         if name not in STREAMS:
             raise SettingError(f"no stream {name!r}: use {', '.join(STREAMS)}")
     return [Site(layer, name) for layer in settings.parse_layers(layers) for name in STREAMS if name in names]
+
+
+def _free_folder(model: str) -> Path:
+    name = Path(model).name or "run"
+    return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
 
 
 def _chosen_site(run: Run, layer: str | None) -> Site:

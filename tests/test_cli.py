@@ -61,6 +61,14 @@ def test_training_twice_gives_the_same_labels_and_atoms_to_the_bit(run, corpus, 
         assert len(first) > 5
 
 
+def test_without_out_each_run_gets_the_next_free_folder(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        text = printed(capsys, "train", "tiny", "--layers", "0", "--corpus", str(corpus), *TRAIN)
+        assert text.startswith(f"runs/tiny-{number}: ")
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["tiny-1", "tiny-2"]
+
+
 def test_a_run_folder_says_what_made_it(run):
     record = json.loads((run / "run.json").read_text())
     assert record["format"] == RUN_FORMAT
