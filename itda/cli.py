@@ -134,7 +134,6 @@ def _demo(options: settings.Demo) -> None:
         if not options.json:
             print(text, flush=True)
 
-    recipes.make_room(options.out)
     training = settings.Train(
         model="tiny",
         layers=DEMO_LAYERS,
@@ -146,7 +145,8 @@ def _demo(options: settings.Demo) -> None:
         quiet=options.quiet,
         json=options.json,
     )
-    say("1. Train: an activation that the dictionary so far explains badly becomes an atom.")
+    recipes.make_room(options.out, training)
+    say("1. Train: an activation that the dictionary explains badly becomes an atom.")
     say("   tiny is a 6-layer Llama trained on the Python library; the corpus is this")
     say(f"   Python's own documentation and source. {DEMO_TOKENS} tokens, layers {DEMO_LAYERS}.\n")
     run = recipes.train(training, _bar(options))
@@ -158,8 +158,8 @@ def _demo(options: settings.Demo) -> None:
     say(report.evaluation(results))
 
     site = list(run.sites)[-1]
-    say(f"\n3. Decompose: the last token of three prompts, {site}. Each atom is another token of")
-    say("   the corpus, marked « » in its own prompt; the number is its coefficient.\n")
+    say(f"\n3. Decompose: the last token of three prompts, {site}. Each atom is another")
+    say("   token of the corpus, marked « » in its own prompt; the number its coefficient.\n")
     model, dictionary = run.model(checking), run.dictionary(site)
     last = [
         recipes.decompose_text(model, dictionary, site, text, run.record["window"], checking.batch_size)[-1]

@@ -127,7 +127,7 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
             "format_version": FORMAT_VERSION,
             "sites": [str(site) for site in sites],
             **provenance,
-            "settings": {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()},
+            "settings": _settings(options),
             "device": str(model.model.device),
             "seconds": round(seconds, 3),
             "versions": {name: version(name) for name in ("itda", "torch", "transformers", "tokenizers", "numpy")}
@@ -342,13 +342,20 @@ def top_uses(
     return found
 
 
-def make_room(folder: Path) -> None:
-    """Remove what an earlier demo left in `folder`. Raises `StoreError` if something else is there."""
+def make_room(folder: Path, options: settings.Train) -> None:
+    """Remove what an earlier run with these very settings left. Raises `StoreError` if something else is there."""
     if folder.exists():
-        settings_of = read_json(folder / "run.json", RUN_FORMAT).get("settings", {})
-        if settings_of.get("model") != "tiny" or settings_of.get("out") != str(folder):
+        shown = ("quiet", "json")
+        made = read_json(folder / "run.json", RUN_FORMAT).get("settings", {})
+        if {k: v for k, v in made.items() if k not in shown} != {
+            k: v for k, v in _settings(options).items() if k not in shown
+        }:
             raise StoreError(f"{folder} is not a run of the demo: name another folder with --out")
         shutil.rmtree(folder)
+
+
+def _settings(options: settings.Train) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -251,6 +251,23 @@ def test_evaluating_on_a_changed_corpus_is_refused(corpus, tmp_path, capsys):
     )
 
 
+def test_the_demo_never_removes_a_run_that_is_not_its_own(run, capsys):
+    before = (run / "run.json").read_bytes()
+    assert "not a run of the demo" in refused(capsys, "demo", "--out", str(run))
+    assert (run / "run.json").read_bytes() == before
+
+
+def test_the_demo_tells_the_whole_story_and_takes_its_own_folder_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("itda.cli.DEMO_TOKENS", "3k")
+    text = printed(capsys, "demo", "--out", str(tmp_path / "demo"), "--quiet")
+    for part in ("1. Train", "2. Evaluate", "CE loss score", "3. Decompose", "4. Atoms", "Next:"):
+        assert part in text
+    assert all(len(line) <= 80 for line in text.splitlines() if str(tmp_path) not in line)
+    values = json.loads(printed(capsys, "demo", "--out", str(tmp_path / "demo"), "--quiet", "--json"))
+    assert len(values["prompts"]) == len(values["uses"]) == 3
+    assert values["tokens"] == 3000
+
+
 def test_usage_errors_have_status_2(capsys):
     for arguments in ([], ["fly"], ["train"], ["train", "tiny", "--layers", "2", "--k", "x"]):
         with pytest.raises(SystemExit) as stop:
