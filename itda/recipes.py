@@ -113,6 +113,7 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
             "revision": model.revision,
             "corpus": options.corpus,
             "corpus_part": corpus.part,
+            "corpus_revision": corpus.revision,
             "fingerprint": corpus.fingerprint,
             "window": options.window,
             "batch_size": options.batch_size,
@@ -275,7 +276,9 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar) -> dict[Site, Ev
     else:
         stored = run.record["settings"]
         names = ("text_field", "dataset_config", "dataset_split", "dataset_revision")
-        corpus = _open(run.record["corpus"], replace(options, **{name: stored[name] for name in names}))
+        again = replace(options, **{name: stored[name] for name in names})
+        again = replace(again, dataset_revision=run.record["corpus_revision"] or again.dataset_revision)
+        corpus = _open(run.record["corpus"], again)
         if stored["part"] == "all":
             raise SettingError("the run was trained on all of its corpus: name another one with --corpus")
         if corpus.fingerprint != run.record["fingerprint"]:

@@ -47,6 +47,8 @@ class Corpus:
     part: Part = "all"
     identity: str | None = None
     """What the fingerprint hashes instead of the texts, where reading them all is out of the question."""
+    revision: str | None = None
+    """The commit of a Hub data set."""
     holds_out: bool = True
     """False for a corpus of too few documents to keep some apart."""
 
@@ -216,7 +218,7 @@ def _from_hub(spec: str, text_field: str, config: str | None, split: str, revisi
         ) from error
     read = partial(read_hub_rows, spec, text_field, config, split, commit)
     # The revision pins every row, so the texts need not be read to know what they are.
-    return Corpus(spec, read, identity=f"hub:{spec}@{commit}/{config}/{split}/{text_field}")
+    return Corpus(spec, read, identity=f"hub:{spec}@{commit}/{config}/{split}/{text_field}", revision=commit)
 
 
 def read_hub_rows(
