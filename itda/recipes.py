@@ -21,7 +21,7 @@ from itda.core.batch import STREAMS, ActivationSource, Site
 from itda.core.labels import Label
 from itda.core.model import ITDA, check_pursuit
 from itda.core.reference import ReferenceTrainer
-from itda.core.training import LOWEST_THRESHOLD, Trainer
+from itda.core.training import Trainer, check_threshold
 from itda.errors import CorpusError, SettingError, StoreError
 from itda.evaluation import Evaluation, evaluate
 from itda.sources.corpus import Corpus, Document, open_corpus
@@ -80,11 +80,8 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
     tokens = settings.parse_count(options.tokens)
     sites = _sites(options.layers, options.streams)
     check_pursuit(options.k, options.pursuit)
-    if options.mode == "paper" and not LOWEST_THRESHOLD <= options.threshold < 1:
-        raise SettingError(
-            f"the threshold is {options.threshold}: it must be at least {LOWEST_THRESHOLD} and below 1, the share of "
-            "an activation's energy that may stay unexplained"
-        )
+    if options.mode == "paper":
+        check_threshold(options.threshold)
     if options.mode == "reference" and options.pursuit != "mp":
         raise SettingError(f"mode reference has no pursuit {options.pursuit}: leave --pursuit out")
     if options.batch_size < 1 or options.window < 1:

@@ -44,15 +44,6 @@ def scaled(factor):
     return dictionary
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The model is so small that a second thread only waits for the first."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def tiny():
     return LanguageModel.load("tiny", device="cpu")

@@ -50,11 +50,7 @@ class Trainer:
     ) -> None:
         check_pursuit(k, pursuit)
         check_offset(offset, d_model)
-        if not LOWEST_THRESHOLD <= threshold < 1:
-            raise SettingError(
-                f"the threshold is {threshold}: it must be at least {LOWEST_THRESHOLD} and below 1, the share of an "
-                "activation's energy that may stay unexplained"
-            )
+        check_threshold(threshold)
         for name, value in (("atoms", atoms), ("block_size", block_size)):
             if value is not None and value < 1:
                 raise SettingError(f"{name} is {value}: it must be at least 1")
@@ -118,3 +114,12 @@ class Trainer:
         self._atoms[self._number] = (z / fixed_dot(z, z).sqrt()).float()
         self._labels.append(label)
         self._number += 1
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises `SettingError` unless the threshold is a share that float32 atoms can reach."""
+    if not LOWEST_THRESHOLD <= threshold < 1:
+        raise SettingError(
+            f"the threshold is {threshold}: it must be at least {LOWEST_THRESHOLD} and below 1, the share of an "
+            "activation's energy that may stay unexplained"
+        )
