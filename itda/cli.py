@@ -15,6 +15,7 @@ from itda.errors import ItdaError, SettingError
 if TYPE_CHECKING:
     from itda.recipes import Progress, Run, TokenDecomposition
 
+DEMO_HELD_OUT, DEMO_USES = "10k", "20k"
 DEMO_LAYERS, DEMO_TOKENS, DEMO_K, DEMO_THRESHOLD = "2,4", "200k", 16, 0.3
 DEMO_PROMPTS = ("import os\n\ndef read_file(path", 'raise ValueError(f"expected a', "The method returns a new list")
 
@@ -153,13 +154,13 @@ def _demo(options: settings.Demo) -> None:
     say(report.run_summary(run, {site: run.dictionary(site) for site in run.sites}, {}).partition("\n\nNot")[0])
 
     say("\n2. Evaluate: the model on held-out files, with reconstructions for activations.\n")
-    checking = settings.Evaluate(run=options.out, tokens="10k", quiet=options.quiet)
+    checking = settings.Evaluate(run=options.out, tokens=DEMO_HELD_OUT, quiet=options.quiet)
     results = recipes.evaluate_run(checking, _bar(options))
     say(report.evaluation(results))
 
     site = list(run.sites)[-1]
     say(f"\n3. Decompose: the last token of three prompts, {site}. Each atom is another")
-    say("   token of the corpus, marked « » in its own prompt; the number its coefficient.\n")
+    say("   token of the corpus, marked « » in its own prompt; the number is its weight.\n")
     model, dictionary = run.model(checking), run.dictionary(site)
     last = [
         recipes.decompose_text(model, dictionary, site, text, run.record["window"], checking.batch_size)[-1]
@@ -175,14 +176,14 @@ def _demo(options: settings.Demo) -> None:
         open_corpus("python-docs").split("heldout"),
         [site],
         window=run.record["window"],
-        tokens=settings.parse_count("20k"),
+        tokens=settings.parse_count(DEMO_USES),
     )
     found = recipes.top_uses(source, dictionary, site, atoms, 4)
     for atom, uses in zip(atoms, found, strict=True):
         say(report.uses(atom, dictionary.labels[atom], uses) + "\n")
     say("Next:")
     say(f'  itda decompose {options.out} "for line in open(path):" --layer {site.layer}')
-    say("  itda train MODEL --layers 3 --corpus FOLDER --out runs/mine   (any Hub id or folder)")
+    say("  itda train MODEL --layers 3 --corpus FOLDER    (a Hub id or a folder each)")
     if options.json:
         _print_json(
             {
