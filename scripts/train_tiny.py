@@ -1,6 +1,6 @@
 """Train the bundled model `tiny`: a 3.4M-parameter Llama on the Python standard library and language reference.
 
-    python scripts/train_tiny.py --work DIR [--steps 3000]
+    python scripts/train_tiny.py --work DIR [--steps 2600]
 
 Whole files are held out (one in ten, by `itda.sources.corpus.is_held_out`). DIR receives the tokenizer, a checkpoint
 every 100 steps (running the script again goes on from it) and, at the end, the model in half precision.
@@ -94,7 +94,7 @@ batch_at.epoch = -1  # type: ignore[attr-defined]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--stop-after", type=int, help="stop at this step, for a trial")
     arguments = parser.parse_args()
     work: Path = arguments.work
