@@ -10,7 +10,7 @@ from itda.core.batch import ActivationBatch
 from itda.core.labels import Labels
 from itda.core.model import ITDA, check_offset, check_pursuit, target_of
 from itda.core.pursuit import Pursuit, pursue
-from itda.core.pursuit.exact import fixed_dot, scaled
+from itda.core.pursuit.exact import fixed_dot, root, scaled
 from itda.errors import SettingError
 
 LOWEST_THRESHOLD = 1e-6
@@ -111,7 +111,7 @@ class Trainer:
             grown[: self._number] = self._atoms[: self._number]
             self._atoms = grown
         z = scaled(target.double(), -torch.frexp(target.abs().amax()).exponent)
-        self._atoms[self._number] = (z / fixed_dot(z, z).sqrt()).float()
+        self._atoms[self._number] = (z / root(fixed_dot(z, z))).float()
         self._labels.append(label)
         self._number += 1
 

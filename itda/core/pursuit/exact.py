@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -27,6 +28,11 @@ def fixed_sum(terms: Float64[Tensor, "*batch width"]) -> Float64[Tensor, "*batch
 def fixed_dot(a: Float64[Tensor, "*batch width"], b: Float64[Tensor, "*batch width"]) -> Float64[Tensor, "*batch"]:
     """<a, b> along the last axis, in the fixed order of `fixed_sum`."""
     return fixed_sum(a * b)
+
+
+def root(x: Float64[Tensor, "*batch"]) -> Float64[Tensor, "*batch"]:
+    """The square root, correctly rounded; on the CPU torch takes that of a vector library, which may be one bit off."""
+    return torch.as_tensor(np.sqrt(x.numpy())) if x.device.type == "cpu" else x.sqrt()
 
 
 def weighted_atoms(

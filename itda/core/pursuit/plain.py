@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from itda.core.code import SparseCode
-from itda.core.pursuit.exact import fixed_dot, full_precision_products, scaled, weighted_atoms
+from itda.core.pursuit.exact import fixed_dot, full_precision_products, root, scaled, weighted_atoms
 
 RESOLUTION = 2.0**-20
 """A pursuit stops when the residual, or the next coefficient, is this small beside the activation: atoms are stored in
@@ -83,8 +83,8 @@ def _pursue_rows(
         if len(active) == 0:
             break
         r = residual[active]
-        index, correlation = best_atom(r, left[active].sqrt(), atoms)
-        worth_it = correlation.abs() > RESOLUTION * energy[active].sqrt()
+        index, correlation = best_atom(r, root(left[active]), atoms)
+        worth_it = correlation.abs() > RESOLUTION * root(energy[active])
         if fit is not None:
             worth_it[worth_it.clone()] = fit.add(active[worth_it], step, index[worth_it])
         if not worth_it.all():  # the others stop here
@@ -187,11 +187,11 @@ class _LeastSquares:
             projected = projected - w[:, s] * self.projected[rows, s]
         independent = pivot > DEPENDENT
         kept, at = rows[independent], place[independent]
-        root = pivot[independent].sqrt()
+        diagonal = root(pivot[independent])
         self.indices[kept, at] = index[independent]
         self.factor[kept, at, :width] = w[independent]
-        self.factor[kept, at, at] = root
-        self.projected[kept, at] = projected[independent] / root
+        self.factor[kept, at, at] = diagonal
+        self.projected[kept, at] = projected[independent] / diagonal
         return independent
 
     def solve(self, rows: Tensor, length: int) -> Float64[Tensor, "rows length"]:

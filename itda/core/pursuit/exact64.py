@@ -1,0 +1,87 @@
+"""`exact` and the least squares of `plain`, compiled, for one row: the same operations in the same order.
+
+No function here may be compiled with fast-math flags: a contracted or reordered operation would change the last bit.
+"""
+
+import numba
+import numpy as np
+
+DEPENDENT = 1e-10  # `plain.DEPENDENT`; a test compares them
+
+
+def _exact(function):  # noqa: ANN001, ANN202
+    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+
+
+@_exact
+def fixed_dot(a, b, terms):
+    """<a, b> in the order of `exact.fixed_sum`: fold in halves. `terms` is scratch of at least half the width."""
+    width = len(a)
+    half = (width + 1) // 2
+    for i in range(width - half):
+        terms[i] = np.float64(a[i]) * np.float64(b[i]) + np.float64(a[half + i]) * np.float64(b[half + i])
+    if width - half < half:
+        terms[half - 1] = np.float64(a[half - 1]) * np.float64(b[half - 1])
+    width = half
+    while width > 1:
+        half = (width + 1) // 2
+        for i in range(width - half):
+            terms[i] += terms[half + i]
+        width = half
+    return terms[0]
+
+
+@_exact
+def subtract_atom(residual, coefficient, atom):
+    """r -= coefficient * atom."""
+    for i in range(len(residual)):
+        residual[i] -= coefficient * np.float64(atom[i])
+
+
+@_exact
+def residual_of(z, coefficients, atoms, indices, number, residual):
+    """r = z - sum_t coefficients[t] * atoms[indices[t]], the sum first, one term after the other."""
+    for i in range(len(z)):
+        residual[i] = 0.0
+    for t in range(number):
+        atom, coefficient = atoms[indices[t]], coefficients[t]
+        for i in range(len(z)):
+            residual[i] += coefficient * np.float64(atom[i])
+    for i in range(len(z)):
+        residual[i] = z[i] - residual[i]
+
+
+@_exact
+def add_column(z, atoms, indices, place, new, factor, projected, gram, terms):
+    """Extend the Cholesky factor of the atoms `indices[:place]` by the atom `new`; False if it depends on them."""
+    atom = atoms[new]
+    for s in range(place):
+        gram[s] = fixed_dot(atoms[indices[s]], atom, terms)
+    pivot = fixed_dot(atom, atom, terms)
+    value = fixed_dot(atom, z, terms)
+    for s in range(place):
+        w = gram[s] / factor[s, s]
+        for below in range(s + 1, place):
+            gram[below] -= factor[below, s] * w
+        pivot -= w * w
+        value -= w * projected[s]
+        gram[s] = w
+    if not pivot > DEPENDENT:
+        return False
+    root = np.sqrt(pivot)
+    for s in range(place):
+        factor[place, s] = gram[s]
+    factor[place, place] = root
+    projected[place] = value / root
+    return True
+
+
+@_exact
+def solve(factor, projected, length, solution):
+    """L^T a = y by back substitution."""
+    for s in range(length):
+        solution[s] = projected[s]
+    for s in range(length - 1, -1, -1):
+        solution[s] /= factor[s, s]
+        for before in range(s):
+            solution[before] -= factor[s, before] * solution[s]

@@ -1,0 +1,297 @@
+"""The compiled loops of the Gram pursuit: what runs k times per activation, and touches every atom each time.
+
+Two kinds of arithmetic meet here and are kept apart. *Fast*: the correlations c of all atoms with the residual, in
+float32 with contraction and reordering allowed, wrong by at most a bound that is carried along. *Exact*: residuals,
+coefficients and errors in float64, operation for operation those of `plain`, so their bits are the same (`exact64`).
+The fast correlations only propose: all atoms within twice the bound of the largest are correlated again exactly, and
+the largest of these wins, the lowest index among equals. So the picks are `plain`'s, whatever the fast part rounds.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from itda.core.pursuit.exact64 import add_column, fixed_dot, residual_of, solve, subtract_atom
+
+TILE = 512
+"""Atoms per tile. Its largest |c| is kept, so that only tiles that can hold a candidate are looked at again."""
+
+SCALE = 32700.0
+"""The Gram matrix is kept as round(SCALE * <d_i, d_j>) in 16 bits: half the memory traffic of float32, and as precise
+as a float32 product is in the worst case. |<d_i, d_j>| <= 1.00002, so nothing overflows."""
+
+UNIT = 2.0**-24
+"""Unit roundoff of float32."""
+
+RESOLUTION = 2.0**-20  # `plain.RESOLUTION`: the kernels are compiled, so the value is fixed here; a test compares them
+
+DONE, NEEDS_ROW, NEEDS_PRODUCT = 0, 1, 2
+"""Why a row stopped: finished; an atom's Gram row is not at hand; its correlations are too coarse to choose by."""
+
+MP, MP_REFIT, OMP = 0, 1, 2
+
+
+class Block(NamedTuple):
+    """Some activations on their way through a pursuit, one per row of each array."""
+
+    z: np.ndarray  # [batch, d_model] float64: the targets, scaled by a power of two to a largest entry in [1/2, 1)
+    first: np.ndarray  # [batch, room] float32: correlations of all atoms with z
+    c: np.ndarray  # [batch, room] float32: correlations with the residual. May be `first` itself if that can go
+    bits: np.ndarray  # c as int32
+    residual: np.ndarray  # [batch, d_model] float64
+    energy: np.ndarray  # [batch] ||z||^2
+    left: np.ndarray  # [batch] ||r||^2
+    least: np.ndarray  # [batch] stop at this ||r||^2
+    bound: np.ndarray  # [batch] worst error of an entry of c
+    step: np.ndarray  # [batch] atoms picked
+    applied: np.ndarray  # [batch] picks that c accounts for; -1 before the first look
+    picks: np.ndarray  # [batch, k] int64
+    correlations: np.ndarray  # [batch, k] of each pick, when it was picked
+    coefficients: np.ndarray  # [batch, k] of the picks so far
+    solutions: np.ndarray  # [batch, k, k] omp: the coefficients after each step
+    factor: np.ndarray  # [batch, k, k] omp: Cholesky factor
+    projected: np.ndarray  # [batch, k] omp: y of L y = D_S z
+    status: np.ndarray  # [batch]
+    wanted: np.ndarray  # [batch] the atom whose Gram row is needed
+
+
+class Gram(NamedTuple):
+    """Rows of the Gram matrix, in fixed point."""
+
+    rows: np.ndarray  # [slots, room] int16
+    slots: np.ndarray  # [room] where the row of an atom is, or -1
+    used: np.ndarray  # [slots] the block that last used it
+    settled: int  # atoms whose columns are in `rows`
+    fresh: np.ndarray  # [some, room] int16: the rows of the atoms from `settled` on
+
+
+def _exact(function):  # noqa: ANN001, ANN202
+    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+
+
+def _fast(function):  # noqa: ANN001, ANN202
+    # Only these may reorder or contract. All numbers are finite (targets are checked), so no-NaN is no assumption.
+    flags = {"contract", "reassoc", "nsz", "nnan", "ninf", "arcp"}
+    return numba.njit(nogil=True, cache=True, fastmath=flags, error_model="numpy")(function)
+
+
+@_fast
+def _largest(bits, start, stop):
+    # |c| is ordered as its bits are, and an integer maximum is vectorised where one of floats is not.
+    tile = bits[start:stop]
+    top = np.int32(0)
+    for j in range(len(tile)):
+        size = tile[j] & np.int32(0x7FFFFFFF)
+        top = size if size > top else top
+    return top
+
+
+@_fast
+def _subtract(c, row, weight, start, stop):
+    tile, part = c[start:stop], row[start:stop]
+    for j in range(len(tile)):
+        tile[j] -= weight * np.float32(part[j])
+
+
+@_exact
+def _main_part(gram, atom):
+    """The contiguous part of an atom's Gram row, and its length; an empty slot has length -1."""
+    if atom >= gram.settled:
+        return gram.fresh[atom - gram.settled], atom + 1
+    slot = gram.slots[atom]
+    if slot < 0:
+        return gram.rows[0], -1
+    return gram.rows[slot], gram.settled
+
+
+@_exact
+def _subtract_rest(c, gram, atom, weight, start, number):
+    # Columns that are not yet in the matrix: the matrix is symmetric, so they are in the rows of the fresh atoms.
+    for j in range(start, number):
+        c[j] -= weight * np.float32(gram.fresh[j - gram.settled, atom])
+
+
+@_exact
+def _apply(c, bits, gram, atom, weight, number, maxima):
+    """c -= weight * (Gram row of the atom), with the largest |c| of each tile; False if the row is not there."""
+    row, length = _main_part(gram, atom)
+    if length < 0:
+        return False
+    scaled = np.float32(weight / SCALE)
+    if length < number:
+        _subtract_rest(c, gram, atom, scaled, length, number)
+    for tile in range((number + TILE - 1) // TILE):
+        start, stop = tile * TILE, min(number, (tile + 1) * TILE)
+        _subtract(c, row, scaled, start, max(start, min(length, stop)))
+        maxima[tile] = _largest(bits, start, stop)
+    return True
+
+
+@_exact
+def _apply_all(first, c, bits, gram, picks, weights, step, number, maxima):
+    """c = first - sum_s weights[s] * (Gram row of pick s); the first atom whose row is not there, or -1."""
+    for s in range(step):
+        if _main_part(gram, picks[s])[1] < 0:
+            return picks[s]
+    for tile in range((number + TILE - 1) // TILE):
+        start, stop = tile * TILE, min(number, (tile + 1) * TILE)
+        c[start:stop] = first[start:stop]
+        for s in range(step):
+            row, length = _main_part(gram, picks[s])
+            _subtract(c, row, np.float32(weights[s] / SCALE), start, max(start, min(length, stop)))
+            if length < stop:
+                _subtract_rest(c, gram, picks[s], np.float32(weights[s] / SCALE), max(start, length), stop)
+        maxima[tile] = _largest(bits, start, stop)
+    return -1
+
+
+@_exact
+def _candidates(c, maxima, tiles, number, cut, found):
+    count = 0
+    for tile in range(tiles):
+        if maxima[tile] >= cut:
+            for j in range(tile * TILE, min(number, (tile + 1) * TILE)):
+                if abs(c[j]) >= cut:
+                    found[count] = j
+                    count += 1
+    return count
+
+
+@_exact
+def _catch_up(i, block, gram, number, entry_error, stamp, omp, maxima):
+    """Bring c up to date with the picks, and its bound, and the maxima of its tiles. False if a row is not there."""
+    norm = np.sqrt(block.energy[i])
+    c, bits, step = block.c[i], block.bits[i], block.step[i]
+    if omp and step > 0 and block.applied[i] < step:
+        weights = block.coefficients[i]
+        missing = _apply_all(block.first[i], c, bits, gram, block.picks[i], weights, step, number, maxima)
+        if missing >= 0:
+            block.wanted[i] = missing
+            return False
+        size = 0.0
+        for s in range(step):
+            size += abs(weights[s])
+            if block.picks[i, s] < gram.settled:
+                gram.used[gram.slots[block.picks[i, s]]] = stamp
+        fresh = (block.z.shape[1] + 8) * UNIT * norm
+        block.bound[i] = fresh + size * (entry_error + 3 * UNIT) + 2 * UNIT * step * (norm + size)
+        block.applied[i] = step
+        return True
+    if block.applied[i] < 0:
+        if block.c.ctypes.data != block.first.ctypes.data:
+            c[:number] = block.first[i, :number]
+        block.applied[i] = 0
+    known = False
+    while block.applied[i] < step:
+        at = block.applied[i]
+        atom, weight = block.picks[i, at], block.coefficients[i, at]
+        if not _apply(c, bits, gram, atom, weight, number, maxima):
+            block.wanted[i] = atom
+            return False
+        if atom < gram.settled:
+            gram.used[gram.slots[atom]] = stamp
+        block.bound[i] += abs(weight) * (entry_error + 3 * UNIT) + 2 * UNIT * norm
+        block.applied[i] = at + 1
+        known = True
+    if not known:
+        for tile in range((number + TILE - 1) // TILE):
+            maxima[tile] = _largest(bits, tile * TILE, min(number, (tile + 1) * TILE))
+    return True
+
+
+@_exact
+def _pick(i, block, atoms, number, maxima, found, terms):
+    """The atom with the largest exact |<r, d>| and that correlation; -1 if c is too coarse to tell."""
+    c, tiles = block.c[i], (number + TILE - 1) // TILE
+    sizes = maxima.view(np.float32)
+    top = sizes[0]
+    for tile in range(1, tiles):
+        top = max(top, sizes[tile])
+    # The extra 0.1 covers the rounding of `cut` itself.
+    cut = np.float32(top - 2.1 * block.bound[i])
+    count = _candidates(c, sizes, tiles, number, cut, found)
+    fresh = (block.z.shape[1] + 8) * UNIT * np.sqrt(block.left[i])
+    if count > max(64, number // 64) and block.bound[i] > 4 * fresh:
+        return np.int64(-1), 0.0
+    best, correlation, size = np.int64(-1), 0.0, -1.0
+    for f in range(count):
+        value = fixed_dot(block.residual[i], atoms[found[f]], terms)
+        if abs(value) > size:  # a later equal one does not win
+            best, correlation, size = found[f], value, abs(value)
+    return best, correlation
+
+
+@_exact
+def advance(rows, block, gram, atoms, number, k, pursuit, entry_error, stamp):
+    """Take each of some rows as far as it goes. Its `status` says why it stopped."""
+    d_model = atoms.shape[1]
+    maxima = np.empty((number + TILE - 1) // TILE, np.int32)
+    found = np.empty(number, np.int64)
+    terms = np.empty(d_model // 2 + 1, np.float64)
+    column = np.empty(k, np.float64)
+    for i in rows:
+        block.status[i] = DONE
+        while block.step[i] < k and block.left[i] > block.least[i]:
+            if not _catch_up(i, block, gram, number, entry_error, stamp, pursuit == OMP, maxima):
+                block.status[i] = NEEDS_ROW
+                break
+            atom, correlation = _pick(i, block, atoms, number, maxima, found, terms)
+            if atom < 0:
+                block.status[i] = NEEDS_PRODUCT
+                break
+            if not abs(correlation) > RESOLUTION * np.sqrt(block.energy[i]):
+                break
+            step, residual = block.step[i], block.residual[i]
+            if pursuit == OMP:
+                factor, projected = block.factor[i], block.projected[i]
+                if not add_column(block.z[i], atoms, block.picks[i], step, atom, factor, projected, column, terms):
+                    break
+                solve(factor, projected, step + 1, block.coefficients[i])
+                block.picks[i, step] = atom
+                block.solutions[i, step, : step + 1] = block.coefficients[i, : step + 1]
+                residual_of(block.z[i], block.coefficients[i], atoms, block.picks[i], step + 1, residual)
+            else:
+                block.picks[i, step] = atom
+                block.coefficients[i, step] = correlation
+                subtract_atom(residual, correlation, atoms[atom])
+            block.correlations[i, step] = correlation
+            block.left[i] = fixed_dot(residual, residual, terms)
+            block.step[i] = step + 1
+
+
+@_exact
+def finish(rows, block, atoms, k, pursuit, indices, coefficients, count, share):
+    """Merge repeated picks, refit if asked; `share` is ||r||^2 / ||z||^2. What lies past `count` is 0."""
+    d_model = atoms.shape[1]
+    terms = np.empty(d_model // 2 + 1, np.float64)
+    residual = np.empty(d_model, np.float64)
+    factor, projected, column = np.zeros((k, k)), np.zeros(k), np.zeros(k)
+    merged = np.empty(k, np.int64)
+    for i in rows:
+        number = 0
+        for t in range(block.step[i]):
+            atom, weight, at = block.picks[i, t], block.coefficients[i, t], 0
+            while at < number and merged[at] != atom:
+                at += 1
+            if at == number:
+                merged[at], coefficients[i, at] = atom, 0.0
+                number += 1
+            coefficients[i, at] += weight
+        left = block.left[i]
+        if pursuit == MP_REFIT:
+            kept = 0
+            for t in range(number):
+                if add_column(block.z[i], atoms, merged, kept, merged[t], factor, projected, column, terms):
+                    merged[kept] = merged[t]
+                    kept += 1
+            number = kept
+            solve(factor, projected, number, coefficients[i])
+            residual_of(block.z[i], coefficients[i], atoms, merged, number, residual)
+            left = fixed_dot(residual, residual, terms)
+        for t in range(number):
+            indices[i, t] = merged[t]
+        for t in range(number, k):
+            indices[i, t], coefficients[i, t] = 0, 0.0
+        count[i] = number
+        share[i] = left / block.energy[i] if block.energy[i] > 0 else 0.0

@@ -1,0 +1,31 @@
+"""Threads for compiled loops that release the interpreter lock; as many as torch has, so that one setting rules."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+PARTS = 8
+"""Parts per thread: rows differ in cost, and a thread that is done takes the next part."""
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+def over_rows(loop: Callable[..., Any], rows: np.ndarray, *args: object) -> None:
+    """Run `loop(rows, *args)` with the rows spread over threads. Rows must not depend on one another."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(rows) == 1:
+        loop(rows, *args)
+        return
+    parts = np.array_split(rows, min(len(rows), threads * PARTS))
+    if threads not in _pools:
+        _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="itda")
+    for done in [_pools[threads].submit(loop, part, *args) for part in parts]:
+        done.result()
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+    os.register_at_fork(after_in_child=_pools.clear)
