@@ -5,6 +5,8 @@ update formula; Rubinstein et al. 2008 for OMP): d_model times less arithmetic. 
 picked and kept in 16 bits, all of them if memory allows, else those used last. The results are `plain`'s to the bit.
 """
 
+import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,17 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from itda.core import memory as budget
 from itda.core.code import SparseCode
 from itda.core.pursuit import kernel
 from itda.core.pursuit.exact import fixed_dot, full_precision_products, scaled
 from itda.core.pursuit.kernel import Block, Gram
 from itda.core.pursuit.workers import over_rows
+
+log = logging.getLogger(__name__)
+
+PRODUCT_SIZE = 2**23
+"""Elements of the products that Gram rows are made from."""
 
 BLOCK_BYTES = 2**25
 """Correlations of the rows taken together: enough rows for an efficient product, few enough to stay in cache."""
@@ -33,66 +41,147 @@ def product_error(d_model: int) -> float:
 
 
 class GramRows:
-    """Rows of D D^T for the atoms that were asked for, within a number of bytes."""
+    """Rows of D D^T for the atoms that were asked for, within a number of bytes. The dictionary may grow."""
 
-    def __init__(self, atoms: Float32[Tensor, "room d_model"], number: int, memory: int) -> None:
+    def __init__(
+        self, atoms: Float32[Tensor, "room d_model"], number: int, *, least: int, memory: int | None = None
+    ) -> None:
+        """`memory` in bytes, by default what `memory.available` says; `least` rows fit in any case."""
         self.atoms, self.number = atoms, number
-        self.memory = memory
-        self.room = number
-        self.error = product_error(atoms.shape[1]) + 0.51 / kernel.SCALE
-        self.slots = np.full(self.room, -1, np.int32)
-        capacity = max(1, min(number, memory // (2 * self.room)))
-        self.rows = np.empty((capacity, self.room), np.int16)
-        self.used = np.zeros(capacity, np.int64)
-        self.holder = np.full(capacity, -1, np.int64)
-        self.free = 0
+        self._least = least
+        self._memory = budget.available() if memory is None else memory
+        # The last two terms are for a row that comes from an activation's correlations, and for the fixed point.
+        self.error = product_error(atoms.shape[1]) + 4 * kernel.UNIT + 0.51 / kernel.SCALE
+        self._buffer = np.empty(0, np.int16)
+        self.slots = np.empty(0, np.int32)
+        self.rows = np.empty((0, 0), np.int16)
+        self.used = np.empty(0, np.int64)
+        self.holder = np.empty(0, np.int64)
+        self.held = 0
         self.stamp = 1
+        self._reserve(number)
 
     @property
     def capacity(self) -> int:
         """Rows that fit."""
         return len(self.rows)
 
-    def view(self, fresh: np.ndarray | None = None) -> Gram:
+    @property
+    def complete(self) -> bool:
+        """Whether all rows fit."""
+        return self.capacity >= self.number
+
+    @property
+    def description(self) -> str:
+        """What is kept, for people."""
+        size = f"{2 * self.rows.size / 1e9:.2f} GB"
+        if self.complete:
+            return f"the Gram matrix of {self.number:,} atoms fits, {size}"
+        return f"{self.capacity:,} of {self.number:,} rows of the Gram matrix fit, {size}: the ones used last are kept"
+
+    def view(self, fresh: np.ndarray) -> Gram:
         """What the kernels read."""
-        if fresh is None:
-            fresh = np.empty((0, self.room), np.int16)
         return Gram(self.rows, self.slots, self.used, self.number, fresh)
 
     def fetch(self, wanted: np.ndarray) -> None:
-        """Compute the rows of some atoms, in place of those that were used longest ago. Needs `wanted` distinct."""
-        most = max(1, 2**24 // self.number)
-        for start in range(0, len(wanted), most):
-            self._fetch(wanted[start : start + most])
+        """Compute the rows of some distinct atoms, in place of those that were used longest ago."""
+        most = max(1, PRODUCT_SIZE // self.number)
+        for part in np.split(wanted, range(most, len(wanted), most)):
+            atoms = self.atoms[: self.number]
+            with full_precision_products(atoms.device):
+                product = atoms[torch.from_numpy(part)] @ atoms.T
+            slots = self._place(part)
+            rows = torch.from_numpy(self.rows)[:, : self.number]
+            rows[torch.from_numpy(slots)] = product.mul_(kernel.SCALE).round_().to(torch.int16)
 
-    def _fetch(self, wanted: np.ndarray) -> None:
-        slots = np.arange(self.free, min(self.free + len(wanted), self.capacity))
-        self.free += len(slots)
-        if len(slots) < len(wanted):
-            more = len(wanted) - len(slots)
+    def grow(self, atoms: Float32[Tensor, "room d_model"], number: int, fresh: np.ndarray) -> None:
+        """The dictionary has become `atoms[:number]`; `fresh` has the rows of the new atoms, up to the diagonal."""
+        before, self.atoms = self.number, atoms
+        self._reserve(number)
+        self.number = number
+        new = np.arange(before, number)[: self.capacity]
+        slots = self._place(new)
+        self.rows[slots, :number] = fresh[new - before, :number]
+        over_rows(kernel.add_columns, np.arange(self.held), self.rows, self.holder, fresh, before, number)
+
+    def _place(self, atoms: np.ndarray) -> np.ndarray:
+        slots = np.arange(self.held, min(self.held + len(atoms), self.capacity))
+        self.held += len(slots)
+        if len(slots) < len(atoms):
+            more = len(atoms) - len(slots)
             oldest = np.argpartition(self.used, more - 1)[:more]
             self.slots[self.holder[oldest]] = -1
             slots = np.concatenate([slots, oldest])
-        atoms = self.atoms[: self.number]
-        with full_precision_products(atoms.device):
-            product = atoms[torch.from_numpy(wanted)] @ atoms.T
-        product.mul_(kernel.SCALE).round_()
-        torch.from_numpy(self.rows)[torch.from_numpy(slots), : self.number] = product.to(torch.int16)
-        self.slots[wanted] = slots
-        self.holder[slots] = wanted
+        self.slots[atoms] = slots
+        self.holder[slots] = atoms
         self.used[slots] = self.stamp
+        return slots
+
+    def _reserve(self, number: int) -> None:
+        """Make place for so many columns. In place: a copy would take twice the memory."""
+        before = self.rows.shape[1]
+        if number <= before:
+            return
+        # An eighth more than before: rows are moved seldom, and little is set aside.
+        room = number if before == 0 else max(number, before + before // 8 + 64)
+        capacity = min(room, max(self._memory // (2 * room), self._least))
+        was_complete = self.complete
+        self.slots[self.holder[capacity : self.held]] = -1
+        self.held = min(self.held, capacity)
+        self.rows = np.empty((0, 0), np.int16)  # no view of the buffer may be left when it moves
+        if self._buffer.size == 0:
+            self._buffer = np.empty(capacity * room, np.int16)
+        else:
+            self._buffer.resize(max(self._buffer.size, capacity * room), refcheck=False)
+        for row in range(self.held - 1, -1, -1):  # the last one first: each moves up
+            self._buffer[row * room : row * room + before] = self._buffer[row * before : (row + 1) * before]
+        self.rows = self._buffer[: capacity * room].reshape(capacity, room)
+        self.slots = _resized(self.slots, room, -1)
+        self.used, self.holder = _resized(self.used, capacity, 0), _resized(self.holder, capacity, -1)
+        budget.claim(self, 2 * self._buffer.size)
+        if was_complete or before == 0:
+            log.info(self.description)
+
+
+def _resized(array: np.ndarray, size: int, fill: int) -> np.ndarray:
+    grown = np.full(size, fill, array.dtype)
+    grown[: len(array)] = array[:size]
+    return grown
+
+
+class Scratch:
+    """Arrays that are used again from block to block, so that their pages are touched once."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        """An array of any content; the one of the same name before it is gone."""
+        size = math.prod(shape)
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < size:
+            self._buffers.pop(name, None)
+            buffer = self._buffers[name] = np.empty(size, dtype)
+        return buffer[:size].reshape(shape)
 
 
 def new_block(
-    targets: Float[Tensor, "batch d_model"], k: int, pursuit: str, enough: float, room: int, *, keep_first: bool
+    targets: Float[Tensor, "batch d_model"],
+    k: int,
+    pursuit: str,
+    enough: float,
+    room: int,
+    *,
+    keep_first: bool,
+    scratch: Scratch,
 ) -> tuple[Block, Tensor]:
     """The start of a pursuit, without correlations; and the exponents by which targets were scaled."""
     exponent = torch.frexp(targets.abs().amax(dim=1)).exponent
     z = scaled(targets.double(), -exponent[:, None])
     energy = fixed_dot(z, z).numpy()
     batch = len(z)
-    first = np.empty((batch, room), np.float32)
-    c = np.empty((batch, room), np.float32) if keep_first else first
+    first = scratch.array("first", (batch, room), np.float32)
+    c = scratch.array("c", (batch, room), np.float32) if keep_first else first
     steps = (batch, k, k) if pursuit == "omp" else (0, k, k)
     return Block(
         z=z.numpy(),
@@ -124,18 +213,13 @@ def correlate(z: Tensor, atoms: Float32[Tensor, "atoms d_model"], out: np.ndarra
 
 
 def run(
-    rows: np.ndarray, block: Block, gram: GramRows, atoms: Tensor, number: int, pursuit: str, fresh: np.ndarray | None = None
+    rows: np.ndarray, block: Block, gram: GramRows, atoms: Tensor, number: int, pursuit: str, fresh: np.ndarray
 ) -> None:
-    """Take some rows of a block to the end of their pursuit."""
+    """Take some rows of a block to the end of their pursuit. `fresh` has the Gram rows of atoms past `gram.number`."""
     k, kind, table = block.picks.shape[1], KINDS[pursuit], atoms.numpy()
-    while True:
-        over_rows(
-            kernel.advance, rows, block, gram.view(fresh), table, number, k, kind, gram.error, gram.stamp
-        )
-        status = block.status[rows]
-        rows = rows[status != kernel.DONE]
-        if len(rows) == 0:
-            return
+    while len(rows):
+        over_rows(kernel.advance, rows, block, gram.view(fresh), table, number, k, kind, gram.error, gram.stamp)
+        rows = rows[block.status[rows] != kernel.DONE]
         coarse = rows[block.status[rows] == kernel.NEEDS_PRODUCT]
         if len(coarse):
             _refresh(coarse, block, atoms[:number])
@@ -156,33 +240,41 @@ def _refresh(rows: np.ndarray, block: Block, atoms: Float32[Tensor, "atoms d_mod
 
 
 class Encoder:
-    """Codes in a fixed dictionary, with the Gram rows that were needed so far."""
+    """Codes in a dictionary, with the Gram rows that were needed so far."""
 
-    def __init__(self, atoms: Float32[Tensor, "atoms d_model"], k: int, pursuit: str, memory: int) -> None:
-        self.atoms, self.k, self.pursuit = atoms.contiguous(), k, pursuit
-        self.gram = GramRows(self.atoms, len(atoms), memory)
+    def __init__(self, gram: GramRows, k: int, pursuit: str) -> None:
+        self.gram, self.k, self.pursuit = gram, k, pursuit
+        self._scratch = Scratch()
 
     def __call__(
         self, targets: Float[Tensor, "batch d_model"], enough: float = 0.0
     ) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
         """As `plain.pursue`."""
-        # Each row of a block may hold on to k Gram rows.
-        rows = max(1, min(BLOCK_BYTES // (4 * len(self.atoms)), self.gram.capacity // self.k))
-        parts = [self._block(part, enough) for part in targets.split(rows)]
+        parts = [self._block(part, enough) for part in targets.split(rows_at_once(self.gram, self.k))]
         indices, coefficients, count, share = (torch.cat(column) for column in zip(*parts, strict=True))
         return SparseCode(indices, coefficients, count), share
 
-    def _block(self, targets: Tensor, enough: float) -> Any:
-        number, batch = len(self.atoms), len(targets)
-        block, exponent = new_block(targets, self.k, self.pursuit, enough, number, keep_first=self.pursuit == "omp")
-        correlate(torch.from_numpy(block.z), self.atoms, block.first)
-        self.gram.stamp += 1
+    def _block(self, targets: Tensor, enough: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        gram, k, kind = self.gram, self.k, KINDS[self.pursuit]
+        number, batch, atoms = gram.number, len(targets), gram.atoms
+        keep = self.pursuit == "omp"
+        block, exponent = new_block(
+            targets, k, self.pursuit, enough, number, keep_first=keep, scratch=self._scratch
+        )
+        correlate(torch.from_numpy(block.z), atoms[:number], block.first)
+        gram.stamp += 1
         rows = np.arange(batch)
-        run(rows, block, self.gram, self.atoms, number, self.pursuit)
-        indices, coefficients = np.zeros((batch, self.k), np.int64), np.zeros((batch, self.k))
+        run(rows, block, gram, atoms, number, self.pursuit, np.empty((0, number), np.int16))
+        indices, coefficients = np.zeros((batch, k), np.int64), np.zeros((batch, k))
         count, share = np.zeros(batch, np.int64), np.zeros(batch)
-        kind = KINDS[self.pursuit]
-        over_rows(kernel.finish, rows, block, self.atoms.numpy(), self.k, kind, indices, coefficients, count, share)
+        over_rows(kernel.finish, rows, block, atoms.numpy(), k, kind, indices, coefficients, count, share)
         exact = scaled(torch.from_numpy(coefficients), exponent[:, None])
         dtype = torch.promote_types(targets.dtype, torch.float32)
         return torch.from_numpy(indices), exact.to(dtype), torch.from_numpy(count), torch.from_numpy(share)
+
+
+def rows_at_once(gram: GramRows, k: int) -> int:
+    """Activations per block: enough for an efficient product, few enough for the cache and for the Gram rows held."""
+    rows = BLOCK_BYTES // (4 * max(1, gram.number))
+    # Where not all Gram rows fit, those of a block's picks must, k for each of its activations.
+    return max(1, min(rows, 4096) if gram.complete else min(rows, gram.capacity // k))

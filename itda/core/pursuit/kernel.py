@@ -232,7 +232,7 @@ def advance(rows, block, gram, atoms, number, k, pursuit, entry_error, stamp):
     column = np.empty(k, np.float64)
     for i in rows:
         block.status[i] = DONE
-        while block.step[i] < k and block.left[i] > block.least[i]:
+        while number > 0 and block.step[i] < k and block.left[i] > block.least[i]:
             if not _catch_up(i, block, gram, number, entry_error, stamp, pursuit == OMP, maxima):
                 block.status[i] = NEEDS_ROW
                 break
@@ -295,3 +295,13 @@ def finish(rows, block, atoms, k, pursuit, indices, coefficients, count, share):
             indices[i, t], coefficients[i, t] = 0, 0.0
         count[i] = number
         share[i] = left / block.energy[i] if block.energy[i] > 0 else 0.0
+
+
+@_exact
+def add_columns(slots, rows, holder, fresh, before, number):
+    """Write the columns of the atoms before..number into the Gram rows held in some slots: the matrix is symmetric."""
+    for slot in slots:
+        atom = holder[slot]
+        for j in range(before, number):
+            if j > atom:
+                rows[slot, j] = fresh[j - before, atom]

@@ -1,0 +1,53 @@
+"""How much memory the Gram matrices of this process may take, and how much of it is left."""
+
+import weakref
+from pathlib import Path
+
+import psutil
+
+from itda.errors import SettingError
+
+_limit: int | None = None
+_granted: dict[int, int] = {}
+
+
+def set_memory(limit: int | None) -> None:
+    """Let Gram matrices take at most `limit` bytes; None, the default, for half of what is free when one is made.
+
+    Pursuits are fast where the Gram matrix of the dictionary fits, 2 bytes per pair of atoms: 0.5 GB for 16,384, 8.6 GB for
+    65,536. Where it does not, they keep the rows used last. The results are the same. What counts is the limit when a
+    dictionary first encodes, or a trainer is made. Raises `SettingError` for less than 1 MiB.
+
+    >>> import itda
+    >>> itda.set_memory(8 * 2**30)
+    >>> itda.set_memory(None)
+    """
+    global _limit
+    if limit is not None and limit < 2**20:
+        raise SettingError(f"a memory limit of {limit} bytes: it must be at least 1 MiB, 1048576")
+    _limit = limit
+
+
+def available() -> int:
+    """Bytes that may be taken now."""
+    if _limit is None:
+        return free() // 2
+    return max(0, _limit - sum(_granted.values()))
+
+
+def free() -> int:
+    """Bytes of memory that this process could use without swapping, as its container sees it."""
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")  # a container's own limit (cgroup v2); elsewhere there is no such file
+    try:
+        most, current = (group / "memory.max").read_text(), (group / "memory.current").read_text()
+        return min(free, int(most) - int(current)) if most.strip() != "max" else free
+    except (OSError, ValueError):
+        return free
+
+
+def claim(owner: object, size: int) -> None:
+    """Count `size` bytes as taken for as long as `owner` lives, in place of what it claimed before."""
+    if id(owner) not in _granted:
+        weakref.finalize(owner, _granted.pop, id(owner), None)
+    _granted[id(owner)] = size

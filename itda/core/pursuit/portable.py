@@ -1,0 +1,275 @@
+"""The pursuits by a Gram matrix G = D D^T, in plain torch on any device: the picks and the bits of `plain`.
+
+A product with all atoms is needed once: c = D z. After a step r <- r - a d_j the correlations are c - a G[j], so d_model
+is no part of the k steps. c is float32 and wrong by at most E, which is carried along; as in `plain` it only proposes:
+if |c_j - <r, d_j>| <= E for every atom, the atom with the largest |<r, d>| has |c| >= max |c| - 2 E. All such atoms are
+correlated again in float64 by the operations of `plain`, and so are residual and coefficients: hence the same bits.
+
+With u = 2^-24, the roundoff of float32, and d the width, for unit atoms (Higham 2002, section 3.1):
+
+- a product of n terms, summed in any order, is off by n u ||x|| ||d||: E starts as (d + 8) u ||z||, and an entry of G is
+  off by (d + 8) u. The 8 covers the rounding of z, of float64 atoms, and a norm taken out and put back;
+- c <- c - a G[j] adds |a| (d + 8) u for G, 2 |a| u for rounding a and the product, and u ||r|| for the difference;
+- rounding in float64, norms that are 1 up to 1e-5 and terms in u^2 are covered by `SLACK` and by doubling the last two.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+from torch import Tensor
+
+from itda.core.code import SparseCode
+from itda.core.pursuit import plain
+from itda.core.pursuit.exact import fixed_dot, full_precision_products, scaled, weighted_atoms
+
+UNIT = 2.0**-24
+"""Unit roundoff of float32."""
+
+SLACK = 1.05
+"""What is left out of the bounds is less than a twentieth of them, for d_model up to half a million."""
+
+CROWD = 64
+"""A row with more candidates than this, and than a 64th of the atoms, gets a fresh product if that may thin them out."""
+
+COARSE = 4.0
+"""It may where E is this many times the bound of a fresh product."""
+
+Codes = tuple[SparseCode, Float64[Tensor, " batch"]]
+Picks = tuple[Int64[Tensor, "batch k"], Float64[Tensor, "batch k"], Int64[Tensor, " batch"], Float64[Tensor, " batch"]]
+
+
+def pursue(
+    targets: Float[Tensor, "batch d_model"],
+    atoms: Float[Tensor, "atoms d_model"],
+    k: int,
+    pursuit: str = "mp",
+    *,
+    enough: float = 0.0,
+    gram: Float32[Tensor, "atoms atoms"] | None = None,
+) -> Codes:
+    """`plain.pursue`, to the bit. `gram` is `gram_of(atoms)`, for those who keep it between calls.
+
+    >>> code, left = pursue(torch.tensor([[3.0, 4.0, 0.0]]), torch.eye(3), k=1)
+    >>> code.indices.tolist(), code.coefficients.tolist(), left.tolist()
+    ([[1]], [[4.0]], [0.36])
+    """
+    if len(atoms) == 0 or len(targets) == 0:
+        return plain.pursue(targets, atoms, k, pursuit, enough=enough)
+    if gram is None:
+        gram = gram_of(atoms)
+    width = k * atoms.shape[1] if pursuit == "omp" else atoms.shape[1]
+    parts = targets.split(rows_at_once(max(len(atoms), width), targets.device))
+    return joined([_pursue_rows(part, atoms, gram, k, pursuit, enough) for part in parts])
+
+
+def gram_of(atoms: Float[Tensor, "atoms d_model"]) -> Float32[Tensor, "atoms atoms"]:
+    """<d_i, d_j> for all pairs, in float32.
+
+    >>> gram_of(torch.eye(2)).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    atoms = atoms.float()
+    with full_precision_products(atoms.device):
+        return atoms @ atoms.T
+
+
+def product_error(width: int) -> float:
+    """The most that a float32 product with a unit atom is off, beside the norm of the other factor."""
+    return SLACK * (width + 8) * UNIT
+
+
+def rows_at_once(width: int, device: torch.device) -> int:
+    """Rows per group, so that a matrix of `width` columns stays near 2^23 numbers, on a GPU 2^26: it changes no result."""
+    return max(1, (2**26 if device.type == "cuda" else plain.PRODUCT_SIZE) // max(1, width))
+
+
+def joined(parts: list[Codes]) -> Codes:
+    """Groups of rows, one after the other."""
+    code = SparseCode(
+        torch.cat([code.indices for code, _ in parts]),
+        torch.cat([code.coefficients for code, _ in parts]),
+        torch.cat([code.count for code, _ in parts]),
+    )
+    return code, torch.cat([left for _, left in parts])
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a pursuit starts from: z = 2^-exponent targets, with entries near 1, and its energy ||z||^2."""
+
+    z: Float64[Tensor, "batch d_model"]
+    exponent: Tensor
+    energy: Float64[Tensor, " batch"]
+    least: Float64[Tensor, " batch"]
+    """A row is done once no more than this is left of its energy."""
+    faint: Float64[Tensor, " batch"]
+    """A row is done once its next coefficient is no larger than this."""
+
+    @staticmethod
+    def of(targets: Float[Tensor, "batch d_model"], enough: float) -> "Start":
+        """Scale, and set the limits."""
+        exponent = torch.frexp(targets.abs().amax(dim=1)).exponent
+        z = scaled(targets.double(), -exponent[:, None])
+        energy = fixed_dot(z, z)
+        least = energy * max(enough, plain.RESOLUTION**2)
+        return Start(z, exponent, energy, least, plain.RESOLUTION * energy.sqrt())
+
+    def finish(self, picks: Picks, atoms: Float[Tensor, "atoms d_model"], pursuit: str, dtype: torch.dtype) -> Codes:
+        """Merge, refit and scale back."""
+        indices, coefficients, count, left = picks
+        code = SparseCode.from_picks(indices, coefficients, count)
+        if pursuit == "mp_refit":
+            code, left = self._refitted(code, atoms)
+        left_over = torch.where(self.energy > 0, left / self.energy, 0.0)
+        coefficients = scaled(code.coefficients, self.exponent[:, None])
+        return SparseCode(
+            code.indices, coefficients.to(torch.promote_types(dtype, torch.float32)), code.count
+        ), left_over
+
+    def _refitted(self, code: SparseCode, atoms: Float[Tensor, "atoms d_model"]) -> Codes:
+        parts = []
+        rows = rows_at_once(code.k * atoms.shape[1], atoms.device)  # a refit gathers all the atoms of its rows
+        for start in range(0, len(self.z), rows):
+            part = slice(start, start + rows)
+            z = self.z[part]
+            fitted = SparseCode(code.indices[part], code.coefficients[part], code.count[part])
+            fitted = plain.refit(z, atoms, fitted)
+            residual = z - weighted_atoms(fitted.coefficients, atoms, fitted.indices)
+            parts.append((fitted, fixed_dot(residual, residual)))
+        return joined(parts)
+
+
+def _pursue_rows(
+    targets: Float[Tensor, "batch d_model"],
+    atoms: Float[Tensor, "atoms d_model"],
+    gram: Float32[Tensor, "atoms atoms"],
+    k: int,
+    pursuit: str,
+    enough: float,
+) -> Codes:
+    start = Start.of(targets, enough)
+    picks = (_orthogonal if pursuit == "omp" else _matching)(start, atoms, gram, k)
+    return start.finish(picks, atoms, pursuit, targets.dtype)
+
+
+def _matching(start: Start, atoms: Tensor, gram: Float32[Tensor, "atoms atoms"], k: int) -> Picks:
+    indices, coefficients, count = _nothing_picked(start, k)
+    left_over = start.energy.clone()
+    rows = torch.arange(len(start.z), device=start.z.device)  # of the tensors above, in those below
+    r, left, least, faint = start.z.clone(), start.energy.clone(), start.least.clone(), start.faint
+    c, bound = _product(start.z, atoms), product_error(atoms.shape[1]) * left.sqrt()
+    for step in range(k):
+        active = left > least
+        number = int(active.sum())
+        if number == 0:
+            break
+        if number < 0.75 * len(rows):  # let go of rows that are done: it copies c, so not for a few
+            kept = active.nonzero().squeeze(1)
+            rows, r, c, bound = rows[kept], r[kept], c[kept], bound[kept]
+            left, least, faint, active = left[kept], least[kept], faint[kept], active[kept]
+        index, correlation = best_atom(c, bound, r, left.sqrt(), active, atoms)
+        picked = active & (correlation.abs() > faint)
+        least.masked_fill_(active & ~picked, float("inf"))  # these stop here
+        correlation = correlation.masked_fill(~picked, 0)  # and nothing below changes them
+        indices[rows, step] = index
+        coefficients[rows, step] = correlation
+        count[rows] += picked
+        bound += correlation.abs() * (product_error(atoms.shape[1]) + 4 * UNIT) + 2 * UNIT * left.sqrt()
+        r -= correlation[:, None] * atoms[index].double()
+        left = torch.where(picked, fixed_dot(r, r), left)
+        left_over[rows] = left
+        c.addcmul_(gram[index], -correlation.float()[:, None])
+    return indices, coefficients, count, left_over
+
+
+def _orthogonal(start: Start, atoms: Tensor, gram: Float32[Tensor, "atoms atoms"], k: int) -> Picks:
+    indices, coefficients, count = _nothing_picked(start, k)
+    z, left, least, residual = start.z, start.energy.clone(), start.least.clone(), start.z.clone()
+    fit = plain._LeastSquares(z, atoms, k)
+    error, norm = product_error(atoms.shape[1]), start.energy.sqrt()
+    first = _product(z, atoms)
+    for step in range(k):
+        active = (left > least).nonzero().squeeze(1)
+        if len(active) == 0:
+            break
+        # All coefficients change at every step, so c is made anew: c = D z - sum_s a_s G[j_s]. Its partial sums, each
+        # rounded, are no larger than ||z|| + sum |a|.
+        c, weights = first[active], coefficients[active, :step]
+        for s in range(step):
+            c.addcmul_(gram[indices[active, s]], -weights[:, s, None].float())
+        total = weights.abs().sum(dim=1)
+        bound = (error + 2 * step * UNIT) * norm[active] + (error + (2 * step + 4) * UNIT) * total
+        r, everyone = residual[active], torch.ones_like(active, dtype=torch.bool)
+        index, correlation = best_atom(c, bound, r, left[active].sqrt(), everyone, atoms)
+        picked = correlation.abs() > start.faint[active]
+        picked[picked.clone()] = fit.add(active[picked], step, index[picked])
+        least[active[~picked]] = float("inf")
+        active, index = active[picked], index[picked]
+        indices[active, step] = index
+        solution = fit.solve(active, step + 1)
+        coefficients[active, : step + 1] = solution
+        r = z[active] - weighted_atoms(solution, atoms, indices[active, : step + 1])
+        count[active] += 1
+        residual[active] = r
+        left[active] = fixed_dot(r, r)
+    return indices, coefficients, count, left
+
+
+def _nothing_picked(start: Start, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    indices = torch.zeros(len(start.z), k, dtype=torch.long, device=start.z.device)
+    return indices, start.z.new_zeros(len(start.z), k), torch.zeros_like(indices[:, 0])
+
+
+def _product(
+    x: Float[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"]
+) -> Float32[Tensor, "batch atoms"]:
+    with full_precision_products(x.device):
+        return x.float() @ atoms.float().T
+
+
+def best_atom(
+    c: Float32[Tensor, "batch atoms"],
+    bound: Float64[Tensor, " batch"],
+    residual: Float64[Tensor, "batch d_model"],
+    norm: Float64[Tensor, " batch"],
+    active: Bool[Tensor, " batch"],
+    atoms: Float[Tensor, "atoms d_model"],
+) -> tuple[Int64[Tensor, " batch"], Float64[Tensor, " batch"]]:
+    """`plain.best_atom` from correlations c that are off by at most `bound`; rows that are not active get anything.
+
+    Where these are too coarse to choose by, c and bound are replaced, in place, by those of a fresh product.
+    """
+    row, column = _candidates(c, bound, active)
+    crowd = max(CROWD, len(atoms) // 64)
+    # The number of candidates is known to the host by now: only if some row may be crowded is the device asked again.
+    if len(row) > crowd:
+        crowded = row.new_zeros(len(c)).index_add_(0, row, torch.ones_like(row)) > crowd
+        coarse = (crowded & (bound > COARSE * product_error(atoms.shape[1]) * norm)).nonzero().squeeze(1)
+        if len(coarse) > 0:
+            unit = residual[coarse] / norm[coarse, None]
+            c[coarse] = _product(unit, atoms) * norm[coarse, None].float()
+            bound[coarse] = product_error(atoms.shape[1]) * norm[coarse]
+            row, column = _candidates(c, bound, active)
+
+    size = rows_at_once(atoms.shape[1], c.device)
+    pairs = zip(row.split(size), column.split(size), strict=True)
+    correlation = torch.cat([fixed_dot(residual[i], atoms[j].double()) for i, j in pairs])
+    magnitude = correlation.abs()
+    best = magnitude.new_zeros(len(c)).scatter_reduce(0, row, magnitude, "amax")
+    # Candidates are sorted by row, then by column: the first of the best has the lowest index.
+    last = len(row) - 1
+    place = torch.arange(len(row), device=row.device).masked_fill(magnitude != best[row], last)
+    winner = row.new_full((len(c),), last).scatter_reduce(0, row, place, "amin")
+    return column[winner], correlation[winner]
+
+
+def _candidates(
+    c: Float32[Tensor, "batch atoms"], bound: Float64[Tensor, " batch"], active: Bool[Tensor, " batch"]
+) -> tuple[Tensor, Tensor]:
+    low, high = torch.aminmax(c, dim=1)
+    top = torch.maximum(-low, high).double()
+    # 2 u off the top, so that rounding the cut to float32 cannot raise it.
+    cut = ((1 - 2 * UNIT) * top - 2 * bound).float().masked_fill(~active, float("inf"))[:, None]
+    row, column = ((c >= cut) | (c <= -cut)).nonzero(as_tuple=True)
+    return row, column
