@@ -15,7 +15,7 @@ from itda.core import growth_kernel
 from itda.core.code import SparseCode
 from itda.core.pursuit import kernel
 from itda.core.pursuit.exact import full_precision_products
-from itda.core.pursuit.gram import KINDS, Encoder, GramRows, Scratch, correlate, new_block, rows_at_once, run
+from itda.core.pursuit.gram import KINDS, GramEncoder, GramRows, Scratch, correlate, new_block, rows_at_once, run
 from itda.core.pursuit.workers import over_rows
 
 LARGEST_BLOCK = 1024
@@ -48,11 +48,14 @@ class Growth:
         """The dictionary so far; a view."""
         return self._atoms[: self.number]
 
-    def encode(
-        self, targets: Float[Tensor, "batch d_model"]
-    ) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
+    @property
+    def description(self) -> str:
+        """What of the Gram matrix is kept, for people."""
+        return self.gram.description
+
+    def encode(self, targets: Float[Tensor, "batch d_model"]) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
         """Codes in the dictionary so far, to the full k."""
-        return Encoder(self.gram, self.k, self.pursuit)(targets)
+        return GramEncoder(self.gram, self.k, self.pursuit)(targets)
 
     def offer(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
         """Go through some targets in order; returns those that were appended."""

@@ -1,18 +1,28 @@
 """The compiled loops of training: append in stream order, and find out whose pursuit a new atom changes."""
 
-import numba
 import numpy as np
 
+from itda.core.pursuit.compiled import exact
 from itda.core.pursuit.exact64 import fixed_dot, residual_of, subtract_atom
-from itda.core.pursuit.kernel import OMP, SCALE, UNIT
+from itda.core.pursuit.kernel import OMP, SCALE, UNIT, Block, Gram
 
 
-def _exact(function):  # noqa: ANN001, ANN202
-    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-
-
-@_exact
-def settle(start, block, share, dirty, threshold, products, atoms, number, most, gram, entry_error, pursuit, taken):
+@exact
+def settle(
+    start: int,
+    block: Block,
+    share: np.ndarray,
+    dirty: np.ndarray,
+    threshold: float,
+    products: np.ndarray,
+    atoms: np.ndarray,
+    number: int,
+    most: int,
+    gram: Gram,
+    entry_error: float,
+    pursuit: int,
+    taken: np.ndarray,
+) -> tuple[int, int]:
     """Go through the rows of a block in order, appending those with an error above the threshold.
 
     Stops at a row whose pursuit has to be done again, or at the end. `taken[a]` is the row of the a-th new atom.
@@ -36,8 +46,8 @@ def settle(start, block, share, dirty, threshold, products, atoms, number, most,
     return batch, number
 
 
-@_exact
-def _append(i, block, products, atoms, number, gram):
+@exact
+def _append(i: int, block: Block, products: np.ndarray, atoms: np.ndarray, number: int, gram: Gram) -> None:
     # `plain` in float64 and rounded once: the atom has the same bits.
     norm = np.sqrt(block.energy[i])
     for j in range(atoms.shape[1]):
@@ -51,11 +61,12 @@ def _append(i, block, products, atoms, number, gram):
         block.first[later, number] = np.float32(products[i, later] / norm)
 
 
-@_exact
-def _first_change(i, block, new, row, k, entry_error, pursuit):
+@exact
+def _first_change(i: int, block: Block, new: int, row: np.ndarray, k: int, entry_error: float, pursuit: int) -> int:
     """The first step at which the new atom may be picked, or -1. `row` is its Gram row.
 
-    q_t = <r_t, d_new> = q_{t-1} - a_t G[new, j_t], and a pick stays if |q_t| <= |<r_t, d_j>|: ties go to the older atom.
+    q_t = <r_t, d_new> = q_{t-1} - a_t G[new, j_t], and a pick stays if |q_t| <= |<r_t, d_j>|: the older of equals
+    stays.
     What rounding leaves open counts as a change: the pursuit is then resumed there, and decides exactly.
     """
     start = np.float64(block.first[i, new])
@@ -80,12 +91,12 @@ def _first_change(i, block, new, row, k, entry_error, pursuit):
     return -1
 
 
-@_exact
-def rewind(rows, block, atoms, dirty, pursuit):
+@exact
+def rewind(rows: np.ndarray, block: Block, atoms: np.ndarray, dirty: np.ndarray, pursuit: int) -> None:
     """Put rows back to the step `dirty` of their pursuit, and call them clean."""
     terms = np.empty(atoms.shape[1] // 2 + 1, np.float64)
     for i in rows:
-        step, residual = dirty[i], block.residual[i]
+        step, residual = int(dirty[i]), block.residual[i]
         dirty[i] = -1
         if pursuit == OMP and step > 0:
             block.coefficients[i, :step] = block.solutions[i, step - 1, :step]

@@ -14,9 +14,9 @@ _granted: dict[int, int] = {}
 def set_memory(limit: int | None) -> None:
     """Let Gram matrices take at most `limit` bytes; None, the default, for half of what is free when one is made.
 
-    Pursuits are fast where the Gram matrix of the dictionary fits, 2 bytes per pair of atoms: 0.5 GB for 16,384, 8.6 GB for
-    65,536. Where it does not, they keep the rows used last. The results are the same. What counts is the limit when a
-    dictionary first encodes, or a trainer is made. Raises `SettingError` for less than 1 MiB.
+    Pursuits are fast where the Gram matrix of the dictionary fits, 2 bytes per pair of atoms: 0.5 GB for 16,384 atoms,
+    8.6 GB for 65,536. Where it does not, they keep the rows used last. The results are the same. What counts is the
+    limit when a dictionary first encodes, or a trainer first gets activations. Raises `SettingError` below 1 MiB.
 
     >>> import itda
     >>> itda.set_memory(8 * 2**30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from itda.core.batch import Site
 from itda.core.code import SparseCode
 from itda.core.labels import Labels
-from itda.core.pursuit import PURSUITS, Pursuit, pursue
+from itda.core.pursuit import PURSUITS, Encoder, Pursuit, encoder
 from itda.core.pursuit.exact import weighted_atoms
 from itda.errors import ActivationError, SettingError
 
@@ -83,7 +84,7 @@ class ITDA:
         """As `encode`, with the error ||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset."""
         check_width(activations, self.d_model)
         flat = activations.reshape(-1, self.d_model)
-        code, error = pursue(target_of(flat, self.d_model, self.offset), self.atoms, self.k, self.pursuit)
+        code, error = self._encoder(target_of(flat, self.d_model, self.offset))
         lead = activations.shape[:-1]
         dtype = torch.promote_types(activations.dtype, torch.float32)
         shaped = SparseCode(
@@ -105,6 +106,13 @@ class ITDA:
     def __call__(self, activations: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The reconstruction: `decode(encode(activations))`."""
         return self.decode(self.encode(activations))
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return encoder(self.atoms, self.k, self.pursuit)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_encoder"}
 
     # The disk and the Hub belong to itda.store; these three methods only say where people look for it first.
 

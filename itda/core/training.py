@@ -3,14 +3,15 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from itda.core.batch import ActivationBatch
+from itda.core.growth import Growth
 from itda.core.labels import Labels
 from itda.core.model import ITDA, check_offset, check_pursuit, target_of
-from itda.core.pursuit import Pursuit, pursue
-from itda.core.pursuit.exact import fixed_dot, root, scaled
+from itda.core.plain_growth import PlainGrowth
+from itda.core.pursuit import Pursuit
 from itda.errors import SettingError
 
 LOWEST_THRESHOLD = 1e-6
@@ -25,7 +26,8 @@ class Trainer:
     stream and the settings alone: not of how the stream is cut into batches, nor of `block_size`, the number of
     activations encoded together (by default it follows the rate at which atoms are found).
 
-    `atoms` stops growth at that many. Raises `SettingError` for settings out of range.
+    `atoms` stops growth at that many. `memory` is what the Gram matrix may take, in bytes, by default as much as
+    `set_memory` allows; it changes no result. Raises `SettingError` for settings out of range.
 
     >>> import itda, torch
     >>> from itda import ActivationBatch, Label, Labels
@@ -47,6 +49,7 @@ class Trainer:
         offset: Float[Tensor, " width"] | None = None,
         atoms: int | None = None,
         block_size: int | None = None,
+        memory: int | None = None,
     ) -> None:
         check_pursuit(k, pursuit)
         check_offset(offset, d_model)
@@ -54,19 +57,18 @@ class Trainer:
         for name, value in (("atoms", atoms), ("block_size", block_size)):
             if value is not None and value < 1:
                 raise SettingError(f"{name} is {value}: it must be at least 1")
-        self.d_model, self.k, self.threshold, self.most_atoms = d_model, k, threshold, atoms
+        self.d_model, self.k, self.threshold = d_model, k, threshold
         self.pursuit: Pursuit = pursuit
         self.offset = offset.float() if offset is not None else None
         self.tokens = 0
         """Activations seen."""
-        self._atoms = torch.empty(0, d_model, dtype=torch.float32)
-        self._number = 0
         self._labels: list[Labels] = []
-        self._block = block_size or 16
-        self._adapts = block_size is None
+        self._settings = (d_model, k, threshold, pursuit, atoms, block_size)
+        self._memory = memory
+        self._growth: Growth | PlainGrowth | None = None
 
     def __len__(self) -> int:
-        return self._number
+        return 0 if self._growth is None else self._growth.number
 
     @torch.no_grad()
     def offer(self, batch: ActivationBatch) -> int:
@@ -75,28 +77,22 @@ class Trainer:
         Raises `ActivationError` for a wrong width or a row that is not finite; the batch is left out then.
         """
         targets = target_of(batch.activations, self.d_model, self.offset)
-        self._atoms = self._atoms.to(targets.device)
-        before, start = self._number, 0
-        while start < len(targets):
-            block = targets[start : start + self._block]
-            atoms = self._atoms[: self._number]
-            _, error = pursue(block, atoms, self.k, self.pursuit, enough=self.threshold)
-            full = self.most_atoms is not None and self._number >= self.most_atoms
-            above = (error > self.threshold).nonzero().flatten()
-            # What follows the first new atom was encoded without it, so it is encoded again.
-            done = len(block) if full or len(above) == 0 else int(above[0]) + 1
-            if done and not full and len(above):
-                self._append(block[done - 1], batch.labels[[start + done - 1]])
-            start += done
-            if self._adapts:
-                self._block = min(2048, max(8, 2 * done))
+        added = self._growth_on(targets.device).offer(targets)
+        if added:
+            self._labels.append(batch.labels[added])
         self.tokens += len(targets)
-        return self._number - before
+        return len(added)
+
+    @torch.no_grad()
+    def error(self, activations: Float[Tensor, "batch d_model"]) -> Float64[Tensor, " batch"]:
+        """||z - z_hat||^2 / ||z||^2 of each activation in the dictionary so far. Raises `ActivationError`."""
+        targets = target_of(activations, self.d_model, self.offset)
+        return self._growth_on(targets.device).encode(targets)[1]
 
     def finish(self, **parts: Any) -> ITDA:
         """The dictionary so far, as a model; `parts` are its `mode`, `site` and `provenance`."""
         return ITDA(
-            atoms=self._atoms[: self._number].clone(),
+            atoms=torch.empty(0, self.d_model) if self._growth is None else self._growth.atoms.clone(),
             labels=Labels.concatenate(self._labels),
             k=self.k,
             pursuit=self.pursuit,
@@ -105,15 +101,16 @@ class Trainer:
             **parts,
         )
 
-    def _append(self, target: Float[Tensor, " d_model"], label: Labels) -> None:
-        if self._number == len(self._atoms):
-            grown = self._atoms.new_empty(max(256, 2 * self._number), self.d_model)
-            grown[: self._number] = self._atoms[: self._number]
-            self._atoms = grown
-        z = scaled(target.double(), -torch.frexp(target.abs().amax()).exponent)
-        self._atoms[self._number] = (z / root(fixed_dot(z, z))).float()
-        self._labels.append(label)
-        self._number += 1
+    @property
+    def memory_use(self) -> str:
+        """What of the Gram matrix is kept, for people."""
+        return "" if self._growth is None else self._growth.description
+
+    def _growth_on(self, device: torch.device) -> Growth | PlainGrowth:
+        if self._growth is None:
+            on_cpu = device.type == "cpu"
+            self._growth = Growth(*self._settings, self._memory) if on_cpu else PlainGrowth(*self._settings)
+        return self._growth
 
 
 def check_threshold(threshold: float) -> None:

@@ -1,10 +1,37 @@
-"""Pursuits: ways to find a sparse code. One contract, `plain.pursue`; faster ones must agree with it."""
+"""Pursuits: ways to find a sparse code. One contract, `plain.pursue`; faster ones agree with it to the bit."""
 
-from typing import Literal, get_args
+from functools import partial
+from typing import Literal, Protocol, get_args, runtime_checkable
 
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from itda.core.code import SparseCode
 from itda.core.pursuit.plain import pursue
 
 Pursuit = Literal["mp", "mp_refit", "omp"]
 PURSUITS: tuple[Pursuit, ...] = get_args(Pursuit)
 
-__all__ = ["PURSUITS", "Pursuit", "pursue"]
+__all__ = ["PURSUITS", "Encoder", "Pursuit", "encoder", "pursue"]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """`plain.pursue` for one dictionary."""
+
+    def __call__(
+        self, targets: Float[Tensor, "batch d_model"], /, *, enough: float = 0.0
+    ) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
+        """Codes of some targets, and the share of their energy left over."""
+        ...
+
+
+def encoder(atoms: Float[Tensor, "atoms d_model"], k: int, pursuit: Pursuit) -> Encoder:
+    """The fastest way there is to decompose in these atoms; it may keep things from call to call."""
+    if atoms.device.type == "cpu" and atoms.dtype == torch.float32:
+        # Not at the top: the compiled kernels take a second to load, and not everything needs them.
+        from itda.core.pursuit.gram import GramEncoder, GramRows
+
+        return GramEncoder(GramRows(atoms.contiguous(), len(atoms), least=k), k, pursuit)
+    return partial(pursue, atoms=atoms, k=k, pursuit=pursuit)

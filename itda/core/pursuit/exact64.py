@@ -3,18 +3,15 @@
 No function here may be compiled with fast-math flags: a contracted or reordered operation would change the last bit.
 """
 
-import numba
 import numpy as np
+
+from itda.core.pursuit.compiled import exact
 
 DEPENDENT = 1e-10  # `plain.DEPENDENT`; a test compares them
 
 
-def _exact(function):  # noqa: ANN001, ANN202
-    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-
-
-@_exact
-def fixed_dot(a, b, terms):
+@exact
+def fixed_dot(a: np.ndarray, b: np.ndarray, terms: np.ndarray) -> float:
     """<a, b> in the order of `exact.fixed_sum`: fold in halves. `terms` is scratch of at least half the width."""
     width = len(a)
     half = (width + 1) // 2
@@ -31,15 +28,17 @@ def fixed_dot(a, b, terms):
     return terms[0]
 
 
-@_exact
-def subtract_atom(residual, coefficient, atom):
+@exact
+def subtract_atom(residual: np.ndarray, coefficient: float, atom: np.ndarray) -> None:
     """r -= coefficient * atom."""
     for i in range(len(residual)):
         residual[i] -= coefficient * np.float64(atom[i])
 
 
-@_exact
-def residual_of(z, coefficients, atoms, indices, number, residual):
+@exact
+def residual_of(
+    z: np.ndarray, coefficients: np.ndarray, atoms: np.ndarray, indices: np.ndarray, number: int, residual: np.ndarray
+) -> None:
     """r = z - sum_t coefficients[t] * atoms[indices[t]], the sum first, one term after the other."""
     for i in range(len(z)):
         residual[i] = 0.0
@@ -51,8 +50,18 @@ def residual_of(z, coefficients, atoms, indices, number, residual):
         residual[i] = z[i] - residual[i]
 
 
-@_exact
-def add_column(z, atoms, indices, place, new, factor, projected, gram, terms):
+@exact
+def add_column(
+    z: np.ndarray,
+    atoms: np.ndarray,
+    indices: np.ndarray,
+    place: int,
+    new: int,
+    factor: np.ndarray,
+    projected: np.ndarray,
+    gram: np.ndarray,
+    terms: np.ndarray,
+) -> bool:
     """Extend the Cholesky factor of the atoms `indices[:place]` by the atom `new`; False if it depends on them."""
     atom = atoms[new]
     for s in range(place):
@@ -76,8 +85,8 @@ def add_column(z, atoms, indices, place, new, factor, projected, gram, terms):
     return True
 
 
-@_exact
-def solve(factor, projected, length, solution):
+@exact
+def solve(factor: np.ndarray, projected: np.ndarray, length: int, solution: np.ndarray) -> None:
     """L^T a = y by back substitution."""
     for s in range(length):
         solution[s] = projected[s]

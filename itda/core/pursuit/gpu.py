@@ -1,4 +1,4 @@
-"""Which pursuit a GPU runs, and one that keeps what the calls have in common. All give the picks and bits of `plain`."""
+"""Which pursuit a GPU runs, and a pursuit that keeps what its calls have in common. All give the bits of `plain`."""
 
 import importlib.util
 import os
@@ -49,7 +49,21 @@ def choose(m: int, d: int, k: int, free_bytes: int, has_triton: bool) -> Path:
         return "plain"
     if not has_triton or d > WIDEST:
         return "gram"
-    return "triton-on-chip" if 4 * _power_of_two(m) + 8 * _power_of_two(d) <= REGISTERS else "triton-streaming"
+    return "triton-on-chip" if fits_on_chip(m, d) else "triton-streaming"
+
+
+def fits_on_chip(m: int, d: int) -> bool:
+    """Whether one program may hold its correlations with m atoms, and its residual of width d, in registers."""
+    return 4 * power_of_two(m) + 8 * power_of_two(d) <= REGISTERS
+
+
+def power_of_two(n: int) -> int:
+    """The smallest that is no less than n.
+
+    >>> [power_of_two(n) for n in (1, 2, 3, 32, 33)]
+    [1, 2, 4, 32, 64]
+    """
+    return 1 << (n - 1).bit_length()
 
 
 class GpuPursuit:
@@ -79,8 +93,8 @@ class GpuPursuit:
         self._gram: Float32[Tensor, "atoms atoms"] | None = None
         free = _free_bytes(atoms.device) if memory is None else memory
         missing = "omp has no kernel" if pursuit == "omp" else missing_for_triton(atoms.device)
-        self.path = choose(*atoms.shape, k, free, not missing)
-        # A compiler that fused what it was told to keep apart would change last bits: the first rows show whether it did.
+        self.path = choose(len(atoms), atoms.shape[1], k, free, not missing)
+        # A compiler that fuses what it was told to keep apart changes last bits: the first rows show whether it does.
         self._proven = fast or not self.path.startswith("triton")
         self._say(missing, free)
 
@@ -97,13 +111,10 @@ class GpuPursuit:
             self._gram = portable.gram_of(self.atoms)
         if self.path == "gram":
             return portable.pursue(targets, self.atoms, self.k, self.pursuit, enough=enough, gram=self._gram)
-        from itda.core.pursuit.triton_kernel import pursue_triton
+        from itda.core.pursuit.triton_host import pursue_triton
 
-        on_chip = self.path == "triton-on-chip"
-        return pursue_triton(
-            *(targets, self.atoms, self.k, self.pursuit),
-            **{"enough": enough, "gram": self._gram, "fast": self.fast, "on_chip": on_chip},
-        )
+        settings = {"enough": enough, "gram": self._gram, "fast": self.fast, "on_chip": self.path == "triton-on-chip"}
+        return pursue_triton(targets, self.atoms, self.k, self.pursuit, **settings)
 
     def _prove(self, targets: Float[Tensor, "batch d_model"], enough: float) -> None:
         expected = plain.pursue(targets, self.atoms, self.k, self.pursuit, enough=enough)
@@ -144,7 +155,3 @@ def same(one: Codes, other: Codes) -> bool:
 
 def _free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2**62
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << max(0, n - 1).bit_length()

@@ -1,13 +1,13 @@
 """The Gram pursuit: after the first product with all atoms, correlations are updated by rows of D D^T.
 
-c <- c - a G[j] replaces the product with the dictionary of every later step (Mallat & Zhang 1993, section on the
-update formula; Rubinstein et al. 2008 for OMP): d_model times less arithmetic. Rows of G are computed when an atom is first
+c <- c - a G[j] replaces the product with the dictionary of every later step (the update formula of Mallat & Zhang 1993;
+for OMP, Rubinstein et al. 2008): d_model times less arithmetic. Rows of G are computed when an atom is first
 picked and kept in 16 bits, all of them if memory allows, else those used last. The results are `plain`'s to the bit.
 """
 
 import logging
 import math
-from typing import Any
+import threading
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from itda.core.code import SparseCode
 from itda.core.pursuit import kernel
 from itda.core.pursuit.exact import fixed_dot, full_precision_products, scaled
 from itda.core.pursuit.kernel import Block, Gram
+from itda.core.pursuit.plain import pursue
 from itda.core.pursuit.workers import over_rows
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ class GramRows:
         self.held += len(slots)
         if len(slots) < len(atoms):
             more = len(atoms) - len(slots)
+            self.used[slots] = self.stamp + 1  # not these
             oldest = np.argpartition(self.used, more - 1)[:more]
             self.slots[self.holder[oldest]] = -1
             slots = np.concatenate([slots, oldest])
@@ -160,8 +162,10 @@ class Scratch:
         size = math.prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < size:
+            # An eighth more than needed: a dictionary that grows asks for a little more each time.
+            del buffer
             self._buffers.pop(name, None)
-            buffer = self._buffers[name] = np.empty(size, dtype)
+            buffer = self._buffers[name] = np.empty(size + size // 8, dtype)
         return buffer[:size].reshape(shape)
 
 
@@ -239,18 +243,22 @@ def _refresh(rows: np.ndarray, block: Block, atoms: Float32[Tensor, "atoms d_mod
     block.applied[rows] = block.step[rows]
 
 
-class Encoder:
+class GramEncoder:
     """Codes in a dictionary, with the Gram rows that were needed so far."""
 
     def __init__(self, gram: GramRows, k: int, pursuit: str) -> None:
         self.gram, self.k, self.pursuit = gram, k, pursuit
         self._scratch = Scratch()
+        self._lock = threading.Lock()  # scratch and Gram rows are one at a time
 
     def __call__(
         self, targets: Float[Tensor, "batch d_model"], enough: float = 0.0
     ) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
         """As `plain.pursue`."""
-        parts = [self._block(part, enough) for part in targets.split(rows_at_once(self.gram, self.k))]
+        if self.gram.number == 0 or len(targets) == 0:
+            return pursue(targets, self.gram.atoms[: self.gram.number], self.k, self.pursuit, enough=enough)
+        with self._lock:
+            parts = [self._block(part, enough) for part in targets.split(rows_at_once(self.gram, self.k))]
         indices, coefficients, count, share = (torch.cat(column) for column in zip(*parts, strict=True))
         return SparseCode(indices, coefficients, count), share
 
@@ -258,9 +266,7 @@ class Encoder:
         gram, k, kind = self.gram, self.k, KINDS[self.pursuit]
         number, batch, atoms = gram.number, len(targets), gram.atoms
         keep = self.pursuit == "omp"
-        block, exponent = new_block(
-            targets, k, self.pursuit, enough, number, keep_first=keep, scratch=self._scratch
-        )
+        block, exponent = new_block(targets, k, self.pursuit, enough, number, keep_first=keep, scratch=self._scratch)
         correlate(torch.from_numpy(block.z), atoms[:number], block.first)
         gram.stamp += 1
         rows = np.arange(batch)

@@ -9,9 +9,9 @@ the largest of these wins, the lowest index among equals. So the picks are `plai
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from itda.core.pursuit.compiled import exact, fast
 from itda.core.pursuit.exact64 import add_column, fixed_dot, residual_of, solve, subtract_atom
 
 TILE = 512
@@ -66,18 +66,8 @@ class Gram(NamedTuple):
     fresh: np.ndarray  # [some, room] int16: the rows of the atoms from `settled` on
 
 
-def _exact(function):  # noqa: ANN001, ANN202
-    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-
-
-def _fast(function):  # noqa: ANN001, ANN202
-    # Only these may reorder or contract. All numbers are finite (targets are checked), so no-NaN is no assumption.
-    flags = {"contract", "reassoc", "nsz", "nnan", "ninf", "arcp"}
-    return numba.njit(nogil=True, cache=True, fastmath=flags, error_model="numpy")(function)
-
-
-@_fast
-def _largest(bits, start, stop):
+@fast
+def _largest(bits: np.ndarray, start: int, stop: int) -> np.int32:
     # |c| is ordered as its bits are, and an integer maximum is vectorised where one of floats is not.
     tile = bits[start:stop]
     top = np.int32(0)
@@ -87,15 +77,15 @@ def _largest(bits, start, stop):
     return top
 
 
-@_fast
-def _subtract(c, row, weight, start, stop):
+@fast
+def _subtract(c: np.ndarray, row: np.ndarray, weight: np.float32, start: int, stop: int) -> None:
     tile, part = c[start:stop], row[start:stop]
     for j in range(len(tile)):
         tile[j] -= weight * np.float32(part[j])
 
 
-@_exact
-def _main_part(gram, atom):
+@exact
+def _main_part(gram: Gram, atom: int) -> tuple[np.ndarray, int]:
     """The contiguous part of an atom's Gram row, and its length; an empty slot has length -1."""
     if atom >= gram.settled:
         return gram.fresh[atom - gram.settled], atom + 1
@@ -105,15 +95,17 @@ def _main_part(gram, atom):
     return gram.rows[slot], gram.settled
 
 
-@_exact
-def _subtract_rest(c, gram, atom, weight, start, number):
+@exact
+def _subtract_rest(c: np.ndarray, gram: Gram, atom: int, weight: np.float32, start: int, number: int) -> None:
     # Columns that are not yet in the matrix: the matrix is symmetric, so they are in the rows of the fresh atoms.
     for j in range(start, number):
         c[j] -= weight * np.float32(gram.fresh[j - gram.settled, atom])
 
 
-@_exact
-def _apply(c, bits, gram, atom, weight, number, maxima):
+@exact
+def _apply(
+    c: np.ndarray, bits: np.ndarray, gram: Gram, atom: int, weight: float, number: int, maxima: np.ndarray
+) -> bool:
     """c -= weight * (Gram row of the atom), with the largest |c| of each tile; False if the row is not there."""
     row, length = _main_part(gram, atom)
     if length < 0:
@@ -128,8 +120,18 @@ def _apply(c, bits, gram, atom, weight, number, maxima):
     return True
 
 
-@_exact
-def _apply_all(first, c, bits, gram, picks, weights, step, number, maxima):
+@exact
+def _apply_all(
+    first: np.ndarray,
+    c: np.ndarray,
+    bits: np.ndarray,
+    gram: Gram,
+    picks: np.ndarray,
+    weights: np.ndarray,
+    step: int,
+    number: int,
+    maxima: np.ndarray,
+) -> int:
     """c = first - sum_s weights[s] * (Gram row of pick s); the first atom whose row is not there, or -1."""
     for s in range(step):
         if _main_part(gram, picks[s])[1] < 0:
@@ -146,8 +148,8 @@ def _apply_all(first, c, bits, gram, picks, weights, step, number, maxima):
     return -1
 
 
-@_exact
-def _candidates(c, maxima, tiles, number, cut, found):
+@exact
+def _candidates(c: np.ndarray, maxima: np.ndarray, tiles: int, number: int, cut: np.float32, found: np.ndarray) -> int:
     count = 0
     for tile in range(tiles):
         if maxima[tile] >= cut:
@@ -158,8 +160,10 @@ def _candidates(c, maxima, tiles, number, cut, found):
     return count
 
 
-@_exact
-def _catch_up(i, block, gram, number, entry_error, stamp, omp, maxima):
+@exact
+def _catch_up(
+    i: int, block: Block, gram: Gram, number: int, entry_error: float, stamp: int, omp: bool, maxima: np.ndarray
+) -> bool:
     """Bring c up to date with the picks, and its bound, and the maxima of its tiles. False if a row is not there."""
     norm = np.sqrt(block.energy[i])
     c, bits, step = block.c[i], block.bits[i], block.step[i]
@@ -200,8 +204,10 @@ def _catch_up(i, block, gram, number, entry_error, stamp, omp, maxima):
     return True
 
 
-@_exact
-def _pick(i, block, atoms, number, maxima, found, terms):
+@exact
+def _pick(
+    i: int, block: Block, atoms: np.ndarray, number: int, maxima: np.ndarray, found: np.ndarray, terms: np.ndarray
+) -> tuple[int, float]:
     """The atom with the largest exact |<r, d>| and that correlation; -1 if c is too coarse to tell."""
     c, tiles = block.c[i], (number + TILE - 1) // TILE
     sizes = maxima.view(np.float32)
@@ -213,17 +219,27 @@ def _pick(i, block, atoms, number, maxima, found, terms):
     count = _candidates(c, sizes, tiles, number, cut, found)
     fresh = (block.z.shape[1] + 8) * UNIT * np.sqrt(block.left[i])
     if count > max(64, number // 64) and block.bound[i] > 4 * fresh:
-        return np.int64(-1), 0.0
-    best, correlation, size = np.int64(-1), 0.0, -1.0
+        return -1, 0.0
+    best, correlation, size = -1, 0.0, -1.0
     for f in range(count):
         value = fixed_dot(block.residual[i], atoms[found[f]], terms)
         if abs(value) > size:  # a later equal one does not win
-            best, correlation, size = found[f], value, abs(value)
+            best, correlation, size = int(found[f]), value, abs(value)
     return best, correlation
 
 
-@_exact
-def advance(rows, block, gram, atoms, number, k, pursuit, entry_error, stamp):
+@exact
+def advance(
+    rows: np.ndarray,
+    block: Block,
+    gram: Gram,
+    atoms: np.ndarray,
+    number: int,
+    k: int,
+    pursuit: int,
+    entry_error: float,
+    stamp: int,
+) -> None:
     """Take each of some rows as far as it goes. Its `status` says why it stopped."""
     d_model = atoms.shape[1]
     maxima = np.empty((number + TILE - 1) // TILE, np.int32)
@@ -242,7 +258,7 @@ def advance(rows, block, gram, atoms, number, k, pursuit, entry_error, stamp):
                 break
             if not abs(correlation) > RESOLUTION * np.sqrt(block.energy[i]):
                 break
-            step, residual = block.step[i], block.residual[i]
+            step, residual = int(block.step[i]), block.residual[i]
             if pursuit == OMP:
                 factor, projected = block.factor[i], block.projected[i]
                 if not add_column(block.z[i], atoms, block.picks[i], step, atom, factor, projected, column, terms):
@@ -260,8 +276,18 @@ def advance(rows, block, gram, atoms, number, k, pursuit, entry_error, stamp):
             block.step[i] = step + 1
 
 
-@_exact
-def finish(rows, block, atoms, k, pursuit, indices, coefficients, count, share):
+@exact
+def finish(
+    rows: np.ndarray,
+    block: Block,
+    atoms: np.ndarray,
+    k: int,
+    pursuit: int,
+    indices: np.ndarray,
+    coefficients: np.ndarray,
+    count: np.ndarray,
+    share: np.ndarray,
+) -> None:
     """Merge repeated picks, refit if asked; `share` is ||r||^2 / ||z||^2. What lies past `count` is 0."""
     d_model = atoms.shape[1]
     terms = np.empty(d_model // 2 + 1, np.float64)
@@ -297,8 +323,10 @@ def finish(rows, block, atoms, k, pursuit, indices, coefficients, count, share):
         share[i] = left / block.energy[i] if block.energy[i] > 0 else 0.0
 
 
-@_exact
-def add_columns(slots, rows, holder, fresh, before, number):
+@exact
+def add_columns(
+    slots: np.ndarray, rows: np.ndarray, holder: np.ndarray, fresh: np.ndarray, before: int, number: int
+) -> None:
     """Write the columns of the atoms before..number into the Gram rows held in some slots: the matrix is symmetric."""
     for slot in slots:
         atom = holder[slot]

@@ -1,14 +1,15 @@
 """The pursuits by a Gram matrix G = D D^T, in plain torch on any device: the picks and the bits of `plain`.
 
-A product with all atoms is needed once: c = D z. After a step r <- r - a d_j the correlations are c - a G[j], so d_model
-is no part of the k steps. c is float32 and wrong by at most E, which is carried along; as in `plain` it only proposes:
-if |c_j - <r, d_j>| <= E for every atom, the atom with the largest |<r, d>| has |c| >= max |c| - 2 E. All such atoms are
-correlated again in float64 by the operations of `plain`, and so are residual and coefficients: hence the same bits.
+A product with all atoms is needed once: c = D z. After a step r <- r - a d_j the correlations are c - a G[j], so that
+d_model has no part in the k steps. c is float32 and wrong by at most E, which is carried along; as in `plain` it only
+proposes: if |c_j - <r, d_j>| <= E for every atom, the atom with the largest |<r, d>| has |c| >= max |c| - 2 E. All such
+atoms are correlated again in float64 by the operations of `plain`, and so are residual and coefficients: hence the same
+picks and bits, whatever was rounded in c.
 
 With u = 2^-24, the roundoff of float32, and d the width, for unit atoms (Higham 2002, section 3.1):
 
-- a product of n terms, summed in any order, is off by n u ||x|| ||d||: E starts as (d + 8) u ||z||, and an entry of G is
-  off by (d + 8) u. The 8 covers the rounding of z, of float64 atoms, and a norm taken out and put back;
+- a product of n terms, summed in any order, is off by n u ||x|| ||d||: E starts as (d + 8) u ||z||, and an entry of G
+  is off by (d + 8) u. The 8 covers the rounding of z and of float64 atoms, and a norm taken out and put back;
 - c <- c - a G[j] adds |a| (d + 8) u for G, 2 |a| u for rounding a and the product, and u ||r|| for the difference;
 - rounding in float64, norms that are 1 up to 1e-5 and terms in u^2 are covered by `SLACK` and by doubling the last two.
 """
@@ -30,10 +31,10 @@ SLACK = 1.05
 """What is left out of the bounds is less than a twentieth of them, for d_model up to half a million."""
 
 CROWD = 64
-"""A row with more candidates than this, and than a 64th of the atoms, gets a fresh product if that may thin them out."""
+"""A row with more candidates than this, and than a 64th of the atoms, gets a fresh product if that may help."""
 
 COARSE = 4.0
-"""It may where E is this many times the bound of a fresh product."""
+"""It may where E is more than this many times the bound of a fresh product."""
 
 Codes = tuple[SparseCode, Float64[Tensor, " batch"]]
 Picks = tuple[Int64[Tensor, "batch k"], Float64[Tensor, "batch k"], Int64[Tensor, " batch"], Float64[Tensor, " batch"]]
@@ -80,7 +81,7 @@ def product_error(width: int) -> float:
 
 
 def rows_at_once(width: int, device: torch.device) -> int:
-    """Rows per group, so that a matrix of `width` columns stays near 2^23 numbers, on a GPU 2^26: it changes no result."""
+    """Rows per group: matrices of `width` columns have about 2^23 numbers, on a GPU 2^26. It changes no result."""
     return max(1, (2**26 if device.type == "cuda" else plain.PRODUCT_SIZE) // max(1, width))
 
 

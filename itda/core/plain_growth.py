@@ -1,0 +1,66 @@
+"""Growth, written to be read: the oracle that the fast one is held to, and the way for devices that have no kernel."""
+
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from itda.core.code import SparseCode
+from itda.core.pursuit.exact import fixed_dot, root, scaled
+from itda.core.pursuit.plain import pursue
+
+
+class PlainGrowth:
+    """A dictionary that grows; atoms are appended in stream order."""
+
+    description = "no Gram matrix: correlations with all atoms are computed anew at every step"
+
+    def __init__(
+        self,
+        d_model: int,
+        k: int,
+        threshold: float,
+        pursuit: str,
+        most: int | None = None,
+        block_size: int | None = None,
+    ) -> None:
+        self.k, self.threshold, self.pursuit, self.most = k, threshold, pursuit, most
+        self.number = 0
+        self._atoms = torch.empty(0, d_model, dtype=torch.float32)
+        self._block, self._adapts = block_size or 16, block_size is None
+
+    @property
+    def atoms(self) -> Float32[Tensor, "atoms d_model"]:
+        """The dictionary so far; a view."""
+        return self._atoms[: self.number]
+
+    def encode(self, targets: Float[Tensor, "batch d_model"]) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
+        """Codes in the dictionary so far, to the full k."""
+        return pursue(targets, self.atoms, self.k, self.pursuit)
+
+    def offer(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
+        """Go through some targets in order; returns those that were appended."""
+        self._atoms = self._atoms.to(targets.device)
+        appended: list[int] = []
+        start = 0
+        while start < len(targets) and (self.most is None or self.number < self.most):
+            block = targets[start : start + self._block]
+            _, error = pursue(block, self.atoms, self.k, self.pursuit, enough=self.threshold)
+            above = (error > self.threshold).nonzero().flatten()
+            # What follows the first new atom was encoded without it, so it is encoded again.
+            done = int(above[0]) + 1 if len(above) else len(block)
+            if len(above):
+                self._append(block[done - 1])
+                appended.append(start + done - 1)
+            start += done
+            if self._adapts:
+                self._block = min(2048, max(8, 2 * done))
+        return appended
+
+    def _append(self, target: Float[Tensor, " d_model"]) -> None:
+        if self.number == len(self._atoms):
+            grown = self._atoms.new_empty(max(256, 2 * self.number), self._atoms.shape[1])
+            grown[: self.number] = self.atoms
+            self._atoms = grown
+        z = scaled(target.double(), -torch.frexp(target.abs().amax()).exponent)
+        self._atoms[self.number] = (z / root(fixed_dot(z, z))).float()
+        self.number += 1
