@@ -3,7 +3,7 @@
 from itda.core.batch import ActivationBatch, ActivationSource, Site
 from itda.core.code import SparseCode
 from itda.core.labels import Label, Labels, jaccard
-from itda.core.memory import set_memory
+from itda.core.memory import set_fast, set_memory
 from itda.core.metrics import Unexplained, atom_uses, ce_loss_score, l0
 from itda.core.model import ITDA
 from itda.core.pursuit import pursue
@@ -30,5 +30,6 @@ __all__ = [
     "jaccard",
     "l0",
     "pursue",
+    "set_fast",
     "set_memory",
 ]

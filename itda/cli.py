@@ -59,6 +59,11 @@ def _dispatch(command: Any) -> None:
 
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     logging.getLogger("httpx").setLevel(logging.CRITICAL)
+    if isinstance(command, settings.PursuitOptions):
+        from itda import set_fast, set_memory
+
+        set_memory(settings.parse_bytes(command.memory) if command.memory is not None else None)
+        set_fast(command.fast)
     match command:
         case settings.Train():
             _train(command)
@@ -145,6 +150,8 @@ def _demo(options: settings.Demo) -> None:
         threshold=DEMO_THRESHOLD,
         quiet=options.quiet,
         json=options.json,
+        memory=options.memory,
+        fast=options.fast,
     )
     recipes.make_room(options.out, training)
     say("1. Train: an activation that the dictionary explains badly becomes an atom.")

@@ -25,6 +25,19 @@ def parse_count(text: str) -> int:
     return int(value)
 
 
+def parse_bytes(text: str) -> int:
+    """A size of memory: 8G, 512M or 8000000000; G is 2^30. Raises `SettingError`."""
+    power = {"k": 10, "m": 20, "g": 30, "t": 40}.get(text.removesuffix("B").removesuffix("i")[-1:].lower(), 0)
+    digits = text.removesuffix("B").removesuffix("i")[:-1] if power else text
+    try:
+        value = float(digits) * 2**power
+    except ValueError:
+        value = -1.0
+    if not 2**20 <= value < 2**60:
+        raise SettingError(f"{text!r} is not a size of memory: write it as 8G or 512M, at least 1M")
+    return int(value)
+
+
 def parse_layers(text: str) -> list[int]:
     """Layer numbers: 3,4-6 is 3, 4, 5 and 6. Raises `SettingError`."""
     layers: set[int] = set()
@@ -61,6 +74,16 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PursuitOptions:
+    """What pursuits may use."""
+
+    memory: str | None = None
+    """Memory for the Gram matrices of the dictionaries, such as 8G; default: half of what is free. Less is slower."""
+    fast: bool = False
+    """Approximate: lets pursuits on a GPU pick atoms by TF32 products. Nothing changes on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CorpusOptions:
     """Where text comes from within a corpus."""
 
@@ -75,7 +98,7 @@ class CorpusOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(CorpusOptions, ModelOptions, Output):
+class Train(CorpusOptions, ModelOptions, PursuitOptions, Output):
     """Build dictionaries for layers of a model, in one pass over a corpus."""
 
     model: Positional[str]
@@ -115,7 +138,7 @@ class Info(Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decompose(ModelOptions, Output):
+class Decompose(ModelOptions, PursuitOptions, Output):
     """Take the activations of a text apart: for each token its atoms, with the prompts that they came from."""
 
     run: Positional[Path]
@@ -131,7 +154,7 @@ class Decompose(ModelOptions, Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(CorpusOptions, ModelOptions, Output):
+class Evaluate(CorpusOptions, ModelOptions, PursuitOptions, Output):
     """Splice each dictionary into the model, on documents held out from training."""
 
     run: Positional[Path]
@@ -143,8 +166,8 @@ class Evaluate(CorpusOptions, ModelOptions, Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(Output):
-    """The whole story on the bundled model, offline, in about a minute or two."""
+class Demo(PursuitOptions, Output):
+    """The whole story on the bundled model, offline, in about a minute."""
 
     out: Path = Path("runs/demo")
     """The run folder to make; runs/demo is made anew each time."""

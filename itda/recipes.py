@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from itda import config as settings
 from itda.core.batch import STREAMS, ActivationSource, Site
 from itda.core.labels import Label
+from itda.core.memory import available
 from itda.core.model import ITDA, check_pursuit
 from itda.core.reference import ReferenceTrainer
 from itda.core.training import Trainer, check_threshold
@@ -99,7 +101,7 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
             tokens=tokens,
             every_position=options.mode == "reference",
         )
-        trainers = {site: _trainer(options, model.d_model) for site in sites}
+        trainers = {site: _trainer(options, model.d_model, available() // len(sites)) for site in sites}
         with bar("train", tokens) as progress, (folder / "log.jsonl").open("w", encoding="utf-8") as log:
             seconds = _run(source, trainers, progress, log.write)
         seen = next(iter(trainers.values())).tokens
@@ -128,6 +130,7 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
             "settings": _settings(options),
             "device": str(model.model.device),
             "seconds": round(seconds, 3),
+            "gram_rows": {str(site): t.gram_rows for site, t in trainers.items() if isinstance(t, Trainer)},
             "versions": {name: version(name) for name in ("itda", "torch", "transformers", "tokenizers", "numpy")}
             | {"python": platform.python_version()},
         }
@@ -157,12 +160,19 @@ def _run(
                 "atoms": {str(site): len(t) for site, t in trainers.items()},
                 # Of this batch's first activations: enough to see where it goes.
                 "mean_error": {
-                    str(site): t.finish().decompose(batches[site].activations[:64])[1].mean().item()
-                    for site, t in trainers.items()
+                    str(site): _errors(t, batches[site].activations[:64]).mean().item() for site, t in trainers.items()
                 },
+                # Rows of the Gram matrix in memory: all, or the number of those that fit.
+                "gram_rows": {str(site): t.gram_rows for site, t in trainers.items() if isinstance(t, Trainer)},
             }
             log(json.dumps(line) + "\n")
     return time.monotonic() - started
+
+
+def _errors(trainer: Trainer | ReferenceTrainer, activations: Tensor) -> Tensor:
+    if isinstance(trainer, Trainer):
+        return trainer.error(activations)
+    return trainer.finish().decompose(activations)[1]
 
 
 @dataclass(frozen=True)
@@ -285,7 +295,7 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar) -> dict[Site, Ev
             )
         corpus = corpus.split("heldout")
     model = run.model(options)
-    loaded = {site: run.dictionary(site) for site in run.sites}
+    loaded = {site: run.dictionary(site).to(model.model.device) for site in run.sites}
     results = evaluate_on(model, corpus, loaded, tokens, run.record["window"], options.batch_size, bar)
     for site, result in results.items():
         on = {"corpus": corpus.name, "part": corpus.part, "fingerprint": corpus.fingerprint}
@@ -345,7 +355,7 @@ def top_uses(
 def make_room(folder: Path, options: settings.Train) -> None:
     """Remove what an earlier run with these very settings left. Raises `StoreError` if something else is there."""
     if folder.exists():
-        shown = ("quiet", "json")
+        shown = ("quiet", "json", "memory", "fast")
         made = read_json(folder / "run.json", RUN_FORMAT).get("settings", {})
         if {k: v for k, v in made.items() if k not in shown} != {
             k: v for k, v in _settings(options).items() if k not in shown
@@ -387,10 +397,10 @@ def _chosen_site(run: Run, layer: str | None) -> Site:
     return site
 
 
-def _trainer(options: settings.Train, d_model: int) -> Trainer | ReferenceTrainer:
+def _trainer(options: settings.Train, d_model: int, memory: int) -> Trainer | ReferenceTrainer:
     if options.mode == "reference":
         return ReferenceTrainer(d_model, k=options.k, threshold=options.threshold)
-    return Trainer(d_model, k=options.k, threshold=options.threshold, pursuit=options.pursuit)
+    return Trainer(d_model, k=options.k, threshold=options.threshold, pursuit=options.pursuit, memory=memory)
 
 
 def _open(spec: str, options: settings.CorpusOptions) -> Corpus:

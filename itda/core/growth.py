@@ -6,6 +6,8 @@ to see and no pursuit; where it might win, the pursuit is resumed at that step. 
 already: its correlations with the dictionary are those that began its own pursuit.
 """
 
+from typing import Literal
+
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
@@ -49,9 +51,9 @@ class Growth:
         return self._atoms[: self.number]
 
     @property
-    def description(self) -> str:
-        """What of the Gram matrix is kept, for people."""
-        return self.gram.description
+    def gram_rows(self) -> int | Literal["all"]:
+        """How many rows of the Gram matrix memory has room for."""
+        return "all" if self.gram.complete else self.gram.capacity
 
     def encode(self, targets: Float[Tensor, "batch d_model"]) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
         """Codes in the dictionary so far, to the full k."""

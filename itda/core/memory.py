@@ -1,4 +1,4 @@
-"""How much memory the Gram matrices of this process may take, and how much of it is left."""
+"""What pursuits of this process may use: how much memory for Gram matrices, and whether they may approximate."""
 
 import weakref
 from pathlib import Path
@@ -9,6 +9,7 @@ from itda.errors import SettingError
 
 _limit: int | None = None
 _granted: dict[int, int] = {}
+_fast = False
 
 
 def set_memory(limit: int | None) -> None:
@@ -26,6 +27,23 @@ def set_memory(limit: int | None) -> None:
     if limit is not None and limit < 2**20:
         raise SettingError(f"a memory limit of {limit} bytes: it must be at least 1 MiB, 1048576")
     _limit = limit
+
+
+def set_fast(allowed: bool) -> None:
+    """Let pursuits on a GPU approximate: pick atoms by TF32 products, without a second look in float64.
+
+    Off by default, and then results are the same on every device. Nothing changes on a CPU.
+
+    >>> import itda
+    >>> itda.set_fast(False)
+    """
+    global _fast
+    _fast = allowed
+
+
+def fast() -> bool:
+    """Whether pursuits on a GPU may approximate."""
+    return _fast
 
 
 def available() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,16 @@ class ITDA:
         """Width of the activations."""
         return self.atoms.shape[1]
 
+    def to(self, device: torch.device | str) -> ITDA:
+        """The same dictionary with its atoms, and so its pursuits, on another device. Codes stay where activations are.
+
+        >>> import torch, itda
+        >>> itda.ITDA(torch.eye(1), itda.Labels.of(itda.Label("essay", 0, 0, 1, 0, "", "x", "")), k=1).to("cpu").k
+        1
+        """
+        offset = self.offset.to(device) if self.offset is not None else None
+        return replace(self, atoms=self.atoms.to(device), offset=offset)
+
     @torch.no_grad()
     def encode(self, activations: Float[Tensor, "*batch d_model"]) -> SparseCode:
         """Decompose activations [..., d_model] into codes [..., k], by the dictionary's pursuit.
@@ -84,24 +94,26 @@ class ITDA:
         """As `encode`, with the error ||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset."""
         check_width(activations, self.d_model)
         flat = activations.reshape(-1, self.d_model)
-        code, error = self._encoder(target_of(flat, self.d_model, self.offset))
+        offset = self.offset.to(flat.device) if self.offset is not None else None
+        code, error = self._encoder(target_of(flat, self.d_model, offset).to(self.atoms.device))
         lead = activations.shape[:-1]
         dtype = torch.promote_types(activations.dtype, torch.float32)
         shaped = SparseCode(
-            code.indices.reshape(*lead, self.k),
-            code.coefficients.reshape(*lead, self.k).to(dtype),
-            code.count.reshape(lead),
+            code.indices.reshape(*lead, self.k).to(activations.device),
+            code.coefficients.reshape(*lead, self.k).to(activations.device, dtype),
+            code.count.reshape(lead).to(activations.device),
         )
-        return shaped, error.reshape(lead)
+        return shaped, error.reshape(lead).to(activations.device)
 
     @torch.no_grad()
     def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
         """Reconstruct activations [..., d_model] from codes: the weighted sum of atoms, plus the offset."""
         indices, coefficients = code.indices.reshape(-1, code.k), code.coefficients.reshape(-1, code.k)
-        total = weighted_atoms(coefficients.double(), self.atoms, indices)
+        device = self.atoms.device
+        total = weighted_atoms(coefficients.double().to(device), self.atoms, indices.to(device))
         if self.offset is not None:
             total = total + self.offset.double()
-        return total.to(code.coefficients.dtype).reshape(*code.indices.shape[:-1], self.d_model)
+        return total.to(code.coefficients).reshape(*code.indices.shape[:-1], self.d_model)
 
     def __call__(self, activations: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The reconstruction: `decode(encode(activations))`."""

@@ -12,7 +12,8 @@ from itda.core.pursuit.plain import pursue
 class PlainGrowth:
     """A dictionary that grows; atoms are appended in stream order."""
 
-    description = "no Gram matrix: correlations with all atoms are computed anew at every step"
+    gram_rows = 0
+    """It has no Gram matrix: the products with all atoms are computed at every step."""
 
     def __init__(
         self,

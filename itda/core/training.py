@@ -1,6 +1,6 @@
 """Training: a greedy pass that appends what the dictionary so far explains badly (the paper's Algorithm 1)."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Float64
@@ -102,9 +102,9 @@ class Trainer:
         )
 
     @property
-    def memory_use(self) -> str:
-        """What of the Gram matrix is kept, for people."""
-        return "" if self._growth is None else self._growth.description
+    def gram_rows(self) -> int | Literal["all"]:
+        """How many rows of the Gram matrix memory has room for."""
+        return "all" if self._growth is None else self._growth.gram_rows
 
     def _growth_on(self, device: torch.device) -> Growth | PlainGrowth:
         if self._growth is None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 from itda.core.pursuit import plain
-from itda.core.pursuit.exact import fixed_dot, full_precision_products, scaled, weighted_atoms
+from itda.core.pursuit.exact import fixed_dot, full_precision_products, root, scaled, weighted_atoms
 
 UNIT = 2.0**-24
 """Unit roundoff of float32."""
@@ -85,7 +85,7 @@ def rows_at_once(width: int, device: torch.device) -> int:
     return max(1, (2**26 if device.type == "cuda" else plain.PRODUCT_SIZE) // max(1, width))
 
 
-def joined(parts: list[Codes]) -> Codes:
+def joined(parts: list[tuple[SparseCode, Tensor]]) -> Codes:
     """Groups of rows, one after the other."""
     code = SparseCode(
         torch.cat([code.indices for code, _ in parts]),
@@ -114,7 +114,7 @@ class Start:
         z = scaled(targets.double(), -exponent[:, None])
         energy = fixed_dot(z, z)
         least = energy * max(enough, plain.RESOLUTION**2)
-        return Start(z, exponent, energy, least, plain.RESOLUTION * energy.sqrt())
+        return Start(z, exponent, energy, least, plain.RESOLUTION * root(energy))
 
     def finish(self, picks: Picks, atoms: Float[Tensor, "atoms d_model"], pursuit: str, dtype: torch.dtype) -> Codes:
         """Merge, refit and scale back."""
