@@ -13,7 +13,7 @@ from itda.core.pursuit.portable import Codes
 
 Path = Literal["triton-on-chip", "triton-streaming", "gram", "plain"]
 
-RESERVE = 2**31
+RESERVE = 3 * 2**30
 """Bytes kept free of the Gram matrix: for the correlations of a group of rows, and the atoms that a refit gathers."""
 
 REGISTERS = 160 * 2**10

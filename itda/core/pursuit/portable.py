@@ -178,7 +178,7 @@ def _matching(start: Start, atoms: Tensor, gram: Float32[Tensor, "atoms atoms"],
         count[rows] += picked
         bound += correlation.abs() * (product_error(atoms.shape[1]) + 4 * UNIT) + 2 * UNIT * left.sqrt()
         r -= correlation[:, None] * atoms[index].double()
-        left = torch.where(picked, fixed_dot(r, r), left)
+        left = fixed_dot(r, r)
         left_over[rows] = left
         c.addcmul_(gram[index], -correlation.float()[:, None])
     return indices, coefficients, count, left_over
