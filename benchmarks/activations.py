@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 
 from itda import Site
-from itda.sources.corpus import python_docs
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
 
 TINY_SITE = Site(4)
 TINY_WIDTH = 192
@@ -49,6 +47,10 @@ def _tiny_distinct(least: int) -> Tensor:
 
 
 def _tiny_stream(tokens: int) -> Iterator[Tensor]:
+    # Here, since transformers takes long to load and would count in the memory of those who need no model.
+    from itda.sources.corpus import python_docs
+    from itda.sources.huggingface import HuggingFaceSource, LanguageModel
+
     corpus = python_docs().split("train")
     source = HuggingFaceSource(LanguageModel.load("tiny"), corpus, [TINY_SITE], window=128, tokens=tokens)
     for batch in source:

@@ -1,6 +1,6 @@
 """How long does it take to build a dictionary? itda's trainer against the textbook's batches, and where the time goes.
 
-    python benchmarks/training.py [--tokens 300k] [--k 40] [--threshold 0.26] [--activations FILE.pt] [--quick]
+    python benchmarks/training.py [--tokens 300k] [--k 40] [--threshold 0.24] [--activations FILE.pt] [--quick]
 
 The first tables: activations in memory, made up with structure (`activations.structured`) or read from a file that
 `torch.save` wrote, [tokens, d_model]. Timed in a process each: the trainer over all of them; encoding them once with
@@ -10,6 +10,7 @@ procedure itself until it has as many atoms. The last table: `itda train tiny`, 
 before are kept: run it again to go on, with `--fresh` to start anew.
 """
 
+import argparse
 import json
 import statistics
 import sys
@@ -44,9 +45,6 @@ from common import (
 from torch import Tensor
 
 import itda
-from itda import config, recipes
-from itda.config import parse_count
-from itda.sources.huggingface import HuggingFaceSource
 
 OFFERED = 1024
 """Activations per call of the trainer and of encode."""
@@ -186,14 +184,17 @@ def kind_of(file: str, function: str) -> str | None:
 
 def command(task: Task) -> dict[str, Any]:
     """`itda train tiny`, with the model's and the trainer's time taken from outside."""
+    from itda import config, recipes
+    from itda.sources.huggingface import HuggingFaceSource
+
     compile_kernels(task | {"k": 16})
     spent = {"loading": 0.0, "model": 0.0, "offer": 0.0}
     watch = Watch(kind_of)
     read, offer = HuggingFaceSource.__iter__, itda.Trainer.offer
 
-    def timed_read(source: HuggingFaceSource) -> Iterator[Any]:
+    def timed_read(self: HuggingFaceSource) -> Iterator[Any]:
         spent["loading"] = time.perf_counter() - began
-        stream = read(source)
+        stream = read(self)
         while True:
             started = time.perf_counter()
             batch = next(stream, None)
@@ -202,10 +203,10 @@ def command(task: Task) -> dict[str, Any]:
                 return
             yield batch
 
-    def timed_offer(trainer: itda.Trainer, batch: itda.ActivationBatch) -> int:
+    def timed_offer(self: itda.Trainer, batch: itda.ActivationBatch) -> int:
         started = time.perf_counter()
         with watch:
-            added = offer(trainer, batch)
+            added = offer(self, batch)
         spent["offer"] += time.perf_counter() - started
         return added
 
@@ -246,11 +247,13 @@ TITLES = {
 }
 
 
-def measure(results: Results, settings: Task, limit: float) -> None:
+def measure(results: Results, settings: Task, arguments: argparse.Namespace) -> None:
     """All parts that are not there yet, in an order in which each finds what it needs."""
     with tempfile.TemporaryDirectory() as folder:
         dictionary = Path(folder) / "dictionary.pt"
         task = settings | {"dictionary": str(dictionary)}
+        if arguments.activations:
+            task["activations"] = str(arguments.activations)
 
         def part(name: str, *, needs_dictionary: bool = False, **more: Any) -> dict[str, Any]:
             key = settings | {"part": name}
@@ -265,7 +268,7 @@ def measure(results: Results, settings: Task, limit: float) -> None:
         made = part("ours")
         part("encode", needs_dictionary=True)
         estimate = part("sampled", needs_dictionary=True, sizes=made["sizes"])
-        if estimate["seconds"] <= limit:
+        if estimate["seconds"] <= arguments.limit:
             part("textbook", atoms=made["atoms"])
         part("command")
 
@@ -344,12 +347,15 @@ def ratios_table(found: dict[str, Any]) -> str:
 
 def quarters_table(found: dict[str, Any]) -> str:
     made, points = found["ours"], found["sampled"]["points"]
+    calls = len(made["sizes"])
     rows = []
     for quarter in range(QUARTERS):
-        of = slice(quarter * len(made["sizes"]) // QUARTERS, (quarter + 1) * len(made["sizes"]) // QUARTERS)
-        first, last = (int(made["tokens"] * (quarter + end) / QUARTERS) for end in (0, 1))
+        of = slice(quarter * calls // QUARTERS, (quarter + 1) * calls // QUARTERS)
+        first, last = of.start * OFFERED, min(of.stop * OFFERED, made["tokens"])
+        if first == last:
+            continue
         there = [point["ms"] for point in points if first <= point["token"] < last]
-        own = 1000 * sum(made["taken"][of]) / max(1, last - first)
+        own = 1000 * sum(made["taken"][of]) / (last - first)
         other = statistics.mean(there) if there else None
         rows.append(
             [
@@ -373,31 +379,40 @@ def command_table(row: dict[str, Any]) -> str:
     )
 
 
+def count(text: str) -> int:
+    """A number of tokens, as the package's commands read it."""
+    from itda.config import parse_count
+
+    return parse_count(text)
+
+
 def main() -> None:
     parser = arguments_for(__doc__, "training")
-    parser.add_argument("--tokens", type=parse_count, help="default 300k, or all of a file")
+    parser.add_argument("--tokens", type=count, help="default 300k, or all of a file")
     parser.add_argument("--d", type=int, default=512, help="width of made-up activations; default 512")
     parser.add_argument("--k", type=int, default=40)
-    parser.add_argument("--threshold", type=float, default=0.26)
+    parser.add_argument("--threshold", type=float, default=0.24)
     parser.add_argument("--batch", type=int, default=1024, help="activations per batch of the textbook; default 1024")
     parser.add_argument("--points", type=int, default=12, help="where the textbook is timed on the way; default 12")
     parser.add_argument("--limit", type=float, default=3600, help="run the textbook itself if it takes fewer seconds")
-    parser.add_argument("--activations", help="a file of activations [tokens, d_model], written by torch.save")
+    parser.add_argument(
+        "--activations", type=Path, help="a file of activations [tokens, d_model], written by torch.save"
+    )
     parser.add_argument("--memory", type=parse_bytes, help="the most that the Gram matrix may take: 8G")
-    parser.add_argument("--tiny-tokens", type=parse_count, help="tokens of the last table; default 200k")
+    parser.add_argument("--tiny-tokens", type=count, help="tokens of the last table; default 200k")
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(PARTS[arguments.child["part"]](arguments.child)))
         return
     names = ("tokens", "d", "k", "threshold", "batch", "points", "activations", "memory", "tiny_tokens")
     settings = {name: getattr(arguments, name) for name in names}
-    quick = {"tokens": 6000, "tiny_tokens": 5000} if arguments.quick else {"tokens": 300_000, "tiny_tokens": 200_000}
     if arguments.activations:
-        quick["tokens"] = None
-        settings |= {"d": None, "activations": str(Path(arguments.activations).resolve())}
-    settings |= {name: value for name, value in quick.items() if settings[name] is None}
+        settings |= {"d": None, "activations": arguments.activations.name}
+    elif settings["tokens"] is None:
+        settings["tokens"] = 6000 if arguments.quick else 300_000
+    settings["tiny_tokens"] = settings["tiny_tokens"] or (5000 if arguments.quick else 200_000)
     results = results_for(arguments, "training")
-    measure(results, settings, arguments.limit)
+    measure(results, settings, arguments)
     print(report(results, settings))
 
 

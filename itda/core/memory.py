@@ -17,7 +17,7 @@ def set_memory(limit: int | None) -> None:
 
     Pursuits are fast where the Gram matrix of the dictionary fits, 2 bytes per pair of atoms: 0.5 GB for 16,384 atoms,
     8.6 GB for 65,536. Where it does not, they keep the rows used last. The results are the same. What counts is the
-    limit when a dictionary first encodes, or a trainer first gets activations. Raises `SettingError` below 1 MiB.
+    limit when a dictionary first encodes, or a trainer is made. Raises `SettingError` below 1 MiB.
 
     >>> import itda
     >>> itda.set_memory(8 * 2**30)
@@ -44,6 +44,11 @@ def set_fast(allowed: bool) -> None:
 def fast() -> bool:
     """Whether pursuits on a GPU may approximate."""
     return _fast
+
+
+def limit() -> int | None:
+    """What `set_memory` was told."""
+    return _limit
 
 
 def available() -> int:

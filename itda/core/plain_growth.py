@@ -1,4 +1,4 @@
-"""Growth, written to be read: the oracle that the fast one is held to, and the way for devices that have no kernel."""
+"""Growth, written to be read: the oracle that the fast one is held to."""
 
 import torch
 from jaxtyping import Float, Float32, Float64
@@ -11,9 +11,6 @@ from itda.core.pursuit.plain import pursue
 
 class PlainGrowth:
     """A dictionary that grows; atoms are appended in stream order."""
-
-    gram_rows = 0
-    """It has no Gram matrix: the products with all atoms are computed at every step."""
 
     def __init__(
         self,

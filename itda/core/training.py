@@ -10,7 +10,6 @@ from itda.core.batch import ActivationBatch
 from itda.core.growth import Growth
 from itda.core.labels import Labels
 from itda.core.model import ITDA, check_offset, check_pursuit, target_of
-from itda.core.plain_growth import PlainGrowth
 from itda.core.pursuit import Pursuit
 from itda.errors import SettingError
 
@@ -24,7 +23,8 @@ class Trainer:
     For x_1, x_2, ... in stream order: encode x_i with the dictionary so far; if its error ||z - z_hat||^2 / ||z||^2
     exceeds `threshold`, append z_i / ||z_i|| with its label, where z = x - offset. The dictionary is a function of the
     stream and the settings alone: not of how the stream is cut into batches, nor of `block_size`, the number of
-    activations encoded together (by default it follows the rate at which atoms are found).
+    activations encoded together (by default it follows the rate at which atoms are found). Activations may be on any
+    device; the dictionary grows on the CPU.
 
     `atoms` stops growth at that many. `memory` is what the Gram matrix may take, in bytes, by default as much as
     `set_memory` allows; it changes no result. Raises `SettingError` for settings out of range.
@@ -54,7 +54,7 @@ class Trainer:
         check_pursuit(k, pursuit)
         check_offset(offset, d_model)
         check_threshold(threshold)
-        for name, value in (("atoms", atoms), ("block_size", block_size)):
+        for name, value in (("atoms", atoms), ("block_size", block_size), ("memory", memory)):
             if value is not None and value < 1:
                 raise SettingError(f"{name} is {value}: it must be at least 1")
         self.d_model, self.k, self.threshold = d_model, k, threshold
@@ -63,12 +63,10 @@ class Trainer:
         self.tokens = 0
         """Activations seen."""
         self._labels: list[Labels] = []
-        self._settings = (d_model, k, threshold, pursuit, atoms, block_size)
-        self._memory = memory
-        self._growth: Growth | PlainGrowth | None = None
+        self._growth = Growth(d_model, k, threshold, pursuit, atoms, block_size, memory)
 
     def __len__(self) -> int:
-        return 0 if self._growth is None else self._growth.number
+        return self._growth.number
 
     @torch.no_grad()
     def offer(self, batch: ActivationBatch) -> int:
@@ -76,8 +74,8 @@ class Trainer:
 
         Raises `ActivationError` for a wrong width or a row that is not finite; the batch is left out then.
         """
-        targets = target_of(batch.activations, self.d_model, self.offset)
-        added = self._growth_on(targets.device).offer(targets)
+        targets = self._targets(batch.activations)
+        added = self._growth.offer(targets)
         if added:
             self._labels.append(batch.labels[added])
         self.tokens += len(targets)
@@ -86,13 +84,12 @@ class Trainer:
     @torch.no_grad()
     def error(self, activations: Float[Tensor, "batch d_model"]) -> Float64[Tensor, " batch"]:
         """||z - z_hat||^2 / ||z||^2 of each activation in the dictionary so far. Raises `ActivationError`."""
-        targets = target_of(activations, self.d_model, self.offset)
-        return self._growth_on(targets.device).encode(targets)[1]
+        return self._growth.encode(self._targets(activations))[1]
 
     def finish(self, **parts: Any) -> ITDA:
         """The dictionary so far, as a model; `parts` are its `mode`, `site` and `provenance`."""
         return ITDA(
-            atoms=torch.empty(0, self.d_model) if self._growth is None else self._growth.atoms.clone(),
+            atoms=self._growth.atoms.clone(),
             labels=Labels.concatenate(self._labels),
             k=self.k,
             pursuit=self.pursuit,
@@ -104,13 +101,11 @@ class Trainer:
     @property
     def gram_rows(self) -> int | Literal["all"]:
         """How many rows of the Gram matrix memory has room for."""
-        return "all" if self._growth is None else self._growth.gram_rows
+        return self._growth.gram_rows
 
-    def _growth_on(self, device: torch.device) -> Growth | PlainGrowth:
-        if self._growth is None:
-            on_cpu = device.type == "cpu"
-            self._growth = Growth(*self._settings, self._memory) if on_cpu else PlainGrowth(*self._settings)
-        return self._growth
+    def _targets(self, activations: Tensor) -> Tensor:
+        offset = self.offset.to(activations.device) if self.offset is not None else None
+        return target_of(activations, self.d_model, offset).cpu()
 
 
 def check_threshold(threshold: float) -> None:

@@ -85,6 +85,20 @@ def norms_off_by_what_a_dictionary_allows() -> Case:
     return Case(d[:1].float() + 0.1 * normal(2, 48, 6), d.float(), 3)
 
 
+def misled_by_its_gram_matrix() -> tuple[Case, torch.Tensor]:
+    """The ninth pick is the last atom; but a Gram matrix as wrong as float32 allows puts the one before it ahead.
+
+    Eight steps of 1 each move their c apart by more than the bound on the first product: it must have grown.
+    """
+    best, other = unit_rows(2, 8, 11).double()
+    near = unit(torch.stack([best + 1e-3 * other, best]))
+    d = torch.block_diag(torch.eye(8), near)
+    x = torch.cat([torch.ones(8), 0.5 * near[1]])[None]
+    gram = d @ d.T
+    gram[:8, 8:] += torch.tensor([-1.0, 1.0]) * (16 + 6) * 2.0**-24
+    return Case(x, d, 9), gram
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "random": lambda: random(100, 24, 5),
     "one atom": lambda: random(1, 5, 3),

@@ -152,10 +152,7 @@ def test_no_correlation_is_further_off_than_the_bound_says(name, pursuit):
     # c accounts for `applied` picks: the residual after these.
     for i in np.flatnonzero(looked_at):
         t = block.applied[i]
-        if pursuit == "mp":
-            weights = block.coefficients[i, :t]
-        else:
-            weights = block.solutions[i, t - 1, :t] if t else np.zeros(0)
+        weights = block.solutions[i, t - 1, :t] if pursuit == "omp" and t else block.coefficients[i, :t]
         residual = block.z[i] - weights @ atoms.double().numpy()[block.picks[i, :t]]
         exact = atoms.double().numpy() @ residual
         assert np.abs(block.c[i, :number] - exact).max() <= block.bound[i] + 1e-15

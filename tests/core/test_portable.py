@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 from core.helpers import normal, unit_rows
-from core.pursuit_cases import CASES, differences
+from core.pursuit_cases import CASES, differences, misled_by_its_gram_matrix
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,6 +69,14 @@ def test_no_correlation_is_further_off_than_the_bound_says(name, pursuit, gram_i
     found = portable.pursue(targets, atoms, k, pursuit, gram=gram)
     assert differences(found, expected(name, pursuit, 0.0)) == []
     assert max(seen) <= 0
+
+
+@ALL
+def test_the_bound_grows_with_every_step(pursuit):
+    case, gram = misled_by_its_gram_matrix()
+    found = portable.pursue(*case, pursuit, gram=gram)
+    assert found[0].indices.tolist() == [[*range(8), 9]]
+    assert differences(found, plain.pursue(*case, pursuit)) == []
 
 
 @pytest.mark.parametrize(

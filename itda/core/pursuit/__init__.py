@@ -1,5 +1,6 @@
 """Pursuits: ways to find a sparse code. One contract, `plain.pursue`; faster ones agree with it to the bit."""
 
+import logging
 from functools import partial
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -7,11 +8,14 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from itda.core import memory
 from itda.core.code import SparseCode
 from itda.core.pursuit.plain import pursue
 
 Pursuit = Literal["mp", "mp_refit", "omp"]
 PURSUITS: tuple[Pursuit, ...] = get_args(Pursuit)
+
+log = logging.getLogger(__name__)
 
 __all__ = ["PURSUITS", "Encoder", "Pursuit", "encoder", "pursue"]
 
@@ -34,4 +38,10 @@ def encoder(atoms: Float[Tensor, "atoms d_model"], k: int, pursuit: Pursuit) -> 
         from itda.core.pursuit.gram import GramEncoder, GramRows
 
         return GramEncoder(GramRows(atoms.contiguous(), len(atoms), least=k), k, pursuit)
+    if atoms.device.type == "cuda":
+        from itda.core.pursuit.gpu import GpuPursuit
+
+        chosen = GpuPursuit(atoms, k, pursuit, memory.limit(), memory.fast())
+        log.info(chosen.description)
+        return chosen
     return partial(pursue, atoms=atoms, k=k, pursuit=pursuit)
