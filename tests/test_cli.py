@@ -10,6 +10,7 @@ import torch
 
 from itda import ITDA
 from itda.cli import main
+from itda.config import parse_bytes
 from itda.store import RUN_FORMAT
 
 TRAIN = ["--k", "8", "--threshold", "0.4", "--tokens", "2k", "--window", "64", "--quiet"]
@@ -158,6 +159,31 @@ def test_json_is_the_only_thing_on_standard_output(run):
     assert json.loads(result.stdout)["sites"]
 
 
+def test_with_little_memory_or_fast_on_a_cpu_the_atoms_are_the_same_and_the_log_says_what_fits(run, tmp_path):
+    folder = tmp_path / "small"
+    limits = ["--memory", "1M", "--fast", "--threshold", "0.001"]
+    arguments = ["train", "tiny", "--layers", "2", "--corpus", "python-docs", "--quiet", "--tokens", "1500", "--k", "4"]
+    main([*arguments, "--out", str(folder), *limits])
+    main([*arguments, "--out", str(tmp_path / "large"), "--threshold", "0.001"])
+    records = [json.loads((path / "run.json").read_text()) for path in (folder, tmp_path / "large")]
+    atoms = [ITDA.from_pretrained(path / "layer_2").atoms for path in (folder, tmp_path / "large")]
+    assert torch.equal(*atoms)
+    assert records[1]["gram_rows"] == {"layer_2": "all"}
+    assert 0 < records[0]["gram_rows"]["layer_2"] < len(atoms[0])
+    assert (records[0]["settings"]["memory"], records[0]["settings"]["fast"]) == ("1M", True)
+    assert not (run / "log.jsonl").read_text() or "gram_rows" in json.loads(
+        (run / "log.jsonl").read_text().splitlines()[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8G", 8 * 2**30), ("512M", 2**29), ("1.5g", 3 * 2**29), ("8GB", 2**33), ("4GiB", 2**32), ("8000000", 8000000)],
+)
+def test_sizes_of_memory_are_read(text, size):
+    assert parse_bytes(text) == size
+
+
 def test_quiet_shows_no_progress(run):
     command = [sys.executable, "-m", "itda.cli", "info", str(run), "--quiet"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -180,6 +206,8 @@ BAD_TRAINING = {
     "tokens that are no number": (["tiny"], {"--tokens": "many"}, "write it as 50000, 50k or 1.5M"),
     "a window beyond the context": (["tiny"], {"--window": "300"}, "the model reads at most 256"),
     "a window without room": (["tiny"], {"--window": "1"}, "use at least 2"),
+    "memory that is no size": (["tiny"], {"--memory": "much"}, "write it as 8G or 512M"),
+    "too little memory": (["tiny"], {"--memory": "100k"}, "at least 1M"),
     "an empty batch": (["tiny"], {"--batch-size": "0"}, "at least 1"),
 }
 

@@ -127,7 +127,7 @@ class GramRows:
         # An eighth more than before: rows are moved seldom, and little is set aside.
         room = number if before == 0 else max(number, before + before // 8 + 64)
         capacity = min(room, max(self._memory // (2 * room), self._least))
-        was_complete = self.complete
+        news = before == 0 or (self.complete and capacity < room)
         self.slots[self.holder[capacity : self.held]] = -1
         self.held = min(self.held, capacity)
         self.rows = np.empty((0, 0), np.int16)  # no view of the buffer may be left when it moves
@@ -141,7 +141,7 @@ class GramRows:
         self.slots = _resized(self.slots, room, -1)
         self.used, self.holder = _resized(self.used, capacity, 0), _resized(self.holder, capacity, -1)
         budget.claim(self, 2 * self._buffer.size)
-        if was_complete or before == 0:
+        if news:
             log.info(self.description)
 
 
