@@ -84,10 +84,10 @@ class Growth:
         block, _ = new_block(
             targets, self.k, self.pursuit, self.threshold, room, keep_first=True, scratch=self._scratch
         )
-        z = torch.from_numpy(block.z)
-        correlate(z, self.atoms, block.first)
+        correlate(block, self.atoms)
+        z = torch.from_numpy(block.narrow)
         with full_precision_products(z.device):
-            products = (z.float() @ z.float().T).numpy()
+            products = (z @ z.T).numpy()
         fresh = self._scratch.array("fresh", (min(batch, self.most - before), room), np.int16)
         atoms, kind = self._atoms.numpy(), KINDS[self.pursuit]
         share, dirty = np.zeros(batch), np.full(batch, -1, np.int64)

@@ -145,7 +145,7 @@ def test_no_correlation_is_further_off_than_the_bound_says(name, pursuit):
     off = int(gram.product_error(atoms.shape[1]) * kernel.SCALE * 0.9)
     rows.rows[:] = np.clip(rows.rows.astype(np.int32) - off, -32767, 32767)
     block, _ = gram.new_block(targets, k, pursuit, 0.0, number, keep_first=True, scratch=Scratch())
-    gram.correlate(torch.from_numpy(block.z), atoms, block.first)
+    gram.correlate(block, atoms)
     every = np.arange(len(targets))
     gram.run(every, block, rows, atoms, number, pursuit, np.empty((0, number), np.int16))
     looked_at = block.applied >= 0

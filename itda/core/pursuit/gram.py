@@ -17,7 +17,7 @@ from torch import Tensor
 from itda.core import memory as budget
 from itda.core.code import SparseCode
 from itda.core.pursuit import kernel
-from itda.core.pursuit.exact import fixed_dot, full_precision_products, scaled
+from itda.core.pursuit.exact import full_precision_products, scaled
 from itda.core.pursuit.kernel import Block, Gram
 from itda.core.pursuit.plain import pursue
 from itda.core.pursuit.workers import over_rows
@@ -180,25 +180,23 @@ def new_block(
     scratch: Scratch,
 ) -> tuple[Block, Tensor]:
     """The start of a pursuit, without correlations; and the exponents by which targets were scaled."""
-    exponent = torch.frexp(targets.abs().amax(dim=1)).exponent
-    z = scaled(targets.double(), -exponent[:, None])
-    energy = fixed_dot(z, z).numpy()
-    batch = len(z)
+    batch, d_model = targets.shape
     first = scratch.array("first", (batch, room), np.float32)
     c = scratch.array("c", (batch, room), np.float32) if keep_first else first
     steps = (batch, k, k) if pursuit == "omp" else (0, k, k)
-    return Block(
-        z=z.numpy(),
+    block = Block(
+        z=scratch.array("z", (batch, d_model), np.float64),
+        narrow=scratch.array("narrow", (batch, d_model), np.float32),
         first=first,
         c=c,
         bits=c.view(np.int32),
-        residual=z.numpy().copy(),
-        energy=energy,
-        left=energy.copy(),
-        least=energy * max(enough, kernel.RESOLUTION**2),
-        bound=product_error(z.shape[1]) * np.sqrt(energy),
-        step=np.zeros(batch, np.int64),
-        applied=np.full(batch, -1, np.int64),
+        residual=scratch.array("residual", (batch, d_model), np.float64),
+        energy=np.empty(batch),
+        left=np.empty(batch),
+        least=np.empty(batch),
+        bound=np.empty(batch),
+        step=np.empty(batch, np.int64),
+        applied=np.empty(batch, np.int64),
         picks=np.zeros((batch, k), np.int64),
         correlations=np.zeros((batch, k)),
         coefficients=np.zeros((batch, k)),
@@ -207,13 +205,16 @@ def new_block(
         projected=np.zeros(steps[:2]),
         status=np.zeros(batch, np.int8),
         wanted=np.zeros(batch, np.int64),
-    ), exponent
+    )
+    exponent = np.empty(batch, np.int64)
+    over_rows(kernel.begin, np.arange(batch), targets.contiguous().numpy(), block, exponent, enough)
+    return block, torch.from_numpy(exponent)
 
 
-def correlate(z: Tensor, atoms: Float32[Tensor, "atoms d_model"], out: np.ndarray) -> None:
-    """out[:, :atoms] = z D^T in float32."""
+def correlate(block: Block, atoms: Float32[Tensor, "atoms d_model"]) -> None:
+    """The first correlations: z D^T in float32."""
     with full_precision_products(atoms.device):
-        torch.mm(z.float(), atoms.T, out=torch.from_numpy(out)[:, : len(atoms)])
+        torch.mm(torch.from_numpy(block.narrow), atoms.T, out=torch.from_numpy(block.first)[:, : len(atoms)])
 
 
 def run(
@@ -267,7 +268,7 @@ class GramEncoder:
         number, batch, atoms = gram.number, len(targets), gram.atoms
         keep = self.pursuit == "omp"
         block, exponent = new_block(targets, k, self.pursuit, enough, number, keep_first=keep, scratch=self._scratch)
-        correlate(torch.from_numpy(block.z), atoms[:number], block.first)
+        correlate(block, atoms[:number])
         gram.stamp += 1
         rows = np.arange(batch)
         run(rows, block, gram, atoms, number, self.pursuit, np.empty((0, number), np.int16))

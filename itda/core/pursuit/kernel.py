@@ -7,6 +7,7 @@ The fast correlations only propose: all atoms within twice the bound of the larg
 the largest of these wins, the lowest index among equals. So the picks are `plain`'s, whatever the fast part rounds.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ class Block(NamedTuple):
     """Some activations on their way through a pursuit, one per row of each array."""
 
     z: np.ndarray  # [batch, d_model] float64: the targets, scaled by a power of two to a largest entry in [1/2, 1)
+    narrow: np.ndarray  # z in float32
     first: np.ndarray  # [batch, room] float32: correlations of all atoms with z
     c: np.ndarray  # [batch, room] float32: correlations with the residual. May be `first` itself if that can go
     bits: np.ndarray  # c as int32
@@ -226,6 +228,32 @@ def _pick(
         if abs(value) > size:  # a later equal one does not win
             best, correlation, size = int(found[f]), value, abs(value)
     return best, correlation
+
+
+@exact
+def begin(rows: np.ndarray, targets: np.ndarray, block: Block, exponent: np.ndarray, enough: float) -> None:
+    """Scale targets to a largest entry in [1/2, 1), exactly, and set up the start of their pursuit."""
+    d_model = targets.shape[1]
+    terms = np.empty(d_model // 2 + 1, np.float64)
+    for i in rows:
+        top = 0.0
+        for j in range(d_model):
+            top = max(top, abs(np.float64(targets[i, j])))
+        power = -int(math.frexp(top)[1])
+        exponent[i] = -power
+        # In two halves, as in `exact.scaled`: each is a normal number.
+        half = power // 2
+        first, second = math.ldexp(1.0, half), math.ldexp(1.0, power - half)
+        z = block.z[i]
+        for j in range(d_model):
+            z[j] = np.float64(targets[i, j]) * first * second
+        block.narrow[i] = z.astype(np.float32)
+        block.residual[i] = z
+        energy = fixed_dot(z, z, terms)
+        block.energy[i], block.left[i] = energy, energy
+        block.least[i] = energy * max(enough, RESOLUTION * RESOLUTION)
+        block.bound[i] = (d_model + 8) * UNIT * np.sqrt(energy)
+        block.step[i], block.applied[i] = 0, -1
 
 
 @exact
