@@ -190,10 +190,10 @@ def report(results: Results) -> str:
     used = dict.fromkeys(name for row in rows for name in row["sides"])
     parts = [
         paragraph(
-            "ms: milliseconds per activation of ours, once warm. textbook / ours and ours / product (one float32 "
-            "product with all atoms): medians of ratios of times per activation, taken in turn. first: the "
-            "first call, which computes the Gram rows that are needed. plain: codes as those of the plain "
-            f"pursuit to the bit, for {PLAIN_ROWS} activations."
+            "ms: milliseconds per activation of ours, once warm. textbook/ours and ours/product (one float32 product "
+            "with all atoms): medians of ratios of times per activation, taken in turn. cold: seconds of the first "
+            "call, all activations, which computes the Gram rows that are needed. bits: whether the codes are those of "
+            f"the plain pursuit to the bit, for {PLAIN_ROWS} activations."
         ),
         speed_table(rows),
         paragraph(
@@ -207,7 +207,8 @@ def report(results: Results) -> str:
         parts += [
             paragraph(
                 "Memory of ours in a process of its own, in GiB: before there is a model but with its atoms and "
-                "activations, and the most. limit: that of the Gram rows, a dash where none was set."
+                "activations, and the most. limit: that of the Gram rows, a dash where none was set. cold, warm: "
+                "seconds of the first call and of the second."
             ),
             memory_table(rows),
         ]
@@ -224,7 +225,7 @@ WHERE = ["pursuit", "data", "m", "d", "k"]
 
 def speed_table(rows: list[dict[str, Any]]) -> str:
     return table(
-        [*WHERE, "ms", "textbook / ours", "ours / product", "first, s", "plain"],
+        [*WHERE, "ms", "textbook/ours", "ours/product", "cold", "bits"],
         (
             [
                 *_where(row),
@@ -258,7 +259,7 @@ def side_table(rows: list[dict[str, Any]]) -> str:
 
 def memory_table(rows: list[dict[str, Any]]) -> str:
     return table(
-        [*WHERE, "limit", "before", "most", "first", "second"],
+        [*WHERE, "limit", "before", "most", "cold", "warm"],
         (
             [
                 *_where(row),

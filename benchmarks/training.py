@@ -395,9 +395,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1024, help="activations per batch of the textbook; default 1024")
     parser.add_argument("--points", type=int, default=12, help="where the textbook is timed on the way; default 12")
     parser.add_argument("--limit", type=float, default=3600, help="run the textbook itself if it takes fewer seconds")
-    parser.add_argument(
-        "--activations", type=Path, help="a file of torch.save: activations [tokens, d_model]"
-    )
+    parser.add_argument("--activations", type=Path, help="a file of torch.save: activations [tokens, d_model]")
     parser.add_argument("--memory", type=parse_bytes, help="the most that the Gram matrix may take: 8G")
     parser.add_argument("--tiny-tokens", type=count, help="tokens of the last table; default 200k")
     arguments = parser.parse_args()
