@@ -17,11 +17,15 @@ from itda.core import growth_kernel
 from itda.core.code import SparseCode
 from itda.core.pursuit import kernel
 from itda.core.pursuit.exact import full_precision_products
-from itda.core.pursuit.gram import KINDS, GramEncoder, GramRows, Scratch, correlate, new_block, rows_at_once, run
+from itda.core.pursuit.gram import KINDS, GramEncoder, GramRows, Scratch, correlate, new_block, run
+from itda.core.pursuit.kernel import Block
 from itda.core.pursuit.workers import over_rows
 
-LARGEST_BLOCK = 1024
-"""More rows than this make no product more efficient, and more of them have to be encoded again."""
+ROWS = 1024
+"""Rows whose correlations with the dictionary are computed by one product: more make it no more efficient."""
+
+PRODUCT_BYTES = 2**26
+"""What these correlations may take, if that is less."""
 
 
 class Growth:
@@ -63,53 +67,61 @@ class Growth:
         """Go through some targets in order; returns those that were appended."""
         appended: list[int] = []
         start = 0
-        while start < len(targets):
-            if self.number >= self.most:
-                break
-            block = targets[start : start + self._rows()]
-            appended += [start + row for row in self._offer_block(block)]
-            start += len(block)
+        while start < len(targets) and self.number < self.most:
+            part = targets[start : start + self._rows_of_a_product()]
+            appended += [start + row for row in self._offer_part(part)]
+            start += len(part)
         return appended
 
-    def _rows(self) -> int:
-        most = rows_at_once(self.gram, self.k)
-        if self.gram.complete and not self._adapts:
-            return self._block_size  # as asked for: nothing but memory could speak against it
-        return min(self._block_size, max(most, 16 if self.gram.complete else 1))
+    def _rows_of_a_product(self) -> int:
+        # While nearly all are appended, a product with the dictionary is small, and one with each other is not.
+        return max(1, min(ROWS, PRODUCT_BYTES // (4 * self.number + 1), max(2 * self.number, self._block_size)))
 
-    def _offer_block(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
-        batch, before = len(targets), self.number
-        room = before + batch
+    def _rows_of_a_block(self) -> int:
+        if self.gram.complete:
+            return self._block_size
+        return max(1, min(self._block_size, self.gram.capacity // self.k))  # it holds k Gram rows for each of its rows
+
+    def _offer_part(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
+        """Rows whose correlations come of one product; encoded block by block."""
+        before, room = self.number, self.number + len(targets)
         self._reserve(room)
-        block, _ = new_block(
-            targets, self.k, self.pursuit, self.threshold, room, keep_first=True, scratch=self._scratch
-        )
-        correlate(block, self.atoms)
-        z = torch.from_numpy(block.narrow)
+        part, _ = new_block(targets, self.k, self.pursuit, self.threshold, room, scratch=self._scratch)
+        correlate(part, self.atoms)
+        z = torch.from_numpy(part.narrow)
         with full_precision_products(z.device):
             products = (z @ z.T).numpy()
-        fresh = self._scratch.array("fresh", (min(batch, self.most - before), room), np.int16)
-        atoms, kind = self._atoms.numpy(), KINDS[self.pursuit]
-        share, dirty = np.zeros(batch), np.full(batch, -1, np.int64)
-        taken = np.zeros(batch, np.int64)
-        unused = np.zeros((batch, self.k), np.int64), np.zeros((batch, self.k)), np.zeros(batch, np.int64)
+        taken = np.zeros(len(targets), np.int64)
+        start = 0
+        while start < len(targets) and self.number < self.most:
+            stop = min(len(targets), start + self._rows_of_a_block())
+            self._offer_block(part, start, stop, products, taken[self.number - before :])
+            start = stop
+        return taken[: self.number - before].tolist()
 
+    def _offer_block(self, part: Block, start: int, stop: int, products: np.ndarray, taken: np.ndarray) -> None:
+        """Encode rows start to stop as if they added nothing; then add what they do, and mend the codes of the rest."""
+        before, room, size = self.number, part.first.shape[1], stop - start
+        block = Block(*(array[start:stop] for array in part))
+        c = self._scratch.array("c", (size, room), np.float32)
+        block = block._replace(c=c, bits=c.view(np.int32))
+        fresh = self._scratch.array("fresh", (min(size, self.most - before), room), np.int16)
+        atoms, kind = self._atoms.numpy(), KINDS[self.pursuit]
+        share, dirty = np.zeros(size), np.full(size, -1, np.int64)
         self.gram.stamp += 1
-        rows, at, steps, again = np.arange(batch), 0, 0, 0
+        rows, at, steps, again = np.arange(size), 0, 0, 0
         while True:
             run(rows, block, self.gram, self._atoms, self.number, self.pursuit, fresh)
-            over_rows(kernel.finish, rows, block, atoms, self.k, kind, *unused, share)
-            if at == 0 and steps == 0:
-                steps = int(block.step.sum()) + 1
-            else:
-                again += int(block.step[rows].sum())
+            self._shares(rows, block, share)
+            steps, again = (int(block.step.sum()), 0) if steps == 0 else (steps, again + int(block.step[rows].sum()))
             at, self.number = growth_kernel.settle(
                 at,
                 block,
                 share,
                 dirty,
                 self.threshold,
-                products,
+                part.first[start:],
+                products[start:, start:],
                 atoms,
                 self.number,
                 self.most,
@@ -118,17 +130,26 @@ class Growth:
                 kind,
                 taken,
             )
-            if at == batch:
+            if at == size:
                 break
             rows = np.flatnonzero(dirty >= 0)
-            over_rows(growth_kernel.rewind, rows, block, atoms, dirty, kind)
+            growth_kernel.rewind(rows, block, atoms, dirty, kind)
+        taken[: self.number - before] += start
         self.gram.grow(self._atoms, self.number, fresh)
-        if self._adapts:
-            if again > 0.3 * steps:
-                self._block_size = max(8, self._block_size // 2)
-            elif again < 0.15 * steps:
-                self._block_size = min(LARGEST_BLOCK, 2 * self._block_size)
-        return taken[: self.number - before].tolist()
+        if self._adapts and again > 0.15 * steps:
+            self._block_size = max(8, self._block_size // 2)
+        elif self._adapts and again < 0.07 * steps:
+            self._block_size = min(ROWS, 2 * self._block_size)
+
+    def _shares(self, rows: np.ndarray, block: Block, share: np.ndarray) -> None:
+        """What the codes of some rows leave unexplained."""
+        if self.pursuit != "mp_refit":
+            energy = block.energy[rows]
+            share[rows] = np.divide(block.left[rows], energy, out=np.zeros(len(rows)), where=energy > 0)
+            return
+        size = block.picks.shape
+        unused = np.zeros(size, np.int64), np.zeros(size), np.zeros(size[0], np.int64)
+        over_rows(kernel.finish, rows, block, self._atoms.numpy(), self.k, KINDS[self.pursuit], *unused, share)
 
     def _reserve(self, number: int) -> None:
         if number <= len(self._atoms):

@@ -14,6 +14,7 @@ def settle(
     share: np.ndarray,
     dirty: np.ndarray,
     threshold: float,
+    first: np.ndarray,
     products: np.ndarray,
     atoms: np.ndarray,
     number: int,
@@ -25,6 +26,8 @@ def settle(
 ) -> tuple[int, int]:
     """Go through the rows of a block in order, appending those with an error above the threshold.
 
+    `first` and `products`, the correlations with the dictionary and with each other, go on past the block: a new atom's
+    are filled in for all later rows.
     Stops at a row whose pursuit has to be done again, or at the end. `taken[a]` is the row of the a-th new atom.
     Returns that row and the number of atoms.
     """
@@ -35,7 +38,7 @@ def settle(
         if dirty[i] >= 0:
             return i, number
         if share[i] > threshold:
-            _append(i, block, products, atoms, number, gram)
+            _append(i, block, first, products, atoms, number, gram)
             taken[number - gram.settled] = i
             row = gram.fresh[number - gram.settled]
             for later in range(i + 1, batch):
@@ -47,18 +50,20 @@ def settle(
 
 
 @exact
-def _append(i: int, block: Block, products: np.ndarray, atoms: np.ndarray, number: int, gram: Gram) -> None:
+def _append(
+    i: int, block: Block, first: np.ndarray, products: np.ndarray, atoms: np.ndarray, number: int, gram: Gram
+) -> None:
     # `plain` in float64 and rounded once: the atom has the same bits.
     norm = np.sqrt(block.energy[i])
     for j in range(atoms.shape[1]):
         atoms[number, j] = np.float32(block.z[i, j] / norm)
     # What the row correlates with is what its atom does: the Gram row is there already, but for the norm.
-    row, first, scale = gram.fresh[number - gram.settled], block.first[i], SCALE / norm
+    row, correlations, scale = gram.fresh[number - gram.settled], first[i], SCALE / norm
     for j in range(number):
-        row[j] = np.int16(np.rint(first[j] * scale))
+        row[j] = np.int16(np.rint(correlations[j] * scale))
     row[number] = np.int16(SCALE)
     for later in range(i + 1, len(products)):
-        block.first[later, number] = np.float32(products[i, later] / norm)
+        first[later, number] = np.float32(products[i, later] / norm)
 
 
 @exact

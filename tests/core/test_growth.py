@@ -154,7 +154,7 @@ def test_the_block_size_adapts_and_stays_within_its_limits(pursuit):
         grown.offer(part)
         sizes.add(grown._block_size)
     assert min(sizes) >= 8
-    assert max(sizes) == growth.LARGEST_BLOCK
+    assert max(sizes) == growth.ROWS
 
 
 @pytest.mark.parametrize("memory", [2**30, 2 * 100 * 60])

@@ -176,8 +176,8 @@ def new_block(
     enough: float,
     room: int,
     *,
-    keep_first: bool,
     scratch: Scratch,
+    keep_first: bool = False,
 ) -> tuple[Block, Tensor]:
     """The start of a pursuit, without correlations; and the exponents by which targets were scaled."""
     batch, d_model = targets.shape
