@@ -8,6 +8,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -17,7 +20,29 @@ def exact(function: F) -> F:
     return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(inspect.unwrap(function)))
 
 
+def inlined(function: F) -> F:
+    """As `exact`, into its caller: the dozens of array pointers of a call cost as much as a short step."""
+    return cast(F, numba.njit(nogil=True, inline="always", error_model="numpy")(inspect.unwrap(function)))
+
+
 def fast(function: F) -> F:
     """Compile with leave to reorder and contract, which vectorises. All numbers must be finite."""
     flags = {"contract", "reassoc", "nsz", "nnan", "ninf", "arcp"}
     return cast(F, numba.njit(nogil=True, cache=True, fastmath=flags, error_model="numpy")(inspect.unwrap(function)))
+
+
+@intrinsic
+def prefetch(_context: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of `array[index]`, of a contiguous array, ahead of its use."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        byte, int32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+        call = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, int32, int32, int32])
+        )
+        line = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        builder.call(call, [line, int32(0), int32(2), int32(1)])  # to read, into the second level, data
+        return context.get_dummy_value()
+
+    return types.void(array, index), code

@@ -13,17 +13,20 @@ DEPENDENT = 1e-10  # `plain.DEPENDENT`; a test compares them
 @exact
 def fixed_dot(a: np.ndarray, b: np.ndarray, terms: np.ndarray) -> float:
     """<a, b> in the order of `exact.fixed_sum`: fold in halves. `terms` is scratch of at least half the width."""
+    # Slices, for an index that may be negative keeps a loop from being vectorised.
     width = len(a)
     half = (width + 1) // 2
-    for i in range(width - half):
-        terms[i] = np.float64(a[i]) * np.float64(b[i]) + np.float64(a[half + i]) * np.float64(b[half + i])
+    a_low, a_high, b_low, b_high = a[:half], a[half:], b[:half], b[half:]
+    for i in range(len(a_high)):
+        terms[i] = np.float64(a_low[i]) * np.float64(b_low[i]) + np.float64(a_high[i]) * np.float64(b_high[i])
     if width - half < half:
         terms[half - 1] = np.float64(a[half - 1]) * np.float64(b[half - 1])
     width = half
     while width > 1:
         half = (width + 1) // 2
-        for i in range(width - half):
-            terms[i] += terms[half + i]
+        low, high = terms[:half], terms[half:width]
+        for i in range(len(high)):
+            low[i] += high[i]
         width = half
     return terms[0]
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from itda.core.pursuit.compiled import exact, fast
+from itda.core.pursuit.compiled import exact, fast, inlined, prefetch
 from itda.core.pursuit.exact64 import add_column, fixed_dot, residual_of, solve, subtract_atom
 
 TILE = 512
@@ -105,18 +105,30 @@ def _subtract_rest(c: np.ndarray, gram: Gram, atom: int, weight: np.float32, sta
 
 
 @exact
+def _ahead(start: int, stop: int, row: np.ndarray) -> None:
+    for j in range(start, stop, 32):  # a cache line has 32 entries
+        prefetch(row, j)  # pyright: ignore[reportCallIssue] - the compiler passes the context
+
+
+@exact
 def _apply(
-    c: np.ndarray, bits: np.ndarray, gram: Gram, atom: int, weight: float, number: int, maxima: np.ndarray
+    c: np.ndarray, bits: np.ndarray, gram: Gram, atom: int, weight: float, number: int, maxima: np.ndarray, after: int
 ) -> bool:
-    """c -= weight * (Gram row of the atom), with the largest |c| of each tile; False if the row is not there."""
+    """c -= weight * (Gram row of the atom), with the largest |c| of each tile; False if the row is not there.
+
+    Gram rows are scattered over memory, so waiting for them would take longer than using them: that of the atom
+    `after`, which comes next, is fetched meanwhile.
+    """
     row, length = _main_part(gram, atom)
     if length < 0:
         return False
     scaled = np.float32(weight / SCALE)
     if length < number:
         _subtract_rest(c, gram, atom, scaled, length, number)
+    following, ahead = _main_part(gram, after) if after >= 0 else (row, 0)
     for tile in range((number + TILE - 1) // TILE):
         start, stop = tile * TILE, min(number, (tile + 1) * TILE)
+        _ahead(start, min(ahead, stop), following)
         _subtract(c, row, scaled, start, max(start, min(length, stop)))
         maxima[tile] = _largest(bits, start, stop)
     return True
@@ -155,16 +167,25 @@ def _candidates(c: np.ndarray, maxima: np.ndarray, tiles: int, number: int, cut:
     count = 0
     for tile in range(tiles):
         if maxima[tile] >= cut:
-            for j in range(tile * TILE, min(number, (tile + 1) * TILE)):
-                if abs(c[j]) >= cut:
-                    found[count] = j
+            part = c[tile * TILE : min(number, (tile + 1) * TILE)]
+            for j in range(len(part)):
+                if abs(part[j]) >= cut:
+                    found[count] = tile * TILE + j
                     count += 1
     return count
 
 
-@exact
+@inlined
 def _catch_up(
-    i: int, block: Block, gram: Gram, number: int, entry_error: float, stamp: int, omp: bool, maxima: np.ndarray
+    i: int,
+    block: Block,
+    gram: Gram,
+    number: int,
+    entry_error: float,
+    stamp: int,
+    omp: bool,
+    maxima: np.ndarray,
+    after: int,
 ) -> bool:
     """Bring c up to date with the picks, and its bound, and the maxima of its tiles. False if a row is not there."""
     norm = np.sqrt(block.energy[i])
@@ -192,7 +213,7 @@ def _catch_up(
     while block.applied[i] < step:
         at = block.applied[i]
         atom, weight = block.picks[i, at], block.coefficients[i, at]
-        if not _apply(c, bits, gram, atom, weight, number, maxima):
+        if not _apply(c, bits, gram, atom, weight, number, maxima, after):
             block.wanted[i] = atom
             return False
         if atom < gram.settled:
@@ -206,7 +227,7 @@ def _catch_up(
     return True
 
 
-@exact
+@inlined
 def _pick(
     i: int, block: Block, atoms: np.ndarray, number: int, maxima: np.ndarray, found: np.ndarray, terms: np.ndarray
 ) -> tuple[int, float]:
@@ -256,6 +277,57 @@ def begin(rows: np.ndarray, targets: np.ndarray, block: Block, exponent: np.ndar
         block.step[i], block.applied[i] = 0, -1
 
 
+@inlined
+def _turn(
+    i: int,
+    other: int,
+    block: Block,
+    gram: Gram,
+    atoms: np.ndarray,
+    number: int,
+    k: int,
+    pursuit: int,
+    entry_error: float,
+    stamp: int,
+    maxima: np.ndarray,
+    found: np.ndarray,
+    terms: np.ndarray,
+    column: np.ndarray,
+) -> bool:
+    """One step of a row; False if it stopped. `other` is the row whose turn is next, or -1."""
+    step, residual = int(block.step[i]), block.residual[i]
+    if number == 0 or step == k or not block.left[i] > block.least[i]:
+        return False
+    after = -1
+    if other >= 0 and block.applied[other] < block.step[other]:
+        after = int(block.picks[other, max(0, block.applied[other])])
+    if not _catch_up(i, block, gram, number, entry_error, stamp, pursuit == OMP, maxima, after):
+        block.status[i] = NEEDS_ROW
+        return False
+    atom, correlation = _pick(i, block, atoms, number, maxima, found, terms)
+    if atom < 0:
+        block.status[i] = NEEDS_PRODUCT
+        return False
+    if not abs(correlation) > RESOLUTION * np.sqrt(block.energy[i]):
+        return False
+    if pursuit == OMP:
+        factor, projected = block.factor[i], block.projected[i]
+        if not add_column(block.z[i], atoms, block.picks[i], step, atom, factor, projected, column, terms):
+            return False
+        solve(factor, projected, step + 1, block.coefficients[i])
+        block.picks[i, step] = atom
+        block.solutions[i, step, : step + 1] = block.coefficients[i, : step + 1]
+        residual_of(block.z[i], block.coefficients[i], atoms, block.picks[i], step + 1, residual)
+    else:
+        block.picks[i, step] = atom
+        block.coefficients[i, step] = correlation
+        subtract_atom(residual, correlation, atoms[atom])
+    block.correlations[i, step] = correlation
+    block.left[i] = fixed_dot(residual, residual, terms)
+    block.step[i] = step + 1
+    return True
+
+
 @exact
 def advance(
     rows: np.ndarray,
@@ -268,40 +340,28 @@ def advance(
     entry_error: float,
     stamp: int,
 ) -> None:
-    """Take each of some rows as far as it goes. Its `status` says why it stopped."""
+    """Take each of some rows as far as it goes. Its `status` says why it stopped.
+
+    Two rows take turns, so that the Gram row that one needs next comes from memory while the other computes.
+    """
     d_model = atoms.shape[1]
     maxima = np.empty((number + TILE - 1) // TILE, np.int32)
     found = np.empty(number, np.int64)
     terms = np.empty(d_model // 2 + 1, np.float64)
     column = np.empty(k, np.float64)
-    for i in rows:
-        block.status[i] = DONE
-        while number > 0 and block.step[i] < k and block.left[i] > block.least[i]:
-            if not _catch_up(i, block, gram, number, entry_error, stamp, pursuit == OMP, maxima):
-                block.status[i] = NEEDS_ROW
-                break
-            atom, correlation = _pick(i, block, atoms, number, maxima, found, terms)
-            if atom < 0:
-                block.status[i] = NEEDS_PRODUCT
-                break
-            if not abs(correlation) > RESOLUTION * np.sqrt(block.energy[i]):
-                break
-            step, residual = int(block.step[i]), block.residual[i]
-            if pursuit == OMP:
-                factor, projected = block.factor[i], block.projected[i]
-                if not add_column(block.z[i], atoms, block.picks[i], step, atom, factor, projected, column, terms):
-                    break
-                solve(factor, projected, step + 1, block.coefficients[i])
-                block.picks[i, step] = atom
-                block.solutions[i, step, : step + 1] = block.coefficients[i, : step + 1]
-                residual_of(block.z[i], block.coefficients[i], atoms, block.picks[i], step + 1, residual)
-            else:
-                block.picks[i, step] = atom
-                block.coefficients[i, step] = correlation
-                subtract_atom(residual, correlation, atoms[atom])
-            block.correlations[i, step] = correlation
-            block.left[i] = fixed_dot(residual, residual, terms)
-            block.step[i] = step + 1
+    one, other, place = -1, -1, 0
+    while True:
+        if one < 0 and place < len(rows):
+            one = int(rows[place])
+            block.status[one] = DONE
+            place += 1
+        if one < 0 and other < 0:
+            return
+        if one >= 0 and not _turn(
+            one, other, block, gram, atoms, number, k, pursuit, entry_error, stamp, maxima, found, terms, column
+        ):
+            one = -1
+        one, other = other, one
 
 
 @exact
