@@ -16,6 +16,7 @@ def settle(
     threshold: float,
     first: np.ndarray,
     products: np.ndarray,
+    offset: int,
     atoms: np.ndarray,
     number: int,
     most: int,
@@ -26,8 +27,8 @@ def settle(
 ) -> tuple[int, int]:
     """Go through the rows of a block in order, appending those with an error above the threshold.
 
-    `first` and `products`, the correlations with the dictionary and with each other, go on past the block: a new atom's
-    are filled in for all later rows.
+    `first` has the correlations with the dictionary of the block and of rows past it; `products` those with each other,
+    for the block from `offset` on. A new atom's correlations are filled in for all later rows.
     Stops at a row whose pursuit has to be done again, or at the end. `taken[a]` is the row of the a-th new atom.
     Returns that row and the number of atoms.
     """
@@ -38,7 +39,7 @@ def settle(
         if dirty[i] >= 0:
             return i, number
         if share[i] > threshold:
-            _append(i, block, first, products, atoms, number, gram)
+            _append(i, block, first, products, offset, atoms, number, gram)
             taken[number - gram.settled] = i
             row = gram.fresh[number - gram.settled]
             for later in range(i + 1, batch):
@@ -51,7 +52,14 @@ def settle(
 
 @exact
 def _append(
-    i: int, block: Block, first: np.ndarray, products: np.ndarray, atoms: np.ndarray, number: int, gram: Gram
+    i: int,
+    block: Block,
+    first: np.ndarray,
+    products: np.ndarray,
+    offset: int,
+    atoms: np.ndarray,
+    number: int,
+    gram: Gram,
 ) -> None:
     # `plain` in float64 and rounded once: the atom has the same bits.
     norm = np.sqrt(block.energy[i])
@@ -62,8 +70,8 @@ def _append(
     for j in range(number):
         row[j] = np.int16(np.rint(correlations[j] * scale))
     row[number] = np.int16(SCALE)
-    for later in range(i + 1, len(products)):
-        first[later, number] = np.float32(products[i, later] / norm)
+    for later in range(i + 1, len(products) - offset):
+        first[later, number] = np.float32(products[offset + i, offset + later] / norm)
 
 
 @exact

@@ -15,8 +15,7 @@ from torch import Tensor
 from itda.core.batch import Site
 from itda.core.code import SparseCode
 from itda.core.labels import Labels
-from itda.core.pursuit import PURSUITS, Encoder, Pursuit, encoder
-from itda.core.pursuit.exact import weighted_atoms
+from itda.core.pursuit import PURSUITS, Encoder, Pursuit, decoded, encoder
 from itda.errors import ActivationError, SettingError
 
 
@@ -58,7 +57,8 @@ class ITDA:
                 "one label per atom"
             )
         check_offset(self.offset, self.d_model)
-        norms = self.atoms.double().norm(dim=1)
+        # In parts: a float64 copy of a large dictionary would be as large as two of it.
+        norms = torch.cat([part.double().norm(dim=1) for part in self.atoms.split(4096)])
         if not bool(((norms - 1).abs() < 1e-5).all()):
             raise SettingError("atoms must be finite and of unit norm: divide each by its norm")
 
@@ -109,10 +109,9 @@ class ITDA:
     def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
         """Reconstruct activations [..., d_model] from codes: the weighted sum of atoms, plus the offset."""
         indices, coefficients = code.indices.reshape(-1, code.k), code.coefficients.reshape(-1, code.k)
-        device = self.atoms.device
-        total = weighted_atoms(coefficients.double().to(device), self.atoms, indices.to(device))
+        total = decoded(coefficients.double(), self.atoms, indices)
         if self.offset is not None:
-            total = total + self.offset.double()
+            total += self.offset.double()
         return total.to(code.coefficients).reshape(*code.indices.shape[:-1], self.d_model)
 
     def __call__(self, activations: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:

@@ -8,13 +8,14 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from core.helpers import labels, normal, unit_rows
+from core.helpers import labels, normal, same_bits, unit_rows
 from core.pursuit_cases import CASES, Case, differences
 from hypothesis import given
 from hypothesis import strategies as st
 
 from itda import ITDA
-from itda.core.pursuit import PURSUITS, encoder, exact64, gram, kernel, plain, workers
+from itda.core.pursuit import PURSUITS, decoded, encoder, exact64, gram, kernel, plain, workers
+from itda.core.pursuit.exact import weighted_atoms
 from itda.core.pursuit.gram import GramEncoder, GramRows, Scratch
 
 FLOAT32 = {name: case for name, case in CASES.items() if name != "float64 atoms"}
@@ -210,6 +211,15 @@ def test_the_compiled_sum_folds_as_the_one_of_torch(width):
     terms = np.empty(width // 2 + 1)
     found = [exact64.fixed_dot(x, y, terms) for x, y in zip(a.numpy(), b.numpy(), strict=True)]
     assert found == wanted.tolist()
+
+
+@pytest.mark.parametrize("width", [1, 7, 192])
+def test_reconstructions_have_the_bits_of_the_plain_sum(width):
+    d, x = unit_rows(40, width), normal(30, width)
+    code = plain.pursue(x.double(), d, 5)[0]
+    wanted = weighted_atoms(code.coefficients, d, code.indices)
+    assert same_bits(decoded(code.coefficients, d, code.indices), wanted)
+    assert same_bits(decoded(code.coefficients[:, :0], d, code.indices[:, :0]), 0 * wanted.abs())
 
 
 def test_work_is_spread_over_the_threads_of_torch_and_each_row_is_done_once():

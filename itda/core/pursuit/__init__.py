@@ -5,11 +5,12 @@ from functools import partial
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from itda.core import memory
 from itda.core.code import SparseCode
+from itda.core.pursuit.exact import weighted_atoms
 from itda.core.pursuit.plain import pursue
 
 Pursuit = Literal["mp", "mp_refit", "omp"]
@@ -17,7 +18,7 @@ PURSUITS: tuple[Pursuit, ...] = get_args(Pursuit)
 
 log = logging.getLogger(__name__)
 
-__all__ = ["PURSUITS", "Encoder", "Pursuit", "encoder", "pursue"]
+__all__ = ["PURSUITS", "Encoder", "Pursuit", "decoded", "encoder", "pursue"]
 
 
 @runtime_checkable
@@ -45,3 +46,14 @@ def encoder(atoms: Float[Tensor, "atoms d_model"], k: int, pursuit: Pursuit) -> 
         log.info(chosen.description)
         return chosen
     return partial(pursue, atoms=atoms, k=k, pursuit=pursuit)
+
+
+def decoded(
+    coefficients: Float64[Tensor, "batch k"], atoms: Float[Tensor, "atoms d_model"], indices: Int64[Tensor, "batch k"]
+) -> Float64[Tensor, "batch d_model"]:
+    """sum_t coefficients[:, t] * atoms[indices[:, t]], one term after the other, on the device of the atoms."""
+    if atoms.device.type == "cpu" and atoms.dtype == torch.float32 and len(atoms) > 0:
+        from itda.core.pursuit.gram import sums_of_atoms
+
+        return sums_of_atoms(coefficients.cpu(), atoms, indices.cpu())
+    return weighted_atoms(coefficients.to(atoms.device), atoms, indices.to(atoms.device))

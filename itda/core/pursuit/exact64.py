@@ -54,6 +54,21 @@ def residual_of(
 
 
 @exact
+def sums_of_atoms(
+    rows: np.ndarray, coefficients: np.ndarray, atoms: np.ndarray, indices: np.ndarray, sums: np.ndarray
+) -> None:
+    """sum_t coefficients[:, t] * atoms[indices[:, t]] of some rows, as `exact.weighted_atoms`."""
+    for i in rows:
+        total = sums[i]
+        for j in range(len(total)):
+            total[j] = 0.0
+        for t in range(indices.shape[1]):
+            atom, coefficient = atoms[indices[i, t]], coefficients[i, t]
+            for j in range(len(total)):
+                total[j] += coefficient * np.float64(atom[j])
+
+
+@exact
 def add_column(
     z: np.ndarray,
     atoms: np.ndarray,

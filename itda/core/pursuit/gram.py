@@ -11,12 +11,12 @@ import threading
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from itda.core import memory as budget
 from itda.core.code import SparseCode
-from itda.core.pursuit import kernel
+from itda.core.pursuit import exact64, kernel
 from itda.core.pursuit.exact import full_precision_products, scaled
 from itda.core.pursuit.kernel import Block, Gram
 from itda.core.pursuit.plain import pursue
@@ -285,3 +285,13 @@ def rows_at_once(gram: GramRows, k: int) -> int:
     rows = BLOCK_BYTES // (4 * max(1, gram.number))
     # Where not all Gram rows fit, those of a block's picks must, k for each of its activations.
     return max(1, min(rows, 4096) if gram.complete else min(rows, gram.capacity // k))
+
+
+def sums_of_atoms(
+    coefficients: Float64[Tensor, "batch k"], atoms: Float32[Tensor, "atoms d_model"], indices: Int64[Tensor, "batch k"]
+) -> Float64[Tensor, "batch d_model"]:
+    """sum_t coefficients[:, t] * atoms[indices[:, t]]: `exact.weighted_atoms`, compiled, to the bit."""
+    sums = np.empty((len(indices), atoms.shape[1]))
+    picked = coefficients.contiguous().numpy(), atoms.contiguous().numpy(), indices.contiguous().numpy()
+    over_rows(exact64.sums_of_atoms, np.arange(len(indices)), *picked, sums)
+    return torch.from_numpy(sums)
