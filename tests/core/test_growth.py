@@ -130,6 +130,19 @@ def test_a_new_atom_that_almost_ties_with_an_old_pick_is_decided_as_in_plain(pur
 
 
 @ALL
+def test_a_first_pick_that_a_new_atom_takes_by_less_than_a_rounding_decides_what_is_added(pursuit):
+    # x is as near to d0 as to d1, but for a few 1e-8; d2 fits what d0 leaves and not what d1 leaves.
+    added = set()
+    for seed in range(25):
+        u = torch.linalg.qr(normal(64, 3, seed).double())[0].T
+        x = u[0] + 0.5 * u[2] + 3e-8 * float(normal(1, 1, seed)) * u[1]
+        d0, d1, d2 = 0.766 * u[0] + 0.643 * u[1], 0.766 * u[0] - 0.643 * u[1], (u[2] - u[1]) / 2**0.5
+        stream = torch.stack([d0, d2, d1, x]).float()
+        added.add(check(torch.cat([stream, normal(2, 64)]), 2, 0.17, pursuit, 6).number)
+    assert pursuit == "omp" or len(added) == 2
+
+
+@ALL
 def test_pursuits_are_resumed_where_they_change_and_not_begun_again(pursuit, monkeypatch):
     steps, rewind = [], growth_kernel.rewind
 
