@@ -145,6 +145,7 @@ def _run(
     log: Callable[[str], Any],
 ) -> float:
     started = logged = time.monotonic()
+    progress.set_postfix_str("starting; the first run of all compiles for some seconds")
     for batches in source:
         for site, trainer in trainers.items():
             trainer.offer(batches[site])

@@ -13,8 +13,8 @@ from core.pursuit_cases import CASES, Case, differences
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itda import ITDA
-from itda.core.pursuit import PURSUITS, decoded, encoder, exact64, gram, kernel, plain, workers
+from itda import ITDA, ActivationBatch, Trainer
+from itda.core.pursuit import PURSUITS, compiled, decoded, encoder, exact64, gram, kernel, plain, workers
 from itda.core.pursuit.exact import weighted_atoms
 from itda.core.pursuit.gram import GramEncoder, GramRows, Scratch
 
@@ -196,6 +196,27 @@ def test_a_copy_of_a_dictionary_leaves_its_gram_rows_behind():
 def test_a_dictionary_on_another_device_or_in_float64_takes_the_plain_path():
     assert not isinstance(encoder(unit_rows(3, 4).double(), 2, "mp"), GramEncoder)
     assert isinstance(encoder(unit_rows(3, 4), 2, "mp"), GramEncoder)
+
+
+def test_activations_that_record_gradients_are_encoded_trained_on_and_rebuilt():
+    x = normal(40, 8).requires_grad_()
+    trainer = Trainer(8, k=3, threshold=0.3)
+    assert trainer.offer(ActivationBatch(x, labels(40))) > 3
+    model = trainer.finish()
+    assert differences(model.decompose(x), plain.pursue(x.detach(), model.atoms, 3)) == []
+    assert not model(x).requires_grad
+
+
+def test_where_no_compiled_code_can_be_kept_it_is_compiled_all_the_same(monkeypatch):
+    def no_folder(*_, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: (function, options)
+
+    monkeypatch.setattr(compiled.numba, "njit", no_folder)
+    function, options = compiled.fast(len)  # pyright: ignore[reportGeneralTypeIssues]
+    assert function is len
+    assert "contract" in options["fastmath"]
 
 
 def test_the_compiled_constants_are_those_of_plain():

@@ -17,18 +17,25 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def exact(function: F) -> F:
     """Compile as written: IEEE arithmetic, nothing contracted or reordered."""
-    return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(inspect.unwrap(function)))
+    return _compiled(function)
 
 
 def inlined(function: F) -> F:
     """As `exact`, into its caller: the dozens of array pointers of a call cost as much as a short step."""
-    return cast(F, numba.njit(nogil=True, inline="always", error_model="numpy")(inspect.unwrap(function)))
+    return _compiled(function, inline="always")
 
 
 def fast(function: F) -> F:
     """Compile with leave to reorder and contract, which vectorises. All numbers must be finite."""
-    flags = {"contract", "reassoc", "nsz", "nnan", "ninf", "arcp"}
-    return cast(F, numba.njit(nogil=True, cache=True, fastmath=flags, error_model="numpy")(inspect.unwrap(function)))
+    return _compiled(function, fastmath={"contract", "reassoc", "nsz", "nnan", "ninf", "arcp"})
+
+
+def _compiled(function: F, **options: Any) -> F:
+    plain = inspect.unwrap(function)
+    try:
+        return cast(F, numba.njit(nogil=True, error_model="numpy", cache=True, **options)(plain))
+    except RuntimeError:  # no folder for compiled code can be written to: then each process compiles for itself
+        return cast(F, numba.njit(nogil=True, error_model="numpy", **options)(plain))
 
 
 @intrinsic

@@ -48,7 +48,7 @@ class GramRows:
         self, atoms: Float32[Tensor, "room d_model"], number: int, *, least: int, memory: int | None = None
     ) -> None:
         """`memory` in bytes, by default what `memory.available` says; `least` rows fit in any case."""
-        self.atoms, self.number = atoms, number
+        self.atoms, self.number = atoms.detach(), number
         self._least = least
         self._memory = budget.available() if memory is None else memory
         # The last two terms are for a row that comes from an activation's correlations, and for the fixed point.
@@ -207,7 +207,7 @@ def new_block(
         wanted=np.zeros(batch, np.int64),
     )
     exponent = np.empty(batch, np.int64)
-    over_rows(kernel.begin, np.arange(batch), targets.contiguous().numpy(), block, exponent, enough)
+    over_rows(kernel.begin, np.arange(batch), targets.detach().contiguous().numpy(), block, exponent, enough)
     return block, torch.from_numpy(exponent)
 
 
@@ -292,6 +292,6 @@ def sums_of_atoms(
 ) -> Float64[Tensor, "batch d_model"]:
     """sum_t coefficients[:, t] * atoms[indices[:, t]]: `exact.weighted_atoms`, compiled, to the bit."""
     sums = np.empty((len(indices), atoms.shape[1]))
-    picked = coefficients.contiguous().numpy(), atoms.contiguous().numpy(), indices.contiguous().numpy()
+    picked = (t.detach().contiguous().numpy() for t in (coefficients, atoms, indices))
     over_rows(exact64.sums_of_atoms, np.arange(len(indices)), *picked, sums)
     return torch.from_numpy(sums)
