@@ -5,6 +5,7 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -208,15 +209,20 @@ def test_activations_that_record_gradients_are_encoded_trained_on_and_rebuilt():
 
 
 def test_where_no_compiled_code_can_be_kept_it_is_compiled_all_the_same(monkeypatch):
-    def no_folder(*_, cache=False, **options):
+    compile_, asked = numba.njit, []
+
+    def no_folder(*, cache=False, **options):
+        asked.append(cache)
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
-        return lambda function: (function, options)
+        return compile_(**options)
 
-    monkeypatch.setattr(compiled.numba, "njit", no_folder)
-    function, options = compiled.fast(len)  # pyright: ignore[reportGeneralTypeIssues]
-    assert function is len
-    assert "contract" in options["fastmath"]
+    def twice(x: float) -> float:
+        return 2 * x
+
+    monkeypatch.setattr(numba, "njit", no_folder)
+    assert compiled.fast(twice)(3.0) == 6.0
+    assert asked == [True, False]
 
 
 def test_the_compiled_constants_are_those_of_plain():

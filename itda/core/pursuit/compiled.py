@@ -31,11 +31,11 @@ def fast(function: F) -> F:
 
 
 def _compiled(function: F, **options: Any) -> F:
-    plain = inspect.unwrap(function)
+    options |= {"nogil": True, "error_model": "numpy"}
     try:
-        return cast(F, numba.njit(nogil=True, error_model="numpy", cache=True, **options)(plain))
+        return cast(F, numba.njit(cache=True, **options)(inspect.unwrap(function)))
     except RuntimeError:  # no folder for compiled code can be written to: then each process compiles for itself
-        return cast(F, numba.njit(nogil=True, error_model="numpy", **options)(plain))
+        return cast(F, numba.njit(**options)(inspect.unwrap(function)))
 
 
 @intrinsic
