@@ -63,7 +63,7 @@ def test_every_bit_is_that_of_plain_with_room_for_only_k_gram_rows(name, pursuit
 @EVERY_CASE
 def test_every_bit_is_that_of_plain_when_tiles_are_crossed_and_blocks_are_small(name, pursuit, monkeypatch):
     case = FLOAT32[name]()
-    monkeypatch.setattr(gram, "BLOCK_BYTES", 2 * 4 * len(case.atoms))  # two rows at a time
+    monkeypatch.setattr(gram, "rows_at_once", lambda *_: 2)
     assert differences(fast(case, pursuit), expected(name, pursuit)) == []
 
 

@@ -28,10 +28,13 @@ PRODUCT_SIZE = 2**24
 """Elements of the products that Gram rows are made from."""
 
 BLOCK_BYTES = 2**25
-"""Correlations of the rows taken together: enough rows for an efficient product, few enough to stay in cache."""
+"""Correlations of the activations taken together: more of them make no product more efficient, and fill the cache."""
 
-CROWD = 8
-"""How many times as many rows are taken together where Gram rows have to be computed again and again."""
+BLOCK_ROWS = 512
+"""Activations that are taken together even if their correlations are larger: fewer make the product less efficient."""
+
+CROWD = 1024
+"""Activations that are taken together where Gram rows have to be computed again and again, step by step."""
 
 KINDS = {"mp": kernel.MP, "mp_refit": kernel.MP_REFIT, "omp": kernel.OMP}
 
@@ -286,13 +289,12 @@ class GramEncoder:
 
 
 def rows_at_once(gram: GramRows, k: int) -> int:
-    """Activations per block: enough for an efficient product, few enough for the cache and for the Gram rows held."""
-    rows = min(4096, BLOCK_BYTES // (4 * max(1, gram.number)))
+    """Activations per block."""
     if gram.complete:
-        return max(1, rows)
+        return min(4096, max(BLOCK_ROWS, BLOCK_BYTES // (4 * gram.number)))
     # Gram rows that do not fit are computed at each step for the whole block: the more of them, the more efficient is
     # the product that they come of. But those of a block's picks must fit, k for each of its activations.
-    return max(1, min(CROWD * rows, gram.capacity // k))
+    return max(1, min(CROWD, gram.capacity // k))
 
 
 def sums_of_atoms(
