@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,12 @@ def over_rows(loop: Callable[..., Any], rows: np.ndarray, *args: object) -> None
     parts = np.array_split(rows, min(len(rows), threads * PARTS))
     if threads not in _pools:
         _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="itda")
-    for done in [_pools[threads].submit(loop, part, *args) for part in parts]:
-        done.result()
+    futures = [_pools[threads].submit(loop, part, *args) for part in parts]
+    try:
+        for future in futures:
+            future.result()
+    finally:  # interrupted, too: what they write to may be moved once this returns
+        wait(futures)
 
 
 if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
