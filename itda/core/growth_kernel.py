@@ -4,7 +4,7 @@ import numpy as np
 
 from itda.core.pursuit.compiled import exact
 from itda.core.pursuit.exact64 import fixed_dot, residual_of, subtract_atom
-from itda.core.pursuit.kernel import OMP, SCALE, UNIT, Block, Gram
+from itda.core.pursuit.kernel import OMP, SCALE, UNIT, Block, Gram, product_error
 
 
 @exact
@@ -119,6 +119,6 @@ def rewind(rows: np.ndarray, block: Block, atoms: np.ndarray, dirty: np.ndarray,
             for t in range(step):
                 subtract_atom(residual, block.coefficients[i, t], atoms[block.picks[i, t]])
         block.left[i] = fixed_dot(residual, residual, terms)
-        block.bound[i] = (atoms.shape[1] + 8) * UNIT * np.sqrt(block.energy[i])
+        block.bound[i] = product_error(atoms.shape[1]) * np.sqrt(block.energy[i])
         block.step[i] = step
         block.applied[i] = -1

@@ -144,7 +144,7 @@ def test_no_correlation_is_further_off_than_the_bound_says(name, pursuit):
     rows = GramRows(atoms, number, least=k, memory=2**30)
     # Gram rows that are off by all that the bound allows: nothing may depend on their being better.
     rows.fetch(np.arange(number))
-    off = int(gram.product_error(atoms.shape[1]) * kernel.SCALE * 0.9)
+    off = int(kernel.product_error(atoms.shape[1]) * kernel.SCALE * 0.9)
     rows.rows[:] = np.clip(rows.rows.astype(np.int32) - off, -32767, 32767)
     block, _ = gram.new_block(targets, k, pursuit, 0.0, number, keep_first=True, scratch=Scratch())
     gram.correlate(block, atoms)

@@ -18,7 +18,7 @@ from itda.core import memory as budget
 from itda.core.code import SparseCode
 from itda.core.pursuit import exact64, kernel
 from itda.core.pursuit.exact import full_precision_products, scaled
-from itda.core.pursuit.kernel import Block, Gram
+from itda.core.pursuit.kernel import Block, Gram, product_error
 from itda.core.pursuit.plain import pursue
 from itda.core.pursuit.workers import over_rows
 
@@ -37,14 +37,6 @@ CROWD = 1024
 """Activations that are taken together where Gram rows have to be computed again and again, step by step."""
 
 KINDS = {"mp": kernel.MP, "mp_refit": kernel.MP_REFIT, "omp": kernel.OMP}
-
-
-def product_error(d_model: int) -> float:
-    """Worst error of a float32 product of two vectors of norm 1, in whatever order it is summed.
-
-    Higham 2002, section 3.1: n u. The 8 covers the rounding of the vectors themselves and norms of 1 up to 1e-5.
-    """
-    return (d_model + 8) * kernel.UNIT
 
 
 class GramRows:

@@ -71,6 +71,15 @@ class Gram(NamedTuple):
     fresh: np.ndarray  # [some, room] int16: the rows of the atoms from `settled` on
 
 
+@exact
+def product_error(d_model: int) -> float:
+    """Worst error of a float32 product of two vectors of norm 1, in whatever order it is summed.
+
+    Higham 2002, section 3.1: n u. The 8 covers the rounding of the vectors themselves and norms of 1 up to 1e-5.
+    """
+    return (d_model + 8) * UNIT
+
+
 @fast
 def _largest(bits: np.ndarray, start: int, stop: int) -> np.int32:
     # |c| is ordered as its bits are, and an integer maximum is vectorised where one of floats is not.
@@ -204,7 +213,7 @@ def _catch_up(
             size += abs(weights[s])
             if block.picks[i, s] < gram.settled:
                 gram.used[gram.slots[block.picks[i, s]]] = stamp
-        fresh = (block.z.shape[1] + 8) * UNIT * norm
+        fresh = product_error(block.z.shape[1]) * norm
         block.bound[i] = fresh + size * (entry_error + 3 * UNIT) + 2 * UNIT * step * (norm + size)
         block.applied[i] = step
         return True
@@ -243,7 +252,7 @@ def _pick(
     # The extra 0.1 covers the rounding of `cut` itself.
     cut = np.float32(top - 2.1 * block.bound[i])
     count = _candidates(c, sizes, tiles, number, cut, found)
-    fresh = (block.z.shape[1] + 8) * UNIT * np.sqrt(block.left[i])
+    fresh = product_error(block.z.shape[1]) * np.sqrt(block.left[i])
     if count > max(64, number // 64) and block.bound[i] > 4 * fresh:
         return -1, 0.0
     best, correlation, size = -1, 0.0, -1.0
@@ -276,7 +285,7 @@ def begin(rows: np.ndarray, targets: np.ndarray, block: Block, exponent: np.ndar
         energy = fixed_dot(z, z, terms)
         block.energy[i], block.left[i] = energy, energy
         block.least[i] = energy * max(enough, RESOLUTION * RESOLUTION)
-        block.bound[i] = (d_model + 8) * UNIT * np.sqrt(energy)
+        block.bound[i] = product_error(d_model) * np.sqrt(energy)
         block.step[i], block.applied[i] = 0, -1
 
 
