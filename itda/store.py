@@ -95,12 +95,15 @@ def write_dictionary(model: ITDA, folder: Path) -> None:
         "offset": model.offset is not None,
         "threshold": model.threshold,
         "mode": model.mode,
+        "refined": model.fidelity is not None,
         "site": str(model.site) if model.site is not None else None,
         "provenance": dict(model.provenance),
     }
     tensors = {"atoms": model.atoms.cpu().contiguous()}
     if model.offset is not None:
         tensors["offset"] = model.offset.cpu().contiguous()
+    if model.fidelity is not None:
+        tensors["fidelity"] = model.fidelity.cpu().contiguous()
     save_file(tensors, folder / "atoms.safetensors", {"format": DICTIONARY_FORMAT})
     pyarrow.parquet.write_table(_table_of(model.labels), folder / "labels.parquet")
     (folder / "README.md").write_text(model_card(model), encoding="utf-8")
@@ -129,6 +132,8 @@ def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
             offset=offset,
             threshold=config["threshold"],
             mode=config["mode"],
+            # Absent from what was written before there was refinement.
+            fidelity=tensors["fidelity"] if config.get("refined", False) else None,
             site=Site.parse(config["site"]) if config["site"] is not None else None,
             provenance=config["provenance"],
         )
@@ -182,7 +187,7 @@ tags: [itda, interpretability, sparse-coding]
 
 {len(model):,} atoms of width {model.d_model}. Each is an activation of the model, divided by its norm, and labelled
 with the document and the token at which it was read (`labels.parquet`). An activation is decomposed into at most
-{model.k} of them by the pursuit `{model.pursuit}`.
+{model.k} of them by the pursuit `{model.pursuit}`.{_on_refinement(model)}
 
 | setting | value |
 |---|---|
@@ -201,6 +206,16 @@ model.labels[code.indices]            # the labels of the atoms
 
 Method: Leask, Nanda, Al Moubayed, "Inference-Time Decomposition of Activations (ITDA)", ICML 2025, arXiv 2505.17769.
 """
+
+
+def _on_refinement(model: ITDA) -> str:
+    if model.fidelity is None:
+        return ""
+    return f"""
+
+The atoms are refined: each was moved from its activation to where it reconstructs better. Their cosine to the
+activation that the label names (`fidelity`) is {model.fidelity.median():.3f} in the median, {model.fidelity.min():.3f} at
+least."""
 
 
 def _table_of(labels: Labels) -> pyarrow.Table:

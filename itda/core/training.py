@@ -57,7 +57,7 @@ class Trainer:
         for name, value in (("atoms", atoms), ("block_size", block_size), ("memory", memory)):
             if value is not None and value < 1:
                 raise SettingError(f"{name} is {value}: it must be at least 1")
-        self.d_model, self.k, self.threshold = d_model, k, threshold
+        self.d_model, self.k = d_model, k
         self.pursuit: Pursuit = pursuit
         self.offset = offset.float() if offset is not None else None
         self.tokens = 0
@@ -97,6 +97,16 @@ class Trainer:
             threshold=self.threshold,
             **parts,
         )
+
+    @property
+    def threshold(self) -> float:
+        """The error above which an activation is appended; may be set between batches."""
+        return self._growth.threshold
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        check_threshold(value)
+        self._growth.threshold = value
 
     @property
     def gram_rows(self) -> int | Literal["all"]:

@@ -1,0 +1,176 @@
+"""The whole procedure of a dictionary: offset and threshold from the first tokens, growth, then refinement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from itda.core.batch import ActivationBatch
+from itda.core.labels import Labels
+from itda.core.model import ITDA, check_pursuit, check_width, target_of
+from itda.core.pursuit import Pursuit
+from itda.core.refine import PASS_TOKENS, check_refinement, refine
+from itda.core.schedule import Schedule, calibrated
+from itda.core.training import Trainer, check_threshold
+from itda.errors import SettingError
+
+OFFSET_TOKENS = 4096
+"""First tokens whose mean is the offset."""
+
+SAMPLE_TOKENS = 4096
+"""First tokens on which a number of atoms is turned into a threshold."""
+
+KEPT_BYTES = 2**31
+"""What the activations kept for refinement may take."""
+
+
+class Builder:
+    """Builds a dictionary from a stream of activations of known length, by all that `Trainer` leaves out.
+
+    - `offset_tokens`: the mean of so many first activations becomes the offset; 0 for none.
+    - `atoms`: instead of a threshold. It is calibrated on the first activations so that the dictionary has about
+      that many when `tokens` are seen, and cropped to them (`itda.core.schedule`).
+    - `passes` of refinement (`itda.refine`), over activations kept evenly from the whole stream, with `min_fidelity`.
+
+    Nothing depends on how the stream is cut into batches. Raises `SettingError` for settings out of range.
+
+    >>> import itda, torch
+    >>> builder = itda.Builder(d_model=2, tokens=100, k=1, atoms=3, passes=2)
+    >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(100)))
+    >>> x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    >>> builder.offer(itda.ActivationBatch(x, labels))
+    >>> builder.finish().atoms.shape
+    torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        tokens: int,
+        k: int,
+        threshold: float | None = None,
+        atoms: int | None = None,
+        pursuit: Pursuit = "mp_refit",
+        offset_tokens: int = OFFSET_TOKENS,
+        passes: int = 0,
+        min_fidelity: float = 0.0,
+        memory: int | None = None,
+    ) -> None:
+        check_pursuit(k, pursuit)
+        check_refinement(passes, min_fidelity)
+        if (threshold is None) == (atoms is None):
+            raise SettingError("give a threshold or a number of atoms, one of the two")
+        if threshold is not None:
+            check_threshold(threshold)
+        if atoms is not None and not 1 <= atoms <= tokens:
+            raise SettingError(
+                f"{atoms:,} atoms of {tokens:,} tokens: each atom is a token, so ask for fewer or read more"
+            )
+        if tokens < 1 or offset_tokens < 0:
+            raise SettingError(f"tokens is {tokens} and offset_tokens {offset_tokens}: 1 and 0 are the least")
+        self.d_model, self.k, self.pursuit, self.memory = d_model, k, pursuit, memory
+        self.budget, self.threshold, self.atoms = tokens, threshold, atoms
+        self.offset_tokens, self.passes, self.min_fidelity = offset_tokens, passes, min_fidelity
+        self.tokens = 0
+        """Activations seen."""
+        self.found: int | None = None
+        """Atoms before the crop to `atoms`."""
+        self._first: list[ActivationBatch] = []
+        self._trainer: Trainer | None = None
+        self._schedule: Schedule | None = None
+        self._kept: list[Tensor] = []
+        wanted = min(passes * PASS_TOKENS, max(1, KEPT_BYTES // (4 * d_model)))
+        self._stride = math.ceil(tokens / wanted) if passes else 0
+
+    def __len__(self) -> int:
+        return len(self._trainer) if self._trainer is not None else 0
+
+    @torch.no_grad()
+    def offer(self, batch: ActivationBatch) -> None:
+        """Go through a batch in order.
+
+        Raises `ActivationError` for a wrong width or a row that is not finite; the batch is left out then.
+        """
+        target_of(batch.activations, self.d_model, None)
+        if self._stride:
+            self._kept.append(batch.activations[-self.tokens % self._stride :: self._stride].cpu().clone())
+        self.tokens += len(batch)
+        if self._trainer is not None:
+            self._grow(batch)
+            return
+        self._first.append(batch)
+        if self.tokens >= min(self.budget, self._wait):
+            self._begin()
+
+    @torch.no_grad()
+    def error(self, activations: Float[Tensor, "batch d_model"]) -> Float64[Tensor, " batch"]:
+        """||z - z_hat||^2 / ||z||^2 of each activation in the dictionary so far. Raises `ActivationError`."""
+        check_width(activations, self.d_model)
+        if self._trainer is None:
+            return torch.ones(len(activations), dtype=torch.float64)
+        return self._trainer.error(activations)
+
+    def finish(self, progress: Callable[[int], object] = lambda _tokens: None, **parts: Any) -> ITDA:
+        """The dictionary, refined; `parts` are its `mode`, `site` and `provenance`. `progress` counts its tokens."""
+        if self._trainer is None:
+            self._begin()
+        assert self._trainer is not None
+        model = self._trainer.finish(**parts)
+        self.found = len(model)
+        if self.atoms is not None and len(model) > self.atoms:
+            model = replace(model, atoms=model.atoms[: self.atoms].clone(), labels=model.labels[: self.atoms])
+        if self.passes == 0:
+            return model
+        kept = torch.cat(self._kept) if self._kept else torch.empty(0, self.d_model)
+        return refine(model, kept, passes=self.passes, min_fidelity=self.min_fidelity, progress=progress)
+
+    @property
+    def gram_rows(self) -> int | Literal["all"]:
+        """How many rows of the Gram matrix memory has room for."""
+        return self._trainer.gram_rows if self._trainer is not None else "all"
+
+    @property
+    def _wait(self) -> int:
+        """Activations to have before the first can be gone through."""
+        return max(self.offset_tokens, SAMPLE_TOKENS if self.atoms is not None else 0, 1)
+
+    def _begin(self) -> None:
+        first = torch.cat([batch.activations for batch in self._first] or [torch.empty(0, self.d_model)])
+        offset = None
+        if self.offset_tokens and len(first):
+            # The mean in float64 of rows added in a fixed order: the same for any number of threads.
+            offset = first[: self.offset_tokens].double().cpu().cumsum(dim=0)[-1]
+            offset = (offset / len(first[: self.offset_tokens])).float()
+        threshold = self.threshold
+        if self.atoms is not None:
+            sample = target_of(first[:SAMPLE_TOKENS], self.d_model, offset if offset is None else offset.to(first.device))
+            settings = {"atoms": self.atoms, "tokens": self.budget, "k": self.k, "pursuit": self.pursuit}
+            self._schedule = calibrated(sample.cpu(), memory=self.memory, **settings)
+            threshold = self._schedule.threshold
+        assert threshold is not None
+        self._trainer = Trainer(
+            self.d_model, k=self.k, threshold=threshold, pursuit=self.pursuit, offset=offset, memory=self.memory
+        )
+        for batch in self._first:
+            self._grow(batch)
+        self._first.clear()
+
+    def _grow(self, batch: ActivationBatch) -> None:
+        trainer, schedule = self._trainer, self._schedule
+        assert trainer is not None
+        if schedule is None:
+            trainer.offer(batch)
+            return
+        start = 0
+        while start < len(batch):
+            stop = min(len(batch), start + schedule.until_next(trainer.tokens))
+            trainer.offer(ActivationBatch(batch.activations[start:stop], batch.labels[start:stop]))
+            start = stop
+            trainer.threshold = schedule.correct(trainer.tokens, len(trainer))

@@ -1,0 +1,35 @@
+"""Compiled sums of refinement: each in one fixed order, whatever the number of threads."""
+
+import numpy as np
+
+from itda.core.pursuit.compiled import exact
+
+
+@exact
+def gather(
+    atoms: np.ndarray,
+    starts: np.ndarray,
+    rows: np.ndarray,
+    coefficients: np.ndarray,
+    residual: np.ndarray,
+    gradient: np.ndarray,
+) -> None:
+    """For each of some atoms: sum over its uses of coefficient * residual[row], added to its row of `gradient`."""
+    for j in atoms:
+        total = gradient[j]
+        for u in range(starts[j], starts[j + 1]):
+            use, left = coefficients[u], residual[rows[u]]
+            for i in range(len(total)):
+                total[i] += use * left[i]
+
+
+@exact
+def along(rows: np.ndarray, residual: np.ndarray, change: np.ndarray, products: np.ndarray) -> None:
+    """<residual, change> and <change, change> of some rows, into `products` [rows, 2]."""
+    for row in rows:
+        left, step = residual[row], change[row]
+        cross = square = 0.0
+        for i in range(len(left)):
+            cross += left[i] * step[i]
+            square += step[i] * step[i]
+        products[row, 0], products[row, 1] = cross, square
