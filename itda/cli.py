@@ -116,7 +116,9 @@ def _decompose(options: settings.Decompose) -> None:
     if options.json:
         _print_json({"run": str(options.run), "site": str(site), "tokens": [_token_values(t) for t in tokens]})
     else:
-        print(f"{site} of {options.run}: coefficient, atom, the atom's own prompt with its «token»\n")
+        number = "coefficient" if options.readout == "code" else "cosine"
+        refined = ", fidelity" if any(use.fidelity is not None for token in tokens for use in token.atoms) else ""
+        print(f"{site} of {options.run}: {number}, atom{refined}, the atom's own prompt with its «token»\n")
         print(report.decomposition(tokens, options.top))
 
 

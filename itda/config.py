@@ -1,6 +1,6 @@
 """Settings of the commands: the only source of their defaults and flags. A string under a field is its help."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ import tyro
 from itda.errors import SettingError
 
 Positional = tyro.conf.Positional
-Mode = Literal["paper", "reference"]
+Mode = Literal["paper", "best", "reference"]
 
 
 def parse_count(text: str) -> int:
@@ -113,20 +113,57 @@ class Train(CorpusOptions, ModelOptions, PursuitOptions, Output):
     """What to read of each layer: resid_post, mlp_out, attn_out, or several with commas."""
     k: int = 40
     """Atoms per activation."""
-    threshold: float = 0.2
-    """The share of an activation's energy that may stay unexplained. In mode reference 2(1-cos)/d_model."""
+    threshold: float | None = None
+    """The share of an activation's energy that may stay unexplained; default 0.2. Mode reference: 2(1-cos)/d_model."""
+    atoms: str | None = None
+    """Atoms to end with, such as 4096 or 4k, instead of a threshold: it is found from a sample and corrected."""
     tokens: str = "1M"
     """Activations to read: 50000, 50k, 1M."""
-    pursuit: Literal["mp", "mp_refit", "omp"] = "mp"
-    """mp is the paper's matching pursuit; mp_refit adds a least-squares fit at the end; omp fits at every step."""
     mode: Mode = "paper"
-    """paper is exact and sequential; reference reproduces the released script's dictionaries, batch size and all."""
+    """paper: as in the paper. best: what reconstructs best. reference: the released script's, batch size and all."""
+    pursuit: Literal["mp", "mp_refit", "omp"] | None = None
+    """mp (the default of mode paper), mp_refit with a final least-squares fit (of best), omp with one at every step."""
+    offset: int | None = None
+    """Subtract the mean of so many first activations; 0 for no offset. Default: 4096 in mode best, else 0."""
+    order: Literal["corpus", "shuffled"] | None = None
+    """The order of the documents. Default: shuffled in mode best, else corpus."""
+    seed: int = 0
+    """Which shuffled order."""
+    refine: int | None = None
+    """Passes of refinement, of up to 20,000 tokens each, that improve the atoms. Default: 8 in mode best, else 0."""
+    min_fidelity: float = 0.0
+    """Refinement holds the cosine of every atom to the activation that its label names at this or above: 0 to 1."""
     window: int = 128
     """Tokens that the model reads at once, special ones included."""
     revision: str | None = None
     """The commit, tag or branch of a Hub model."""
     part: Literal["train", "all"] = "train"
     """train leaves one document in ten for `itda evaluate`."""
+
+
+MODES: dict[str, dict[str, object]] = {
+    "paper": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0},
+    "best": {"pursuit": "mp_refit", "offset": 4096, "order": "shuffled", "refine": 8},
+    "reference": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0},
+}
+"""What a mode says about settings that the user left out."""
+
+DEFAULT_THRESHOLD = 0.2
+
+
+def resolved(options: Train) -> Train:
+    """The settings with those of the mode in place of what was left out. Raises `SettingError` where they clash."""
+    if options.threshold is not None and options.atoms is not None:
+        raise SettingError("--threshold and --atoms exclude each other: give one of them")
+    for name, value in MODES["reference"].items():
+        if options.mode == "reference" and getattr(options, name) not in (None, value):
+            raise SettingError(f"mode reference has no --{name} {getattr(options, name)}: leave it out")
+    if options.mode == "reference" and options.atoms is not None:
+        raise SettingError("mode reference has no --atoms: give a --threshold")
+    given = {name: value for name, value in MODES[options.mode].items() if getattr(options, name) is None}
+    if options.threshold is None and options.atoms is None:
+        given["threshold"] = DEFAULT_THRESHOLD
+    return replace(options, **given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +188,8 @@ class Decompose(ModelOptions, PursuitOptions, Output):
     """Only this token: 0 is the first, -1 the last; default: all."""
     top: int = 5
     """Atoms to show per token."""
+    readout: Literal["code", "similarity"] = "code"
+    """code: the atoms whose sum the activation is. similarity: those closest to it, by cosine."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,266 @@
 """k-sparse probing: how well a few latents of a readout tell the members of a class from the rest.
 
 Latents are chosen, and a logistic regression on them is fitted, on some documents; it is judged on the others. The
-readout may be neurons, codes or similarities: rows of a dense array or of a scipy CSR matrix, one per token or text.
+readout may be neurons, codes or similarities, one row per token or text: a dense array, or a scipy CSR matrix.
 """
 
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
 
 from itda.core.bootstrap import Interval, by_document, interval
 from itda.core.code import SparseCode
-from itda.core.selection import Selection, chosen, dense_columns
-from itda.errors import ItdaError, SettingError
+from itda.errors import ActivationError, ItdaError, SettingError
+
+Selection = Literal["stepwise", "standardised", "mean"]
+
+SIZES = (1, 2, 5, 20, None)
+TEST_SHARE = 0.25
+POOL = 256
+"""Latents, the best by themselves, that stepwise selection chooses among."""
+WIDEST = 512
+"""Dense readouts of more latents are probed whole on their principal directions, no more than this."""
+ROWS = 4096  # of a dense readout in float64 at once
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeResult:
+    """Probes of one size, one for each class."""
+
+    size: int | None
+    """Latents that a probe reads; None for all."""
+    latents: Int[np.ndarray, "classes size"] | None
+    """The chosen ones, best first."""
+    accuracy: Interval
+    """Balanced accuracy of each class on the test documents."""
+    mean: Interval
+    """The mean of the classes' accuracies."""
+    sums: Float[np.ndarray, "documents counts"]
+    """By test document, what `balanced_accuracy` is made of: `interval` of two readouts' sums side by side gives their
+    difference."""
+
+
+def probe(
+    features: Any,
+    classes: Bool[np.ndarray, "rows classes"],
+    groups: Shaped[np.ndarray, " rows"],
+    *,
+    sizes: Sequence[int | None] = SIZES,
+    selection: Selection = "stepwise",
+    test: Bool[np.ndarray, " rows"] | None = None,
+) -> list[ProbeResult]:
+    """Probe the readout `features` [rows, latents] for each class, one result for each size.
+
+    `features` is a tensor, an array, a CSR matrix or a pair (code, atoms). `groups` is each row's document: one in four
+    is kept for the test, by a hash of its id, or else the rows of the mask `test` are. `selection` is "mean", by the
+    difference of class means, as SAEBench has it; "standardised", by that in standard deviations; or "stepwise", each
+    time the latent that explains most of what those before it leave: no second copy of a latent gets in. Members and
+    others weigh the same, in fits too. Raises `SettingError` if either side of the split lacks members or others,
+    `ActivationError` for features that are not numbers, and `ItdaError` without scikit-learn.
+
+    >>> x = np.eye(4)[np.arange(80) % 4]
+    >>> [result] = probe(x, x[:, 2:3] > 0, np.arange(80) // 8, sizes=[1])
+    >>> result.latents.tolist(), result.accuracy.value.tolist()
+    ([[2]], [1.0])
+    """
+    _sklearn()
+    x = _matrix(features)
+    latents = x.shape[1]
+    if not x.shape[0] == len(classes) == len(groups):
+        rows = (x.shape[0], len(classes), len(groups))
+        raise SettingError(f"features, classes and groups have {rows} rows: give one row per token or text in each")
+    if any(size is not None and not 1 <= size <= latents for size in sizes):
+        raise SettingError(f"sizes are {tuple(sizes)}: each must be from 1 to {latents}, the latents, or None for all")
+    held = held_out(groups) if test is None else test
+    fit, judge = np.flatnonzero(~held), np.flatnonzero(held)
+    for rows, side in ((fit, "training"), (judge, "test")):
+        members = classes[rows].sum(axis=0)
+        for c in np.flatnonzero((members == 0) | (members == len(rows))):
+            raise SettingError(
+                f"class {c} has {members[c]} members in {len(rows)} {side} rows: leave it out, or choose test="
+            )
+    ranked = select(x[fit], classes[fit], max((size or 0 for size in sizes), default=0), selection)
+    results = []
+    for size in sizes:
+        if size is None:
+            said, chosen = _whole(x[fit], classes[fit], x[judge]), None
+        else:
+            chosen = ranked[:, :size]
+            columns = [(_columns(x, fit, row), _columns(x, judge, row)) for row in chosen]
+            said = np.stack([_fit(a, y, b) for (a, b), y in zip(columns, classes[fit].T, strict=True)], axis=1)
+        results.append(_result(size, chosen, classes[judge], said, groups[judge]))
+    return results
+
+
+def held_out(groups: Shaped[np.ndarray, " rows"], share: float = TEST_SHARE) -> Bool[np.ndarray, " rows"]:
+    """The rows of a share of the documents, those whose ids hash lowest: at least one document, and not all."""
+    names, rows = np.unique(groups.astype(str), return_inverse=True)
+    order = sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).digest())
+    count = min(max(1, round(share * len(names))), len(names) - 1)
+    return np.isin(rows, order[: max(0, count)])
+
+
+def balanced_accuracy(sums: Float[np.ndarray, "*batch counts"]) -> Float[np.ndarray, "*batch classes"]:
+    """Mean of the shares of members and of others that a probe got right, from `ProbeResult.sums`, summed."""
+    right_in, members, right_out, others = np.moveaxis(sums.reshape(*sums.shape[:-1], 4, -1), -2, 0)
+    with np.errstate(invalid="ignore"):
+        return (right_in / members + right_out / others) / 2
+
+
+def sparse_features(code: SparseCode, atoms: int) -> Any:
+    """The code as a scipy CSR matrix [rows, atoms], without its padding."""
+    from scipy.sparse import csr_matrix
+
+    filled = np.arange(code.k) < code.count.cpu().numpy()[:, None]
+    ends = np.concatenate([[0], np.cumsum(code.count.cpu().numpy())])
+    entries = code.coefficients.detach().float().cpu().numpy()[filled], code.indices.cpu().numpy()[filled], ends
+    return csr_matrix(entries, shape=(len(filled), atoms))
+
+
+def pooled(features: Any, windows: Shaped[np.ndarray, " rows"]) -> tuple[Any, Int[np.ndarray, " texts"]]:
+    """The mean of the features over the tokens of each text, and the row of each text's first token.
+
+    Texts are in the order of their first tokens: `classes[first]` and `groups[first]` are theirs.
+    """
+    from scipy.sparse import csr_matrix
+
+    x = _matrix(features)
+    _, first, text, size = np.unique(windows, return_index=True, return_inverse=True, return_counts=True)
+    order = np.argsort(first)
+    place = np.argsort(order)[text]
+    share = csr_matrix((1 / size[text], (place, np.arange(len(text)))), shape=(len(first), len(text)))
+    return share @ x, first[order]
+
+
+def select(x: Any, classes: Bool[np.ndarray, "rows classes"], most: int, selection: Selection) -> np.ndarray:
+    """The latents to probe each class with [classes, most], best first; of equals, the lowest."""
+    if selection not in get_args(Selection):
+        raise SettingError(f"no selection {selection!r}: choose one of {', '.join(get_args(Selection))}")
+    gap, variance = _moments(x, classes)
+    # Against the variance of both kinds of rows together: it ranks as a t statistic does, and is finite where that
+    # within the kinds is 0.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        apart = np.nan_to_num(np.abs(gap) / np.sqrt(variance))
+    score = np.abs(gap) if selection == "mean" else apart
+    ranked = np.argsort(-score, axis=1, kind="stable")
+    if selection != "stepwise" or most == 0:
+        return ranked[:, :most]
+    pools = ranked[:, : max(POOL, most)]
+    everyone = np.arange(x.shape[0])
+    return np.stack([pool[_stepwise(_columns(x, everyone, pool), y, most)] for pool, y in zip(pools, classes.T)])
+
+
+def _moments(x: Any, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each class and latent: mean of members less mean of others, and the variance where both weigh one half."""
+    ones = np.ones((x.shape[0], 1))
+    both = np.hstack([classes, ones]).astype(np.float64)
+    if isinstance(x, np.ndarray):
+        first, second = np.zeros((2, x.shape[1], both.shape[1]))
+        for start in range(0, len(x), ROWS):  # less the first row, lest a mean that dwarfs the variance cancel it
+            part, y = x[start : start + ROWS].astype(np.float64) - x[0], both[start : start + ROWS]
+            first += part.T @ y
+            second += np.square(part).T @ y
+    else:
+        first, second = x.T @ both, x.multiply(x).T @ both
+    members, others = classes.sum(axis=0), (~classes).sum(axis=0)
+    means = [first[:, :-1] / members, (first[:, -1:] - first[:, :-1]) / others]
+    square = (second[:, :-1] / members + (second[:, -1:] - second[:, :-1]) / others) / 2
+    variance = square - np.square((means[0] + means[1]) / 2)
+    variance[variance <= 1e-10 * square] = 0
+    return (means[0] - means[1]).T, variance.T
+
+
+def _stepwise(z: Float[np.ndarray, "rows pool"], y: Bool[np.ndarray, " rows"], most: int) -> list[int]:
+    """Columns by forward selection for least squares on y, with members and others of equal weight."""
+    weight = np.where(y, 0.5 / y.sum(), 0.5 / (~y).sum())
+    z = z - weight @ z
+    scale = np.sqrt(weight @ np.square(z))
+    z = z / np.where(scale > 0, scale, 1)
+    gram = (z * weight[:, None]).T @ z
+    left = np.diag(gram).copy()  # of each column's variance, unexplained by those chosen
+    match = (weight * np.where(y, 1.0, -1.0)) @ z  # of what is left of it with what is left of y
+    basis = np.zeros((most, len(gram)))
+    picks: list[int] = []
+    for step in range(most):
+        gain = np.divide(np.square(match), left, out=np.zeros_like(left), where=left > 1e-6)
+        gain[picks] = -1
+        best = int(gain.argmax())
+        picks.append(best)
+        if left[best] > 1e-6:
+            basis[step] = (gram[best] - basis[:step, best] @ basis[:step]) / math.sqrt(left[best])
+            match = match - basis[step] * (match[best] / math.sqrt(left[best]))
+            left = left - np.square(basis[step])
+    return picks
+
+
+def _fit(train: np.ndarray, y: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Whether a logistic regression on dense latents takes each test row for a member."""
+    scale = train.std(axis=0)
+    scale[scale == 0] = 1
+    center = train.mean(axis=0)  # the intercept's work, but for rounding
+    model = _sklearn()(class_weight="balanced", solver="newton-cholesky")
+    return model.fit((train - center) / scale, y).predict((test - center) / scale)
+
+
+def _whole(train: Any, classes: np.ndarray, test: Any) -> np.ndarray:
+    """The same on all latents."""
+    if not isinstance(train, np.ndarray):
+        mean = np.asarray(train.mean(axis=0)).ravel()
+        scale = np.sqrt(np.asarray(train.multiply(train).mean(axis=0)).ravel() - np.square(mean))
+        scale[scale == 0] = 1
+        model = _sklearn()(class_weight="balanced", max_iter=300, tol=1e-3)
+        train, test = train.multiply(1 / scale).tocsr(), test.multiply(1 / scale).tocsr()
+        return np.stack([model.fit(train, y).predict(test) for y in classes.T], axis=1)
+    if train.shape[1] > WIDEST:
+        # Similarities have no more directions than the activations they are of, and these tell as much in a second.
+        rows = np.linspace(0, len(train) - 1, min(len(train), ROWS // 2)).astype(np.int64)
+        scale = np.maximum(train[rows].std(axis=0), 1e-12)
+        sample = ((train[rows] - train[rows].mean(axis=0)) / scale).astype(np.float64)
+        values, vectors = np.linalg.eigh(sample @ sample.T)
+        kept = np.flatnonzero(values > 1e-6 * values[-1])[-WIDEST:]
+        basis = ((sample.T @ vectors[:, kept]) / np.sqrt(values[kept]) / scale[:, None]).astype(train.dtype)
+        train, test = train @ basis, test @ basis
+    return np.stack([_fit(train, y, test) for y in classes.T], axis=1)
+
+
+def _result(
+    size: int | None, latents: np.ndarray | None, classes: np.ndarray, said: np.ndarray, groups: np.ndarray
+) -> ProbeResult:
+    counts = [said & classes, classes, ~said & ~classes, ~classes]
+    sums = by_document(np.hstack(counts).astype(np.float64), groups.astype(str))
+
+    def mean(total: np.ndarray) -> np.ndarray:
+        return balanced_accuracy(total).mean(axis=-1)
+
+    return ProbeResult(size, latents, interval(sums, balanced_accuracy), interval(sums, mean), sums)
+
+
+def _matrix(features: Any) -> Any:
+    """A numpy array, or a CSR matrix as it is."""
+    if isinstance(features, tuple):
+        return sparse_features(*features)
+    if isinstance(features, Tensor):
+        features = features.detach().cpu().float().numpy()
+    values = features.data if (sparse := hasattr(features, "tocsr")) else features
+    if not np.isfinite(values).all():
+        raise ActivationError("the features are not all finite: drop the rows that hold NaN or infinity")
+    return features.tocsr() if sparse else features
+
+
+def _columns(x: Any, rows: np.ndarray, latents: np.ndarray) -> Float[np.ndarray, "rows chosen"]:
+    part = x[np.ix_(rows, latents)] if isinstance(x, np.ndarray) else x[:, latents][rows].toarray()
+    return part.astype(np.float64)
+
+
+def _sklearn() -> Any:
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise ItdaError("probing needs scikit-learn: pip install 'itda[probing]'") from error
+    return LogisticRegression

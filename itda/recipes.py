@@ -19,11 +19,13 @@ from torch import Tensor
 
 from itda import config as settings
 from itda.core.batch import STREAMS, ActivationSource, Site
+from itda.core.build import Builder
+from itda.core.code import SparseCode
 from itda.core.labels import Label
 from itda.core.memory import available
-from itda.core.model import ITDA, check_pursuit
+from itda.core.model import ITDA
 from itda.core.reference import ReferenceTrainer
-from itda.core.training import Trainer, check_threshold
+from itda.core.refine import PASS_TOKENS
 from itda.errors import CorpusError, SettingError, StoreError
 from itda.evaluation import Evaluation, evaluate
 from itda.sources.corpus import Corpus, Document, open_corpus
@@ -79,18 +81,16 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
 
     Raises an `ItdaError` for bad input; nothing is written then.
     """
+    options = settings.resolved(options)
     tokens = settings.parse_count(options.tokens)
     sites = _sites(options.layers, options.streams)
-    check_pursuit(options.k, options.pursuit)
-    if options.mode == "paper":
-        check_threshold(options.threshold)
-    if options.mode == "reference" and options.pursuit != "mp":
-        raise SettingError(f"mode reference has no pursuit {options.pursuit}: leave --pursuit out")
+    _trainer(options, 1, None)  # bad settings are to be known before the model is loaded
     if options.batch_size < 1 or options.window < 1:
         raise SettingError("--batch-size and --window must be at least 1")
     out = options.out or _free_folder(options.model)
     with new_folder(out) as folder:
         corpus = _open(options.corpus, options).split(options.part)
+        corpus = corpus.shuffled(options.seed) if options.order == "shuffled" else corpus
         model = _load(options.model, options, options.revision)
         source = HuggingFaceSource(
             model,
@@ -118,10 +118,21 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
             "batch_size": options.batch_size,
             "dtype": str(model.model.dtype).removeprefix("torch."),
             "tokens": seen,
+            "order": f"shuffled, seed {options.seed}" if options.order == "shuffled" else "corpus",
         }
-        for site, trainer in trainers.items():
-            (folder / str(site)).mkdir()
-            write_dictionary(trainer.finish(mode=options.mode, site=site, provenance=provenance), folder / str(site))
+        if options.refine:
+            provenance["refinement"] = {"passes": options.refine, "min_fidelity": options.min_fidelity}
+        started = time.monotonic()
+        with bar("refine", (options.refine or 0) * PASS_TOKENS * len(sites)) as progress:
+            for site, trainer in trainers.items():
+                (folder / str(site)).mkdir()
+                parts = {"mode": options.mode, "site": site, "provenance": provenance}
+                if isinstance(trainer, Builder):
+                    dictionary = trainer.finish(progress.update, **parts)
+                else:
+                    dictionary = trainer.finish(**parts)
+                write_dictionary(dictionary, folder / str(site))
+        seconds += time.monotonic() - started
         record = {
             "format": RUN_FORMAT,
             "format_version": FORMAT_VERSION,
@@ -130,7 +141,9 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
             "settings": _settings(options),
             "device": str(model.model.device),
             "seconds": round(seconds, 3),
-            "gram_rows": {str(site): t.gram_rows for site, t in trainers.items() if isinstance(t, Trainer)},
+            "gram_rows": {str(site): t.gram_rows for site, t in trainers.items() if isinstance(t, Builder)},
+            # Atoms before the crop to --atoms.
+            "found": {str(site): t.found for site, t in trainers.items() if isinstance(t, Builder)},
             "versions": {name: version(name) for name in ("itda", "torch", "transformers", "tokenizers", "numpy")}
             | {"python": platform.python_version()},
         }
@@ -140,7 +153,7 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
 
 def _run(
     source: ActivationSource,
-    trainers: Mapping[Site, Trainer | ReferenceTrainer],
+    trainers: Mapping[Site, Builder | ReferenceTrainer],
     progress: Progress,
     log: Callable[[str], Any],
 ) -> float:
@@ -164,14 +177,14 @@ def _run(
                     str(site): _errors(t, batches[site].activations[:64]).mean().item() for site, t in trainers.items()
                 },
                 # Rows of the Gram matrix in memory: all, or the number of those that fit.
-                "gram_rows": {str(site): t.gram_rows for site, t in trainers.items() if isinstance(t, Trainer)},
+                "gram_rows": {str(site): t.gram_rows for site, t in trainers.items() if isinstance(t, Builder)},
             }
             log(json.dumps(line) + "\n")
     return time.monotonic() - started
 
 
-def _errors(trainer: Trainer | ReferenceTrainer, activations: Tensor) -> Tensor:
-    if isinstance(trainer, Trainer):
+def _errors(trainer: Builder | ReferenceTrainer, activations: Tensor) -> Tensor:
+    if isinstance(trainer, Builder):
         return trainer.error(activations)
     return trainer.finish().decompose(activations)[1]
 
@@ -206,7 +219,10 @@ class AtomUse:
 
     atom: int
     coefficient: float
+    """Or the cosine, where the readout is the similarity."""
     label: Label
+    fidelity: float | None = None
+    """The cosine of a refined atom to the activation that its label names."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +243,8 @@ def decompose(options: settings.Decompose) -> tuple[Site, list[TokenDecompositio
     if not options.text.strip():
         raise SettingError("there is no text: give one in quotes")
     dictionary, model = run.dictionary(site), run.model(options)
-    tokens = decompose_text(model, dictionary, site, options.text, run.record["window"], options.batch_size)
+    similar = options.top if options.readout == "similarity" else None
+    tokens = decompose_text(model, dictionary, site, options.text, run.record["window"], options.batch_size, similar)
     if options.token is None:
         return site, tokens
     if not -len(tokens) <= options.token < len(tokens):
@@ -236,12 +253,18 @@ def decompose(options: settings.Decompose) -> tuple[Site, list[TokenDecompositio
 
 
 def decompose_text(
-    model: LanguageModel, dictionary: ITDA, site: Site, text: str, window: int, batch_size: int = 1
+    model: LanguageModel,
+    dictionary: ITDA,
+    site: Site,
+    text: str,
+    window: int,
+    batch_size: int = 1,
+    similar: int | None = None,
 ) -> list[TokenDecomposition]:
     """Every token of a text that the model reads at once. Raises `SettingError` if it is longer than that.
 
     The model runs in the shape it was trained in where the text fits, so that a prompt of the training corpus gives
-    the very activations that were its atoms.
+    the very activations that were its atoms. The atoms are those of the code, or the `similar` closest ones.
     """
     document = Document("prompt", text)
     windower = model.windower(window)
@@ -259,12 +282,21 @@ def decompose_text(
     x = activations[group.is_activation.to(activations.device)].cpu()
     code, error = dictionary.decompose(x)
     explained = (1 - error).tolist()
+    if similar is not None:
+        code = dictionary.similarity(x, top=similar)
+        assert isinstance(code, SparseCode)
+    fidelity = dictionary.fidelity.tolist() if dictionary.fidelity is not None else None
     return [
         TokenDecomposition(
             label,
             explained[row],
             [
-                AtomUse(atom, code.coefficients[row, place].item(), dictionary.labels[atom])
+                AtomUse(
+                    atom,
+                    code.coefficients[row, place].item(),
+                    dictionary.labels[atom],
+                    fidelity[atom] if fidelity is not None else None,
+                )
                 for place, atom in enumerate(code.indices[row, : code.count[row]].tolist())
             ],
         )
@@ -358,9 +390,8 @@ def make_room(folder: Path, options: settings.Train) -> None:
     if folder.exists():
         shown = ("quiet", "json", "memory", "fast")
         made = read_json(folder / "run.json", RUN_FORMAT).get("settings", {})
-        if {k: v for k, v in made.items() if k not in shown} != {
-            k: v for k, v in _settings(options).items() if k not in shown
-        }:
+        asked = _settings(settings.resolved(options))
+        if {k: v for k, v in made.items() if k not in shown} != {k: v for k, v in asked.items() if k not in shown}:
             raise StoreError(f"{folder} is not a run of the demo: name another folder with --out")
         shutil.rmtree(folder)
 
@@ -398,10 +429,23 @@ def _chosen_site(run: Run, layer: str | None) -> Site:
     return site
 
 
-def _trainer(options: settings.Train, d_model: int, memory: int) -> Trainer | ReferenceTrainer:
+def _trainer(options: settings.Train, d_model: int, memory: int | None) -> Builder | ReferenceTrainer:
+    """What makes a dictionary of one site, from resolved settings."""
     if options.mode == "reference":
+        assert options.threshold is not None
         return ReferenceTrainer(d_model, k=options.k, threshold=options.threshold)
-    return Trainer(d_model, k=options.k, threshold=options.threshold, pursuit=options.pursuit, memory=memory)
+    return Builder(
+        d_model,
+        tokens=settings.parse_count(options.tokens),
+        k=options.k,
+        threshold=options.threshold,
+        atoms=settings.parse_count(options.atoms) if options.atoms is not None else None,
+        pursuit=options.pursuit or "mp",
+        offset_tokens=options.offset or 0,
+        passes=options.refine or 0,
+        min_fidelity=options.min_fidelity,
+        memory=memory,
+    )
 
 
 def _open(spec: str, options: settings.CorpusOptions) -> Corpus:

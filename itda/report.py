@@ -58,10 +58,24 @@ def run_summary(run: Run, loaded: Mapping[Site, ITDA], metrics: Mapping[Site, Ma
     for site, dictionary in loaded.items():
         measured = metrics.get(site, {})
         cells = [str(site), f"{len(dictionary):,}", str(dictionary.d_model), str(dictionary.k), dictionary.pursuit]
-        cells += [f"{dictionary.threshold:g}", _number(measured.get("fvu")), _number(measured.get("ce_loss_score"))]
+        cells += [f"{dictionary.threshold:.3g}", _number(measured.get("fvu")), _number(measured.get("ce_loss_score"))]
         rows.append(cells)
     header = ["site", "atoms", "d_model", "k", "pursuit", "threshold", "fvu", "CE score"]
     lines.append(table(header, rows))
+    refined = {site: loaded[site].fidelity for site in loaded}
+    if any(fidelity is not None for fidelity in refined.values()):
+        lines += ["", "Refined: atoms were moved from the activations that their labels name to where they"]
+        lines += ["reconstruct better. Fidelity is the cosine between the two.", ""]
+        lines.append(
+            table(
+                ["site", "fidelity: median", "a tenth below", "least"],
+                [
+                    [str(site), *(f"{f.quantile(q):.3f}" for q in (0.5, 0.1, 0.0))]
+                    for site, f in refined.items()
+                    if f is not None
+                ],
+            )
+        )
     if not metrics:
         lines += ["", f"Not evaluated yet: itda evaluate {run.folder}"]
     return "\n".join(lines)
@@ -97,7 +111,9 @@ def decomposition(tokens: Sequence[TokenDecomposition], top: int) -> str:
         head = f"{prompt(token.label, WIDTH - 20)}"
         blocks.append(f"{head:<{WIDTH - 18}}  explained {token.explained:5.1%}")
         for use in token.atoms[:top]:
-            blocks.append(f"  {use.coefficient:+9.3f}  {use.atom:>6}  {prompt(use.label, WIDTH - 21)}")
+            faithful = f"  {use.fidelity:4.2f}" if use.fidelity is not None else ""
+            start = f"  {use.coefficient:+9.3f}  {use.atom:>6}{faithful}  "
+            blocks.append(start + prompt(use.label, WIDTH - len(start)))
         if len(token.atoms) > top:
             blocks.append(f"  {'':9}  and {len(token.atoms) - top} more atoms")
     return "\n".join(blocks)

@@ -12,7 +12,6 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from itda.core.batch import ActivationBatch
-from itda.core.labels import Labels
 from itda.core.model import ITDA, check_pursuit, check_width, target_of
 from itda.core.pursuit import Pursuit
 from itda.core.refine import PASS_TOKENS, check_refinement, refine
@@ -75,7 +74,8 @@ class Builder:
             )
         if tokens < 1 or offset_tokens < 0:
             raise SettingError(f"tokens is {tokens} and offset_tokens {offset_tokens}: 1 and 0 are the least")
-        self.d_model, self.k, self.pursuit, self.memory = d_model, k, pursuit, memory
+        self.d_model, self.k, self.memory = d_model, k, memory
+        self.pursuit: Pursuit = pursuit
         self.budget, self.threshold, self.atoms = tokens, threshold, atoms
         self.offset_tokens, self.passes, self.min_fidelity = offset_tokens, passes, min_fidelity
         self.tokens = 0
@@ -150,7 +150,9 @@ class Builder:
             offset = (offset / len(first[: self.offset_tokens])).float()
         threshold = self.threshold
         if self.atoms is not None:
-            sample = target_of(first[:SAMPLE_TOKENS], self.d_model, offset if offset is None else offset.to(first.device))
+            sample = target_of(
+                first[:SAMPLE_TOKENS], self.d_model, offset if offset is None else offset.to(first.device)
+            )
             settings = {"atoms": self.atoms, "tokens": self.budget, "k": self.k, "pursuit": self.pursuit}
             self._schedule = calibrated(sample.cpu(), memory=self.memory, **settings)
             threshold = self._schedule.threshold

@@ -16,6 +16,7 @@ from itda.core.batch import Site
 from itda.core.code import SparseCode
 from itda.core.labels import Labels
 from itda.core.pursuit import PURSUITS, Encoder, Pursuit, decoded, encoder
+from itda.core.readout import all_cosines, best_cosines
 from itda.errors import ActivationError, SettingError
 
 
@@ -117,6 +118,38 @@ class ITDA:
         if self.offset is not None:
             total += self.offset.double()
         return total.to(code.coefficients).reshape(*code.indices.shape[:-1], self.d_model)
+
+    @torch.no_grad()
+    def similarity(
+        self, activations: Float[Tensor, "*batch d_model"], *, top: int | None = None, least: float | None = None
+    ) -> Float32[Tensor, "*batch atoms"] | SparseCode:
+        """Cosines of activations [..., d_model], after the offset, to the atoms: for detecting what a code scatters.
+
+        All of them as [..., atoms]; or the `top` largest, those of at least `least`, or both, as a `SparseCode` whose
+        coefficients are cosines, the largest first. Other than for the result, memory is that of a chunk of rows. The
+        last bits of all cosines are those of a float32 product; a `SparseCode` is the same everywhere.
+        Raises `ActivationError` as `encode`, and `SettingError`.
+
+        >>> import torch, itda
+        >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(3)))
+        >>> model = itda.ITDA(torch.eye(3), labels, k=2)
+        >>> model.similarity(torch.tensor([[0.0, 3.0, -4.0]])).tolist()
+        [[0.0, 0.6000000238418579, -0.800000011920929]]
+        >>> model.similarity(torch.tensor([[0.0, 3.0, -4.0]]), top=1).indices.tolist()
+        [[1]]
+        """
+        check_width(activations, self.d_model)
+        flat = activations.reshape(-1, self.d_model)
+        offset = self.offset.to(flat.device) if self.offset is not None else None
+        targets, lead = target_of(flat, self.d_model, offset).to(self.atoms.device), activations.shape[:-1]
+        if top is None and least is None:
+            return all_cosines(targets, self.atoms).reshape(*lead, len(self)).to(activations.device)
+        found = best_cosines(targets, self.atoms, top=top, least=least)
+        return SparseCode(
+            found.indices.reshape(*lead, found.k).to(activations.device),
+            found.coefficients.reshape(*lead, found.k).to(activations.device),
+            found.count.reshape(lead).to(activations.device),
+        )
 
     def __call__(self, activations: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The reconstruction: `decode(encode(activations))`."""

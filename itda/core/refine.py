@@ -95,7 +95,9 @@ def check_refinement(passes: int, min_fidelity: float) -> None:
     if passes < 0:
         raise SettingError(f"{passes} passes of refinement: it must be at least 0")
     if not 0 <= min_fidelity <= 1:
-        raise SettingError(f"a fidelity of at least {min_fidelity}: it must be from 0 to 1, the cosine to the label's own")
+        raise SettingError(
+            f"a fidelity of at least {min_fidelity}: it must be from 0 to 1, the cosine to the label's own"
+        )
 
 
 def improved(
@@ -135,7 +137,7 @@ def _of_pass(activations: Tensor, number: int, stride: int, most: int) -> Tensor
 
 
 def _by_atom(indices: np.ndarray, coefficients: np.ndarray, atoms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Uses sorted by atom: where each atom's begin [atoms + 1], their rows and their coefficients. Padding is no use."""
+    """Uses sorted by atom: where each atom's begin [atoms + 1], their rows and coefficients, padding left out."""
     flat, values = indices.ravel(), coefficients.ravel()
     rows = np.repeat(np.arange(len(indices)), indices.shape[1])
     real = values != 0

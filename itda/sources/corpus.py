@@ -79,8 +79,8 @@ class Corpus:
         """The documents in another order, the same on every machine: `SHUFFLED_AT_ONCE` at a time by a hash of the id.
 
         >>> corpus = Corpus.from_texts(["to be", "or not", "to be"])
-        >>> [document.id for document in corpus.shuffled(3)]
-        ['text:1', 'text:0', 'text:2']
+        >>> [document.id for document in corpus.shuffled(4)]
+        ['text:1', 'text:2', 'text:0']
         """
         return replace(self, seed=seed)
 

@@ -42,7 +42,9 @@ def classes_of(
     >>> {name: column.tolist() for name, column in found.items() if name in ("keyword", "name", "comment")}
     {'comment': [False, False, True], 'keyword': [True, False, False], 'name': [False, True, False]}
     """
-    if len(char_start) and not (0 <= char_start.min() and (char_start <= char_end).all() and char_end.max() <= len(text)):
+    if len(char_start) and not (
+        char_start.min() >= 0 and (char_start <= char_end).all() and char_end.max() <= len(text)
+    ):
         raise CorpusError("a token lies outside its document: give the text that the labels were read from")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of invalid escapes: the file's business
