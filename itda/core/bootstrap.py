@@ -47,7 +47,7 @@ def ratio(sums: Float[np.ndarray, "*batch columns"]) -> Float[np.ndarray, "*batc
     0.25
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        return sums[..., 0] / sums[..., 1]
+        return np.asarray(sums[..., 0] / sums[..., 1])
 
 
 def interval(
@@ -63,7 +63,7 @@ def interval(
     CE loss score is of the columns (zero - spliced, zero - clean). A measure may subtract two others of its columns:
     that is the interval of a difference on the same documents. Resamples in which it is not a number (they lack a
     class, say) are left out. Percentiles are widened for the number of documents, as Student's t is (Hesterberg 2015,
-    "What teachers should know about the bootstrap"): without it, 95% of ten documents would cover 89%.
+    "What teachers should know about the bootstrap"): where documents differ much, theirs cover the truth too seldom.
     Raises `SettingError` if there is no document, or the level is not between 0 and 1.
 
     >>> found = interval(np.array([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]))
@@ -87,8 +87,7 @@ def interval(
     for i, column in enumerate(found.T):
         if (numbers := column[~np.isnan(column)]).size:
             ends[:, i] = np.quantile(numbers, [tail, 1 - tail])
-    low, high = ends.reshape(2, *value.shape)
-    return Interval(value, low, high)
+    return Interval(value, ends[0].reshape(value.shape), ends[1].reshape(value.shape))
 
 
 def _tail(documents: int, level: float) -> float:

@@ -24,9 +24,15 @@ from itda.core.pursuit.workers import over_rows
 from itda.errors import SettingError
 
 PASS_TOKENS = 20_000
-"""Tokens of one pass. Fewer fit an atom to its few uses, more give fewer passes for the same time."""
+"""The most tokens of one pass."""
 
-GUARD_TOKENS = 20_000
+USES = 64
+"""Uses per atom that a pass should have. Fewer fit an atom to its few uses, more give fewer passes for the same time."""
+
+LEAST_TOKENS = 5_000
+"""Of one pass, however few atoms there are."""
+
+GUARD_TOKENS = 8_000
 """Tokens, of those fitted, on which the refined dictionary is compared with the one before."""
 
 MOMENTUM = 0.6
@@ -43,10 +49,12 @@ def refine(
     *,
     passes: int,
     min_fidelity: float = 0.0,
-    pass_tokens: int = PASS_TOKENS,
+    pass_tokens: int | None = None,
     progress: Callable[[int], object] = lambda _tokens: None,
 ) -> ITDA:
     """Improve the atoms on some activations, `passes` times over `pass_tokens` of them; the labels are kept.
+
+    The default is as many tokens as use each atom `USES` times, from `LEAST_TOKENS` to `PASS_TOKENS`.
 
     Pass p takes every s-th activation from the p-th on, s as large as the number allows, so passes share few. The
     *fidelity* of an atom is its cosine to the activation that its label names (after the offset); no atom goes below
@@ -64,6 +72,8 @@ def refine(
     ([0.894, 0.447], 1.0)
     """
     check_refinement(passes, min_fidelity)
+    if pass_tokens is None:
+        pass_tokens = min(PASS_TOKENS, max(LEAST_TOKENS, USES * len(model) // model.k))
     if pass_tokens < 1:
         raise SettingError(f"pass_tokens is {pass_tokens}: it must be at least 1")
     if model.fidelity is not None:

@@ -38,7 +38,7 @@ def classes_of(
     bodies and at the depth of its characters; a token of no characters (part of a character) is in nothing. The depth
     is that of the statement, on all of its lines. Raises `CorpusError` if a span lies outside the text.
 
-    >>> found = classes_of("def f():  # x", np.array([0, 3, 8]), np.array([3, 5, 13]))
+    >>> found = classes_of("def f(): 1  # x", np.array([0, 3, 10]), np.array([3, 5, 15]))
     >>> {name: column.tolist() for name, column in found.items() if name in ("keyword", "name", "comment")}
     {'comment': [False, False, True], 'keyword': [True, False, False], 'name': [False, True, False]}
     """
@@ -70,8 +70,8 @@ def classes_of(
         full, empty = (2 * _within(mask & w, char_start, char_end) > n for w, n in zip(weights, sizes, strict=True))
         return np.where(sizes[0] > 0, full, empty)
 
-    columns |= {name: most(mask) for name, mask in zip(BODIES, _bodies(tree, place, text), strict=True)}
-    depths = np.minimum(_depths(found, place, text), len(DEPTHS) - 1)
+    columns |= {name: most(mask) for name, mask in zip(BODIES, _bodies(tree, place, len(text)), strict=True)}
+    depths = np.minimum(_depths(found, place, len(text)), len(DEPTHS) - 1)
     return columns | {name: most(depths == i) for i, name in enumerate(DEPTHS)}
 
 
@@ -104,6 +104,16 @@ class _Places:
         start = self.at(first, 0) if decorators else self.at_byte(node.lineno, node.col_offset)
         return start, self.at_byte(node.end_lineno or node.lineno, node.end_col_offset or 0)
 
+    def body(self, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+        """Where the header's line ends, comments after it being the body's; or a first statement on its line."""
+        start = self.span(node.body[0])[0]
+        line = int(np.searchsorted(self.starts, start, side="right"))  # counted from 1, as the parser does
+        if self.lines[line - 1][: start - self.at(line, 0)].strip():
+            return start
+        while not self.lines[line - 2].strip() or self.lines[line - 2].lstrip().startswith("#"):
+            line -= 1
+        return self.at(line, 0) - 1
+
 
 def _syntax(found: list[tokenize.TokenInfo], tree: ast.Module, place: _Places, length: int) -> np.ndarray:
     """1 + the index in SYNTAX of each character's class, or 0."""
@@ -129,21 +139,20 @@ def _syntax(found: list[tokenize.TokenInfo], tree: ast.Module, place: _Places, l
     return kinds
 
 
-def _bodies(tree: ast.Module, place: _Places, text: str) -> Iterator[np.ndarray]:
+def _bodies(tree: ast.Module, place: _Places, length: int) -> Iterator[np.ndarray]:
     """Which characters are in the body of a class, and of a function: from after its header to its last statement."""
-    for kinds in (ast.ClassDef, ast.FunctionDef | ast.AsyncFunctionDef):
-        mask = np.zeros(len(text), dtype=bool)
-        for node in ast.walk(tree):
-            if isinstance(node, kinds):
-                start, end = place.span(node.body[0])[0], place.span(node)[1]
-                start = len(text[:start].rstrip()) if text[:start][-1:].isspace() else start
-                mask[start:end] = True
+    blocks = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
+    for is_class in (True, False):
+        mask = np.zeros(length, dtype=bool)
+        for node in blocks:
+            if isinstance(node, ast.ClassDef) == is_class:
+                mask[place.body(node) : place.span(node)[1]] = True
         yield mask
 
 
-def _depths(found: list[tokenize.TokenInfo], place: _Places, text: str) -> np.ndarray:
+def _depths(found: list[tokenize.TokenInfo], place: _Places, length: int) -> np.ndarray:
     """Levels of indentation of each character's line; a blank line has that of the line before it."""
-    depths = np.zeros(len(text), dtype=np.int64)
+    depths = np.zeros(length, dtype=np.int64)
     levels: list[int] = []  # the columns of the blocks that are open
     fresh = True  # no token yet of this logical line
     for item in found:
@@ -152,9 +161,10 @@ def _depths(found: list[tokenize.TokenInfo], place: _Places, text: str) -> np.nd
         elif item.type == tokenize.DEDENT:
             levels.pop()
         elif item.type == tokenize.COMMENT and fresh:
-            # The blocks before it are still open: its own column tells which of them it is in.
+            # The blocks before it are still open, and one that starts with it is not yet: its column tells.
             column = item.start[1]
-            depths[place.at(item.start[0], 0) :] = sum(level <= column for level in levels)
+            depth = sum(level <= column for level in levels) + (column > max(levels, default=0))
+            depths[place.at(item.start[0], 0) :] = depth
         elif item.type not in (tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER):
             if fresh:
                 depths[place.at(item.start[0], 0) :] = len(levels)

@@ -1,0 +1,181 @@
+"""Two levels: a code whose first atoms are few and broad, and tell what an activation is like; then the details.
+
+A pursuit in thousands of atoms names a concept by another atom each time. Here the first steps see only the atoms that
+stand for clusters of the dictionary's, with coefficients that cannot be negative, so one concept keeps its atoms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from itda.core.code import SparseCode
+from itda.core.model import ITDA, check_width, target_of
+from itda.core.pursuit.exact import fixed_dot, fixed_sum, root, scaled, weighted_atoms
+from itda.core.pursuit.plain import RESOLUTION
+from itda.core.readout import best_cosines
+from itda.errors import SettingError
+
+ROUNDS = 20  # of k-means, at most
+PRODUCTS = 2**20  # in memory at once, where activations are correlated with broad atoms
+
+
+@dataclass(frozen=True, eq=False)
+class TwoLevels:
+    """A dictionary read on two levels; `two_levels` makes it. Its codes are of `model`: same atoms, same labels."""
+
+    model: ITDA
+    broad: Int64[Tensor, " broad"]
+    """The broad atoms, in ascending order."""
+    groups: Int64[Tensor, " atoms"]
+    """The group of each atom: `broad[groups[i]]` is the broad atom that stands for atom i."""
+    k_broad: int
+
+    @torch.no_grad()
+    def encode(self, activations: Float[Tensor, "*batch d_model"]) -> SparseCode:
+        """Decompose activations [..., d_model] into codes [..., k]: `k_broad` steps, then the rest of k.
+
+        First non-negative matching pursuit in the broad atoms: the largest <r, d>, as long as it is positive. Then
+        matching pursuit of what is left in all other atoms, so a broad atom's coefficient is never negative. The bits
+        of a row depend on that row alone. Raises `ActivationError` as `ITDA.encode`.
+        """
+        model, device = self.model, activations.device
+        check_width(activations, model.d_model)
+        offset = model.offset.to(device) if model.offset is not None else None
+        z = target_of(activations.reshape(-1, model.d_model), model.d_model, offset).to(model.atoms.device).double()
+        # A power of two brings every row near 1 without rounding: no square under- or overflows.
+        exponent = torch.frexp(z.abs().amax(dim=1)).exponent[:, None]
+        left = scaled(z, -exponent)
+        parts = [self._first(part) for part in left.split(max(1, PRODUCTS // (len(self.broad) * model.d_model)))]
+        indices, coefficients = (torch.cat(column) for column in zip(*parts, strict=True))
+        found = coefficients > 0
+        if self.k_broad < model.k:
+            rest = self._detail.encode(left - weighted_atoms(coefficients, model.atoms, indices))
+            taken = torch.arange(rest.k, device=left.device) < rest.count[:, None]
+            chosen = self._others[rest.indices] if len(self._others) else rest.indices
+            indices, found = torch.cat([indices, chosen], dim=1), torch.cat([found, taken], dim=1)
+            coefficients = torch.cat([coefficients, rest.coefficients], dim=1)
+        front = found.logical_not().to(torch.int8).argsort(dim=1, stable=True)  # the steps that were taken
+        coefficients = scaled(coefficients, exponent).to(torch.promote_types(activations.dtype, torch.float32))
+        code = SparseCode.from_picks(indices.gather(1, front), coefficients.gather(1, front), found.sum(dim=1))
+        return _shaped(code, activations.shape[:-1], device)
+
+    def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
+        """Reconstruct activations [..., d_model]: as `ITDA.decode`."""
+        return self.model.decode(code)
+
+    @torch.no_grad()
+    def grouped(self, code: SparseCode) -> SparseCode:
+        """A code of the dictionary [..., k], of whatever pursuit, with each group's coefficients added up [..., k].
+
+        Its indices are the broad atoms that stand for the groups.
+        """
+        device, k = code.indices.device, code.k
+        stands = self.broad[self.groups].to(device)[code.indices].reshape(-1, k)
+        summed = SparseCode.from_picks(stands, code.coefficients.reshape(-1, k), code.count.reshape(-1))
+        return _shaped(summed, code.count.shape, device)
+
+    @torch.no_grad()
+    def similar(self, activations: Float[Tensor, "*batch d_model"], *, top: int | None = None) -> SparseCode:
+        """The `top` (default: k) largest cosines of activations [..., d_model] to the broad atoms, as [..., top].
+
+        For detection alone: it does not decode. Raises as `ITDA.similarity`.
+        """
+        top = min(self.model.k if top is None else top, len(self.broad))
+        found = self._coarse.similarity(activations, top=top)
+        assert isinstance(found, SparseCode)
+        return SparseCode(self.broad.to(found.indices.device)[found.indices], found.coefficients, found.count)
+
+    def _first(self, z: Float64[Tensor, "batch d_model"]) -> tuple[Tensor, Tensor]:
+        """Picks [batch, k_broad] and coefficients, 0 where no correlation is positive. All sums in a fixed order."""
+        atoms = self._coarse.atoms.double()
+        correlation = fixed_sum(z[:, None, :] * atoms)  # batch broad
+        least, places = RESOLUTION * root(fixed_dot(z, z)), torch.arange(len(atoms), device=z.device)
+        picks, coefficients = [], []
+        for _ in range(self.k_broad):
+            best = correlation.amax(dim=1, keepdim=True)
+            pick = torch.where(correlation == best, places, len(atoms)).amin(dim=1)  # the lowest of equals
+            value = torch.where(best[:, 0] > least, best[:, 0], 0.0)
+            picks.append(self.broad[pick])
+            coefficients.append(value)
+            correlation -= value[:, None] * self._gram[pick]
+        return torch.stack(picks, dim=1), torch.stack(coefficients, dim=1)
+
+    @cached_property
+    def _gram(self) -> Float64[Tensor, "broad broad"]:
+        atoms = self._coarse.atoms.double()
+        return torch.stack([fixed_dot(atoms, atom.expand_as(atoms)) for atom in atoms])
+
+    @cached_property
+    def _others(self) -> Int64[Tensor, " others"]:
+        atoms = torch.arange(len(self.model), device=self.broad.device)
+        return atoms[torch.isin(atoms, self.broad, invert=True)]
+
+    @cached_property
+    def _detail(self) -> ITDA:
+        return replace(self._part(self._others), k=self.model.k - self.k_broad, pursuit="mp", offset=None)
+
+    @cached_property
+    def _coarse(self) -> ITDA:
+        return self._part(self.broad)
+
+    def _part(self, atoms: Int64[Tensor, " part"]) -> ITDA:
+        model = self.model
+        return replace(model, atoms=model.atoms[atoms], labels=model.labels[atoms.cpu()], fidelity=None)
+
+
+@torch.no_grad()
+def two_levels(model: ITDA, *, broad: int | None = None, k_broad: int | None = None) -> TwoLevels:
+    """Choose broad atoms among those of a dictionary: those nearest to the centres of `broad` clusters of its atoms.
+
+    `broad` is 2 k by default, but at most a quarter of the atoms; `k_broad` is half of k. The clusters are those of
+    spherical k-means that starts from atoms evenly spaced in the dictionary's order. They are a function of the
+    dictionary alone, the same for any number of threads: there is nothing to save. There may be fewer groups than asked
+    for, where atoms coincide. Raises `SettingError` for settings out of range.
+
+    >>> import torch, itda
+    >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(4)))
+    >>> atoms = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]])
+    >>> levels = two_levels(itda.ITDA(atoms, labels, k=2), broad=1, k_broad=1)
+    >>> levels.broad.tolist(), levels.groups.tolist()
+    ([1], [0, 0, 0, 0])
+    >>> code = levels.encode(torch.tensor([[4.0, 4.0]]))
+    >>> code.indices[0, 0].item(), levels.grouped(code).count.tolist()
+    (1, [1])
+    """
+    number = len(model)
+    broad = max(1, min(2 * model.k, number // 4)) if broad is None else broad
+    k_broad = max(1, model.k // 2) if k_broad is None else k_broad
+    if not 1 <= broad <= number:
+        raise SettingError(f"broad is {broad}: it must be from 1 to {number}, the atoms of the dictionary")
+    if not 1 <= k_broad <= model.k:
+        raise SettingError(f"k_broad is {k_broad}: it must be from 1 to {model.k}, the k of the dictionary")
+    atoms, device = model.atoms.cpu(), model.atoms.device
+    centres = atoms[torch.arange(broad) * number // broad]
+    groups = torch.full((number,), -1)
+    for _ in range(ROUNDS):
+        before, groups = groups, best_cosines(atoms, centres, top=1).indices[:, 0]
+        if torch.equal(before, groups):
+            break
+        for group in groups.unique().tolist():  # an empty one keeps its centre
+            # numpy adds rows one after the other: the same sum for any number of threads.
+            total = torch.as_tensor(atoms[groups == group].double().numpy().sum(axis=0))
+            centres[group] = (total / root(fixed_dot(total, total)).clamp(min=1e-12)).float()
+    chosen = []
+    for group in groups.unique().tolist():
+        members = (groups == group).nonzero().squeeze(1)
+        nearest = best_cosines(centres[group, None], atoms[members], top=1).indices[0, 0]
+        chosen.append((int(members[nearest]), members))
+    chosen.sort(key=lambda pair: pair[0])
+    for place, (_, members) in enumerate(chosen):
+        groups[members] = place
+    return TwoLevels(model, torch.tensor([atom for atom, _ in chosen]).to(device), groups.to(device), k_broad)
+
+
+def _shaped(code: SparseCode, lead: torch.Size, device: torch.device) -> SparseCode:
+    parts = (code.indices.reshape(*lead, code.k), code.coefficients.reshape(*lead, code.k), code.count.reshape(lead))
+    return SparseCode(*(part.to(device) for part in parts))
