@@ -141,7 +141,7 @@ def main() -> None:
     elif arguments.curves:
         from versus_report import curves
 
-        curves(preset, arguments.cache)
+        curves(preset, arguments.cache, arguments.workers)
     else:
         sys.exit(run(list(cells_of(preset, arguments.cache, only)), methods, arguments.workers) > 0)
 

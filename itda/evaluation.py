@@ -1,13 +1,17 @@
 """Evaluation: how much of a model's behaviour a dictionary keeps when it stands in for the activations at its site."""
 
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from itda.core.batch import Site
+from itda.core.bootstrap import interval
 from itda.core.metrics import Unexplained, atom_uses, ce_loss_score
 from itda.core.model import ITDA
 from itda.errors import CorpusError, ModelError
@@ -39,6 +43,17 @@ class Evaluation:
     ce_loss_score: float | None = None
     kl: float | None = None
     """KL(clean || spliced)."""
+    encode_per_second: float = field(default=0.0, compare=False)
+    """Activations encoded per second, after the first group of windows."""
+    documents: int = 0
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """95% intervals of fvu, l0, ce_loss_score and kl by bootstrap over documents; none where there is one document."""
+
+
+_COLUMNS = ("tokens", "picks", "residual", "variance", "predicted", "gained", "lost", "kl")
+"""Sums per document: `gained` is CE_zero - CE_spliced, `lost` is CE_zero - CE_clean."""
+_RATIOS = {"l0": ("picks", "tokens"), "fvu": ("residual", "variance")}
+_CAUSAL_RATIOS = {"ce_loss_score": ("gained", "lost"), "kl": ("kl", "predicted")}
 
 
 @dataclass
@@ -48,6 +63,18 @@ class _Sums:
     picks: int = 0
     ce: dict[str, float] = field(default_factory=lambda: {"spliced": 0.0, "zero": 0.0, "mean": 0.0})
     kl: float = 0.0
+    seconds: float = 0.0
+    timed: int = 0
+    by_document: defaultdict[str, np.ndarray] = field(
+        default_factory=lambda: defaultdict(lambda: np.zeros(len(_COLUMNS)))
+    )
+
+    def of_tokens(self, documents: np.ndarray, **columns: Tensor) -> None:
+        """Add some columns of tokens to the sums of their documents."""
+        places = [_COLUMNS.index(name) for name in columns]
+        values = np.stack([column.double().cpu().numpy() for column in columns.values()], axis=1)
+        for document in dict.fromkeys(documents):
+            self.by_document[document][places] += values[documents == document].sum(axis=0)
 
 
 def evaluate(
@@ -80,29 +107,55 @@ def evaluate(
     for group in groups():
         count = int(group.predicts.sum())
         clean = _predictions(model, group) if model.is_causal and count else None
+        clean_ce = None
         if clean is not None:
-            ce_clean += _cross_entropy(clean, group).sum().item()
+            clean_ce = _cross_entropy(clean, group)
+            ce_clean += clean_ce.sum().item()
             predicted += count
+        documents, predicting = group.labels().document, group.labels(group.predicts).document
         # The clean activations: the spliced run's are the same up to its site, and encoding them once will do.
         found = model.activations(group, sites)
         for site, dictionary in dictionaries.items():
             x = found[site][group.is_activation.to(found[site].device)]
-            code = dictionary.encode(x)
-            reconstruction = dictionary.decode(code)
             total = sums[site]
+            started = time.perf_counter()
+            code = dictionary.encode(x)
+            if total.unexplained.tokens:  # the first one compiles, and computes what later ones find ready
+                total.seconds += time.perf_counter() - started
+                total.timed += len(x)
+            reconstruction = dictionary.decode(code)
+            exact = x.double()
+            total.of_tokens(
+                documents,
+                tokens=torch.ones(len(x)),
+                picks=code.count,
+                residual=(exact - reconstruction.double()).square().sum(dim=1),
+                variance=(exact - means[site].mean.to(exact)).square().sum(dim=1),
+            )
             total.unexplained.update(x, reconstruction)
             total.uses += atom_uses(code, len(dictionary)).cpu()
             total.picks += int(code.count.sum())
-            if clean is None:
+            if clean is None or clean_ce is None:
                 continue
             mean = means[site].mean.to(reconstruction)
             replacements = {"spliced": reconstruction, "zero": torch.zeros_like(reconstruction)}
             replacements["mean"] = mean.expand_as(reconstruction)
+            found_ce: dict[str, Tensor] = {}
+            kl = clean_ce
             for name, values in replacements.items():
                 spliced = _predictions(model, group, site, values)
-                total.ce[name] += _cross_entropy(spliced, group).sum().item()
+                found_ce[name] = _cross_entropy(spliced, group)
+                total.ce[name] += found_ce[name].sum().item()
                 if name == "spliced":
-                    total.kl += _kl(clean, spliced)
+                    kl = _kl(clean, spliced)
+                    total.kl += kl.sum().item()
+            total.of_tokens(
+                predicting,
+                predicted=torch.ones(count),
+                gained=found_ce["zero"] - found_ce["spliced"],
+                lost=found_ce["zero"] - clean_ce.to(found_ce["zero"].device),
+                kl=kl,
+            )
         progress(int(group.is_activation.sum()))
     return {site: _result(sums[site], ce_clean, predicted, len(dictionaries[site])) for site in sites}
 
@@ -116,6 +169,9 @@ def _result(total: _Sums, ce_clean: float, predicted: int, atoms: int) -> Evalua
         "l0": total.picks / tokens,
         "atoms": atoms,
         "unused_atoms": int((total.uses == 0).sum()),
+        "encode_per_second": total.timed / total.seconds if total.seconds else 0.0,
+        "documents": len(total.by_document),
+        "intervals": _intervals(total.by_document, _RATIOS | (_CAUSAL_RATIOS if predicted else {})),
     }
     if predicted == 0:
         return Evaluation(**common)
@@ -132,6 +188,18 @@ def _result(total: _Sums, ce_clean: float, predicted: int, atoms: int) -> Evalua
         ce_loss_score=ce_loss_score(clean=clean, spliced=ce["spliced"], zero=ce["zero"]),
         kl=total.kl / predicted,
     )
+
+
+def _intervals(
+    by_document: Mapping[str, np.ndarray], ratios: Mapping[str, tuple[str, str]]
+) -> dict[str, tuple[float, float]]:
+    if len(by_document) < 2:
+        return {}
+    # Sorted: the order in which documents come must not decide which are drawn.
+    sums = np.stack([by_document[name] for name in sorted(by_document)])
+    places = {name: [_COLUMNS.index(column) for column in columns] for name, columns in ratios.items()}
+    found = {name: interval(sums[:, columns]) for name, columns in places.items()}
+    return {name: (float(each.low), float(each.high)) for name, each in found.items()}
 
 
 def _predictions(model: LanguageModel, group: Group, site: Site | None = None, values: Tensor | None = None) -> Tensor:
@@ -154,10 +222,10 @@ def _cross_entropy(logits: Tensor, group: Group) -> Float64[Tensor, " predicted"
     return torch.cat(parts)
 
 
-def _kl(clean: Tensor, spliced: Tensor) -> float:
-    """Sum over places of KL(clean || spliced), from log-probabilities."""
-    total = 0.0
+def _kl(clean: Tensor, spliced: Tensor) -> Float64[Tensor, " predicted"]:
+    """KL(clean || spliced) of each place, from log-probabilities."""
+    parts = []
     for p, q in zip(clean.split(_chunks(clean)), spliced.split(_chunks(clean)), strict=True):
         log_p, log_q = p.double().log_softmax(-1), q.double().log_softmax(-1)
-        total += torch.nn.functional.kl_div(log_q, log_p, reduction="sum", log_target=True).item()
-    return total
+        parts.append(torch.nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1))
+    return torch.cat(parts)

@@ -401,8 +401,16 @@ def _settings(options: settings.Train) -> dict[str, Any]:
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: a measure that is not a number is null."""
-    return {name: None if isinstance(v, float) and v != v else v for name, v in values.items()}
+    """JSON has no NaN: a measure that is not a number is null, as are the ends of an interval."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, float) and value != value:
+            return None
+        if isinstance(value, dict):
+            return finite(value)
+        return [one(each) for each in value] if isinstance(value, list | tuple) else value
+
+    return {name: one(value) for name, value in values.items()}
 
 
 def _sites(layers: str, streams: str) -> list[Site]:

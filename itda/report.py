@@ -1,6 +1,6 @@
 """What the commands show a person: plain text, 80 columns wide. Pure functions from results to strings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -89,6 +89,7 @@ def evaluation(results: Mapping[Site, Evaluation]) -> str:
         ["  of them never used", *(f"{r.unused_atoms:,}" for r in results.values())],
         ["l0 (atoms per token)", *(f"{r.l0:.1f}" for r in results.values())],
         ["fvu (variance unexplained)", *(_number(r.fvu) for r in results.values())],
+        *_interval_row("fvu", results.values()),
     ]
     if all(result.ce_clean is not None for result in results.values()):
         names = {
@@ -101,7 +102,16 @@ def evaluation(results: Mapping[Site, Evaluation]) -> str:
         }
         for title, name in names.items():
             rows.append([title, *(_number(asdict(r)[name]) for r in results.values())])
+            rows += _interval_row(name, results.values())
+    rows.append(["encoded per second", *(f"{r.encode_per_second:,.0f}" for r in results.values())])
     return table(["", *(str(site) for site in results)], rows)
+
+
+def _interval_row(name: str, results: Iterable[Evaluation]) -> list[list[str]]:
+    found = [result.intervals.get(name) for result in results]
+    if all(each is None for each in found):
+        return []
+    return [["  95% interval", *("-" if each is None else f"{each[0]:.4f}-{each[1]:.4f}" for each in found)]]
 
 
 def decomposition(tokens: Sequence[TokenDecomposition], top: int) -> str:

@@ -60,9 +60,9 @@ class TwoLevels:
             indices, found = torch.cat([indices, chosen], dim=1), torch.cat([found, taken], dim=1)
             coefficients = torch.cat([coefficients, rest.coefficients], dim=1)
         front = found.logical_not().to(torch.int8).argsort(dim=1, stable=True)  # the steps that were taken
-        coefficients = scaled(coefficients, exponent).to(torch.promote_types(activations.dtype, torch.float32))
         code = SparseCode.from_picks(indices.gather(1, front), coefficients.gather(1, front), found.sum(dim=1))
-        return _shaped(code, activations.shape[:-1], device)
+        total = scaled(code.coefficients, exponent).to(torch.promote_types(activations.dtype, torch.float32))
+        return _shaped(SparseCode(code.indices, total, code.count), activations.shape[:-1], device)
 
     def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
         """Reconstruct activations [..., d_model]: as `ITDA.decode`."""
@@ -108,24 +108,19 @@ class TwoLevels:
     @cached_property
     def _gram(self) -> Float64[Tensor, "broad broad"]:
         atoms = self._coarse.atoms.double()
-        return torch.stack([fixed_dot(atoms, atom.expand_as(atoms)) for atom in atoms])
+        return fixed_sum(atoms[:, None, :] * atoms)
 
     @cached_property
     def _others(self) -> Int64[Tensor, " others"]:
-        atoms = torch.arange(len(self.model), device=self.broad.device)
-        return atoms[torch.isin(atoms, self.broad, invert=True)]
+        return torch.isin(torch.arange(len(self.model)), self.broad.cpu(), invert=True).nonzero()[:, 0].to(self.broad)
 
     @cached_property
     def _detail(self) -> ITDA:
-        return replace(self._part(self._others), k=self.model.k - self.k_broad, pursuit="mp", offset=None)
+        return replace(_part(self.model, self._others), k=self.model.k - self.k_broad, pursuit="mp", offset=None)
 
     @cached_property
     def _coarse(self) -> ITDA:
-        return self._part(self.broad)
-
-    def _part(self, atoms: Int64[Tensor, " part"]) -> ITDA:
-        model = self.model
-        return replace(model, atoms=model.atoms[atoms], labels=model.labels[atoms.cpu()], fidelity=None)
+        return _part(self.model, self.broad)
 
 
 @torch.no_grad()
@@ -165,15 +160,17 @@ def two_levels(model: ITDA, *, broad: int | None = None, k_broad: int | None = N
             # numpy adds rows one after the other: the same sum for any number of threads.
             total = torch.as_tensor(atoms[groups == group].double().numpy().sum(axis=0))
             centres[group] = (total / root(fixed_dot(total, total)).clamp(min=1e-12)).float()
-    chosen = []
-    for group in groups.unique().tolist():
-        members = (groups == group).nonzero().squeeze(1)
-        nearest = best_cosines(centres[group, None], atoms[members], top=1).indices[0, 0]
-        chosen.append((int(members[nearest]), members))
-    chosen.sort(key=lambda pair: pair[0])
-    for place, (_, members) in enumerate(chosen):
-        groups[members] = place
-    return TwoLevels(model, torch.tensor([atom for atom, _ in chosen]).to(device), groups.to(device), k_broad)
+    # The atom nearest to a centre among those of its group: no two groups can have the same.
+    members = [(groups == group).nonzero()[:, 0] for group in groups.unique().tolist()]
+    nearest = [best_cosines(centres[groups[m[:1]]], atoms[m], top=1).indices[0, 0] for m in members]
+    chosen = torch.stack([m[i] for m, i in zip(members, nearest, strict=True)])
+    for place, group in enumerate(order := chosen.argsort().tolist()):
+        groups[members[group]] = place
+    return TwoLevels(model, chosen[order].to(device), groups.to(device), k_broad)
+
+
+def _part(model: ITDA, atoms: Int64[Tensor, " part"]) -> ITDA:
+    return replace(model, atoms=model.atoms[atoms], labels=model.labels[atoms.cpu()], fidelity=None)
 
 
 def _shaped(code: SparseCode, lead: torch.Size, device: torch.device) -> SparseCode:

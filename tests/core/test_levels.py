@@ -47,7 +47,7 @@ def test_what_the_code_leaves_is_no_more_than_what_its_first_level_leaves():
     code = levels.encode(x)
     broad = torch.isin(code.indices, levels.broad)
     first = SparseCode(code.indices, code.coefficients.where(broad, 0.0), code.count)
-    z = x - levels.model.offset.double()
+    z = x - normal(1, 12, 7)[0].double()
     left = [(x - levels.decode(part)).square().sum(1) for part in (first, code)]
     assert bool((left[0] < z.square().sum(1)).all())
     assert bool((left[1] < left[0]).all())

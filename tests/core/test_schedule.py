@@ -1,5 +1,7 @@
 """The schedule of thresholds: its points and corrections, and the sample it starts from."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from core.helpers import normal
@@ -38,17 +40,17 @@ def points(schedule: Schedule) -> list[int]:
 
 @given(SIZES)
 def test_points_increase_from_the_sample_to_the_last_token(sizes):
-    atoms, tokens, sample = sizes
+    _, tokens, sample = sizes
     found = points(new(sizes))
     assert found[0] == min(sample, tokens)
     assert found[-1] == tokens
-    assert all(a < b for a, b in zip(found, found[1:], strict=False))
+    assert all(a < b for a, b in pairwise(found))
 
 
 def test_there_are_64_points_or_more_on_the_way_of_a_long_stream_and_none_far_from_the_last():
     found = points(new((1000, 64_000, 400)))
     assert len(found) > 64
-    assert all(b - a <= min(a // 20, 1000) for a, b in zip(found, found[1:], strict=False))
+    assert all(b - a <= min(a // 20, 1000) for a, b in pairwise(found))
 
 
 @given(SIZES, st.data())
@@ -81,11 +83,11 @@ def test_corrections_are_a_function_of_the_points_alone(sizes, others, seed):
     plain, asked = new(sizes), new(sizes)
     random = torch.Generator().manual_seed(seed)
     number = 0
-    for point in points(plain):
+    found = points(plain)
+    for point in found:
         number += int(torch.randint(20, (1,), generator=random))
-        for seen in sorted(others):
-            if seen not in points(plain):
-                assert asked.correct(seen, number + 5) == asked.threshold == plain.threshold
+        for seen in sorted(set(others) - set(found)):
+            assert asked.correct(seen, number + 5) == asked.threshold == plain.threshold
         wanted = plain.correct(point, number)
         assert asked.correct(point, number) == wanted
         assert asked.correct(point, number + 7) == wanted == asked.threshold
