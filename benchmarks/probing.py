@@ -279,9 +279,10 @@ READOUTS = (
     *(f"code {atoms}" for atoms in SMALLER),
     "topk 10x",
 )
-EXPLAINED = """`topk 1x`: TopK SAE trained by SAELens for the CPU seconds of `code`'s dictionary, `10x`: for 10 times as many. `neurons`: the activations. `cosines`: to all atoms. `code`: of the dictionary, or of a smaller one. `groups`:
-the code with the coefficients of each group of atoms added up. `two-level`: `itda.core.levels`, with 2 k broad atoms
-or the number given. `similar`: the k largest cosines to the broad atoms."""
+EXPLAINED = """`topk 1x`: TopK SAE trained by SAELens for the CPU seconds of `code`'s dictionary, `10x`: for ten times
+as many. `neurons`: the activations. `cosines`: to all atoms. `code`: of the dictionary, or of a smaller one. `groups`:
+the code with the coefficients of each group of atoms added up. `two-level`: `itda.core.levels`, with 2 k broad atoms or
+the number given. `similar`: the k largest cosines to the broad atoms."""
 
 
 def report(benches: list[Bench], rows: dict[tuple[int, int, str], dict[str, Any]]) -> list[str]:

@@ -73,6 +73,8 @@ def _dispatch(command: Any) -> None:
             _decompose(command)
         case settings.Evaluate():
             _evaluate(command)
+        case settings.Probe():
+            _probe(command)
         case settings.Demo():
             _demo(command)
 
@@ -116,7 +118,7 @@ def _decompose(options: settings.Decompose) -> None:
     if options.json:
         _print_json({"run": str(options.run), "site": str(site), "tokens": [_token_values(t) for t in tokens]})
     else:
-        number = "coefficient" if options.readout == "code" else "cosine"
+        number = "cosine" if options.readout == "similarity" else "coefficient"
         refined = ", fidelity" if any(use.fidelity is not None for token in tokens for use in token.atoms) else ""
         print(f"{site} of {options.run}: {number}, atom{refined}, the atom's own prompt with its «token»\n")
         print(report.decomposition(tokens, options.top))
@@ -131,6 +133,33 @@ def _evaluate(options: settings.Evaluate) -> None:
         _print_json({"run": str(options.run), "sites": sites})
     else:
         print(report.evaluation(results))
+
+
+def _probe(options: settings.Probe) -> None:
+    from itda import report
+    from itda.recipes import finite
+    from itda.recipes.probe import SIZES, probe_run
+
+    names, results = probe_run(options, _bar(options))
+    if not options.json:
+        print(report.probes(names, SIZES, results))
+        return
+    sites = {
+        str(site): {
+            name: [
+                {
+                    "latents": probe.size,
+                    "accuracy": float(probe.mean.value),
+                    "interval": [float(probe.mean.low), float(probe.mean.high)],
+                    "by_class": dict(zip(names, probe.accuracy.value.tolist(), strict=True)),
+                }
+                for probe in probes
+            ]
+            for name, probes in readouts.items()
+        }
+        for site, readouts in results.items()
+    }
+    _print_json({"run": str(options.run), "classes": names, "sites": finite(sites)})
 
 
 def _demo(options: settings.Demo) -> None:

@@ -131,8 +131,8 @@ class Train(CorpusOptions, ModelOptions, PursuitOptions, Output):
     """Which shuffled order."""
     refine: int | None = None
     """Passes of refinement, of up to 20,000 tokens each, that improve the atoms. Default: 8 in mode best, else 0."""
-    min_fidelity: float = 0.0
-    """Refinement holds the cosine of every atom to the activation that its label names at this or above: 0 to 1."""
+    min_fidelity: float | None = None
+    """Refinement holds each atom's cosine to the activation that its label names at this or above; mode best: 0.9."""
     window: int = 128
     """Tokens that the model reads at once, special ones included."""
     revision: str | None = None
@@ -142,9 +142,9 @@ class Train(CorpusOptions, ModelOptions, PursuitOptions, Output):
 
 
 MODES: dict[str, dict[str, object]] = {
-    "paper": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0},
-    "best": {"pursuit": "mp_refit", "offset": 4096, "order": "shuffled", "refine": 8},
-    "reference": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0},
+    "paper": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0, "min_fidelity": 0.0},
+    "best": {"pursuit": "mp_refit", "offset": 4096, "order": "shuffled", "refine": 8, "min_fidelity": 0.9},
+    "reference": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0, "min_fidelity": 0.0},
 }
 """What a mode says about settings that the user left out."""
 
@@ -156,14 +156,15 @@ def resolved(options: Train) -> Train:
     if options.threshold is not None and options.atoms is not None:
         raise SettingError("--threshold and --atoms exclude each other: give one of them")
     for name, value in MODES["reference"].items():
-        if options.mode == "reference" and getattr(options, name) not in (None, value):
-            raise SettingError(f"mode reference has no --{name} {getattr(options, name)}: leave it out")
+        given, flag = getattr(options, name), name.replace("_", "-")
+        if options.mode == "reference" and given not in (None, value):
+            raise SettingError(f"mode reference has no --{flag} {given}: leave it out")
     if options.mode == "reference" and options.atoms is not None:
         raise SettingError("mode reference has no --atoms: give a --threshold")
-    given = {name: value for name, value in MODES[options.mode].items() if getattr(options, name) is None}
+    filled = {name: value for name, value in MODES[options.mode].items() if getattr(options, name) is None}
     if options.threshold is None and options.atoms is None:
-        given["threshold"] = DEFAULT_THRESHOLD
-    return replace(options, **given)
+        filled["threshold"] = DEFAULT_THRESHOLD
+    return replace(options, **filled)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +189,8 @@ class Decompose(ModelOptions, PursuitOptions, Output):
     """Only this token: 0 is the first, -1 the last; default: all."""
     top: int = 5
     """Atoms to show per token."""
-    readout: Literal["code", "similarity"] = "code"
-    """code: the atoms whose sum the activation is. similarity: those closest to it, by cosine."""
+    readout: Literal["code", "levels", "similarity"] = "code"
+    """code: atoms whose sum the activation is. levels: broad ones first. similarity: those closest to it, by cosine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +203,18 @@ class Evaluate(CorpusOptions, ModelOptions, PursuitOptions, Output):
     """Another corpus than that of the run; all of it is used."""
     tokens: str = "50k"
     """Activations to evaluate on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(CorpusOptions, ModelOptions, PursuitOptions, Output):
+    """How well a few latents tell Python's comments, strings, names ... apart: codes, similarities, neurons."""
+
+    run: Positional[Path]
+    """The run folder."""
+    corpus: str | None = None
+    """Python source to probe on, instead of the held-out documents of the run's corpus."""
+    tokens: str = "50k"
+    """Activations to probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,4 +231,5 @@ Command = (
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Decompose, tyro.conf.subcommand("decompose")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Probe, tyro.conf.subcommand("probe")]
 )

@@ -1,5 +1,6 @@
 """What the commands show a person: plain text, 80 columns wide. Pure functions from results to strings."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -8,6 +9,7 @@ from itda.core.batch import Site
 from itda.core.labels import Label
 from itda.core.model import ITDA
 from itda.evaluation import Evaluation
+from itda.probing import ProbeResult
 from itda.recipes import AtomUse, Run, TokenDecomposition
 
 WIDTH = 80
@@ -112,6 +114,23 @@ def _interval_row(name: str, results: Iterable[Evaluation]) -> list[list[str]]:
     if all(each is None for each in found):
         return []
     return [["  95% interval", *("-" if each is None else f"{each[0]:.4f}-{each[1]:.4f}" for each in found)]]
+
+
+def probes(
+    names: Sequence[str], sizes: Sequence[int | None], results: Mapping[Site, Mapping[str, Sequence[ProbeResult]]]
+) -> str:
+    """Balanced accuracy of each readout, the mean over the classes, with 95% intervals under it."""
+    blocks = [
+        "Balanced accuracy of probes that read the best 1, 2 ... latents: the mean over\n"
+        + "\n".join(textwrap.wrap(", ".join(names) + ". 0.5 is chance. 95% intervals over documents.", WIDTH))
+    ]
+    for site, readouts in results.items():
+        rows = []
+        for name, found in readouts.items():
+            rows.append([name, *(f"{probe.mean.value:.3f}" for probe in found)])
+            rows.append(["", *(f"{probe.mean.low:.3f}-{probe.mean.high:.3f}" for probe in found)])
+        blocks.append(table([str(site), *("all" if size is None else str(size) for size in sizes)], rows))
+    return "\n\n".join(blocks)
 
 
 def decomposition(tokens: Sequence[TokenDecomposition], top: int) -> str:

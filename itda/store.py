@@ -214,8 +214,8 @@ def _on_refinement(model: ITDA) -> str:
     return f"""
 
 The atoms are refined: each was moved from its activation to where it reconstructs better. Their cosine to the
-activation that the label names (`fidelity`) is {model.fidelity.median():.3f} in the median and {model.fidelity.min():.3f}
-at least."""
+activation that the label names (`fidelity`) is {model.fidelity.median():.3f} in the median and
+{model.fidelity.min():.3f} at least."""
 
 
 def _table_of(labels: Labels) -> pyarrow.Table:

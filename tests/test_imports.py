@@ -23,7 +23,7 @@ ALLOWED = {
     "probing": {"errors", "core"},
     "config": {"errors"},
     "recipes": {"errors", "core", "store", "sources", "evaluation", "probing", "config"},
-    "report": {"errors", "core", "evaluation", "recipes"},
+    "report": {"errors", "core", "evaluation", "probing", "recipes"},
     "cli": {"errors", "core", "store", "sources", "evaluation", "config", "recipes", "report"},
     "__init__": {"errors", "core"},
 }

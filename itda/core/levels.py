@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from itda.core.code import SparseCode
@@ -128,9 +129,9 @@ def two_levels(model: ITDA, *, broad: int | None = None, k_broad: int | None = N
     """Choose broad atoms among those of a dictionary: those nearest to the centres of `broad` clusters of its atoms.
 
     `broad` is 2 k by default, but at most a quarter of the atoms; `k_broad` is half of k. The clusters are those of
-    spherical k-means that starts from atoms evenly spaced in the dictionary's order. They are a function of the
-    dictionary alone, the same for any number of threads: there is nothing to save. There may be fewer groups than asked
-    for, where atoms coincide. Raises `SettingError` for settings out of range.
+    spherical k-means that starts from atoms far from each other. They are a function of the dictionary alone, the same
+    for any number of threads: there is nothing to save. Atoms that coincide may make them fewer than asked for. Raises
+    `SettingError` for settings out of range.
 
     >>> import torch, itda
     >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(4)))
@@ -150,7 +151,7 @@ def two_levels(model: ITDA, *, broad: int | None = None, k_broad: int | None = N
     if not 1 <= k_broad <= model.k:
         raise SettingError(f"k_broad is {k_broad}: it must be from 1 to {model.k}, the k of the dictionary")
     atoms, device = model.atoms.cpu(), model.atoms.device
-    centres = atoms[torch.arange(broad) * number // broad]
+    centres = atoms[_spread(atoms, broad)]
     groups = torch.full((number,), -1)
     for _ in range(ROUNDS):
         before, groups = groups, best_cosines(atoms, centres, top=1).indices[:, 0]
@@ -167,6 +168,19 @@ def two_levels(model: ITDA, *, broad: int | None = None, k_broad: int | None = N
     for place, group in enumerate(order := chosen.argsort().tolist()):
         groups[members[group]] = place
     return TwoLevels(model, chosen[order].to(device), groups.to(device), k_broad)
+
+
+def _spread(atoms: Float32[Tensor, "atoms d_model"], number: int) -> list[int]:
+    """The atom nearest to the mean of all, then each time the one farthest from those before it."""
+    mean = torch.as_tensor(atoms.double().numpy().sum(axis=0))
+    found = [int(best_cosines(mean[None], atoms, top=1).indices[0, 0])]
+    nearest = np.full(len(atoms), -2.0)
+    while len(found) < number:
+        last = atoms[found[-1]].double()
+        cosines = [fixed_sum(part.double() * last) for part in atoms.split(4096)]
+        nearest = np.maximum(nearest, torch.cat(cosines).numpy())
+        found.append(int(nearest.argmin()))  # of equals the first
+    return found
 
 
 def _part(model: ITDA, atoms: Int64[Tensor, " part"]) -> ITDA:

@@ -27,7 +27,7 @@ PASS_TOKENS = 20_000
 """The most tokens of one pass."""
 
 USES = 64
-"""Uses per atom that a pass should have. Fewer fit an atom to its few uses, more give fewer passes for the same time."""
+"""Uses per atom that a pass should have. Fewer fit an atom to its few uses; more give fewer passes in the same time."""
 
 LEAST_TOKENS = 5_000
 """Of one pass, however few atoms there are."""

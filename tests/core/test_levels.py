@@ -111,6 +111,13 @@ def test_clusters_are_found_and_stood_for_by_their_middle():
     assert levels.model.labels[levels.broad].position.tolist() == [5, 25, 45]
 
 
+def test_a_small_cluster_is_found_beside_large_ones():
+    sizes = torch.tensor([50, 47, 3])
+    atoms = torch.nn.functional.normalize(torch.eye(8)[:3].repeat_interleave(sizes, 0) + 0.1 * normal(100, 8), dim=1)
+    levels = two_levels(ITDA(atoms, labels(100), k=4), broad=3)
+    assert torch.bincount(levels.groups).tolist() == [50, 47, 3]
+
+
 def test_each_group_holds_the_atom_that_stands_for_it():
     levels = two_levels(model(200))
     assert torch.equal(levels.groups[levels.broad], torch.arange(len(levels.broad)))

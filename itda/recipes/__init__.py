@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from itda.core.batch import STREAMS, ActivationSource, Site
 from itda.core.build import Builder
 from itda.core.code import SparseCode
 from itda.core.labels import Label
+from itda.core.levels import two_levels
 from itda.core.memory import available
 from itda.core.model import ITDA
 from itda.core.reference import ReferenceTrainer
@@ -243,8 +244,8 @@ def decompose(options: settings.Decompose) -> tuple[Site, list[TokenDecompositio
     if not options.text.strip():
         raise SettingError("there is no text: give one in quotes")
     dictionary, model = run.dictionary(site), run.model(options)
-    similar = options.top if options.readout == "similarity" else None
-    tokens = decompose_text(model, dictionary, site, options.text, run.record["window"], options.batch_size, similar)
+    window, readout = run.record["window"], options.readout
+    tokens = decompose_text(model, dictionary, site, options.text, window, options.batch_size, readout, options.top)
     if options.token is None:
         return site, tokens
     if not -len(tokens) <= options.token < len(tokens):
@@ -259,12 +260,14 @@ def decompose_text(
     text: str,
     window: int,
     batch_size: int = 1,
-    similar: int | None = None,
+    readout: Literal["code", "levels", "similarity"] = "code",
+    top: int = 5,
 ) -> list[TokenDecomposition]:
     """Every token of a text that the model reads at once. Raises `SettingError` if it is longer than that.
 
     The model runs in the shape it was trained in where the text fits, so that a prompt of the training corpus gives
-    the very activations that were its atoms. The atoms are those of the code, or the `similar` closest ones.
+    the very activations that were its atoms. The atoms are those of the code, of the code on two
+    levels, or the `top` closest ones.
     """
     document = Document("prompt", text)
     windower = model.windower(window)
@@ -281,10 +284,16 @@ def decompose_text(
     activations = model.activations(group, [site])[site]
     x = activations[group.is_activation.to(activations.device)].cpu()
     code, error = dictionary.decompose(x)
+    if readout == "similarity":
+        found = dictionary.similarity(x, top=top)
+        assert isinstance(found, SparseCode)
+        code = found
+    if readout == "levels":
+        code = two_levels(dictionary).encode(x)
+        exact = x.double()
+        energy = (exact - (0 if dictionary.offset is None else dictionary.offset.double())).square().sum(dim=1)
+        error = (exact - dictionary.decode(code).double()).square().sum(dim=1) / energy
     explained = (1 - error).tolist()
-    if similar is not None:
-        code = dictionary.similarity(x, top=similar)
-        assert isinstance(code, SparseCode)
     fidelity = dictionary.fidelity.tolist() if dictionary.fidelity is not None else None
     return [
         TokenDecomposition(
@@ -311,22 +320,7 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar) -> dict[Site, Ev
     """
     tokens = settings.parse_count(options.tokens)
     run = open_run(options.run)
-    if options.corpus is not None:
-        corpus = _open(options.corpus, options)
-    else:
-        stored = run.record["settings"]
-        names = ("text_field", "dataset_config", "dataset_split", "dataset_revision")
-        again = replace(options, **{name: stored[name] for name in names})
-        again = replace(again, dataset_revision=run.record["corpus_revision"] or again.dataset_revision)
-        corpus = _open(run.record["corpus"], again)
-        if stored["part"] == "all":
-            raise SettingError("the run was trained on all of its corpus: name another one with --corpus")
-        if corpus.fingerprint != run.record["fingerprint"]:
-            raise CorpusError(
-                f"{run.record['corpus']} is not what it was when the run was made (another Python, or changed files): "
-                "name a corpus with --corpus"
-            )
-        corpus = corpus.split("heldout")
+    corpus = corpus_to_measure_on(run, options.corpus, options)
     model = run.model(options)
     loaded = {site: run.dictionary(site).to(model.model.device) for site in run.sites}
     results = evaluate_on(model, corpus, loaded, tokens, run.record["window"], options.batch_size, bar)
@@ -335,6 +329,25 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar) -> dict[Site, Ev
         kind = {"format": METRICS_FORMAT, "format_version": FORMAT_VERSION}
         write_json(run.sites[site] / "metrics.json", {**kind, **finite(asdict(result)), **on})
     return results
+
+
+def corpus_to_measure_on(run: Run, spec: str | None, options: settings.CorpusOptions) -> Corpus:
+    """The corpus that the user names, or the documents of the run's own that it was not trained on."""
+    if spec is not None:
+        return _open(spec, options)
+    stored = run.record["settings"]
+    names = ("text_field", "dataset_config", "dataset_split", "dataset_revision")
+    again = replace(options, **{name: stored[name] for name in names})
+    again = replace(again, dataset_revision=run.record["corpus_revision"] or again.dataset_revision)
+    corpus = _open(run.record["corpus"], again)
+    if stored["part"] == "all":
+        raise SettingError("the run was trained on all of its corpus: name another one with --corpus")
+    if corpus.fingerprint != run.record["fingerprint"]:
+        raise CorpusError(
+            f"{run.record['corpus']} is not what it was when the run was made (another Python, or changed files): "
+            "name a corpus with --corpus"
+        )
+    return corpus.split("heldout")
 
 
 def evaluate_on(
@@ -451,7 +464,7 @@ def _trainer(options: settings.Train, d_model: int, memory: int | None) -> Build
         pursuit=options.pursuit or "mp",
         offset_tokens=options.offset or 0,
         passes=options.refine or 0,
-        min_fidelity=options.min_fidelity,
+        min_fidelity=options.min_fidelity or 0.0,
         memory=memory,
     )
 

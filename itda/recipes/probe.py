@@ -1,0 +1,98 @@
+"""`itda probe`: what a few latents of each readout of a run's dictionaries tell about Python's syntax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from itda import config as settings
+from itda.core.batch import Site
+from itda.core.levels import two_levels
+from itda.core.model import ITDA
+from itda.errors import CorpusError
+from itda.probing import ProbeResult, probe, sparse_features
+from itda.recipes import Bar, corpus_to_measure_on, no_bar, open_run
+from itda.sources.corpus import Corpus
+from itda.sources.huggingface import HuggingFaceSource
+from itda.sources.python_classes import classes_of
+
+SIZES = (1, 2, 5, 20, None)
+LEAST = 50
+"""Tokens in and out of a class, for it to be probed."""
+
+READOUTS: dict[str, Callable[[ITDA, Tensor], Any]] = {
+    "code": lambda model, x: sparse_features(model.encode(x), len(model)),
+    "code, two levels": lambda model, x: sparse_features(two_levels(model).encode(x), len(model)),
+    "code, by group": lambda model, x: sparse_features(two_levels(model).grouped(model.encode(x)), len(model)),
+    "similarity": lambda model, x: model.similarity(x),
+    "neurons": lambda _model, x: x,
+}
+"""Latents of activations [tokens, d_model]. All but the last two are sparse: at most k for each token."""
+
+
+def probe_run(options: settings.Probe, bar: Bar = no_bar) -> tuple[list[str], dict[Site, dict[str, list[ProbeResult]]]]:
+    """The classes, and by site and readout the probes of `itda.probing` for `SIZES` latents.
+
+    Probes are fitted on three in four documents and judged on the rest. Raises an `ItdaError` for bad input.
+    """
+    tokens = settings.parse_count(options.tokens)
+    run = open_run(options.run)
+    # Shuffled: neighbours in a library are alike, and a few long files must not be all there is.
+    corpus = _python(corpus_to_measure_on(run, options.corpus, options)).shuffled(0)
+    model, sites = run.model(options), list(run.sites)
+    source = HuggingFaceSource(
+        model, corpus, sites, window=run.record["window"], batch_size=options.batch_size, tokens=tokens
+    )
+    found: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    labels = []
+    with bar("activations", tokens) as progress:
+        for batch in source:
+            for site in sites:
+                found[site].append(batch[site].activations.float().cpu())
+            labels.append(batch[sites[0]].labels)
+            progress.update(len(labels[-1]))
+    names, classes, documents = _classes(corpus, labels)
+    results: dict[Site, dict[str, list[ProbeResult]]] = {}
+    with bar("probes", len(sites) * len(READOUTS)) as progress:
+        for site in sites:
+            dictionary, x = run.dictionary(site), torch.cat(found[site])
+            results[site] = {}
+            for name, readout in READOUTS.items():
+                progress.set_postfix_str(f"{site} {name}")
+                results[site][name] = probe(readout(dictionary, x), classes, documents, sizes=SIZES)
+                progress.update(1)
+    return names, results
+
+
+def _python(corpus: Corpus) -> Corpus:
+    """The documents that are Python source."""
+    return replace(corpus, read=lambda: (d for d in corpus.read() if d.id.split(":")[0].endswith(".py")))
+
+
+def _classes(corpus: Corpus, labels: list[Any]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names of classes, which tokens are members [tokens, classes], and each token's document."""
+    columns = [
+        np.concatenate([getattr(each, name) for each in labels] or [[]])
+        for name in ("document", "char_start", "char_end")
+    ]
+    document, start, end = columns
+    wanted, members, names = set(document.tolist()), None, []
+    for text in corpus:
+        rows = np.flatnonzero(document == text.id) if text.id in wanted else np.zeros(0, np.int64)
+        classes = classes_of(text.text, start[rows].astype(np.int64), end[rows].astype(np.int64)) if len(rows) else None
+        if classes is not None:
+            names = list(classes)
+            members = np.zeros((len(document), len(names)), dtype=bool) if members is None else members
+            members[rows] = np.stack(list(classes.values()), axis=1)
+    if members is None or len(wanted) < 4:
+        raise CorpusError(
+            f"{len(wanted)} files of Python source are too few to probe: 4 at least, raise --tokens or name a --corpus"
+        )
+    number = members.sum(axis=0)
+    usable = np.flatnonzero((number >= LEAST) & (number <= len(document) - LEAST))
+    return [names[i] for i in usable], members[:, usable], document.astype(str)
