@@ -120,7 +120,7 @@ def _decompose(options: settings.Decompose) -> None:
     else:
         number = "cosine" if options.readout == "similarity" else "coefficient"
         refined = ", fidelity" if any(use.fidelity is not None for token in tokens for use in token.atoms) else ""
-        print(f"{site} of {options.run}: {number}, atom{refined}, the atom's own prompt with its «token»\n")
+        print(f"{site} of {options.run}\n{number}, atom{refined}, the atom's own prompt with its «token»\n")
         print(report.decomposition(tokens, options.top))
 
 
@@ -244,10 +244,12 @@ def _bar(options: settings.Output) -> Any:
 
 
 def _run_values(run: Run) -> dict[str, Any]:
-    sizes = {}
+    sizes: dict[str, dict[str, Any]] = {}
     for site in run.sites:
         dictionary = run.dictionary(site)
         sizes[str(site)] = {"atoms": len(dictionary), "d_model": dictionary.d_model, "k": dictionary.k}
+        if (fidelity := dictionary.fidelity) is not None:
+            sizes[str(site)]["fidelity"] = {"median": fidelity.median().item(), "least": fidelity.min().item()}
     return {**run.record, "dictionaries": sizes}
 
 

@@ -213,7 +213,7 @@ class Probe(CorpusOptions, ModelOptions, PursuitOptions, Output):
     """The run folder."""
     corpus: str | None = None
     """Python source to probe on, instead of the held-out documents of the run's corpus."""
-    tokens: str = "50k"
+    tokens: str = "20k"
     """Activations to probe."""
 
 

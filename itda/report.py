@@ -66,8 +66,8 @@ def run_summary(run: Run, loaded: Mapping[Site, ITDA], metrics: Mapping[Site, Ma
     lines.append(table(header, rows))
     refined = {site: loaded[site].fidelity for site in loaded}
     if any(fidelity is not None for fidelity in refined.values()):
-        lines += ["", "Refined: atoms were moved from the activations that their labels name to where they"]
-        lines += ["reconstruct better. Fidelity is the cosine between the two.", ""]
+        lines += ["", "Refined: each atom was moved from the activation that its label names to where"]
+        lines += ["it reconstructs better. Fidelity is the cosine between the two.", ""]
         lines.append(
             table(
                 ["site", "fidelity: median", "a tenth below", "least"],
@@ -128,7 +128,8 @@ def probes(
         rows = []
         for name, found in readouts.items():
             rows.append([name, *(f"{probe.mean.value:.3f}" for probe in found)])
-            rows.append(["", *(f"{probe.mean.low:.3f}-{probe.mean.high:.3f}" for probe in found)])
+            ends = [f"{probe.mean.low:.2f}-{probe.mean.high:.2f}".replace("0.", ".") for probe in found]
+            rows.append(["", *ends])
         blocks.append(table([str(site), *("all" if size is None else str(size) for size in sizes)], rows))
     return "\n\n".join(blocks)
 

@@ -68,12 +68,15 @@ class Builder:
             raise SettingError("give a threshold or a number of atoms, one of the two")
         if threshold is not None:
             check_threshold(threshold)
-        if atoms is not None and not 1 <= atoms <= tokens:
+        for name, value in (("d_model", d_model), ("tokens", tokens), ("atoms", atoms), ("memory", memory)):
+            if value is not None and value < 1:
+                raise SettingError(f"{name} is {value}: it must be at least 1")
+        if offset_tokens < 0:
+            raise SettingError(f"offset_tokens is {offset_tokens}: it must be at least 0, for no offset")
+        if atoms is not None and atoms > tokens:
             raise SettingError(
                 f"{atoms:,} atoms of {tokens:,} tokens: each atom is a token, so ask for fewer or read more"
             )
-        if tokens < 1 or offset_tokens < 0:
-            raise SettingError(f"tokens is {tokens} and offset_tokens {offset_tokens}: 1 and 0 are the least")
         self.d_model, self.k, self.memory = d_model, k, memory
         self.pursuit: Pursuit = pursuit
         self.budget, self.threshold, self.atoms = tokens, threshold, atoms
@@ -105,7 +108,8 @@ class Builder:
         if self._trainer is not None:
             self._grow(batch)
             return
-        self._first.append(batch)
+        # A copy: a source may use its tensor again.
+        self._first.append(ActivationBatch(batch.activations.clone(), batch.labels))
         if self.tokens >= min(self.budget, self._wait):
             self._begin()
 
@@ -143,6 +147,7 @@ class Builder:
 
     def _begin(self) -> None:
         first = torch.cat([batch.activations for batch in self._first] or [torch.empty(0, self.d_model)])
+        first = first[: min(self._wait, self.budget)]  # not what the last batch happens to bring besides
         offset = None
         if self.offset_tokens and len(first):
             # The mean in float64 of rows added in a fixed order: the same for any number of threads.

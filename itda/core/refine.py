@@ -17,9 +17,9 @@ from torch import Tensor
 
 from itda.core import refine_kernel
 from itda.core.code import SparseCode
-from itda.core.model import ITDA, target_of
+from itda.core.model import ITDA, check_width, target_of
 from itda.core.pursuit import decoded, encoder
-from itda.core.pursuit.exact import fixed_dot, root
+from itda.core.pursuit.exact import fixed_dot, root, scaled
 from itda.core.pursuit.workers import over_rows
 from itda.errors import SettingError
 
@@ -56,7 +56,7 @@ def refine(
 
     The default is as many tokens as use each atom `USES` times, from `LEAST_TOKENS` to `PASS_TOKENS`.
 
-    Pass p takes every s-th activation from the p-th on, s as large as the number allows, so passes share few. The
+    Each pass takes activations spread evenly over all of them, and others than the passes before, while there are. The
     *fidelity* of an atom is its cosine to the activation that its label names (after the offset); no atom goes below
     `min_fidelity`. On the activations it was fitted on (or `GUARD_TOKENS` of them, evenly spread) the error of the
     result is never larger than before: if it were, the atoms would be returned as they came, with fidelity 1.
@@ -78,23 +78,28 @@ def refine(
         raise SettingError(f"pass_tokens is {pass_tokens}: it must be at least 1")
     if model.fidelity is not None:
         raise SettingError("the dictionary is refined already: refine the one that it was made from")
+    check_width(activations, model.d_model)
     origin = model.atoms.cpu()
     if passes == 0 or len(activations) == 0 or len(model) == 0:
         return replace(model, fidelity=torch.ones(len(model)))
-    stride = max(1, len(activations) // pass_tokens)
+    # Every s-th, then those after them, and so on: each part is spread over all of the stream.
+    stride = math.ceil(len(activations) / pass_tokens)
+    order = torch.cat([torch.arange(start, len(activations), stride) for start in range(stride)])
     atoms, velocity = origin, torch.zeros_like(origin)
     for number in range(passes):
-        targets = _targets(model, _of_pass(activations, number, stride, pass_tokens))
+        part = (number * pass_tokens + torch.arange(min(pass_tokens, len(order)))) % len(order)
+        targets = _targets(model, activations[order[part].to(activations.device)])
         # Plain matching pursuit: its codes cost less than those of a final fit, and atoms fitted to them do no worse.
         code = encoder(atoms.to(model.atoms.device), model.k, "mp")(targets.to(model.atoms.device))[0]
         moved = improved(atoms, targets, code)
         velocity = MOMENTUM * velocity + (moved - atoms)
-        atoms = _within(_unit(atoms + velocity), origin, min_fidelity)
+        atoms = _within(_unit(atoms + velocity, atoms), origin, min_fidelity)
         progress(len(targets))
-    fidelity = fixed_dot(atoms.double(), origin.double()).clamp(-1, 1).float()
+    a, o = atoms.double(), origin.double()
+    fidelity = (fixed_dot(a, o) / (_norm(a) * _norm(o))[:, 0]).clamp(-1, 1).float()
     result = replace(model, atoms=atoms.to(model.atoms.device), fidelity=fidelity)
-    fitted = torch.cat([_of_pass(activations, number, stride, pass_tokens) for number in range(min(passes, stride))])
-    guard = fitted[:: math.ceil(len(fitted) / GUARD_TOKENS)]
+    fitted = order[: passes * pass_tokens]
+    guard = activations[fitted[:: math.ceil(len(fitted) / GUARD_TOKENS)].to(activations.device)]
     if _error(result, guard) > _error(model, guard):
         return replace(model, fidelity=torch.ones(len(model)))
     return result
@@ -139,11 +144,7 @@ def improved(
         cross.append(math.fsum(products[:, 0]))
         square.append(math.fsum(products[:, 1]))
     damping = math.fsum(cross) / math.fsum(square) if math.fsum(square) > 0 else 0.0
-    return _unit(atoms + damping * step)
-
-
-def _of_pass(activations: Tensor, number: int, stride: int, most: int) -> Tensor:
-    return activations[number % stride :: stride][:most]
+    return _unit(atoms + damping * step, atoms)
 
 
 def _by_atom(indices: np.ndarray, coefficients: np.ndarray, atoms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -157,9 +158,13 @@ def _by_atom(indices: np.ndarray, coefficients: np.ndarray, atoms: int) -> tuple
     return starts, rows[order], values[order]
 
 
-def _unit(atoms: Float32[Tensor, "atoms d_model"]) -> Float32[Tensor, "atoms d_model"]:
+def _unit(
+    atoms: Float32[Tensor, "atoms d_model"], before: Float32[Tensor, "atoms d_model"]
+) -> Float32[Tensor, "atoms d_model"]:
+    """Each atom divided by its norm; where that is no number, as it was before."""
     exact = atoms.double()
-    return (exact / _norm(exact)).float()
+    norm = _norm(exact)
+    return torch.where((norm > 0) & norm.isfinite(), exact / norm, before.double()).float()
 
 
 def _norm(exact: Float64[Tensor, "atoms d_model"]) -> Float64[Tensor, "atoms 1"]:
@@ -178,13 +183,17 @@ def _within(
     across = a - cosine * o
     across = across / _norm(across).clamp(min=1e-300)
     bound = min(1.0, least + 1e-6)  # atoms are float32: its rounding must not go below
-    turned = bound * o + math.sqrt(1 - bound * bound) * across
+    # An atom opposite to its origin has no shortest way back.
+    turned = torch.where(_norm(across) > 0.5, bound * o + math.sqrt(1 - bound * bound) * across, o)
     return torch.where(cosine < bound, turned, a).float()
 
 
-def _targets(model: ITDA, activations: Tensor) -> Float[Tensor, "tokens d_model"]:
+def _targets(model: ITDA, activations: Tensor) -> Float64[Tensor, "tokens d_model"]:
+    """x - offset, divided by one power of two that brings the largest near 1: no energy overflows."""
     offset = model.offset.to(activations.device) if model.offset is not None else None
-    return target_of(activations, model.d_model, offset).cpu()
+    targets = target_of(activations, model.d_model, offset).cpu().double()
+    exponent = torch.frexp(targets.abs().amax()).exponent
+    return scaled(targets, -exponent)
 
 
 def _error(model: ITDA, activations: Tensor) -> float:

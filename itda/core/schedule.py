@@ -75,7 +75,7 @@ class Schedule:
 
 def exponent_of(atoms: int, tokens: int, sample: int) -> float:
     """The plan's exponent: at least `EXPONENT`, and such that at most half of the sample becomes atoms."""
-    if sample >= tokens:
+    if not 0 < sample < tokens:
         return EXPONENT
     return max(EXPONENT, math.log(min(1.0, sample / (2 * atoms))) / math.log(sample / tokens))
 

@@ -240,7 +240,6 @@ def test_a_fidelity_of_at_least_1_leaves_the_atoms():
     assert same_bits(refine(model, x, passes=3, min_fidelity=1.0).atoms, model.atoms)
 
 
-@pytest.mark.xfail(strict=True, reason="the dot of float32 atoms of norm just below 1 is given as their cosine")
 def test_a_fidelity_of_at_least_1_is_1():
     model = ITDA(torch.nn.functional.normalize(normal(200, 24), dim=1), labels(200), k=3)
     assert float(refine(model, normal(500, 24, 1), passes=1, min_fidelity=1.0).fidelity.min()) == 1
@@ -333,12 +332,12 @@ def test_activations_of_any_float_type_count_by_their_values(dtype, shift):
     torch.testing.assert_close(result.atoms, wanted.atoms, rtol=0, atol=1e-5)
 
 
-def test_pass_p_takes_every_s_th_activation_from_the_p_th_on():
+def test_passes_take_every_s_th_activation_then_those_after_them():
     x, seen = normal(100, 8), []
     model = ITDA(unit(normal(10, 8, 1)), labels(10), k=2)
-    result = refine(model, x, passes=2, pass_tokens=30, progress=seen.append)  # s = 3
+    result = refine(model, x, passes=2, pass_tokens=30, progress=seen.append)  # s = 4
     other = x.clone()
-    other[2::3], other[90:] = normal(33, 8, 5), normal(10, 8, 6)  # neither pass has them
+    other[3::4], other[42::4] = normal(25, 8, 5), normal(15, 8, 6)  # neither pass has them
     assert same_bits(refine(model, other, passes=2, pass_tokens=30).atoms, result.atoms)
     other[88] = 9
     assert not same_bits(refine(model, other, passes=2, pass_tokens=30).atoms, result.atoms)
@@ -374,3 +373,19 @@ def test_settings_out_of_range_are_refused_with_what_would_do(parts):
     x, _ = planted(30)
     with pytest.raises(SettingError, match=r"must be (at least|from)"):
         refine(dictionary(x, 20), x, **parts)
+
+
+def test_every_activation_is_fitted_where_passes_have_room_for_all():
+    x, model = normal(45, 8), ITDA(unit(normal(10, 8, 1)), labels(10), k=2)
+    result = refine(model, x, passes=2, pass_tokens=30)
+    for row in range(45):
+        other = x.clone()
+        other[row] = normal(1, 8, 7)[0] * 5
+        assert not same_bits(refine(model, other, passes=2, pass_tokens=30).atoms, result.atoms), row
+
+
+@pytest.mark.parametrize("factor", [1e160, 1e200, 1e-200])
+def test_huge_and_tiny_activations_are_fitted_as_others(factor):
+    x, model = normal(60, 8).double(), ITDA(unit(normal(10, 8, 1)), labels(10), k=2)
+    plain, scaled = (refine(model, y, passes=2) for y in (x, x * factor))
+    assert torch.allclose(plain.atoms, scaled.atoms, atol=1e-5)

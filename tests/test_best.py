@@ -1,0 +1,152 @@
+"""Mode `best` through the command line: a number of atoms, refinement, the readouts, and probing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from test_cli import printed, refused
+
+from itda import ITDA
+from itda.cli import main
+from itda.config import MODES, Train, resolved
+from itda.errors import SettingError
+
+BEST = ["--mode", "best", "--atoms", "60", "--k", "6", "--tokens", "3k", "--window", "64", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """Forty short files of Python with comments, strings and docstrings, some of them held out."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for i in range(40):
+        body = f'def f_{i}(path, n={i}):\n    """Return the name of {i}."""\n    # number {i}\n'
+        body += f'    return path + "{i}.txt" * n\n'
+        (folder / f"{i:02}.py").write_text("import os\n\n\n" + "\n\n".join([body] * 4))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(corpus, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "best"
+    main(["train", "tiny", "--layers", "3", "--corpus", str(corpus), "--out", str(folder), *BEST])
+    return folder
+
+
+def assert_narrow(shown: str, run: Path) -> None:
+    """80 columns, but where the name of the run folder needs more."""
+    assert [line for line in shown.splitlines() if len(line) > 80 and str(run) not in line] == []
+
+
+def test_best_has_exactly_the_atoms_asked_for_an_offset_and_faithful_refined_atoms(run):
+    model = ITDA.from_pretrained(run / "layer_3")
+    assert (len(model), model.pursuit, model.mode) == (60, "mp_refit", "best")
+    assert model.offset is not None
+    assert model.fidelity is not None
+    assert 0.9 <= model.fidelity.min() <= model.fidelity.median() < 1
+    record = json.loads((run / "run.json").read_text())
+    assert record["settings"]["refine"] == 8
+    assert record["order"] == "shuffled, seed 0"
+    assert record["found"]["layer_3"] >= 60
+    assert record["refinement"] == {"passes": 8, "min_fidelity": 0.9}
+
+
+def test_best_twice_is_the_same_to_the_bit_and_another_seed_is_not(run, corpus, tmp_path):
+    for name, more in (("again", []), ("seed", ["--seed", "1"])):
+        main(["train", "tiny", "--layers", "3", "--corpus", str(corpus), "--out", str(tmp_path / name), *BEST, *more])
+    first, again, seed = (ITDA.from_pretrained(f / "layer_3") for f in (run, tmp_path / "again", tmp_path / "seed"))
+    assert first.labels.keys() == again.labels.keys()
+    assert torch.equal(first.atoms, again.atoms)
+    assert first.labels.keys() != seed.labels.keys()
+
+
+def test_a_refined_dictionary_is_saved_loaded_and_compared_like_any_other(run, tmp_path):
+    model = ITDA.from_pretrained(run / "layer_3")
+    model.save_pretrained(tmp_path / "copy")
+    copy = ITDA.from_pretrained(tmp_path / "copy")
+    assert torch.equal(copy.fidelity, model.fidelity)
+    x = 5 * torch.randn(10, model.d_model, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(copy(x), model(x))
+    from itda import jaccard
+
+    assert jaccard(copy.labels, model.labels) == 1
+    assert "refined" in (tmp_path / "copy" / "README.md").read_text()
+
+
+def test_info_says_that_it_is_refined_and_how_faithful(run, capsys):
+    shown = printed(capsys, "info", str(run))
+    assert "Refined" in shown
+    assert "fidelity: median" in shown
+    assert_narrow(shown, run)
+    values = json.loads(printed(capsys, "info", str(run), "--json"))["dictionaries"]["layer_3"]
+    assert 0.9 <= values["fidelity"]["least"] <= values["fidelity"]["median"] < 1
+
+
+def test_decompose_shows_fidelity_and_takes_every_readout(run, capsys):
+    text = "return path"
+    shown = {r: printed(capsys, "decompose", str(run), text, "--readout", r) for r in ("code", "levels", "similarity")}
+    assert "fidelity" in shown["code"]
+    assert "cosine" in shown["similarity"]
+    assert len({*shown.values()}) == 3
+    assert_narrow("".join(shown.values()), run)
+    found = json.loads(printed(capsys, "decompose", str(run), text, "--readout", "similarity", "--top", "4", "--json"))
+    cosines = [use["coefficient"] for use in found["tokens"][-1]["atoms"]]
+    assert len(cosines) == 4
+    assert cosines == sorted(cosines, reverse=True)
+    assert all(-1 <= cosine <= 1 for cosine in cosines)
+
+
+def test_evaluate_gives_intervals_that_hold_the_value(run, corpus, capsys):
+    command = ("evaluate", str(run), "--corpus", str(corpus), "--tokens", "2k", "--json", "--quiet")
+    values = json.loads(printed(capsys, *command))["sites"]["layer_3"]
+    assert values["documents"] > 1
+    assert values["encode_per_second"] > 0
+    for name in ("fvu", "ce_loss_score", "kl"):
+        low, high = values["intervals"][name]
+        assert low <= values[name] <= high
+        assert low < high
+
+
+def test_probe_shows_every_readout_and_neurons_tell_comments_apart(run, corpus, capsys):
+    command = ("probe", str(run), "--corpus", str(corpus), "--tokens", "3k", "--quiet")
+    shown = printed(capsys, *command)
+    assert_narrow(shown, run)
+    values = json.loads(printed(capsys, *command, "--json"))
+    assert set(values["sites"]["layer_3"]) == {"code", "code, two levels", "code, by group", "similarity", "neurons"}
+    assert {"comment", "string", "docstring", "name", "operator", "keyword"} <= set(values["classes"])
+    everything = values["sites"]["layer_3"]["neurons"][-1]
+    assert everything["latents"] is None
+    assert everything["by_class"]["comment"] > 0.9
+
+
+def test_probing_without_python_is_refused(run, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("to be or not to be")
+    assert "Python" in refused(capsys, "probe", str(run), "--corpus", str(tmp_path), "--quiet")
+
+
+def test_the_number_of_atoms_and_a_threshold_exclude_each_other(corpus, tmp_path, capsys):
+    command = ["train", "tiny", "--layers", "3", "--corpus", str(corpus), "--out", str(tmp_path / "run")]
+    assert "exclude each other" in refused(capsys, *command, "--atoms", "50", "--threshold", "0.3")
+    assert "ask for fewer or read more" in refused(capsys, *command, "--atoms", "5k", "--tokens", "1k")
+    assert "it must be from 0 to 1" in refused(capsys, *command, "--mode", "best", "--min-fidelity", "1.5")
+    assert "at least 0" in refused(capsys, *command, "--refine", "-1")
+    for name in ("--offset", "--refine"):
+        assert f"mode reference has no {name}" in refused(capsys, *command, "--mode", "reference", name, "5")
+    assert "mode reference has no --atoms" in refused(capsys, *command, "--mode", "reference", "--atoms", "50")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_fills_in_what_was_left_out_and_nothing_else(mode):
+    left_out = Train(model="tiny", layers="3", corpus="c", mode=mode)
+    filled = resolved(left_out)
+    assert all(getattr(filled, name) == value for name, value in MODES[mode].items())
+    assert filled.threshold == 0.2
+    assert resolved(filled) == filled
+    if mode != "reference":
+        assert resolved(Train(model="tiny", layers="3", corpus="c", mode=mode, refine=3, atoms="9")).refine == 3
+
+
+def test_reference_takes_no_shuffling():
+    with pytest.raises(SettingError, match="no --order shuffled"):
+        resolved(Train(model="tiny", layers="3", corpus="c", mode="reference", order="shuffled"))
