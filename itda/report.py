@@ -56,6 +56,10 @@ def run_summary(run: Run, loaded: Mapping[Site, ITDA], metrics: Mapping[Site, Ma
         f"in {record['seconds']:.0f} s",
         "",
     ]
+    if record["settings"].get("atoms") is not None:
+        found = ", ".join(f"{site} {number:,}" for site, number in record.get("found", {}).items())
+        shown = f"found before the crop to {record['settings']['atoms']} atoms: {found}"
+        lines[-1:] = [*textwrap.wrap(shown, WIDTH), ""]
     rows = []
     for site, dictionary in loaded.items():
         measured = metrics.get(site, {})
