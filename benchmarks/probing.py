@@ -46,6 +46,7 @@ SHARES = {"docstring": 0.5, "comment": 0.4, "string": 0.4, "operator": 0.3, "key
 TEXTS, DOCUMENTS = 30, 6
 """The least that a class of texts must have, all in all; and 2 documents on either side of the split."""
 SMALLER = (256, 1024)
+SMALL = (256, 512)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +198,7 @@ class Bench:
             made, costs = self.sae(int(given.removesuffix("x")))
             coded = made.encode(x)
             return sparse_features(coded, self.size), coded, made, costs["seconds"]
-        atoms = int(given) if name == "code" and given else self.size
+        atoms = int(given) if name in ("code", "small") and given else self.size
         model, costs = self.dictionary(atoms)
         if name == "code":
             code = model.encode(x) if given else self.plain
@@ -206,13 +207,13 @@ class Bench:
             cosines = model.similarity(x)
             assert isinstance(cosines, Tensor)
             return cosines.numpy(), None, None, None
-        levels = two_levels(model, broad=int(given) if given else None)
+        levels = two_levels(model, broad=int(given) if given and name != "small" else None)
         match name:
             case "groups":
                 code = levels.grouped(self.plain)
             case "similar":
                 code = levels.similar(x, top=self.k)
-            case "two-level":
+            case "two-level" | "small":
                 code = levels.encode(x)
                 return sparse_features(code, atoms), code, model, costs["seconds"]
             case _:
@@ -277,12 +278,14 @@ READOUTS = (
     "similar",
     "similar 64",
     *(f"code {atoms}" for atoms in SMALLER),
+    *(f"small {atoms}" for atoms in SMALL),
     "topk 10x",
 )
 EXPLAINED = """`topk 1x`: TopK SAE trained by SAELens for the CPU seconds of `code`'s dictionary, `10x`: for ten times
 as many. `neurons`: the activations. `cosines`: to all atoms. `code`: of the dictionary, or of a smaller one. `groups`:
 the code with the coefficients of each group of atoms added up. `two-level`: `itda.core.levels`, with 2 k broad atoms or
-the number given. `similar`: the k largest cosines to the broad atoms."""
+the number given. `similar`: the k largest cosines to the broad atoms. `small`: on two levels, with 2 k broad atoms, of
+a dictionary of so many atoms."""
 
 
 def report(benches: list[Bench], rows: dict[tuple[int, int, str], dict[str, Any]]) -> list[str]:
