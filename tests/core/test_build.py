@@ -79,7 +79,7 @@ def test_batches_of_1_and_uneven_ones_give_the_bits_of_one_batch(parts):
 
 
 @pytest.mark.usefixtures("short_waits")
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(st.integers(0, 10**6), st.data())
 def test_no_cut_into_batches_changes_a_bit(seed, data):
     tokens = data.draw(st.integers(1, 250))
@@ -95,7 +95,7 @@ def test_no_cut_changes_a_bit_with_the_real_sample_and_offset():
     parts = {"atoms": 300, "passes": 1}
     whole = built(x, **parts)
     assert len(whole) == 300
-    for cuts in (range(50, 6000, 50), [1, 4095, 4096, 4097, 5999], range(1000, 6000, 1000)):
+    for cuts in (range(250, 6000, 250), [1, 4095, 4096, 4097, 5999]):
         assert_same(whole, built(x, list(cuts), **parts))
 
 
@@ -190,7 +190,7 @@ def tiny():
     }
 
 
-@pytest.mark.parametrize("atoms", [150, 500, 1500])
+@pytest.mark.parametrize("atoms", [150, 1000])
 @pytest.mark.parametrize("site", [Site(2), Site(4)])
 def test_on_the_bundled_model_a_number_of_atoms_is_hit_to_5_percent_or_10_and_labels_are_the_streams(tiny, site, atoms):
     stream = tiny[site]

@@ -81,7 +81,7 @@ def cosines(model: ITDA, origin: ITDA) -> torch.Tensor:
     return torch.nn.functional.cosine_similarity(model.atoms.double(), origin.atoms.double(), dim=1)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     st.integers(1, 60), st.integers(2, 20), st.integers(1, 30), st.integers(1, 5), st.integers(0, 4), st.integers(0, 99)
 )
@@ -94,7 +94,7 @@ def test_the_step_is_block_jacobi_with_exact_line_search_in_float64(rows, width,
     np.testing.assert_allclose(result.double().numpy() * length[:, None], expected * length[:, None], atol=2e-6)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.integers(1, 60), st.integers(2, 20), st.integers(1, 30), st.integers(1, 5), st.integers(0, 999))
 def test_with_codes_fixed_and_lengths_taken_into_them_the_residual_never_grows(rows, width, atoms, k, seed):
     code = random_code(rows, k, atoms, seed)
@@ -105,7 +105,7 @@ def test_with_codes_fixed_and_lengths_taken_into_them_the_residual_never_grows(r
     assert after <= left(start.double().numpy(), targets, s) + rounding
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.integers(1, 60), st.integers(2, 20), st.integers(1, 30), st.integers(1, 5), st.integers(0, 999))
 def test_an_atom_twice_in_a_row_does_not_make_the_residual_grow_either(rows, width, atoms, k, seed):
     code = raw_code(rows, k, atoms, seed)
