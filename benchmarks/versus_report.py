@@ -157,7 +157,7 @@ CURVES = RESULTS / "versus_curves.jsonl"
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 PASSES = (0, 2, 8)
 TOKENS = (25_000, 100_000)
-BUDGETS = tuple(2.5 * 2**i for i in range(8))
+BUDGETS = tuple(2.5 * 2**i for i in range(6))
 
 
 def _point(cell: Cell, method: str, at: dict[str, Any]) -> str:
