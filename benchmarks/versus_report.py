@@ -20,6 +20,7 @@ Row = dict[str, Any]
 PLACE = ("corpus", "layer", "size", "k", "order")
 NAMES = {"best_0.9": "best", "best": "best, free"}
 """As shown: mode best holds the fidelity of its atoms at 0.9; the other does not hold it."""
+SHOWN = ("best_0.9", "best", "paper", "topk", "batchtopk", "topk_pursuit", "topk_10x")
 PUBLISHED = {
     "EleutherAI/pythia-160m-deduped": {
         4096: {20: (0.936, 0.740), 40: (0.959, 0.793), 80: (0.974, 0.842)},
@@ -52,7 +53,7 @@ def report(model: str, tokens: int, heldout: int, only: dict[str, set[str]], met
     if not kept:
         raise SystemExit(f"no results for {model}, {tokens:,} tokens: run it without --report first")
     rows = [row for cell in kept.values() for row in cell.values()]
-    parts = [_about(model, tokens, rows)]
+    parts = [_about(model, tokens, rows), "### Summary", *_summary(kept)]
     for corpus, size in sorted({(cell[0], cell[2]) for cell in kept}):
         parts += [f"### {corpus}, {size:,} atoms", _means(kept, corpus, size)]
     parts += [f"### Cells in which {NAMES['best_0.9']} is worse", *_losses(kept, "best_0.9")]
@@ -82,6 +83,41 @@ def _aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
     return table(padded[0], padded[1:])
+
+
+def _summary(kept: dict[tuple, dict[str, Row]]) -> list[str]:
+    """Cells won; and both measures, means over the layers of one order of documents, where all have run."""
+    wins = []
+    for method in (each for each in METHODS if each not in NAMES):
+        row = [method]
+        for ours in NAMES:
+            pairs = [(found[ours], found[method]) for found in kept.values() if ours in found and method in found]
+            lower = sum(one["fvu"] < other["fvu"] for one, other in pairs)
+            higher = sum(one["ce_score"] > other["ce_score"] for one, other in pairs)
+            ratio = statistics.median(one["fvu"] / other["fvu"] for one, other in pairs) if pairs else float("nan")
+            row += [str(len(pairs)), str(lower), str(higher), f"{ratio:.2f}"] if ours == "best_0.9" else []
+            row += [str(lower), str(higher)] if ours == "best" else []
+        if row[1] != "0":
+            wins.append(row)
+    header = ["than", "cells", "best: lower fvu", "higher CE score", "fvu ratio, median"]
+    header += ["best, free: lower fvu", "higher CE score"]
+    order = min(place[4] for place in kept)
+    layers = {place[1] for place in kept}
+    parts = [f"Cells: {len(kept)}. In how many of them ours wins:", _aligned(header, wins)]
+    for measure, title in (("fvu", "Held-out fvu"), ("ce_score", "CE loss score")):
+        body = []
+        for corpus, size, k in sorted({(place[0], place[2], place[3]) for place in kept}):
+            here = [kept.get((corpus, layer, size, k, order), {}) for layer in layers]
+            means = [
+                f"{statistics.mean(found[method][measure] for found in here):.3f}"
+                if all(method in found for found in here)
+                else "-"
+                for method in SHOWN
+            ]
+            body.append([f"{corpus}, {size:,}, {k}", *means])
+        parts += [f"{title}, order {order} of the documents:"]
+        parts += [_aligned(["corpus, atoms, k", *(NAMES.get(method, method) for method in SHOWN)], body)]
+    return parts
 
 
 def _means(kept: dict[tuple, dict[str, Row]], corpus: str, size: int) -> str:

@@ -17,13 +17,12 @@ k-means and 'most energy' use scikit-learn and the whole stream at once; every r
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import RESULTS, batches, labels_for, machine, table
+from common import RESULTS, Results, batches, labels_for, table
 from torch import Tensor
 from versus_data import Data, corpus_of
 
@@ -32,8 +31,8 @@ from itda.core.metrics import Unexplained
 from itda.core.pursuit import encoder
 from itda.sources.huggingface import HuggingFaceSource, LanguageModel
 
-LOG = RESULTS / "which_atoms.jsonl"
 PASSES, BLOCK = 8, 1000
+FIGURES = ("raw", "refined", "faithful")
 
 
 def unit(x: Tensor) -> Tensor:
@@ -190,7 +189,7 @@ def main() -> None:
     parser.add_argument("--cache", default="~/.cache/itda-benchmarks")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    done = [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
+    results = Results(RESULTS / "which_atoms.md")
     for spec in options.corpus:
         name, source = spec.split("=", 1)
         data = Data("tiny", name, source, str(Path(options.cache).expanduser()), options.tokens, 10_000)
@@ -198,27 +197,17 @@ def main() -> None:
             for rule in RULES:
                 key = {"corpus": name, "layer": layer, "size": options.atoms, "k": options.k, "tokens": options.tokens}
                 key |= {"rule": rule, "passes": PASSES}
-                if any(row["key"] == key for row in done):
-                    continue
-                row = {"key": key, **measure(data, layer, options.atoms, options.k, rule), "machine": machine()}
-                done.append(row)
-                with LOG.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(name, layer, rule, *(f"{row[part]:.4f}" for part in ("raw", "refined", "faithful")), flush=True)
-    header = ["corpus, layer", "rule", "raw", "refined", "fidelity", "at 0.9"]
+                if results.find(key) is None:
+                    row = results.add(key, measure(data, layer, options.atoms, options.k, rule))
+                    print(name, layer, rule, *(f"{row[part]:.4f}" for part in FIGURES), flush=True)
+    header = ["corpus, layer", "rule", "as chosen", "refined", "at 0.9", "fidelity"]
     rows = [
-        [
-            f"{row['key']['corpus']} {row['key']['layer']}",
-            row["key"]["rule"],
-            *(f"{row[part]:.4f}" for part in ("raw", "refined")),
-            f"{row['refined_fidelity']:.2f}",
-            f"{row['faithful']:.4f}",
-        ]
-        for row in done
+        [f"{row['key']['corpus']} {row['key']['layer']}", row["key"]["rule"]]
+        + [f"{row[part]:.4f}" for part in FIGURES]
+        + [f"{row['refined_fidelity']:.2f}"]
+        for row in results.rows
     ]
-    shown = table(header, rows)
-    (RESULTS / "which_atoms.md").write_text(shown + "\n")
-    print(shown)
+    print(results.write([table(header, rows)]))
 
 
 if __name__ == "__main__":

@@ -162,6 +162,12 @@ def resolved(options: Train) -> Train:
     if options.mode == "reference" and options.atoms is not None:
         raise SettingError("mode reference has no --atoms: give a --threshold")
     filled = {name: value for name, value in MODES[options.mode].items() if getattr(options, name) is None}
+    if not filled.get("refine", options.refine):
+        if options.min_fidelity:
+            raise SettingError("--min-fidelity says how far refinement may go: add --refine 8, or --mode best")
+        filled["min_fidelity"] = 0.0
+    if options.seed and filled.get("order", options.order) != "shuffled":
+        raise SettingError("--seed chooses a shuffled order: add --order shuffled, or --mode best")
     if options.threshold is None and options.atoms is None:
         filled["threshold"] = DEFAULT_THRESHOLD
     return replace(options, **filled)

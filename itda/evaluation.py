@@ -1,7 +1,6 @@
 """Evaluation: how much of a model's behaviour a dictionary keeps when it stands in for the activations at its site."""
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -11,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from itda.core.batch import Site
-from itda.core.bootstrap import interval
+from itda.core.bootstrap import by_document, interval
 from itda.core.metrics import Unexplained, atom_uses, ce_loss_score
 from itda.core.model import ITDA
 from itda.errors import CorpusError, ModelError
@@ -65,16 +64,21 @@ class _Sums:
     kl: float = 0.0
     seconds: float = 0.0
     timed: int = 0
-    by_document: defaultdict[str, np.ndarray] = field(
-        default_factory=lambda: defaultdict(lambda: np.zeros(len(_COLUMNS)))
-    )
+    documents: list[np.ndarray] = field(default_factory=list)
+    columns: list[np.ndarray] = field(default_factory=list)
 
     def of_tokens(self, documents: np.ndarray, **columns: Tensor) -> None:
-        """Add some columns of tokens to the sums of their documents."""
-        places = [_COLUMNS.index(name) for name in columns]
-        values = np.stack([column.double().cpu().numpy() for column in columns.values()], axis=1)
-        for document in dict.fromkeys(documents):
-            self.by_document[document][places] += values[documents == document].sum(axis=0)
+        """Keep some columns of tokens, and which document each is from."""
+        values = np.zeros((len(documents), len(_COLUMNS)))
+        for name, column in columns.items():
+            values[:, _COLUMNS.index(name)] = column.double().cpu().numpy()
+        self.documents.append(documents.astype(str))
+        self.columns.append(values)
+
+    @property
+    def by_document(self) -> np.ndarray:
+        """Sums [documents, columns], in the order of the documents' ids."""
+        return by_document(np.concatenate(self.columns), np.concatenate(self.documents))
 
 
 def evaluate(
@@ -161,7 +165,7 @@ def evaluate(
 
 
 def _result(total: _Sums, ce_clean: float, predicted: int, atoms: int) -> Evaluation:
-    tokens = total.unexplained.tokens
+    tokens, sums = total.unexplained.tokens, total.by_document
     common = {
         "tokens": tokens,
         "predicted": predicted,
@@ -170,8 +174,8 @@ def _result(total: _Sums, ce_clean: float, predicted: int, atoms: int) -> Evalua
         "atoms": atoms,
         "unused_atoms": int((total.uses == 0).sum()),
         "encode_per_second": total.timed / total.seconds if total.seconds else 0.0,
-        "documents": len(total.by_document),
-        "intervals": _intervals(total.by_document, _RATIOS | (_CAUSAL_RATIOS if predicted else {})),
+        "documents": len(sums),
+        "intervals": _intervals(sums, _RATIOS | (_CAUSAL_RATIOS if predicted else {})),
     }
     if predicted == 0:
         return Evaluation(**common)
@@ -190,13 +194,9 @@ def _result(total: _Sums, ce_clean: float, predicted: int, atoms: int) -> Evalua
     )
 
 
-def _intervals(
-    by_document: Mapping[str, np.ndarray], ratios: Mapping[str, tuple[str, str]]
-) -> dict[str, tuple[float, float]]:
-    if len(by_document) < 2:
+def _intervals(sums: np.ndarray, ratios: Mapping[str, tuple[str, str]]) -> dict[str, tuple[float, float]]:
+    if len(sums) < 2:
         return {}
-    # Sorted: the order in which documents come must not decide which are drawn.
-    sums = np.stack([by_document[name] for name in sorted(by_document)])
     places = {name: [_COLUMNS.index(column) for column in columns] for name, columns in ratios.items()}
     found = {name: interval(sums[:, columns]) for name, columns in places.items()}
     return {name: (float(each.low), float(each.high)) for name, each in found.items()}

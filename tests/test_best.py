@@ -130,6 +130,8 @@ def test_the_number_of_atoms_and_a_threshold_exclude_each_other(corpus, tmp_path
     assert "ask for fewer or read more" in refused(capsys, *command, "--atoms", "5k", "--tokens", "1k")
     assert "it must be from 0 to 1" in refused(capsys, *command, "--mode", "best", "--min-fidelity", "1.5")
     assert "at least 0" in refused(capsys, *command, "--refine", "-1")
+    assert "add --refine 8, or --mode best" in refused(capsys, *command, "--min-fidelity", "0.9")
+    assert "add --order shuffled, or --mode best" in refused(capsys, *command, "--seed", "1")
     for name in ("--offset", "--refine"):
         assert f"mode reference has no {name}" in refused(capsys, *command, "--mode", "reference", name, "5")
     assert "mode reference has no --atoms" in refused(capsys, *command, "--mode", "reference", "--atoms", "50")
@@ -143,6 +145,8 @@ def test_a_mode_fills_in_what_was_left_out_and_nothing_else(mode):
     assert all(getattr(filled, name) == value for name, value in MODES[mode].items())
     assert filled.threshold == 0.2
     assert resolved(filled) == filled
+    without = resolved(Train(model="tiny", layers="3", corpus="c", mode=mode, refine=0))
+    assert (without.refine, without.min_fidelity) == (0, 0.0)
     if mode != "reference":
         assert resolved(Train(model="tiny", layers="3", corpus="c", mode=mode, refine=3, atoms="9")).refine == 3
 

@@ -15,7 +15,7 @@ from itda.core.batch import ActivationBatch
 from itda.core.model import ITDA, check_pursuit, check_width, target_of
 from itda.core.pursuit import Pursuit
 from itda.core.refine import PASS_TOKENS, check_refinement, refine
-from itda.core.schedule import Schedule, calibrated
+from itda.core.schedule import Schedule, calibrated, check_number
 from itda.core.training import Trainer, check_threshold
 from itda.errors import SettingError
 
@@ -73,10 +73,8 @@ class Builder:
                 raise SettingError(f"{name} is {value}: it must be at least 1")
         if offset_tokens < 0:
             raise SettingError(f"offset_tokens is {offset_tokens}: it must be at least 0, for no offset")
-        if atoms is not None and atoms > tokens:
-            raise SettingError(
-                f"{atoms:,} atoms of {tokens:,} tokens: each atom is a token, so ask for fewer or read more"
-            )
+        if atoms is not None:
+            check_number(atoms, tokens)
         self.d_model, self.k, self.memory = d_model, k, memory
         self.pursuit: Pursuit = pursuit
         self.budget, self.threshold, self.atoms = tokens, threshold, atoms
@@ -155,9 +153,7 @@ class Builder:
             offset = (offset / len(first[: self.offset_tokens])).float()
         threshold = self.threshold
         if self.atoms is not None:
-            sample = target_of(
-                first[:SAMPLE_TOKENS], self.d_model, offset if offset is None else offset.to(first.device)
-            )
+            sample = target_of(first[:SAMPLE_TOKENS], self.d_model, offset)
             settings = {"atoms": self.atoms, "tokens": self.budget, "k": self.k, "pursuit": self.pursuit}
             self._schedule = calibrated(sample.cpu(), memory=self.memory, **settings)
             threshold = self._schedule.threshold

@@ -52,6 +52,11 @@ class SparseCode:
         """The most atoms that a row can have."""
         return self.indices.shape[-1]
 
+    def shaped(self, lead: torch.Size, device: torch.device) -> "SparseCode":
+        """The same codes in a batch of another shape, on a device."""
+        parts = self.indices.reshape(*lead, self.k), self.coefficients.reshape(*lead, self.k), self.count.reshape(lead)
+        return SparseCode(*(part.to(device) for part in parts))
+
     def dense(self, atoms: int) -> Float[Tensor, "*batch atoms"]:
         """The coefficients as a vector over all atoms: for small dictionaries and for other tools."""
         full = self.coefficients.new_zeros(*self.indices.shape[:-1], atoms)

@@ -46,8 +46,8 @@ class TwoLevels:
         """
         model, device = self.model, activations.device
         check_width(activations, model.d_model)
-        offset = model.offset.to(device) if model.offset is not None else None
-        z = target_of(activations.reshape(-1, model.d_model), model.d_model, offset).to(model.atoms.device).double()
+        flat = activations.reshape(-1, model.d_model)
+        z = target_of(flat, model.d_model, model.offset).to(model.atoms.device).double()
         # A power of two brings every row near 1 without rounding: no square under- or overflows.
         exponent = torch.frexp(z.abs().amax(dim=1)).exponent[:, None]
         left = scaled(z, -exponent)
@@ -63,7 +63,7 @@ class TwoLevels:
         front = found.logical_not().to(torch.int8).argsort(dim=1, stable=True)  # the steps that were taken
         code = SparseCode.from_picks(indices.gather(1, front), coefficients.gather(1, front), found.sum(dim=1))
         total = scaled(code.coefficients, exponent).to(torch.promote_types(activations.dtype, torch.float32))
-        return _shaped(SparseCode(code.indices, total, code.count), activations.shape[:-1], device)
+        return replace(code, coefficients=total).shaped(activations.shape[:-1], device)
 
     def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
         """Reconstruct activations [..., d_model]: as `ITDA.decode`."""
@@ -78,7 +78,7 @@ class TwoLevels:
         device, k = code.indices.device, code.k
         stands = self.broad[self.groups].to(device)[code.indices].reshape(-1, k)
         summed = SparseCode.from_picks(stands, code.coefficients.reshape(-1, k), code.count.reshape(-1))
-        return _shaped(summed, code.count.shape, device)
+        return summed.shaped(code.count.shape, device)
 
     @torch.no_grad()
     def similar(self, activations: Float[Tensor, "*batch d_model"], *, top: int | None = None) -> SparseCode:
@@ -185,8 +185,3 @@ def _spread(atoms: Float32[Tensor, "atoms d_model"], number: int) -> list[int]:
 
 def _part(model: ITDA, atoms: Int64[Tensor, " part"]) -> ITDA:
     return replace(model, atoms=model.atoms[atoms], labels=model.labels[atoms.cpu()], fidelity=None)
-
-
-def _shaped(code: SparseCode, lead: torch.Size, device: torch.device) -> SparseCode:
-    parts = (code.indices.reshape(*lead, code.k), code.coefficients.reshape(*lead, code.k), code.count.reshape(lead))
-    return SparseCode(*(part.to(device) for part in parts))

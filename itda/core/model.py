@@ -98,17 +98,20 @@ class ITDA:
     def decompose(self, activations: Float[Tensor, "*batch d_model"]) -> tuple[SparseCode, Float64[Tensor, "*batch"]]:
         """As `encode`, with the error ||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset."""
         check_width(activations, self.d_model)
-        flat = activations.reshape(-1, self.d_model)
-        offset = self.offset.to(flat.device) if self.offset is not None else None
-        code, error = self._encoder(target_of(flat, self.d_model, offset).to(self.atoms.device))
-        lead = activations.shape[:-1]
+        flat, lead = activations.reshape(-1, self.d_model), activations.shape[:-1]
+        code, error = self._encoder(target_of(flat, self.d_model, self.offset).to(self.atoms.device))
         dtype = torch.promote_types(activations.dtype, torch.float32)
-        shaped = SparseCode(
-            code.indices.reshape(*lead, self.k).to(activations.device),
-            code.coefficients.reshape(*lead, self.k).to(activations.device, dtype),
-            code.count.reshape(lead).to(activations.device),
-        )
-        return shaped, error.reshape(lead).to(activations.device)
+        code = replace(code, coefficients=code.coefficients.to(dtype))
+        return code.shaped(lead, activations.device), error.reshape(lead).to(activations.device)
+
+    @torch.no_grad()
+    def error(self, activations: Float[Tensor, "*batch d_model"], code: SparseCode) -> Float64[Tensor, "*batch"]:
+        """||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset, in a code of any kind; 0 where z is zero."""
+        offset = self.offset.to(activations.device) if self.offset is not None else 0
+        z = activations.double() - offset
+        left = (activations.double() - self.decode(code).to(activations.device)).square().sum(dim=-1)
+        energy = z.square().sum(dim=-1)
+        return torch.where(energy > 0, left / energy, torch.zeros_like(left))
 
     @torch.no_grad()
     def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
@@ -139,17 +142,11 @@ class ITDA:
         [[1]]
         """
         check_width(activations, self.d_model)
-        flat = activations.reshape(-1, self.d_model)
-        offset = self.offset.to(flat.device) if self.offset is not None else None
-        targets, lead = target_of(flat, self.d_model, offset).to(self.atoms.device), activations.shape[:-1]
+        flat, lead = activations.reshape(-1, self.d_model), activations.shape[:-1]
+        targets = target_of(flat, self.d_model, self.offset).to(self.atoms.device)
         if top is None and least is None:
             return all_cosines(targets, self.atoms).reshape(*lead, len(self)).to(activations.device)
-        found = best_cosines(targets, self.atoms, top=top, least=least)
-        return SparseCode(
-            found.indices.reshape(*lead, found.k).to(activations.device),
-            found.coefficients.reshape(*lead, found.k).to(activations.device),
-            found.count.reshape(lead).to(activations.device),
-        )
+        return best_cosines(targets, self.atoms, top=top, least=least).shaped(lead, activations.device)
 
     def __call__(self, activations: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The reconstruction: `decode(encode(activations))`."""
@@ -222,4 +219,4 @@ def target_of(
         raise ActivationError(f"activation {row} is not finite: leave it out, or run the model in float32")
     if offset is None:
         return activations.to(torch.promote_types(activations.dtype, torch.float32))
-    return activations.double() - offset.double()
+    return activations.double() - offset.to(activations.device).double()

@@ -190,8 +190,7 @@ def _within(
 
 def _targets(model: ITDA, activations: Tensor) -> Float64[Tensor, "tokens d_model"]:
     """x - offset, divided by one power of two that brings the largest near 1: no energy overflows."""
-    offset = model.offset.to(activations.device) if model.offset is not None else None
-    targets = target_of(activations, model.d_model, offset).cpu().double()
+    targets = target_of(activations, model.d_model, model.offset).cpu().double()
     exponent = torch.frexp(targets.abs().amax()).exponent
     return scaled(targets, -exponent)
 

@@ -31,9 +31,9 @@ class Schedule:
     """The threshold at each point of a stream of `tokens` activations that is to give about `atoms` atoms.
 
     The plan is atoms * (t / tokens)^b after t tokens, b = `EXPONENT`, more if the sample would have to become atoms
-    entirely. It starts from the threshold with which a sample of the stream meets the plan. At fixed
-    points after the sample, whatever the batches, the threshold moves by the ratio of the atoms
-    that would come next if it stayed to those wanted next: what is missing, spread as the plan spreads it.
+    entirely. It starts from the threshold with which a sample of the stream meets the plan. At fixed points after the
+    sample, whatever the batches, the threshold moves by the ratio of the atoms that would come next if it stayed to
+    those wanted next: what is missing, spread as the plan spreads it.
 
     >>> schedule = Schedule(atoms=100, tokens=6400, sample=400, threshold=0.2)
     >>> schedule.until_next(0), round(schedule.planned(6400))
@@ -80,12 +80,17 @@ def exponent_of(atoms: int, tokens: int, sample: int) -> float:
     return max(EXPONENT, math.log(min(1.0, sample / (2 * atoms))) / math.log(sample / tokens))
 
 
+def check_number(atoms: int, tokens: int) -> None:
+    """Raises `SettingError` unless a stream of so many tokens can give so many atoms."""
+    if atoms < 1 or atoms > tokens:
+        raise SettingError(f"{atoms:,} atoms of {tokens:,} tokens: each atom is a token, so ask for fewer or read more")
+
+
 def calibrated(
     sample: Float[Tensor, "tokens d_model"], *, atoms: int, tokens: int, k: int, pursuit: Pursuit, memory: int | None
 ) -> Schedule:
     """The schedule for a stream that begins with `sample` (targets, offset subtracted). Raises `SettingError`."""
-    if atoms < 1 or atoms > tokens:
-        raise SettingError(f"{atoms:,} atoms of {tokens:,} tokens: each atom is a token, so ask for fewer or read more")
+    check_number(atoms, tokens)
     exponent = exponent_of(atoms, tokens, len(sample))
     wanted = AIM * atoms * (len(sample) / tokens) ** exponent
     low, high = math.log(LOWEST), math.log(HIGHEST)

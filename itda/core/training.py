@@ -114,8 +114,7 @@ class Trainer:
         return self._growth.gram_rows
 
     def _targets(self, activations: Tensor) -> Tensor:
-        offset = self.offset.to(activations.device) if self.offset is not None else None
-        return target_of(activations, self.d_model, offset).cpu()
+        return target_of(activations, self.d_model, self.offset).cpu()
 
 
 def check_threshold(threshold: float) -> None:

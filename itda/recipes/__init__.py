@@ -290,9 +290,7 @@ def decompose_text(
         code = found
     if readout == "levels":
         code = two_levels(dictionary).encode(x)
-        exact = x.double()
-        energy = (exact - (0 if dictionary.offset is None else dictionary.offset.double())).square().sum(dim=1)
-        error = (exact - dictionary.decode(code).double()).square().sum(dim=1) / energy
+        error = dictionary.error(x, code)
     explained = (1 - error).tolist()
     fidelity = dictionary.fidelity.tolist() if dictionary.fidelity is not None else None
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,24 +15,16 @@ from itda.core.batch import Site
 from itda.core.levels import two_levels
 from itda.core.model import ITDA
 from itda.errors import CorpusError
-from itda.probing import ProbeResult, probe, sparse_features
+from itda.probing import ProbeResult, probe
 from itda.recipes import Bar, corpus_to_measure_on, no_bar, open_run
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import HuggingFaceSource
 from itda.sources.python_classes import classes_of
 
 SIZES = (1, 2, 5, 20, None)
+READOUTS = 5
 LEAST = 50
 """Tokens in and out of a class, for it to be probed."""
-
-READOUTS: dict[str, Callable[[ITDA, Tensor], Any]] = {
-    "code": lambda model, x: sparse_features(model.encode(x), len(model)),
-    "code, two levels": lambda model, x: sparse_features(two_levels(model).encode(x), len(model)),
-    "code, by group": lambda model, x: sparse_features(two_levels(model).grouped(model.encode(x)), len(model)),
-    "similarity": lambda model, x: model.similarity(x),
-    "neurons": lambda _model, x: x,
-}
-"""Latents of activations [tokens, d_model]. All but the last two are sparse: at most k for each token."""
 
 
 def probe_run(options: settings.Probe, bar: Bar = no_bar) -> tuple[list[str], dict[Site, dict[str, list[ProbeResult]]]]:
@@ -58,15 +50,25 @@ def probe_run(options: settings.Probe, bar: Bar = no_bar) -> tuple[list[str], di
             progress.update(len(labels[-1]))
     names, classes, documents = _classes(corpus, labels)
     results: dict[Site, dict[str, list[ProbeResult]]] = {}
-    with bar("probes", len(sites) * len(READOUTS)) as progress:
+    with bar("probes", len(sites) * READOUTS) as progress:
         for site in sites:
             dictionary, x = run.dictionary(site), torch.cat(found[site])
             results[site] = {}
-            for name, readout in READOUTS.items():
+            for name, features in _features(dictionary, x):
                 progress.set_postfix_str(f"{site} {name}")
-                results[site][name] = probe(readout(dictionary, x), classes, documents, sizes=SIZES)
+                results[site][name] = probe(features, classes, documents, sizes=SIZES)
                 progress.update(1)
     return names, results
+
+
+def _features(dictionary: ITDA, x: Tensor) -> Iterator[tuple[str, Any]]:
+    """The `READOUTS`, latents [tokens, latents] of activations; the codes have at most k for each token."""
+    code, levels, atoms = dictionary.encode(x), two_levels(dictionary), len(dictionary)
+    yield "code", (code, atoms)
+    yield "code, two levels", (levels.encode(x), atoms)
+    yield "code, by group", (levels.grouped(code), atoms)
+    yield "similarity", dictionary.similarity(x)
+    yield "neurons", x
 
 
 def _python(corpus: Corpus) -> Corpus:

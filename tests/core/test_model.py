@@ -39,6 +39,14 @@ def test_error_is_the_share_of_the_energy_of_what_is_left():
     torch.testing.assert_close(error, left, rtol=1e-5, atol=1e-7)
 
 
+def test_the_error_of_a_code_is_that_which_decomposing_gives():
+    x, offset = normal(12, 12), normal(1, 12, 7)[0]
+    x[3] = offset  # nothing to explain: no error, and no division of nought by nought
+    for centred in (model(), model(offset=offset)):
+        code, error = centred.decompose(x.view(3, 4, 12))
+        torch.testing.assert_close(centred.error(x.view(3, 4, 12), code), error, rtol=1e-5, atol=1e-7)
+
+
 def test_the_offset_alone_has_an_empty_code_and_comes_back():
     offset = normal(1, 12)[0]
     centred = model(offset=offset)
