@@ -220,7 +220,7 @@ class Probe(CorpusOptions, ModelOptions, PursuitOptions, Output):
     corpus: str | None = None
     """Python source to probe on, instead of the held-out documents of the run's corpus."""
     tokens: str = "20k"
-    """Activations to probe."""
+    """Activations to probe, of the first 4,000 characters of each file."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,7 +133,8 @@ def probes(
         for name, found in readouts.items():
             rows.append([name, *(f"{probe.mean.value:.3f}" for probe in found)])
             ends = [f"{probe.mean.low:.2f}-{probe.mean.high:.2f}".replace("0.", ".") for probe in found]
-            rows.append(["", *ends])
+            if "nan" not in ends[0]:  # as it is where one document is all there is to judge on
+                rows.append(["", *ends])
         blocks.append(table([str(site), *("all" if size is None else str(size) for size in sizes)], rows))
     return "\n\n".join(blocks)
 

@@ -113,6 +113,7 @@ def test_probe_shows_every_readout_and_neurons_tell_comments_apart(run, corpus, 
     assert_narrow(shown, run)
     values = json.loads(printed(capsys, *command, "--json"))
     assert set(values["sites"]["layer_3"]) == {"code", "code, two levels", "code, by group", "similarity", "neurons"}
+    assert "-" in shown.splitlines()[-1]  # an interval
     assert {"comment", "string", "docstring", "name", "operator", "keyword"} <= set(values["classes"])
     everything = values["sites"]["layer_3"]["neurons"][-1]
     assert everything["latents"] is None

@@ -17,12 +17,13 @@ from itda.core.model import ITDA
 from itda.errors import CorpusError
 from itda.probing import ProbeResult, probe
 from itda.recipes import Bar, corpus_to_measure_on, no_bar, open_run
-from itda.sources.corpus import Corpus
+from itda.sources.corpus import Corpus, Document
 from itda.sources.huggingface import HuggingFaceSource
 from itda.sources.python_classes import classes_of
 
 SIZES = (1, 2, 5, 20, None)
 READOUTS = 5
+CHARACTERS = 4000
 LEAST = 50
 """Tokens in and out of a class, for it to be probed."""
 
@@ -38,7 +39,7 @@ def probe_run(options: settings.Probe, bar: Bar = no_bar) -> tuple[list[str], di
     corpus = _python(corpus_to_measure_on(run, options.corpus, options)).shuffled(0)
     model, sites = run.model(options), list(run.sites)
     source = HuggingFaceSource(
-        model, corpus, sites, window=run.record["window"], batch_size=options.batch_size, tokens=tokens
+        model, _beginnings(corpus), sites, window=run.record["window"], batch_size=options.batch_size, tokens=tokens
     )
     found: dict[Site, list[Tensor]] = {site: [] for site in sites}
     labels = []
@@ -74,6 +75,11 @@ def _features(dictionary: ITDA, x: Tensor) -> Iterator[tuple[str, Any]]:
 def _python(corpus: Corpus) -> Corpus:
     """The documents that are Python source."""
     return replace(corpus, read=lambda: (d for d in corpus.read() if d.id.split(":")[0].endswith(".py")))
+
+
+def _beginnings(corpus: Corpus) -> Corpus:
+    """What is read of each document: intervals are over documents, so there should be many."""
+    return replace(corpus, read=lambda: (Document(d.id, d.text[:CHARACTERS]) for d in corpus.read()))
 
 
 def _classes(corpus: Corpus, labels: list[Any]) -> tuple[list[str], np.ndarray, np.ndarray]:
