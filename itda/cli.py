@@ -75,6 +75,8 @@ def _dispatch(command: Any) -> None:
             _evaluate(command)
         case settings.Probe():
             _probe(command)
+        case settings.Compare():
+            _compare(command)
         case settings.Demo():
             _demo(command)
 
@@ -160,6 +162,32 @@ def _probe(options: settings.Probe) -> None:
         for site, readouts in results.items()
     }
     _print_json({"run": str(options.run), "classes": names, "sites": finite(sites)})
+
+
+def _compare(options: settings.Compare) -> None:
+    from itda import report
+    from itda.recipes import finite
+    from itda.recipes.compare import compare_runs, comparison_values
+
+    if options.out is not None:
+        from itda.plots import check_plots
+
+        check_plots()  # before what takes long
+    pairs = compare_runs(options, _bar(options))
+    values = finite(comparison_values(pairs))
+    if options.out is not None:
+        from itda.plots import heat_maps
+        from itda.store import new_folder, write_json
+
+        with new_folder(options.out) as folder:
+            write_json(folder / "compare.json", values)
+            heat_maps(pairs, folder)
+    if options.json:
+        _print_json(values)
+    else:
+        print(report.comparison(pairs))
+        if options.out is not None:
+            print(f"\nWritten: {options.out}/compare.json, overlap.png, overlap.svg")
 
 
 def _demo(options: settings.Demo) -> None:

@@ -224,6 +224,18 @@ class Probe(CorpusOptions, ModelOptions, PursuitOptions, Output):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compare(PursuitOptions, Output):
+    """Compare runs by the labels of their atoms, layer by layer, with the controls that such an index needs."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run folders, made on one corpus with one window; one alone is compared with itself."""
+    noise_floor: bool = False
+    """Make the first run again at another batch size: what differs then is noise. Takes as long as the run did."""
+    out: Path | None = None
+    """A folder to make, for compare.json and a heat map as PNG and SVG."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo(PursuitOptions, Output):
     """The whole story on the bundled model, offline, in about a minute."""
 
@@ -238,4 +250,5 @@ Command = (
     | Annotated[Decompose, tyro.conf.subcommand("decompose")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
 )

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 from safetensors import SafetensorError
@@ -20,10 +21,12 @@ from safetensors.torch import load_file, save_file
 from itda.core.batch import Site
 from itda.core.labels import Label, Labels
 from itda.core.model import ITDA
+from itda.core.tokens import Tokens
 from itda.errors import SettingError, StoreError
 
 FORMAT_VERSION = 1
 RUN_FORMAT, DICTIONARY_FORMAT, METRICS_FORMAT = "itda-run", "itda-dictionary", "itda-metrics"
+TOKENS_FORMAT = "itda-tokens"
 DICTIONARY_FILES = ("config.json", "atoms.safetensors", "labels.parquet", "README.md")
 
 
@@ -104,6 +107,8 @@ def write_dictionary(model: ITDA, folder: Path) -> None:
         tensors["offset"] = model.offset.cpu().contiguous()
     if model.fidelity is not None:
         tensors["fidelity"] = model.fidelity.cpu().contiguous()
+    if model.novelty is not None:
+        tensors["novelty"] = model.novelty.cpu().contiguous()
     save_file(tensors, folder / "atoms.safetensors", {"format": DICTIONARY_FORMAT})
     pyarrow.parquet.write_table(_table_of(model.labels), folder / "labels.parquet")
     (folder / "README.md").write_text(model_card(model), encoding="utf-8")
@@ -134,6 +139,8 @@ def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
             mode=config["mode"],
             # Absent from what was written before there was refinement.
             fidelity=tensors["fidelity"] if config.get("refined", False) else None,
+            # Absent from older dictionaries, and from those of mode reference.
+            novelty=tensors.get("novelty"),
             site=Site.parse(config["site"]) if config["site"] is not None else None,
             provenance=config["provenance"],
         )
@@ -159,6 +166,42 @@ def push_dictionary(model: ITDA, repo_id: str, *, private: bool | None = None, t
                 "`hf auth whoami`"
             ) from error
     return str(commit.commit_url)
+
+
+def write_tokens(tokens: Tokens, path: Path) -> None:
+    """Write the tokens that a run read into a folder that nobody reads yet: about a byte for each."""
+    names = pyarrow.array(tokens.documents, pyarrow.string())
+    columns = {
+        "document": pyarrow.DictionaryArray.from_arrays(pyarrow.array(tokens.document), names),
+        "position": pyarrow.array(tokens.position),
+        "char_end": pyarrow.array(tokens.char_end),
+    }
+    # Both grow by little from token to token.
+    packed = {"position": "DELTA_BINARY_PACKED", "char_end": "DELTA_BINARY_PACKED"}
+    table = pyarrow.table(columns).replace_schema_metadata({"format": TOKENS_FORMAT})
+    pyarrow.parquet.write_table(
+        table,
+        path,
+        compression="zstd",
+        use_dictionary=["document"],  # pyright: ignore[reportArgumentType] - its stub knows bool alone
+        column_encoding=packed,
+        row_group_size=len(table) or 1,
+    )
+
+
+def read_tokens(run: Path) -> Tokens:
+    """The tokens that a run read. Raises `StoreError` if it does not say, or the file is damaged."""
+    path = run / "tokens.parquet"
+    if not path.exists():
+        raise StoreError(f"{run} does not say which tokens it read (an older itda made it): train it anew")
+    try:
+        table = pyarrow.parquet.read_table(path).combine_chunks()
+        document = table["document"].combine_chunks()
+        names = document.dictionary.to_pylist()
+        columns = (document.indices, table["position"].combine_chunks(), table["char_end"].combine_chunks())
+        return Tokens(names, *(np.asarray(column).astype(np.int32) for column in columns))
+    except (OSError, pyarrow.ArrowException, KeyError, AttributeError) as error:
+        raise StoreError(f"{path} cannot be read, it may be cut short: train the run anew") from error
 
 
 def dictionaries(run: Path) -> dict[Site, Path]:

@@ -24,7 +24,8 @@ ALLOWED = {
     "config": {"errors"},
     "recipes": {"errors", "core", "store", "sources", "evaluation", "probing", "config"},
     "report": {"errors", "core", "evaluation", "probing", "recipes"},
-    "cli": {"errors", "core", "store", "sources", "evaluation", "config", "recipes", "report"},
+    "plots": {"errors", "core", "recipes"},
+    "cli": {"errors", "core", "store", "sources", "evaluation", "config", "recipes", "report", "plots"},
     "__init__": {"errors", "core"},
 }
 # ITDA.save_pretrained, from_pretrained and push_to_hub: where people look for them first.

@@ -127,7 +127,14 @@ class Builder:
         model = self._trainer.finish(**parts)
         self.found = len(model)
         if self.atoms is not None and len(model) > self.atoms:
-            model = replace(model, atoms=model.atoms[: self.atoms].clone(), labels=model.labels[: self.atoms])
+            first = slice(self.atoms)
+            assert model.novelty is not None
+            model = replace(
+                model,
+                atoms=model.atoms[first].clone(),
+                labels=model.labels[first],
+                novelty=model.novelty[first].clone(),
+            )
         if self.passes == 0:
             return model
         kept = torch.cat(self._kept) if self._kept else torch.empty(0, self.d_model)

@@ -45,6 +45,7 @@ class Growth:
         self.most = most if most is not None else 2**62
         self.number = 0
         self._atoms = torch.empty(0, d_model, dtype=torch.float32)
+        self._novelty: list[np.ndarray] = []
         self.gram = GramRows(self._atoms, 0, least=k, memory=memory)
         self._scratch = Scratch()
         self._block_size, self._adapts = block_size or 16, block_size is None
@@ -53,6 +54,11 @@ class Growth:
     def atoms(self) -> Float32[Tensor, "atoms d_model"]:
         """The dictionary so far; a view."""
         return self._atoms[: self.number]
+
+    @property
+    def novelty(self) -> Float32[Tensor, " atoms"]:
+        """The error of each atom's activation in the dictionary before it: why it was appended."""
+        return torch.from_numpy(np.concatenate([np.empty(0), *self._novelty]).astype(np.float32))
 
     @property
     def gram_rows(self) -> int | Literal["all"]:
@@ -135,6 +141,8 @@ class Growth:
                 break
             rows = np.flatnonzero(dirty >= 0)
             growth_kernel.rewind(rows, block, atoms, dirty, kind)
+        # Nothing reran a row once it was appended, so this is the error that it was judged by.
+        self._novelty.append(share[taken[: self.number - before]])
         taken[: self.number - before] += start
         self.gram.grow(self._atoms, self.number, fresh)
         if self._adapts and again > 0.15 * steps:

@@ -184,4 +184,4 @@ def _spread(atoms: Float32[Tensor, "atoms d_model"], number: int) -> list[int]:
 
 
 def _part(model: ITDA, atoms: Int64[Tensor, " part"]) -> ITDA:
-    return replace(model, atoms=model.atoms[atoms], labels=model.labels[atoms.cpu()], fidelity=None)
+    return replace(model, atoms=model.atoms[atoms], labels=model.labels[atoms.cpu()], fidelity=None, novelty=None)

@@ -49,6 +49,8 @@ class ITDA:
     site: Site | None = None
     fidelity: Float32[Tensor, " atoms"] | None = None
     """The cosine of each atom to the activation that its label names (after the offset); None: they are the same."""
+    novelty: Float32[Tensor, " atoms"] | None = None
+    """The error of each atom's activation in the dictionary as it was before it: how much the atom was needed."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What made it: model, revision, corpus, window, versions. JSON values only."""
 
@@ -60,8 +62,9 @@ class ITDA:
                 "one label per atom"
             )
         check_offset(self.offset, self.d_model)
-        if self.fidelity is not None and self.fidelity.shape != (len(self.atoms),):
-            raise SettingError(f"a fidelity of shape {tuple(self.fidelity.shape)}: give one number per atom")
+        for name, values in (("fidelity", self.fidelity), ("novelty", self.novelty)):
+            if values is not None and values.shape != (len(self.atoms),):
+                raise SettingError(f"a {name} of shape {tuple(values.shape)}: give one number per atom")
         # In parts: a float64 copy of a large dictionary would be as large as two of it.
         norms = torch.cat([part.double().norm(dim=1) for part in self.atoms.split(4096)])
         if not bool(((norms - 1).abs() < 1e-5).all()):

@@ -24,12 +24,18 @@ class PlainGrowth:
         self.k, self.threshold, self.pursuit, self.most = k, threshold, pursuit, most
         self.number = 0
         self._atoms = torch.empty(0, d_model, dtype=torch.float32)
+        self._novelty: list[float] = []
         self._block, self._adapts = block_size or 16, block_size is None
 
     @property
     def atoms(self) -> Float32[Tensor, "atoms d_model"]:
         """The dictionary so far; a view."""
         return self._atoms[: self.number]
+
+    @property
+    def novelty(self) -> Float32[Tensor, " atoms"]:
+        """The error of each atom's activation in the dictionary before it: why it was appended."""
+        return torch.tensor(self._novelty, dtype=torch.float32)
 
     def encode(self, targets: Float[Tensor, "batch d_model"]) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
         """Codes in the dictionary so far, to the full k."""
@@ -48,6 +54,7 @@ class PlainGrowth:
             done = int(above[0]) + 1 if len(above) else len(block)
             if len(above):
                 self._append(block[done - 1])
+                self._novelty.append(error[done - 1].item())
                 appended.append(start + done - 1)
             start += done
             if self._adapts:

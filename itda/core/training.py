@@ -95,6 +95,7 @@ class Trainer:
             pursuit=self.pursuit,
             offset=self.offset,
             threshold=self.threshold,
+            novelty=self._growth.novelty,
             **parts,
         )
 

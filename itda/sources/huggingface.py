@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -109,6 +111,17 @@ class LanguageModel:
     def revision(self) -> str | None:
         """The commit of a model from the Hub."""
         return getattr(self.model.config, "_commit_hash", None)
+
+    @property
+    def tokenizer_hash(self) -> str | None:
+        """SHA-256 of what the tokenizer does: two models with the same one cut text into the same tokens."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        parts = json.loads(backend.to_str())
+        # The last call may have left its own padding and truncation there.
+        shown = {name: value for name, value in parts.items() if name not in ("padding", "truncation")}
+        return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
 
     def windower(self, window: int) -> Windower:
         """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context."""

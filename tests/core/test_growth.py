@@ -36,14 +36,14 @@ STREAMS = {
 EVERY = pytest.mark.parametrize("stream", STREAMS)
 
 
-_plain: dict[tuple, tuple[list[int], torch.Tensor]] = {}
+_plain: dict[tuple, tuple[list[int], torch.Tensor, torch.Tensor]] = {}
 
 
 def plain_growth(x: torch.Tensor, k: int, threshold: float, pursuit: str, most: int | None):
     key = (x.numpy().tobytes(), k, threshold, pursuit, most)
     if key not in _plain:
         slow = PlainGrowth(x.shape[1], k, threshold, pursuit, most)
-        _plain[key] = slow.offer(x), slow.atoms
+        _plain[key] = slow.offer(x), slow.atoms, slow.novelty
     return _plain[key]
 
 
@@ -54,9 +54,10 @@ def check(
     third = len(x) // 3
     rows = fast.offer(x[:third])
     rows += [third + row for row in fast.offer(x[third:])]
-    wanted, atoms = plain_growth(x, k, threshold, pursuit, most)
+    wanted, atoms, novelty = plain_growth(x, k, threshold, pursuit, most)
     assert rows == wanted
     assert same_bits(fast.atoms, atoms)
+    assert same_bits(fast.novelty, novelty)
     return fast
 
 

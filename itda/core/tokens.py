@@ -1,0 +1,62 @@
+"""The tokens that a run read: what could have become an atom, and so what the overlap of labels is judged against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from itda.core.labels import Labels
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Columns of the tokens of a stream, in its order, one row per activation.
+
+    >>> from itda.core.labels import Label, Labels
+    >>> seen = TokenLog()
+    >>> seen.add(Labels.of(Label("a", 0, 0, 2, 7, "", "To", ""), Label("b", 0, 0, 1, 9, "", "x", "")))
+    >>> tokens = seen.table()
+    >>> len(tokens), tokens.documents, tokens.document.tolist()
+    (2, ['a', 'b'], [0, 1])
+    """
+
+    documents: list[str]
+    """Ids, in the order in which they were read."""
+    document: Int32[np.ndarray, " tokens"]
+    """Index into `documents`."""
+    position: Int32[np.ndarray, " tokens"]
+    char_end: Int32[np.ndarray, " tokens"]
+
+    def __len__(self) -> int:
+        return len(self.document)
+
+    @property
+    def per_document(self) -> Int64[np.ndarray, " documents"]:
+        """How many tokens of each document were read."""
+        return np.bincount(self.document, minlength=len(self.documents))
+
+
+class TokenLog:
+    """Gathers `Tokens` from the labels of batches, without their text."""
+
+    def __init__(self) -> None:
+        self._number: dict[str, int] = {}
+        self._parts: list[np.ndarray] = []
+
+    def add(self, labels: Labels) -> None:
+        """Note the tokens of a batch."""
+        if len(labels) == 0:
+            return
+        # The tokens of a document follow each other: one look-up for each run of them.
+        starts = np.flatnonzero(np.concatenate([[True], labels.document[1:] != labels.document[:-1]]))
+        lengths = np.diff(np.append(starts, len(labels)))
+        numbers = [self._number.setdefault(str(labels.document[i]), len(self._number)) for i in starts]
+        columns = np.repeat(numbers, lengths), labels.position, labels.char_end
+        self._parts.append(np.stack(columns).astype(np.int32))
+
+    def table(self) -> Tokens:
+        """All that was noted."""
+        columns = np.concatenate(self._parts, axis=1) if self._parts else np.empty((3, 0), np.int32)
+        return Tokens(list(self._number), *np.ascontiguousarray(columns))

@@ -1,0 +1,55 @@
+"""Pictures, drawn by matplotlib (the extra `plots`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from itda.core.batch import Site
+from itda.errors import SettingError
+from itda.recipes.compare import Pair
+
+PANELS = (("weighted", "weighted Jaccard"), ("jaccard", "Jaccard"), ("size_only", "sizes alone (control)"))
+
+
+def check_plots() -> None:
+    """Raises `SettingError` where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise SettingError("pictures need matplotlib: pip install 'itda[plots]', or leave out --out") from error
+
+
+def heat_maps(pairs: Sequence[Pair], folder: Path) -> None:
+    """Write overlap.png and overlap.svg: a row of panels for each pair, site by site; a ring marks the best of a row.
+
+    Raises `SettingError` where matplotlib is missing.
+    """
+    check_plots()
+    from matplotlib.figure import Figure
+
+    rows, columns = (max(len(pair.sites[i]) for pair in pairs) for i in (0, 1))
+    width, height = 1.4 + 0.32 * max(columns, 6), 1.3 + 0.32 * max(rows, 6)
+    figure = Figure(figsize=(width * len(PANELS), height * len(pairs)), layout="constrained")
+    axes = figure.subplots(len(pairs), len(PANELS), squeeze=False)
+    for pair, line in zip(pairs, axes, strict=True):
+        for (name, title), panel in zip(PANELS, line, strict=True):
+            matrix = pair.matrices[name]
+            shown = panel.imshow(matrix, vmin=0, vmax=1, cmap="viridis", aspect="equal")
+            for i, values in enumerate(matrix):
+                for j in np.flatnonzero(values == values.max()):
+                    panel.plot(j, i, "o", mfc="none", mec="white" if values[j] < 0.7 else "black", ms=6)
+            panel.set_title(title, fontsize=9)
+            for axis, sites, run in ((panel.xaxis, pair.sites[1], pair.b), (panel.yaxis, pair.sites[0], pair.a)):
+                axis.set_ticks(range(len(sites)), [_short(site) for site in sites], fontsize=7)
+                axis.set_label_text(run[-28:], fontsize=8)
+            figure.colorbar(shown, ax=panel, shrink=0.8)
+    figure.savefig(folder / "overlap.png", dpi=150)
+    # Without the date, so that the same comparison gives the same file.
+    figure.savefig(folder / "overlap.svg", metadata={"Date": None})
+
+
+def _short(site: Site) -> str:
+    return str(site).removeprefix("layer_")

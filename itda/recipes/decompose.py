@@ -1,0 +1,136 @@
+"""`itda decompose`: the atoms of the tokens of a text, and the uses of an atom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from itda import config as settings
+from itda.core.batch import ActivationSource, Site
+from itda.core.code import SparseCode
+from itda.core.labels import Label
+from itda.core.levels import two_levels
+from itda.core.model import ITDA
+from itda.errors import SettingError
+from itda.recipes.runs import chosen_site, open_run
+from itda.sources.corpus import Document
+from itda.sources.huggingface import LanguageModel
+
+
+@dataclass(frozen=True)
+class AtomUse:
+    """One atom in the decomposition of one token."""
+
+    atom: int
+    coefficient: float
+    """Or the cosine, where the readout is the similarity."""
+    label: Label
+    fidelity: float | None = None
+    """The cosine of a refined atom to the activation that its label names."""
+
+
+@dataclass(frozen=True)
+class TokenDecomposition:
+    """One token taken apart."""
+
+    label: Label
+    explained: float
+    """Share of the activation's energy that the atoms explain, 1 - ||z - z_hat||^2 / ||z||^2."""
+    atoms: list[AtomUse]
+    """In pick order."""
+
+
+def decompose(options: settings.Decompose) -> tuple[Site, list[TokenDecomposition]]:
+    """`itda decompose`: the tokens of a text with their atoms. Raises an `ItdaError` for bad input."""
+    run = open_run(options.run)
+    site = chosen_site(run, options.layer)
+    if not options.text.strip():
+        raise SettingError("there is no text: give one in quotes")
+    dictionary, model = run.dictionary(site), run.model(options)
+    window, readout = run.record["window"], options.readout
+    tokens = decompose_text(model, dictionary, site, options.text, window, options.batch_size, readout, options.top)
+    if options.token is None:
+        return site, tokens
+    if not -len(tokens) <= options.token < len(tokens):
+        raise SettingError(f"no token {options.token}: the text has {len(tokens)}, use 0 to {len(tokens) - 1} or -1")
+    return site, [tokens[options.token]]
+
+
+def decompose_text(
+    model: LanguageModel,
+    dictionary: ITDA,
+    site: Site,
+    text: str,
+    window: int,
+    batch_size: int = 1,
+    readout: Literal["code", "levels", "similarity"] = "code",
+    top: int = 5,
+) -> list[TokenDecomposition]:
+    """Every token of a text that the model reads at once. Raises `SettingError` if it is longer than that.
+
+    The model runs in the shape it was trained in where the text fits, so that a prompt of the training corpus gives
+    the very activations that were its atoms. The atoms are those of the code, of the code on two
+    levels, or the `top` closest ones.
+    """
+    document = Document("prompt", text)
+    windower = model.windower(window)
+    windows = windower.windows(document)
+    if len(windows) > 1:
+        length, room = sum(len(w.token_ids) for w in windows), (model.context or window) - windower.window
+        if length > windower.content + room:
+            raise SettingError(
+                f"the text has {length} tokens and the model reads at most {windower.content + room}: shorten it"
+            )
+        windower = model.windower(windower.window - windower.content + length)
+        windows = windower.windows(document)
+    group = windower.group(windows, batch_size)
+    activations = model.activations(group, [site])[site]
+    x = activations[group.is_activation.to(activations.device)].cpu()
+    code, error = dictionary.decompose(x)
+    if readout == "similarity":
+        found = dictionary.similarity(x, top=top)
+        assert isinstance(found, SparseCode)
+        code = found
+    if readout == "levels":
+        code = two_levels(dictionary).encode(x)
+        error = dictionary.error(x, code)
+    explained = (1 - error).tolist()
+    fidelity = dictionary.fidelity.tolist() if dictionary.fidelity is not None else None
+    return [
+        TokenDecomposition(
+            label,
+            explained[row],
+            [
+                AtomUse(
+                    atom,
+                    code.coefficients[row, place].item(),
+                    dictionary.labels[atom],
+                    fidelity[atom] if fidelity is not None else None,
+                )
+                for place, atom in enumerate(code.indices[row, : code.count[row]].tolist())
+            ],
+        )
+        for row, label in enumerate(group.labels())
+    ]
+
+
+def top_uses(
+    source: ActivationSource, dictionary: ITDA, site: Site, atoms: list[int], most: int
+) -> list[list[AtomUse]]:
+    """For each of some atoms, the `most` activations of a source that have it with the largest coefficient.
+
+    Each `AtomUse` has the label of the activation. Equal coefficients stay in stream order.
+    """
+    found: list[list[AtomUse]] = [[] for _ in atoms]
+    for batches in source:
+        code = dictionary.encode(batches[site].activations.cpu())
+        for uses, atom in zip(found, atoms, strict=True):
+            coefficient = torch.where(code.indices == atom, code.coefficients, 0).sum(dim=1)
+            for row in coefficient.topk(min(most, len(coefficient))).indices.tolist():
+                if coefficient[row] > 0:
+                    uses.append(AtomUse(atom, coefficient[row].item(), batches[site].labels[row]))
+            uses.sort(key=lambda use: -use.coefficient)
+            del uses[most:]
+    return found

@@ -1,0 +1,86 @@
+"""`itda evaluate`: dictionaries spliced into their model, on held-out documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+
+from itda import config as settings
+from itda.core.batch import Site
+from itda.core.model import ITDA
+from itda.errors import CorpusError, SettingError
+from itda.evaluation import Evaluation, evaluate
+from itda.recipes.runs import Bar, Run, finite, no_bar, open_run, open_spec
+from itda.sources.corpus import Corpus
+from itda.sources.huggingface import LanguageModel
+from itda.sources.windows import Group
+from itda.store import (
+    FORMAT_VERSION,
+    METRICS_FORMAT,
+    write_json,
+)
+
+
+def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar) -> dict[Site, Evaluation]:
+    """`itda evaluate`: measure a run's dictionaries on held-out documents; the figures are kept in metrics.json.
+
+    Raises an `ItdaError` for bad input.
+    """
+    tokens = settings.parse_count(options.tokens)
+    run = open_run(options.run)
+    corpus = corpus_to_measure_on(run, options.corpus, options)
+    model = run.model(options)
+    loaded = {site: run.dictionary(site).to(model.model.device) for site in run.sites}
+    results = evaluate_on(model, corpus, loaded, tokens, run.record["window"], options.batch_size, bar)
+    for site, result in results.items():
+        on = {"corpus": corpus.name, "part": corpus.part, "fingerprint": corpus.fingerprint}
+        kind = {"format": METRICS_FORMAT, "format_version": FORMAT_VERSION}
+        write_json(run.sites[site] / "metrics.json", {**kind, **finite(asdict(result)), **on})
+    return results
+
+
+def corpus_to_measure_on(run: Run, spec: str | None, options: settings.CorpusOptions) -> Corpus:
+    """The corpus that the user names, or the documents of the run's own that it was not trained on."""
+    if spec is not None:
+        return open_spec(spec, options)
+    stored = run.record["settings"]
+    names = ("text_field", "dataset_config", "dataset_split", "dataset_revision")
+    again = replace(options, **{name: stored[name] for name in names})
+    again = replace(again, dataset_revision=run.record["corpus_revision"] or again.dataset_revision)
+    corpus = open_spec(run.record["corpus"], again)
+    if stored["part"] == "all":
+        raise SettingError("the run was trained on all of its corpus: name another one with --corpus")
+    if corpus.fingerprint != run.record["fingerprint"]:
+        raise CorpusError(
+            f"{run.record['corpus']} is not what it was when the run was made (another Python, or changed files): "
+            "name a corpus with --corpus"
+        )
+    return corpus.split("heldout")
+
+
+def evaluate_on(
+    model: LanguageModel,
+    corpus: Corpus,
+    loaded: Mapping[Site, ITDA],
+    tokens: int,
+    window: int,
+    batch_size: int,
+    bar: Bar = no_bar,
+) -> dict[Site, Evaluation]:
+    """Measure dictionaries on the first `tokens` tokens of a corpus."""
+    windower = model.windower(window)
+
+    def groups() -> Iterator[Group]:
+        left = tokens
+        for group in windower.groups(corpus, batch_size):
+            # The tokens past the budget stay in the window, unspliced and unscored.
+            allowed = group.is_activation & (
+                group.is_activation.flatten().cumsum(0).view_as(group.is_activation) <= left
+            )
+            left -= int(allowed.sum())
+            yield replace(group, is_activation=allowed)
+            if left == 0:
+                return
+
+    with bar("evaluate", tokens) as progress:
+        return evaluate(model, groups, loaded, progress=progress.update)

@@ -1,0 +1,123 @@
+"""What the recipes share: a run folder, opened; models and corpora by their settings; progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from itda import config as settings
+from itda.core.batch import Site
+from itda.core.model import ITDA
+from itda.errors import SettingError
+from itda.sources.corpus import Corpus, open_corpus
+from itda.sources.huggingface import LanguageModel
+from itda.store import (
+    RUN_FORMAT,
+    dictionaries,
+    load_dictionary,
+    read_json,
+)
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """A progress bar: tqdm has this shape."""
+
+    def update(self, n: int, /) -> Any:
+        """Count n more tokens."""
+        ...
+
+    def set_postfix_str(self, s: str, /) -> Any:
+        """Show a remark."""
+        ...
+
+
+Bar = Callable[[str, int], AbstractContextManager[Progress]]
+"""A progress bar for a task with a name and a number of tokens."""
+
+
+class _Silent:
+    def update(self, n: int, /) -> None:
+        pass
+
+    def set_postfix_str(self, s: str, /) -> None:
+        pass
+
+
+def no_bar(_name: str, _tokens: int) -> AbstractContextManager[Progress]:
+    """The progress of somebody who does not want any."""
+    return nullcontext(_Silent())
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, opened."""
+
+    folder: Path
+    record: Mapping[str, Any]
+    """What run.json says."""
+    sites: Mapping[Site, Path]
+
+    def dictionary(self, site: Site) -> ITDA:
+        """The dictionary of one site. Raises `StoreError`."""
+        return load_dictionary(self.sites[site])
+
+    def model(self, options: settings.ModelOptions) -> LanguageModel:
+        """The language model that the run was made from. Raises `ModelError`."""
+        return load_model(self.record["model"], options, self.record["settings"]["revision"])
+
+
+def open_run(folder: Path) -> Run:
+    """Open a run folder. Raises `StoreError` if it is missing, foreign or not whole."""
+    sites = dictionaries(folder)
+    return Run(folder, read_json(folder / "run.json", RUN_FORMAT), sites)
+
+
+def chosen_site(run: Run, layer: str | None) -> Site:
+    """The site that the user names, or the middle one. Raises `SettingError` if the run lacks it."""
+    sites = list(run.sites)
+    if layer is None:
+        return sites[len(sites) // 2]
+    site = Site.parse(layer)
+    if site not in run.sites:
+        names = ", ".join(str(s).removeprefix("layer_") for s in sites)
+        raise SettingError(f"the run has no layer {layer}: it has {names}")
+    return site
+
+
+def open_spec(spec: str, options: settings.CorpusOptions) -> Corpus:
+    """The corpus that `spec` names, read as the settings say. Raises `CorpusError`."""
+    return open_corpus(
+        spec,
+        text_field=options.text_field,
+        config=options.dataset_config,
+        split=options.dataset_split,
+        revision=options.dataset_revision,
+    )
+
+
+def load_model(name: str, options: settings.ModelOptions, revision: str | None) -> LanguageModel:
+    """A model by its name, loaded as the settings say. Raises `ModelError`."""
+    return LanguageModel.load(
+        name,
+        revision=revision,
+        device=options.device,
+        dtype=options.dtype,
+        trust_remote_code=options.trust_remote_code,
+    )
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: a measure that is not a number is null, as are the ends of an interval."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, float) and value != value:
+            return None
+        if isinstance(value, dict):
+            return finite(value)
+        return [one(each) for each in value] if isinstance(value, list | tuple) else value
+
+    return {name: one(value) for name, value in values.items()}
