@@ -37,10 +37,12 @@ def heat_maps(pairs: Sequence[Pair], folder: Path) -> None:
     for pair, line in zip(pairs, axes, strict=True):
         for (name, title), panel in zip(PANELS, line, strict=True):
             matrix = pair.matrices[name]
-            shown = panel.imshow(matrix, vmin=0, vmax=1, cmap="viridis", aspect="equal")
+            # Its own scale: indices differ in height, and what is to be seen is where each is largest.
+            shown = panel.imshow(matrix, cmap="viridis", aspect="equal")
+            middle = (matrix.min() + matrix.max()) / 2
             for i, values in enumerate(matrix):
                 for j in np.flatnonzero(values == values.max()):
-                    panel.plot(j, i, "o", mfc="none", mec="white" if values[j] < 0.7 else "black", ms=6)
+                    panel.plot(j, i, "o", mfc="none", mec="white" if values[j] < middle else "black", ms=6)
             panel.set_title(title, fontsize=9)
             for axis, sites, run in ((panel.xaxis, pair.sites[1], pair.b), (panel.yaxis, pair.sites[0], pair.a)):
                 axis.set_ticks(range(len(sites)), [_short(site) for site in sites], fontsize=7)
