@@ -326,7 +326,7 @@ def report(bench: Bench) -> str:
 
 
 def with_activations(bench: Bench, names: tuple[str, ...], settings: tuple[int, float, int]) -> list[str]:
-    """What reading A's labels in B adds: it takes a pursuit for each pair of sites, so three models and fewer tokens."""
+    """What reading A's labels in B adds: a pursuit for each pair of sites, so three models and fewer tokens."""
     tokens = min(bench.arguments.tokens, 5000)
     row = bench.row("transported", names[:3], tokens, settings, ("transported", "classical"))
     shown = ("weighted", "jaccard", *WITH_ACTIVATIONS, "relative_centred", "cka")

@@ -56,7 +56,8 @@ class Universe:
 
     def key(self, document: np.ndarray, place: np.ndarray) -> Int64[np.ndarray, " tokens"]:
         """Tokens as integers: the document's number above, the place in it below."""
-        return (document.astype(np.int64) << 32) | place.astype(np.int64)
+        # Masked: mode reference has positions before the text, and their sign must not reach the number.
+        return (document.astype(np.int64) << 32) | (place.astype(np.int64) & 0xFFFFFFFF)
 
     @property
     def per_document(self) -> Int64[np.ndarray, " documents"]:
@@ -79,6 +80,7 @@ class Members:
     """Novelty above the threshold; 0 for all where the dictionary does not know it."""
     rank: Int64[np.ndarray, " atoms"]
     """Of the novelty, 0 for the largest; the older of equals first. Age alone where novelty is not known."""
+    has_novelty: bool = True
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -89,9 +91,9 @@ class Members:
         labels = model.labels
         documents = np.array([universe.documents.get(str(name), -1) for name in labels.document], dtype=np.int64)
         keys = universe.key(documents, labels.char_end if universe.by_end else labels.position)
-        if model.novelty is None or model.threshold is None:
-            novelty = excess = np.zeros(len(keys))
-        else:
+        novelty = excess = np.zeros(len(keys))
+        has_novelty = model.novelty is not None and model.threshold is not None
+        if model.novelty is not None and model.threshold is not None:
             novelty = model.novelty.double().numpy()
             excess = np.maximum(novelty - model.threshold, 0)
         # Pieces of one character end at one place: the first of them stands for it.
@@ -100,12 +102,12 @@ class Members:
         keys, first = keys[inside], first[inside]
         rank = np.empty(len(keys), np.int64)
         rank[np.lexsort((first, -novelty[first]))] = np.arange(len(keys))
-        return Members(keys, excess[first], rank)
+        return Members(keys, excess[first], rank, has_novelty)
 
     def strongest(self, number: int) -> Members:
         """The atoms that were needed most: about what a higher threshold would have left."""
         kept = self.rank < number
-        return Members(self.keys[kept], self.excess[kept], self.rank[kept])
+        return Members(self.keys[kept], self.excess[kept], self.rank[kept], self.has_novelty)
 
     @staticmethod
     def union(several: Sequence[Members]) -> Members:
@@ -113,11 +115,15 @@ class Members:
         keys, place = np.unique(np.concatenate([each.keys for each in several]), return_inverse=True)
         excess = np.zeros(len(keys))
         np.maximum.at(excess, place, np.concatenate([each.excess for each in several]))
-        return Members(keys, excess, np.argsort(np.argsort(-excess, kind="stable")))
+        rank = np.argsort(np.argsort(-excess, kind="stable"))
+        return Members(keys, excess, rank, all(each.has_novelty for each in several))
 
 
 def sums_of(a: Members, b: Members, universe: Universe) -> Float64[np.ndarray, "documents columns"]:
-    """Per document: labels in both, in a, in b, tokens, and the sums of the smaller and the larger weight."""
+    """Per document: labels in both, in a, in b, tokens, and the sums of the smaller and the larger weight.
+
+    These two are 0 where one of the dictionaries does not know its novelty.
+    """
     documents = len(universe.documents)
     _, left, right = np.intersect1d(a.keys, b.keys, assume_unique=True, return_indices=True)
     least = np.minimum(a.excess[left], b.excess[right])
@@ -128,7 +134,8 @@ def sums_of(a: Members, b: Members, universe: Universe) -> Float64[np.ndarray, "
     smaller = per_document(a.keys[left], least)
     larger = per_document(a.keys, a.excess) + per_document(b.keys, b.excess) - smaller
     counts = per_document(a.keys[left]), per_document(a.keys), per_document(b.keys), universe.per_document
-    return np.stack([*counts, smaller, larger], axis=1).astype(np.float64)
+    known = a.has_novelty and b.has_novelty
+    return np.stack([*counts, smaller * known, larger * known], axis=1).astype(np.float64)
 
 
 def jaccard_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
@@ -155,7 +162,7 @@ def adjusted_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
 
 
 def weighted_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
-    """The Jaccard index of the sets weighted by excess; plain Jaccard where no dictionary knows its novelty."""
+    """The Jaccard index of the sets weighted by excess; plain Jaccard where a dictionary does not know its novelty."""
     return np.where(sums[..., MOST] > 0, _share(sums[..., LEAST], sums[..., MOST]), jaccard_of(sums))
 
 

@@ -15,8 +15,8 @@ from itda import config as settings
 from itda.core.batch import Site
 from itda.core.overlap import INDICES, Members, Universe, index_interval, index_matrices, matched, sums_of
 from itda.core.tokens import Tokens
-from itda.errors import SettingError
-from itda.recipes.runs import Bar, Run, no_bar, open_run
+from itda.errors import CorpusError, SettingError
+from itda.recipes.runs import Bar, Run, no_bar, open_run, open_spec
 from itda.recipes.train import train
 from itda.store import FORMAT_VERSION, read_tokens
 
@@ -29,6 +29,8 @@ MATCHED_BY = ("weighted", "adjusted", "jaccard", "matched", "size_only")
 # What changes the last bits of activations at most, and what changes nothing.
 BITS = ("batch_size", "dtype", "device")
 SHOWN = ("out", "quiet", "json", "memory", "fast", "trust_remote_code", "layers", "streams")
+# Where a corpus comes from; its fingerprint says what it is.
+CORPUS = ("corpus", *(field.name for field in fields(settings.CorpusOptions)))
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def compare_runs(options: settings.Compare, bar: Bar = no_bar) -> list[Pair]:
     With `--noise-floor`, the first run is made again at another batch size and that pair comes last.
     Raises an `ItdaError` for runs that cannot be compared, with the reason.
     """
+    if not options.runs:
+        raise SettingError("no run to compare: name one or more run folders")
     opened = [_opened(folder) for folder in options.runs]
     chosen = list(combinations(opened, 2)) or [(opened[0], opened[0])]
     for a, b in chosen:
@@ -185,7 +189,7 @@ def _told(opened: _Opened) -> dict[str, Any]:
     """What made a run: settings, model and versions, by name."""
     record = opened.run.record
     known = {field.name for field in fields(settings.Train)}
-    made = {name: value for name, value in record["settings"].items() if name in known and name not in SHOWN}
+    made = {name: record["settings"][name] for name in record["settings"] if name in known - {*SHOWN, *CORPUS}}
     made |= {"model": record["model"], "revision": record["revision"], "dtype": record["dtype"]}
     return made | {"device": record["device"]} | {f"{n} version": v for n, v in record["versions"].items()}
 
@@ -213,6 +217,11 @@ def _made_again(opened: _Opened, folder: Path, bar: Bar) -> _Opened:
     again = settings.Train(**{**made, "out": folder / "again", "quiet": True, "json": False})
     again = replace(again, batch_size=size - 1 if size > 1 else 2)
     again = replace(again, dataset_revision=opened.run.record["corpus_revision"] or again.dataset_revision)
+    if open_spec(again.corpus, again).fingerprint != opened.run.record["fingerprint"]:
+        raise CorpusError(
+            f"{again.corpus} is not what it was when {opened.name} was made (another Python, or changed files): "
+            "leave out --noise-floor"
+        )
     train(again, bar)
     return replace(_opened(folder / "again"), name=f"{opened.name} at --batch-size {again.batch_size}")
 
