@@ -201,6 +201,6 @@ def index_interval(name: str, sums: Float64[np.ndarray, "documents columns"]) ->
     return interval(sums[sums[:, TOKENS] > 0], INDICES[name])
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _share(part: np.ndarray | np.float64, whole: np.ndarray | np.float64) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(whole > 0, part / whole, 1.0)
