@@ -245,8 +245,8 @@ def _pairs(pairs: Sequence[Pair]) -> str:
         cells = [names, *(_number(value) for value in mean.values())]
         rows.append([*cells, _number(pair.union.values["jaccard"]), f"{pair.matches['weighted'].accuracy:.0%}"])
     text = table(["runs", "Jaccard", "adjusted", "weighted", "union", "match"], rows)
-    text += "\nJaccard to weighted: means over the sites that both have. union: Jaccard of all sites"
-    text += "\ntogether. match: sites whose best match, by the weighted index, is the same site."
+    text += "\nJaccard to weighted: means over the sites that both have. union: Jaccard of all"
+    text += "\nsites together. match: sites whose best match by the weighted index is the same."
     return text + ("\n* one model: noise." if any(pair.kind == "noise floor" for pair in pairs) else "")
 
 
