@@ -61,15 +61,18 @@ def draw(rows: list[dict], floor: dict[str, list[float]], layers: int, per_step:
     ):
         for panel, name in zip(line, SHOWN, strict=True):
             for layer in range(layers):
-                points = [(row["key"]["step"] * per_step, row[kind][name][layer]) for row in rows if row[kind]]
+                points = [
+                    (row["key"]["step"] * (per_step / 1e6 if per_step > 1 else 1), row[kind][name][layer])
+                    for row in rows
+                    if row[kind]
+                ]
                 panel.plot(
                     *zip(*points, strict=True), color=colours[layer], lw=1.3, marker="o", ms=2.5, label=f"layer {layer}"
                 )
             panel.axhline(min(floor[name]), color="black", lw=0.8, ls=":", label="noise floor")
             panel.set_title(f"{TITLES[name]}, {about}", fontsize=9)
             panel.set_ylim(0, 1.03)
-            panel.set_xscale("symlog", linthresh=20_000)
-            panel.set_xlabel("tokens trained on", fontsize=8)
+            panel.set_xlabel("million tokens trained on" if per_step > 1 else "step", fontsize=8)
     axes[0][0].legend(fontsize=7)
     IMAGES.mkdir(parents=True, exist_ok=True)
     figure.savefig(IMAGES / "convergence.png", dpi=130)
