@@ -116,11 +116,12 @@ def classical_matrices(several: list[Read]) -> dict[str, np.ndarray]:
     documents = several[0].documents
     found = {}
     whole, fit, held_out = Statistics(widths), Statistics(widths), Statistics(widths)
-    whole.add(parts)
     # Documents, not tokens, are what is held out.
     half = torch.from_numpy(documents % 2 == 0)
-    fit.add([x[half] for x in parts])
-    held_out.add([x[~half] for x in parts])
+    for rows in torch.arange(tokens).split(1024):
+        whole.add([x[rows] for x in parts])
+        fit.add([x[rows[half[rows]]] for x in parts])
+        held_out.add([x[rows[~half[rows]]] for x in parts])
     linear = Linear(whole)
     for name in ("cka", "cka_unbiased", "cka_zscored", "svcca", "cca", "pwcca", "procrustes"):
         found[name] = linear.matrix(name).numpy()
@@ -132,7 +133,8 @@ def classical_matrices(several: list[Read]) -> dict[str, np.ndarray]:
             order = torch.randperm(tokens, generator=torch.Generator().manual_seed(draw))
             anchors, rest = order[: min(ANCHORS, tokens // 4)], order[min(ANCHORS, tokens // 4) :]
             relative = Relative([x[anchors] for x in parts], means=own)
-            relative.add([x[rest] for x in parts])
+            for rows in rest.split(1024):
+                relative.add([x[rows] for x in parts])
             draws.append(relative.matrix().numpy())
         found[name] = np.mean(draws, axis=0)
     sample = torch.randperm(tokens, generator=torch.Generator().manual_seed(0))[:SUBSAMPLE]
