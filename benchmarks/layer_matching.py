@@ -303,7 +303,8 @@ def report(bench: Bench) -> str:
         paragraph(
             "Processor seconds: "
             + ", ".join(f"{name} {value:.0f}" for name, value in row["seconds"].items())
-            + f". Kept per site: labels {row['bytes'] / 1000:.0f} kB, activations "
+            + f". Kept per site: labels {row['bytes'] / 1000:.0f} kB (12 bytes an atom, its token and its novelty), "
+            "activations "
             f"{4 * row['width'] * a.tokens / 1000:,.0f} kB in float32."
         ),
     ]
@@ -311,7 +312,8 @@ def report(bench: Bench) -> str:
         parts += [
             "## Controls",
             paragraph(
-                f"Accuracy where there is nothing to find but what the control leaves; chance is {1 / sites:.3f}."
+                f"Accuracy where there is nothing to find but what the control leaves; chance is {1 / sites:.3f}. "
+                f"Shuffled and untrained: {len(names[:4])} models, {min(a.tokens, 5000):,} tokens."
             ),
             controls(bench, names, settings),
             "## Settings tried on the development models",

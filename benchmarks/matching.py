@@ -4,7 +4,6 @@ The unit of replication is the model: pairs share models and sites share pairs, 
 jackknife with Student's t of M - 1 degrees of freedom, and indices are compared by the jackknife of their difference.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -65,8 +64,3 @@ def difference(a: dict[tuple[int, int], float], b: dict[tuple[int, int], float])
 def self_similarity(matrix: np.ndarray) -> float:
     """The smallest similarity of a site to itself."""
     return float(matrix.diagonal().min())
-
-
-def stacked(parts: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Blocks [model][model] of [sites, sites] as one matrix."""
-    return np.block([list(row) for row in parts])

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from itda.core.batch import Site
 from itda.errors import SettingError
 from itda.recipes.compare import Pair
 
@@ -46,14 +45,10 @@ def heat_maps(pairs: Sequence[Pair], folder: Path) -> None:
                     panel.plot(j, i, "o", mfc="none", mec="white" if values[j] < middle else "black", ms=6)
             panel.set_title(title, fontsize=9)
             for axis, sites, run in ((panel.xaxis, pair.sites[1], pair.b), (panel.yaxis, pair.sites[0], pair.a)):
-                axis.set_ticks(range(len(sites)), [_short(site) for site in sites], fontsize=7)
+                axis.set_ticks(range(len(sites)), [site.short for site in sites], fontsize=7)
                 axis.set_label_text(run[-28:], fontsize=8, parse_math=False)
             figure.colorbar(shown, ax=panel, shrink=0.8)
     figure.savefig(folder / "overlap.png", dpi=150)
     # Without the date and random ids, so that the same comparison gives the same file.
     with rc_context({"svg.hashsalt": "itda"}):
         figure.savefig(folder / "overlap.svg", metadata={"Date": None})
-
-
-def _short(site: Site) -> str:
-    return str(site).removeprefix("layer_")

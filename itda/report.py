@@ -1,5 +1,6 @@
 """What the commands show a person: plain text, 80 columns wide. Pure functions from results to strings."""
 
+import statistics
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -217,7 +218,7 @@ def _pair(pair: Pair, floors: Mapping[Site, Overlap]) -> str:
     names = {"weighted": "weighted", "adjusted": "adjusted", "jaccard": "Jaccard"}
     names |= {"matched": "equal sizes", "size_only": "sizes alone"}
     rows = [
-        [_short(site), *(",".join(_short(best) for best in pair.matches[name].best[site][:3]) for name in names)]
+        [site.short, *(",".join(best.short for best in pair.matches[name].best[site][:3]) for name in names)]
         for site in pair.sites[0]
     ]
     if pair.same:
@@ -235,15 +236,15 @@ def _pair(pair: Pair, floors: Mapping[Site, Overlap]) -> str:
 def _pairs(pairs: Sequence[Pair]) -> str:
     rows = []
     for pair in pairs:
+        found = list(pair.same.values())
         mean = {
-            name: sum(found.values[name] for found in pair.same.values()) / len(pair.same)
-            if pair.same
-            else float("nan")
+            name: statistics.fmean(each.values[name] for each in found) if found else None
             for name in ("jaccard", "adjusted", "weighted")
         }
+        match = f"{pair.matches['weighted'].accuracy:.0%}" if found else "-"
         names = f"{_end(pair.a, 14)} {_end(pair.b, 14)}" + (" *" if pair.kind == "noise floor" else "")
         cells = [names, *(_number(value) for value in mean.values())]
-        rows.append([*cells, _number(pair.union.values["jaccard"]), f"{pair.matches['weighted'].accuracy:.0%}"])
+        rows.append([*cells, _number(pair.union.values["jaccard"]), match])
     text = table(["runs", "Jaccard", "adjusted", "weighted", "union", "match"], rows)
     text += "\nJaccard to weighted: means over the sites that both have. union: Jaccard of all"
     text += "\nsites together. match: sites whose best match by the weighted index is the same."
@@ -253,10 +254,6 @@ def _pairs(pairs: Sequence[Pair]) -> str:
 def _with_interval(overlap: Overlap, name: str) -> str:
     low, high = overlap.intervals[name]
     return f"{overlap.values[name]:.3f}" + (f" [{low:.2f},{high:.2f}]" if low == low else "")
-
-
-def _short(site: Site) -> str:
-    return str(site).removeprefix("layer_")
 
 
 def _end(text: str, width: int) -> str:

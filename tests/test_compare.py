@@ -121,10 +121,20 @@ def test_jaccard_is_that_of_the_labels_as_they_are(runs, capsys):
     assert found["union"]["atoms"] == [len(union)] * 2
 
 
-def test_runs_without_a_layer_in_common_are_still_matched(runs, capsys):
+def test_only_layers_that_both_have_stand_side_by_side_and_all_are_matched(runs, capsys):
     (found,) = values(capsys, runs / "a", runs / "layers")["pairs"]
     assert list(found["same_site"]) == ["layer_2"]
     assert found["best_match"]["weighted"]["of"] == {f"layer_{i}": ["layer_2"] for i in (1, 2, 3)}
+
+
+def test_runs_without_a_layer_in_common_have_a_dash_for_what_is_not_known(runs, corpus, capsys, tmp_path):
+    main(["train", "tiny", "--corpus", str(corpus), "--out", str(tmp_path / "top"), *SETTINGS, "--layers", "4"])
+    names = [str(folder) for folder in (runs / "layers", tmp_path / "top", runs / "a")]
+    assert values(capsys, *names)["pairs"][0]["best_match"]["weighted"]["accuracy"] is None
+    shown = printed(capsys, "compare", *names)
+    assert "nan" not in shown
+    rows = [line.split() for line in shown.splitlines() if line.endswith(" -")]
+    assert [row[-5:-2] for row in rows] == [["-"] * 3] * 2
 
 
 def test_of_several_best_matches_each_gets_its_share():

@@ -28,6 +28,11 @@ class Site:
     def __str__(self) -> str:
         return f"layer_{self.layer}" + ("" if self.stream == "resid_post" else f".{self.stream}")
 
+    @property
+    def short(self) -> str:
+        """As a user types it: 3, or 3.mlp_out."""
+        return str(self).removeprefix("layer_")
+
     @staticmethod
     def parse(text: str) -> "Site":
         """The inverse of `str`. Raises `SettingError`."""

@@ -43,21 +43,13 @@ class Universe:
         for tokens in several:
             for name in tokens.documents:
                 documents.setdefault(name, len(documents))
-        empty = Universe(documents, by_end, np.empty(0, np.int64))
         keys: np.ndarray | None = None
         for tokens in several:
-            names = np.array([documents[name] for name in tokens.documents], dtype=np.int64)
-            place = tokens.char_end if by_end else tokens.position
-            own = np.unique(empty.key(names[tokens.document] if len(tokens) else tokens.document, place))
+            own = np.unique(_keys_of(tokens, documents, by_end))
             keys = own if keys is None else np.intersect1d(keys, own, assume_unique=True)
         if keys is None or not len(keys):
             raise SettingError("the runs have read no token in common: train them on the same documents")
         return Universe(documents, by_end, keys)
-
-    def key(self, document: np.ndarray, place: np.ndarray) -> Int64[np.ndarray, " tokens"]:
-        """Tokens as integers: the document's number above, the place in it below."""
-        # Masked: mode reference has positions before the text, and their sign must not reach the number.
-        return (document.astype(np.int64) << 32) | (place.astype(np.int64) & 0xFFFFFFFF)
 
     @property
     def per_document(self) -> Int64[np.ndarray, " documents"]:
@@ -66,9 +58,18 @@ class Universe:
 
     def share(self, tokens: Tokens) -> float:
         """The share of a run's tokens that the others have too."""
-        names = np.array([self.documents[name] for name in tokens.documents], dtype=np.int64)
-        own = self.key(names[tokens.document], tokens.char_end if self.by_end else tokens.position)
-        return float(np.isin(own, self.keys).mean())
+        return float(np.isin(_keys_of(tokens, self.documents, self.by_end), self.keys).mean())
+
+
+def _keys_of(tokens: Tokens, documents: dict[str, int], by_end: bool) -> Int64[np.ndarray, " tokens"]:
+    names = np.array([documents[name] for name in tokens.documents], dtype=np.int64)
+    return _key(names[tokens.document], tokens.char_end if by_end else tokens.position)
+
+
+def _key(document: np.ndarray, place: np.ndarray) -> Int64[np.ndarray, " tokens"]:
+    """Tokens as integers: the document's number above, the place in it below."""
+    # Masked: mode reference has positions before the text, and their sign must not reach the number.
+    return (document.astype(np.int64) << 32) | (place.astype(np.int64) & 0xFFFFFFFF)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +91,7 @@ class Members:
         """The labels of a dictionary that the universe has."""
         labels = model.labels
         documents = np.array([universe.documents.get(str(name), -1) for name in labels.document], dtype=np.int64)
-        keys = universe.key(documents, labels.char_end if universe.by_end else labels.position)
+        keys = _key(documents, labels.char_end if universe.by_end else labels.position)
         novelty = excess = np.zeros(len(keys))
         has_novelty = model.novelty is not None and model.threshold is not None
         if model.novelty is not None and model.threshold is not None:

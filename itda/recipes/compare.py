@@ -15,8 +15,8 @@ from itda import config as settings
 from itda.core.batch import Site
 from itda.core.overlap import INDICES, Members, Universe, index_interval, index_matrices, matched, sums_of
 from itda.core.tokens import Tokens
-from itda.errors import CorpusError, SettingError
-from itda.recipes.runs import Bar, Run, no_bar, open_run, open_spec
+from itda.errors import SettingError
+from itda.recipes.runs import Bar, Run, check_unchanged, no_bar, open_run, open_spec
 from itda.recipes.train import train
 from itda.store import FORMAT_VERSION, read_tokens
 
@@ -63,7 +63,7 @@ class Pair:
     a: str
     b: str
     kind: Kind
-    """noise floor: one model, in another batch size, dtype or on another device. repetition: not even that."""
+    """noise floor: alike but for batch size, dtype, device or versions. repetition: not even for those."""
     tokens: int
     """Read in both runs."""
     shares: tuple[float, float]
@@ -185,11 +185,16 @@ def _tokenizer(opened: _Opened) -> object:
     return opened.run.record.get("tokenizer") or (opened.run.record["model"], opened.run.record["revision"])
 
 
+def _settings_of(opened: _Opened) -> dict[str, Any]:
+    """The settings of a run that this itda knows."""
+    known = {field.name for field in fields(settings.Train)}
+    return {name: value for name, value in opened.run.record["settings"].items() if name in known}
+
+
 def _told(opened: _Opened) -> dict[str, Any]:
     """What made a run: settings, model and versions, by name."""
     record = opened.run.record
-    known = {field.name for field in fields(settings.Train)}
-    made = {name: record["settings"][name] for name in record["settings"] if name in known - {*SHOWN, *CORPUS}}
+    made = {name: value for name, value in _settings_of(opened).items() if name not in (*SHOWN, *CORPUS)}
     made |= {"model": record["model"], "revision": record["revision"], "dtype": record["dtype"]}
     return made | {"device": record["device"]} | {f"{n} version": v for n, v in record["versions"].items()}
 
@@ -211,17 +216,12 @@ def _differences(a: _Opened, b: _Opened) -> Iterator[str]:
 
 def _made_again(opened: _Opened, folder: Path, bar: Bar) -> _Opened:
     """The run with the model in another batch size, which may change the last bits of its activations."""
-    known = {field.name for field in fields(settings.Train)}
-    made = {name: value for name, value in opened.run.record["settings"].items() if name in known}
+    made = _settings_of(opened)
     size = made["batch_size"]
     again = settings.Train(**{**made, "out": folder / "again", "quiet": True, "json": False})
     again = replace(again, batch_size=size - 1 if size > 1 else 2)
     again = replace(again, dataset_revision=opened.run.record["corpus_revision"] or again.dataset_revision)
-    if open_spec(again.corpus, again).fingerprint != opened.run.record["fingerprint"]:
-        raise CorpusError(
-            f"{again.corpus} is not what it was when {opened.name} was made (another Python, or changed files): "
-            "leave out --noise-floor"
-        )
+    check_unchanged(open_spec(again.corpus, again), opened.run, "leave out --noise-floor")
     train(again, bar)
     return replace(_opened(folder / "again"), name=f"{opened.name} at --batch-size {again.batch_size}")
 

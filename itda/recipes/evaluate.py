@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 from itda import config as settings
 from itda.core.batch import Site
 from itda.core.model import ITDA
-from itda.errors import CorpusError, SettingError
+from itda.errors import SettingError
 from itda.evaluation import Evaluation, evaluate
-from itda.recipes.runs import Bar, Run, finite, no_bar, open_run, open_spec
+from itda.recipes.runs import Bar, Run, check_unchanged, finite, no_bar, open_run, open_spec
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import LanguageModel
 from itda.sources.windows import Group
@@ -50,11 +50,7 @@ def corpus_to_measure_on(run: Run, spec: str | None, options: settings.CorpusOpt
     corpus = open_spec(run.record["corpus"], again)
     if stored["part"] == "all":
         raise SettingError("the run was trained on all of its corpus: name another one with --corpus")
-    if corpus.fingerprint != run.record["fingerprint"]:
-        raise CorpusError(
-            f"{run.record['corpus']} is not what it was when the run was made (another Python, or changed files): "
-            "name a corpus with --corpus"
-        )
+    check_unchanged(corpus, run, "name a corpus with --corpus")
     return corpus.split("heldout")
 
 

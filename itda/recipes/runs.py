@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from itda import config as settings
 from itda.core.batch import Site
 from itda.core.model import ITDA
-from itda.errors import SettingError
+from itda.errors import CorpusError, SettingError
 from itda.sources.corpus import Corpus, open_corpus
 from itda.sources.huggingface import LanguageModel
 from itda.store import (
@@ -83,9 +83,18 @@ def chosen_site(run: Run, layer: str | None) -> Site:
         return sites[len(sites) // 2]
     site = Site.parse(layer)
     if site not in run.sites:
-        names = ", ".join(str(s).removeprefix("layer_") for s in sites)
+        names = ", ".join(s.short for s in sites)
         raise SettingError(f"the run has no layer {layer}: it has {names}")
     return site
+
+
+def check_unchanged(corpus: Corpus, run: Run, remedy: str) -> None:
+    """Raises `CorpusError`, with the remedy, unless the corpus of a run is what it was when the run was made."""
+    if corpus.fingerprint != run.record["fingerprint"]:
+        raise CorpusError(
+            f"{run.record['corpus']} is not what it was when the run was made (another Python, or changed files): "
+            f"{remedy}"
+        )
 
 
 def open_spec(spec: str, options: settings.CorpusOptions) -> Corpus:
