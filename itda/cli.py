@@ -77,6 +77,8 @@ def _dispatch(command: Any) -> None:
             _probe(command)
         case settings.Compare():
             _compare(command)
+        case settings.Explore():
+            _explore(command)
         case settings.Demo():
             _demo(command)
 
@@ -188,6 +190,32 @@ def _compare(options: settings.Compare) -> None:
         print(report.comparison(pairs))
         if options.out is not None:
             print(f"\nWritten: {options.out}/compare.json, overlap.png, overlap.svg")
+
+
+def _explore(options: settings.Explore) -> None:
+    from itda.recipes.explore import explore, export
+
+    if options.export is not None:
+        size = export(options, _bar(options))
+        address = options.export.resolve().as_uri()
+        if options.json:
+            _print_json({"page": str(options.export), "address": address, "bytes": size})
+        else:
+            print(f"Written: {options.export}, {size / 1e6:.1f} MB. Open it in a browser: {address}")
+        return
+
+    def ready(address: str) -> None:
+        if options.json:
+            _print_json({"address": address})
+            sys.stdout.flush()
+        else:
+            print(f"Exploring {', '.join(map(str, options.runs))} at {address}   (Ctrl-C stops)", flush=True)
+        if options.open:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    explore(options, ready)
 
 
 def _demo(options: settings.Demo) -> None:

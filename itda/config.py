@@ -236,6 +236,30 @@ class Compare(PursuitOptions, Output):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Explore(ModelOptions, PursuitOptions, Output):
+    """See a run in a browser: its atoms, where they are used, prompts taken apart, comparisons; or as one file."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run folders."""
+    port: int | None = None
+    """On 127.0.0.1; 0 is any free one. Default: 8642, or any free one if that is taken."""
+    model: bool = True
+    """--no-model does without the language model: no prompts, and no next tokens of atoms."""
+    open: bool = False
+    """Open the page in the browser."""
+    export: Path | None = None
+    """Write one self-contained HTML file instead of serving."""
+    top: int = 200
+    """Atoms to carry in an exported page: those that start the codes of its prompts, then the most used."""
+    atoms: str | None = None
+    """The atoms to carry instead, such as 3,17,25."""
+    prompts: tuple[str, ...] = ()
+    """Texts to take apart in an exported page."""
+    layer: str | None = None
+    """The layer (3) or site (3.mlp_out) to export; default: the middle one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo(PursuitOptions, Output):
     """The whole story on the bundled model, offline, in about a minute."""
 
@@ -251,4 +275,5 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Explore, tyro.conf.subcommand("explore")]
 )

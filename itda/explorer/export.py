@@ -1,0 +1,164 @@
+"""The explorer as one file: the same pages and the same code, with the answers in it instead of a server."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+
+from itda.errors import ItdaError
+from itda.explorer.pages import Explorer
+
+STATIC = Path(__file__).parent / "static"
+MODULES = (
+    "dom", "text", "state", "api", "list", "charts", "atoms", "atom", "prompt", "compare", "overview", "app",
+)  # fmt: skip
+"""The front end's modules, each after those that it imports."""
+
+USES_WITHOUT_SCRIPTS = 3
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an exported page carries: for each run one site, with its atoms and prompts."""
+
+    site: Mapping[str, str]
+    atoms: Mapping[str, Sequence[int]]
+    prompts: Sequence[str]
+
+
+def page(explorer: Explorer, contents: Contents, update: Callable[[int], Any] = lambda _: None) -> str:
+    """The HTML of one self-contained file. `update` is told of each atom done. Raises an `ItdaError`."""
+    answers: dict[str, Any] = {}
+
+    def carry(name: str, **query: str) -> Any:
+        answers[_key(name, query)] = value = explorer.answer(name, query)
+        return value
+
+    runs = explorer.answer("runs", {})
+    kept = [run for run in runs["runs"] if run["run"] in contents.site]
+    for run in kept:
+        run["sites"] = [site for site in run["sites"] if site["site"] == contents.site[run["run"]]]
+    answers[_key("runs", {})] = {"runs": kept, "live": False}
+    sections = []
+    for run, site in contents.site.items():
+        carry("overview", run=run)
+        atoms = list(contents.atoms[run])
+        query = {"run": run, "site": site}
+        answers[_key("atoms", query)] = _rows(explorer.answer("atoms", query), atoms)
+        for atom in atoms:
+            sections.append(_plain(carry("atom", **query, atom=str(atom))))
+            with suppress(ItdaError):  # a model without logits, or none at hand: the page does without
+                carry("logits", **query, atom=str(atom))
+            update(1)
+        for text in contents.prompts:
+            carry("decompose", **query, text=text)
+    names = list(contents.site)
+    for b in names[1:] or names:
+        a = names[0]
+        carry("compare", a=a, b=b)
+        if a != b:
+            query = {"a": a, "b": b, "site_a": contents.site[a], "site_b": contents.site[b]}
+            answers[_key("labels", query)] = _only_carried(explorer.answer("labels", query), contents, a, b)
+    prompts = [[run, site, text] for run, site in contents.site.items() for text in contents.prompts]
+    return _document({"answers": answers, "prompts": prompts}, "\n".join(sections), ", ".join(names))
+
+
+def _key(name: str, query: Mapping[str, str]) -> str:
+    return name + "?" + urlencode(sorted(query.items()))
+
+
+def _rows(atoms: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+    columns = {
+        name: [column[atom] for atom in kept] if isinstance(column, list) and name != "documents" else column
+        for name, column in atoms.items()
+    }
+    return columns | {
+        "ids": list(kept),
+        "bytes": {str(row): atoms["bytes"][str(atom)] for row, atom in enumerate(kept) if str(atom) in atoms["bytes"]},
+    }
+
+
+def _only_carried(labels: dict[str, Any], contents: Contents, a: str, b: str) -> dict[str, Any]:
+    left, right = set(contents.atoms[a]), set(contents.atoms[b])
+    return {
+        "both": [pair for pair in labels["both"] if pair[0] in left],
+        "only_a": [atom for atom in labels["only_a"] if atom in left],
+        "only_b": [atom for atom in labels["only_b"] if atom in right],
+        "counts": labels["counts"],
+    }
+
+
+def chosen_atoms(explorer: Explorer, run: str, site: str, prompts: Sequence[str], most: int) -> list[int]:
+    """The atoms to carry where nobody says which: those that start the codes of the prompts, then the most used."""
+    first: list[int] = []
+    for text in prompts:
+        codes = explorer.answer("decompose", {"run": run, "site": site, "text": text})["codes"]
+        first += [ids[0] for ids, _ in codes if ids]
+    uses = explorer.answer("atoms", {"run": run, "site": site})["uses"]
+    number = len(explorer.opened.dictionary(run, site).model)
+    ranked = np.argsort(-np.array(uses), kind="stable").tolist() if uses is not None else list(range(number))
+    return sorted(dict.fromkeys([*first[: most // 2], *ranked][:most]))
+
+
+def _plain(atom: Mapping[str, Any]) -> str:
+    """An atom for readers whose viewer runs no scripts, as those of mail programs do not."""
+    label = atom["label"]
+    text = f"<p>{html.escape(label['before'][-200:])}<mark>{html.escape(label['token'])}</mark>"
+    lines = [f"<section><h2>Atom {atom['atom']}</h2>{text}{html.escape(label['after'][:80])}</p>"]
+    groups = atom["uses"]["groups"][:1] if atom["uses"] else []
+    for example in [one for group in groups for one in group["examples"][:USES_WITHOUT_SCRIPTS]]:
+        pieces = [html.escape(piece) for piece in example["tokens"]]
+        pieces[example["at"]] = f"<mark>{pieces[example['at']]}</mark>"
+        lines.append(f"<p>{example['coefficient']:+.5g} <bdi>{''.join(pieces)}</bdi></p>")
+    return "".join(lines) + "</section>"
+
+
+def script() -> str:
+    """The front end as one script: its modules in order, without the lines that join them.
+
+    A page from a file may not import modules from other files, and browsers refuse relative imports between inline
+    ones. It works since no two modules give one name to two things, which a test holds.
+    """
+    parts = []
+    for name in MODULES:
+        text = (STATIC / f"{name}.js").read_text(encoding="utf-8")
+        text = re.sub(r"^import \{[^}]*\} from \"\./[a-z]+\.js\";\n", "", text, flags=re.MULTILINE)
+        parts.append(re.sub(r"^export (?=(async )?function |const |class )", "", text, flags=re.MULTILINE))
+    return "\n".join(parts)
+
+
+def _document(data: Mapping[str, Any], plain: str, title: str) -> str:
+    # No < may be left: a script element ends at the first </script, wherever it stands.
+    embedded = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    code, style = script(), (STATIC / "style.css").read_text(encoding="utf-8")
+    assert "</script" not in code, "the front end may not hold the end of a script element"
+    assert "</style" not in style
+    policy = (
+        f"default-src 'none'; script-src '{_hash(code)}'; style-src '{_hash(style)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    shell = (STATIC / "index.html").read_text(encoding="utf-8")
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<title>{html.escape(title)} · itda</title>'
+    shell = shell.replace("<title>itda</title>", meta)
+    shell = shell.replace('<link rel="stylesheet" href="/static/style.css">', f"<style>{style}</style>")
+    shell = shell.replace('<script type="module" src="/static/app.js"></script>\n', "")
+    shell = shell.replace('<p class="view">This page needs JavaScript.</p>', f'<div class="view">{plain}</div>')
+    data_block = f'<script type="application/json" id="data">{embedded}</script>'
+    # Not str.replace on what holds corpus text: `plain` might contain any of these.
+    head, closing = shell.rsplit("</body>", 1)
+    return f'{head}{data_block}\n<script type="module">{code}</script>\n</body>{closing}'
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,194 @@
+"""What the pages of the explorer show: one answer for each name, from plain strings to plain data.
+
+The server and the exported page ask the same questions. Nothing here knows of HTTP or HTML.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from itda.core.batch import Site
+from itda.errors import ItdaError, MissingError, SettingError
+from itda.explorer.atoms import atom_list, atom_page
+from itda.explorer.effects import average_logits, promoted
+from itda.explorer.opened import Cache, Dictionary, Opened, by_key
+from itda.explorer.overview import overview
+from itda.explorer.windows import indexed_window, text_window
+from itda.sources.huggingface import LanguageModel
+from itda.sources.pieces import partial_pieces
+from itda.sources.prompt import read_prompt
+
+MOST_CHARACTERS = 20_000
+"""Of a text to decompose; the model's context is another limit."""
+
+Query = Mapping[str, str]
+Loader = Callable[[Path], LanguageModel]
+Comparer = Callable[[Path, Path], Mapping[str, Any]]
+
+
+class Explorer:
+    """Answers about some runs. Thread-safe; the model of a run is loaded when it is first needed.
+
+    Raises `StoreError` for a folder that is not a run.
+    """
+
+    needs_model = frozenset({"decompose", "logits"})
+    """Answers that run the language model."""
+
+    def __init__(
+        self, folders: Sequence[Path], *, loader: Loader | None, compare: Comparer, batch_size: int = 1
+    ) -> None:
+        self.opened, self._loader, self._compare, self._batch_size = Opened(folders), loader, compare, batch_size
+        self._models: dict[str, tuple[LanguageModel, dict[int, str]]] = {}
+        self._averages = Cache()
+        self._lock = threading.Lock()
+        self._answers: dict[str, Callable[[Query], Mapping[str, Any]]] = {
+            "runs": self._runs,
+            "overview": self._overview,
+            "atoms": lambda query: atom_list(self._dictionary(query)),
+            "atom": self._atom,
+            "logits": self._logits,
+            "window": self._window,
+            "decompose": self._decompose,
+            "compare": self._compared,
+            "labels": self._labels,
+        }
+
+    def answer(self, name: str, query: Query) -> dict[str, Any]:
+        """The data of a page. Raises `MissingError` for what is not there, another `ItdaError` for a senseless query."""
+        if name not in self._answers:
+            raise MissingError(f"no page {name!r}: there is {', '.join(self._answers)}")
+        return dict(self._answers[name](query))
+
+    def warm(self) -> None:
+        """Do what the first visitor would wait for: read the first run's dictionary, load its model, compile."""
+        run = next(iter(self.opened.folders))
+        try:
+            site = list(self.opened.sites(run))
+            query = {"run": run, "site": str(site[len(site) // 2])}
+            self.answer("atoms", query)
+            if self._loader is not None:
+                self.answer("decompose", query | {"text": "a"})
+                self.answer("logits", query | {"atom": "0"})
+        except ItdaError:
+            return  # the visitor is told
+
+    def _runs(self, _query: Query) -> Mapping[str, Any]:
+        runs = []
+        for run, folder in self.opened.folders.items():
+            try:
+                record = self.opened.record(run)
+                sites = [
+                    {"site": str(site), "indexed": (folder / "index" / f"{site}.safetensors").exists()}
+                    for site in self.opened.sites(run)
+                ]
+                runs.append({"run": run, "model": record["model"], "corpus": record["corpus"], "sites": sites})
+            except ItdaError as error:
+                runs.append({"run": run, "trouble": str(error), "sites": []})
+        return {"runs": runs, "live": self._loader is not None}
+
+    def _overview(self, query: Query) -> Mapping[str, Any]:
+        run = _given(query, "run")
+        return overview(self.opened, run)
+
+    def _dictionary(self, query: Query) -> Dictionary:
+        return self.opened.dictionary(_given(query, "run"), _given(query, "site"))
+
+    def _atom_of(self, query: Query, dictionary: Dictionary) -> int:
+        return _number(query, "atom", len(dictionary.model), "atoms")
+
+    def _atom(self, query: Query) -> Mapping[str, Any]:
+        dictionary = self._dictionary(query)
+        return atom_page(dictionary, self._atom_of(query, dictionary))
+
+    def _logits(self, query: Query) -> Mapping[str, Any]:
+        dictionary = self._dictionary(query)
+        atom = self._atom_of(query, dictionary)
+        run = _given(query, "run")
+        model, pieces = self._model(run)
+        if not model.is_causal:
+            raise MissingError(f"{model.name} does not predict the next token, so its atoms promote none")
+        average = self._averages.get(
+            (run, query["site"]), [dictionary], lambda: average_logits(model, dictionary.model)
+        )
+        return promoted(model, dictionary.model, atom, average, pieces)
+
+    def _window(self, query: Query) -> Mapping[str, Any]:
+        dictionary = self._dictionary(query)
+        if dictionary.index is None:
+            raise MissingError(dictionary.index_trouble or "the run has no index: make one with `itda index`")
+        token = _number(query, "token", dictionary.index.tokens, "indexed tokens")
+        return indexed_window(dictionary, dictionary.index, token)
+
+    def _decompose(self, query: Query) -> Mapping[str, Any]:
+        run, site, text = _given(query, "run"), Site.parse(_given(query, "site")), query.get("text", "")
+        if len(text) > MOST_CHARACTERS:
+            raise SettingError(f"the text has {len(text):,} characters: shorten it to {MOST_CHARACTERS:,}")
+        dictionary = self._dictionary(query)
+        model, pieces = self._model(run)
+        labels, found = read_prompt(model, text, [site], self.opened.record(run)["window"], self._batch_size)
+        code, error = dictionary.model.decompose(found[site])
+        ids = labels.token_id.tolist()
+        partial = {place: pieces[token] for place, token in enumerate(ids) if token in pieces}
+        return text_window(dictionary, [label.token for label in labels], partial, code, error.tolist())
+
+    def _model(self, run: str) -> tuple[LanguageModel, dict[int, str]]:
+        if self._loader is None:
+            raise MissingError("the model is not loaded here: start `itda explore` without --no-model")
+        folder = self.opened.folder(run)
+        record = self.opened.record(run)
+        # Runs of one model share it.
+        key = json.dumps([record["model"], record["settings"].get("revision")])
+        with self._lock:
+            if key not in self._models:
+                model = self._loader(folder)
+                pieces = {token: part.hex(" ").upper() for token, part in partial_pieces(model.tokenizer).items()}
+                self._models[key] = model, pieces
+            return self._models[key]
+
+    def _compared(self, query: Query) -> Mapping[str, Any]:
+        a, b = (self.opened.folder(_given(query, name)) for name in ("a", "b"))
+        return self._compare(a, b)
+
+    def _labels(self, query: Query) -> Mapping[str, Any]:
+        """Atoms of two dictionaries by whether the other has their label, those that were needed most first."""
+        a = self.opened.dictionary(_given(query, "a"), _given(query, "site_a"))
+        b = self.opened.dictionary(_given(query, "b"), _given(query, "site_b"))
+        by_end = self._tokenizer(query["a"]) != self._tokenizer(query["b"])
+        left, right = by_key(a.model.labels, by_end), by_key(b.model.labels, by_end)
+        needed_a, needed_b = _needed(a), _needed(b)
+        lists = {
+            "both": sorted(((left[k], right[k]) for k in left if k in right), key=lambda pair: needed_a[pair[0]]),
+            "only_a": sorted((left[k] for k in left if k not in right), key=needed_a.__getitem__),
+            "only_b": sorted((right[k] for k in right if k not in left), key=needed_b.__getitem__),
+        }
+        return {**lists, "counts": {name: len(each) for name, each in lists.items()}}
+
+    def _tokenizer(self, run: str) -> object:
+        record = self.opened.record(run)
+        return record.get("tokenizer") or (record["model"], record["revision"])
+
+
+def _needed(dictionary: Dictionary) -> list[float]:
+    """A key to sort atoms by: those that were needed most come first, or the oldest where that is not known."""
+    novelty = dictionary.model.novelty
+    return (-novelty).tolist() if novelty is not None else list(range(len(dictionary.model)))
+
+
+def _given(query: Query, name: str) -> str:
+    if not query.get(name):
+        raise SettingError(f"the question lacks {name}: add {name}=...")
+    return query[name]
+
+
+def _number(query: Query, name: str, most: int, what: str) -> int:
+    text = _given(query, name)
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise SettingError(f"{name} is {text[:40]!r}: give a number from 0 to {most - 1:,}")
+    if int(text) >= most:
+        raise MissingError(f"no {name} {int(text):,}: there are {most:,} {what}, from 0")
+    return int(text)

@@ -1,0 +1,106 @@
+// The frame around the views: which run, which site, which view; and what happens between an address and a page.
+
+import { h, append } from "./dom.js";
+import { ask } from "./api.js";
+import { go, link, parsed } from "./state.js";
+import { atomsView } from "./atoms.js";
+import { atomView } from "./atom.js";
+import { promptView } from "./prompt.js";
+import { compareView } from "./compare.js";
+import { overviewView } from "./overview.js";
+
+const VIEWS = { overview: overviewView, atoms: atomsView, atom: atomView, prompt: promptView, compare: compareView };
+const NAVIGATION = [["overview", "Overview"], ["atoms", "Atoms"], ["prompt", "Prompt"], ["compare", "Compare"]];
+const THEMES = ["auto", "light", "dark"];
+
+let known = null;
+let visit = 0;
+
+function context(params) {
+  const run = known.runs.find((each) => each.run === params.run) ?? known.runs.find((each) => !each.trouble) ?? known.runs[0];
+  const sites = run.sites.map((each) => each.site);
+  const site = sites.includes(params.site) ? params.site : sites[Math.floor(sites.length / 2)];
+  return { runs: known.runs, live: known.live, run: run.run, site, sites, trouble: run.trouble };
+}
+
+async function render({ focus = true } = {}) {
+  const mine = ++visit;
+  const main = document.getElementById("main");
+  const { view, params } = parsed(location.hash);
+  main.setAttribute("aria-busy", "true");
+  const slow = setTimeout(() => mine === visit && main.replaceChildren(h("p", { class: "view muted" }, "Loading …")), 200);
+  let made;
+  try {
+    known ??= await ask("runs");
+    const here = context(params);
+    drawFrame(view, here);
+    if (here.trouble) throw new Error(here.trouble);
+    if (params.run && params.run !== here.run) throw new Error(`There is no run ${params.run} here. Choose one above.`);
+    if (params.site && params.site !== here.site && view !== "compare") throw new Error(`${here.run} has no ${params.site}. Choose a site above.`);
+    if (!(view in VIEWS)) throw new Error(`There is no page ${view}. Choose one above.`);
+    made = await VIEWS[view](params, here);
+  } catch (error) {
+    made = { page: h("div", { class: "view" }, h("h1", { tabindex: -1 }, "Not to be had"), h("p", { class: "note", role: "alert" }, error.message)), title: "Not to be had" };
+  }
+  clearTimeout(slow);
+  if (mine !== visit) return;
+  main.replaceChildren(made.page);
+  main.setAttribute("aria-busy", "false");
+  document.title = made.title + " · itda";
+  made.shown?.();
+  if (focus) {
+    main.querySelector("h1")?.focus({ preventScroll: true });
+    scrollTo(0, 0);
+  }
+}
+
+function drawFrame(view, here) {
+  const where = { run: here.run, site: here.site };
+  const select = (name, title, values, chosen, change) =>
+    h("label", { class: "pick" }, h("span", {}, title), h("select", { name, onchange: (event) => change(event.target.value) }, values.map((value) => h("option", { value, selected: value === chosen }, value))));
+  const stay = view === "atom" ? "atoms" : view in VIEWS ? view : "atoms";
+  const keptText = stay === "prompt" ? { text: parsed(location.hash).params.text } : {};
+  document.getElementById("picks").replaceChildren(
+    select("run", "Run", here.runs.map((each) => each.run), here.run, (run) => go(stay === "compare" ? "atoms" : stay, { run, ...keptText })),
+    here.sites.length ? select("site", "Site", here.sites, here.site, (site) => go(stay === "compare" || stay === "overview" ? "atoms" : stay, { run: here.run, site, ...keptText })) : "",
+  );
+  document.getElementById("views").replaceChildren(
+    ...NAVIGATION.map(([name, title]) => h("a", { href: link(name, where), "aria-current": name === view || (name === "atoms" && view === "atom") ? "page" : null }, title)),
+  );
+}
+
+function themeButton() {
+  const stored = () => { try { return localStorage.getItem("itda-theme") ?? "auto"; } catch { return "auto"; } };
+  const button = h("button", { type: "button", class: "theme" });
+  const apply = (theme) => {
+    if (theme === "auto") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = theme;
+    button.textContent = { auto: "◐ auto", light: "○ light", dark: "● dark" }[theme];
+    button.setAttribute("aria-label", `Colours: ${theme}. Change.`);
+  };
+  button.addEventListener("click", () => {
+    const next = THEMES[(THEMES.indexOf(stored()) + 1) % THEMES.length];
+    try { localStorage.setItem("itda-theme", next); } catch { /* a page without storage forgets it */ }
+    apply(next);
+  });
+  apply(stored());
+  return button;
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)) return;
+  if (event.key === "/") {
+    const search = document.querySelector('input[type="search"]');
+    if (search) { event.preventDefault(); search.focus(); }
+  }
+  if (event.key === "[") document.querySelector('a[rel="prev"]')?.click();
+  if (event.key === "]") document.querySelector('a[rel="next"]')?.click();
+});
+
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address is the state, so it cannot be a place in the page
+  document.getElementById("main").focus();
+});
+append(document.getElementById("theme"), [themeButton()]);
+addEventListener("hashchange", () => render());
+render({ focus: false });

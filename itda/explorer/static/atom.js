@@ -1,0 +1,150 @@
+// One atom: where it is from, where it is used, what it does.
+
+import { h, append, count, percent, short, signed } from "./dom.js";
+import { chip, keyword, named, passage, tint, tokenText, visible, direction } from "./text.js";
+import { ask, canAsk, standalone } from "./api.js";
+import { link } from "./state.js";
+import { histogram, meter, ranks } from "./charts.js";
+
+export async function atomView(params, context) {
+  const query = { run: context.run, site: context.site, atom: params.atom ?? "0" };
+  const data = await ask("atom", query);
+  const { label, uses } = data;
+  const name = named(label.token, label.bytes);
+  const near = (step) => {
+    const other = data.atom + step;
+    const known = other >= 0 && other < data.atoms && canAsk("atom", { ...query, atom: String(other) });
+    return known && h("a", { class: "button", rel: step < 0 ? "prev" : "next", href: link("atom", { ...query, atom: other }) }, step < 0 ? "← previous" : "next →");
+  };
+  const page = append(h("article", { class: "view atom-view" }), [
+    h("header", { class: "atom-head" },
+      h("h1", { tabindex: -1 }, `Atom ${count(data.atom)} `, chip(label.token, label.bytes)),
+      h("nav", { class: "steps", "aria-label": "Neighbouring atoms" }, near(-1), near(1))),
+    h("p", { class: "summary" }, summary(data)),
+    h("section", { class: "card", "aria-labelledby": "own" },
+      h("h2", { id: "own" }, "Its own prompt"),
+      passage(label.before, label.token, label.after, label.bytes),
+      h("p", { class: "muted source" }, "token ", count(label.position), " of ", h("bdi", {}, visible(label.document)))),
+    h("div", { class: "columns" },
+      h("div", { class: "main-column" }, usesSection(data, context)),
+      h("div", { class: "side-column" },
+        effects(query),
+        uses && uses.histogram && chartCard("Coefficients", `How strongly it is used where it is used; half are beyond ±${short(uses.median)}.`,
+          histogram({ ...uses.histogram, unit: "uses", tone: "signed", label: `Histogram of the coefficients of ${count(uses.uses)} uses, from ${short(uses.histogram.edges[0])} to ${short(uses.histogram.edges.at(-1))}` })),
+        uses && uses.uses > 0 && chartCard("Pick order", "At which step of the pursuit it is picked: 1 is the first.",
+          ranks({ counts: uses.steps, unit: "uses", name: "step", label: `Histogram of pick order: ${percent(uses.steps[0] / Math.max(1, uses.uses))} of uses at the first step` })),
+        nearestCard(data, context))),
+  ]);
+  return { page, title: `Atom ${data.atom} ${name}` };
+}
+
+function summary(data) {
+  const { uses } = data;
+  const parts = [];
+  if (uses) {
+    parts.push(h("strong", {}, uses.uses === 0 ? "Used by none" : `Used by ${count(uses.uses)}`), ` of ${count(uses.tokens)} tokens`, uses.uses > 0 && ` (${percent(uses.uses / uses.tokens)})`);
+    if (uses.negative) parts.push(`, with a negative coefficient in ${percent(uses.negative / uses.uses)} of them`);
+    parts.push(". ");
+  }
+  if (data.novelty !== null && data.novelty !== undefined) parts.push(`When it was added, the atoms before it left ${percent(data.novelty)} of it unexplained. `);
+  if (data.fidelity !== null && data.fidelity !== undefined) parts.push(`Refined: its cosine to the activation that its label names is ${data.fidelity.toFixed(3)}.`);
+  return parts;
+}
+
+function usesSection(data, context) {
+  const { uses } = data;
+  if (!uses) return h("section", { class: "card" }, h("h2", {}, "Where it is used"), h("p", { class: "note" }, data.trouble));
+  if (uses.uses === 0) return h("section", { class: "card" }, h("h2", {}, "Where it is used"), h("p", {}, `No token of ${uses.corpus} uses it.`));
+  const largest = Math.max(...uses.histogram.edges.map(Math.abs));
+  const [top, ...others] = uses.groups;
+  const bands = others.filter((group) => group.kind === "band" && group.examples.length);
+  const negative = others.find((group) => group.kind === "negative");
+  return h("section", { class: "card uses", "aria-labelledby": "uses" },
+    h("h2", { id: "uses" }, "Where it is used"),
+    h("p", { class: "muted legend-line" },
+      "The number is the atom's coefficient at the marked token; ",
+      tint(h("span", { class: "weight" }, "blue"), 1, 1), " tokens have it with a positive one, ",
+      tint(h("span", { class: "weight" }, "orange, dashed"), -1, 1), " with a negative one."),
+    top && top.kind === "top" && [h("h3", {}, "Strongest"), examples(top, largest, context)],
+    (negative ?? (top.kind === "negative" ? top : null)) && [h("h3", {}, "Most negative"), examples(negative ?? top, largest, context)],
+    bands.length > 0 && h("h3", {}, "From strong to weak"),
+    bands.map((group) =>
+      h("div", { class: "band" },
+        h("h4", {}, bandName(group), h("span", { class: "muted" }, `  ${short(group.range[0])} to ${short(group.range[1])}, ${count(group.uses)} uses`)),
+        examples(group, largest, context))),
+  );
+}
+
+function bandName(group) {
+  const [low, high] = group.quantiles.map((q) => Math.round(100 * q));
+  return high === 100 ? `Strongest ${100 - low}%` : low === 0 ? `Weakest ${high}%` : `${low}–${high}% by strength`;
+}
+
+function examples(group, largest, context) {
+  return h("ol", { class: "examples" }, group.examples.map((one) => example(one, largest, context)));
+}
+
+function example(one, largest, context) {
+  const weights = new Map(one.weights);
+  const piece = (text, place) => {
+    const bytes = one.bytes[place];
+    const inside = tokenText(text, bytes, place === one.at ? { edges: true } : undefined);
+    const node = h(place === one.at ? "mark" : "span", {}, h("bdi", {}, inside));
+    if (!weights.has(place)) return place === one.at ? node : inside;
+    node.classList.add("weight");
+    node.setAttribute("title", `${named(text, bytes)}: coefficient ${signed(weights.get(place))}`);
+    return tint(node, weights.get(place), largest);
+  };
+  const pieces = one.tokens.map(piece);
+  const before = one.tokens.slice(0, one.at).join("");
+  const href = link("prompt", { run: context.run, site: context.site, token: one.token, t: null });
+  const where = `token ${one.position} of ${one.document}; explained ${percent(one.explained)}; picked at step ${one.step + 1}`;
+  const inner = [
+    h("span", { class: "coefficient", title: "coefficient" }, signed(one.coefficient)),
+    meter(one.coefficient, largest),
+    h("span", { class: "kwic", dir: direction(one.tokens[one.at], before, one.tokens.slice(one.at + 1).join("")) },
+      h("span", { class: "before" }, h("bdi", {}, one.cut[0] && "…", pieces.slice(0, one.at))),
+      pieces[one.at],
+      h("span", { class: "after" }, h("bdi", {}, pieces.slice(one.at + 1), one.cut[1] && "…"))),
+  ];
+  return h("li", {}, canAsk("window", { run: context.run, site: context.site, token: String(one.token) })
+    ? h("a", { href, class: "example", title: where }, inner)
+    : h("span", { class: "example", title: where }, inner));
+}
+
+function chartCard(title, note, chart) {
+  return h("section", { class: "card" }, h("h2", {}, title), h("p", { class: "muted" }, note), chart);
+}
+
+function nearestCard(data, context) {
+  if (!data.nearest.length) return null;
+  return h("section", { class: "card" }, h("h2", {}, "Nearest atoms"), h("p", { class: "muted" }, "By the cosine between atoms."),
+    h("ol", { class: "nearest" }, data.nearest.map(({ atom, cosine, text }) => {
+      const inner = [h("span", { class: "number" }, cosine.toFixed(3)), keyword(text[0].slice(-40), text[1], text[2].slice(0, 16))];
+      const known = canAsk("atom", { run: context.run, site: context.site, atom: String(atom) });
+      return h("li", {}, known ? h("a", { href: link("atom", { run: context.run, site: context.site, atom }), title: `atom ${count(atom)}` }, inner) : h("span", { title: `atom ${count(atom)}, not in this file` }, inner));
+    })));
+}
+
+/** The next tokens that the atom promotes and suppresses. They come later than the rest: the model has to be loaded. */
+function effects(query) {
+  const place = h("div", { "aria-live": "polite" }, h("p", { class: "muted" }, "The model is being asked …"));
+  const note = h("p", { class: "muted" });
+  let data = null;
+  let kind = "relative";
+  const choice = (value, text) =>
+    h("label", {}, h("input", { type: "radio", name: "effects", value, checked: value === kind, onchange: () => { kind = value; draw(); } }), " " + text);
+  function draw() {
+    note.textContent = kind === "relative"
+      ? "Through the final norm and the unembedding: its logits beside those of the average atom."
+      : "Through the final norm and the unembedding: log probability in nats.";
+    const column = (title, rows) =>
+      h("table", { class: "effects" }, h("caption", {}, title), h("tbody", {}, rows.map(([token, value, bytes]) => h("tr", {}, h("th", { scope: "row" }, chip(token, bytes)), h("td", {}, kind === "relative" ? signed(value) : value.toFixed(2).replace("-", "−"))))));
+    place.replaceChildren(h("div", { class: "pair" }, column("Promoted", data[kind].promoted), column("Suppressed", data[kind].suppressed)));
+  }
+  const section = h("section", { class: "card", "aria-labelledby": "effects" }, h("h2", { id: "effects" }, "Next tokens"), note,
+    h("div", { class: "choices", role: "group", "aria-label": "What to compare with" }, choice("relative", "beside the average atom"), choice("plain", "alone")), place);
+  if (!canAsk("logits", query)) return standalone ? null : section;
+  ask("logits", query).then((answer) => { data = answer; draw(); }, (error) => place.replaceChildren(h("p", { class: "note" }, error.message)));
+  return section;
+}

@@ -1,0 +1,108 @@
+// Two runs, or two layers of one: which share their labels, and which atoms are in one only.
+
+import { h, append, count, percent } from "./dom.js";
+import { ask, canAsk } from "./api.js";
+import { amend, go, parsed } from "./state.js";
+import { longTable } from "./list.js";
+import { atomColumns, atomRow } from "./atoms.js";
+
+const INDICES = [["weighted", "weighted Jaccard", "Jaccard of the labels, weighted by how much each atom was needed"], ["adjusted", "adjusted Jaccard", "Jaccard, with what sets of these sizes share by chance taken out"], ["jaccard", "Jaccard", "Labels in both, as a share of labels in either"]];
+
+export async function compareView(params, context) {
+  const runs = context.runs.filter((run) => !run.trouble).map((run) => run.run);
+  const a = params.a ?? context.run;
+  const b = params.b ?? runs.find((run) => run !== a) ?? a;
+  const select = (name, title, chosen) =>
+    h("label", { class: "field" }, h("span", {}, title), h("select", { name, onchange: (event) => go("compare", { ...parsed(location.hash).params, a, b, site_a: null, site_b: null, [name]: event.target.value }) },
+      runs.filter((run) => (name === "a" ? canAsk("compare", { a: run, b }) : canAsk("compare", { a, b: run })) || run === chosen).map((run) => h("option", { value: run, selected: run === chosen }, run))));
+  const page = append(h("div", { class: "view compare-view" }), [
+    h("h1", { tabindex: -1 }, "Compare"),
+    h("p", { class: "lead" }, "Atoms are labelled by the token they come from, so dictionaries can be laid on top of each other: the more labels two share, the more alike what they represent."),
+    h("div", { class: "filters" }, select("a", "Run a", a), select("b", "Run b", b)),
+  ]);
+  const data = await ask("compare", { a, b }, { keepIt: true });
+  const [sitesA, sitesB] = data.sites;
+  let index = INDICES.some(([key]) => key === params.index) ? params.index : "weighted";
+  let pair = {
+    a: sitesA.includes(params.site_a) ? params.site_a : sitesA.includes(context.site) ? context.site : sitesA[0],
+    b: sitesB.includes(params.site_b) ? params.site_b : sitesB.includes(context.site) ? context.site : sitesB[0],
+  };
+  if (a === b && pair.a === pair.b && params.site_b === undefined && sitesB.length > 1) pair.b = sitesB.find((site) => site !== pair.a);
+  let part = ["both", "only_a", "only_b"].includes(params.part) ? params.part : "both";
+  const map = h("div", { class: "map" });
+  const lists = h("section", { class: "card lists", "aria-live": "polite" });
+
+  function drawMap() {
+    const title = INDICES.find(([key]) => key === index);
+    const values = data.matrices[index];
+    map.replaceChildren(
+      h("div", { class: "scroll-x", tabindex: 0, role: "region", "aria-label": "Heat map of the layers" },
+        h("table", { class: "heat", "aria-label": `${title[1]} of the sites of a, in rows, and of b, in columns` },
+          h("thead", {}, h("tr", {}, h("td", {}), sitesB.map((site) => h("th", { scope: "col" }, shortSite(site))))),
+          h("tbody", {}, sitesA.map((siteA, i) => {
+            const best = Math.max(...values[i]);
+            return h("tr", {}, h("th", { scope: "row" }, shortSite(siteA)), sitesB.map((siteB, j) => {
+              const value = values[i][j];
+              const chosen = pair.a === siteA && pair.b === siteB;
+              return h("td", {}, h("button", {
+                type: "button", class: "heat-cell", "aria-pressed": chosen ? "true" : "false", "data-pair": siteA + siteB, style: { "--strength": Math.max(0, Math.min(1, value)).toFixed(3) },
+                "aria-label": `${siteA} of a and ${siteB} of b: ${value.toFixed(3)}${value === best ? ", the most similar of its row" : ""}`,
+                onclick: () => { pair = { a: siteA, b: siteB }; amend({ a, b, site_a: siteA, site_b: siteB }); drawMap(); map.querySelector(`[data-pair="${siteA + siteB}"]`).focus(); drawLists(); },
+              }, value === best ? h("b", {}, value.toFixed(2)) : value.toFixed(2)));
+            }));
+          })))),
+      h("p", { class: "muted" }, "Sites of a in rows, of b in columns; bold is the most similar of its row. ", title[2], ". Choose a cell to see its labels."));
+  }
+
+  async function drawLists() {
+    lists.replaceChildren(h("h2", {}, `${pair.a} of a and ${pair.b} of b`), h("p", { class: "muted" }, "…"));
+    const asked = pair;
+    try {
+      const [labels, left, right] = await Promise.all([
+        ask("labels", { a, b, site_a: pair.a, site_b: pair.b }, { keepIt: true }),
+        ask("atoms", { run: a, site: pair.a }, { keepIt: true }),
+        ask("atoms", { run: b, site: pair.b }, { keepIt: true }),
+      ]);
+      if (asked === pair) fillLists(labels, left, right);
+    } catch (error) {
+      lists.replaceChildren(h("h2", {}, `${pair.a} of a and ${pair.b} of b`), h("p", { class: "note", role: "alert" }, error.message));
+    }
+  }
+
+  function fillLists(labels, left, right) {
+    const names = { both: `In both (${count(labels.counts.both)})`, only_a: `Only in a (${count(labels.counts.only_a)})`, only_b: `Only in b (${count(labels.counts.only_b)})` };
+    const place = h("div", {});
+    const buttons = Object.entries(names).map(([key, text]) =>
+      h("button", { type: "button", class: "tab", "aria-pressed": key === part ? "true" : "false", "data-part": key, onclick: () => { part = key; amend({ part }); fillLists(labels, left, right); lists.querySelector(`[data-part="${key}"]`).focus(); } }, text));
+    const total = labels.counts.both + labels.counts.only_a + labels.counts.only_b;
+    lists.replaceChildren(
+      h("h2", {}, `${pair.a} of a and ${pair.b} of b`),
+      h("p", { class: "muted" }, `${percent(total ? labels.counts.both / total : 1)} of the labels in either are in both. Those that were needed most come first.`),
+      h("div", { class: "tabs", role: "group", "aria-label": "Which labels" }, buttons),
+      place);
+    const isB = part === "only_b";
+    const data = isB ? right : left;
+    const rowOf = data.ids ? new Map(data.ids.map((id, row) => [id, row])) : null;
+    const entries = labels[part];
+    const columns = atomColumns(data).map((column) => ({ ...column, sort: false }));
+    const listed = entries.map((entry) => (part === "both" ? entry[0] : entry)).filter((id) => rowOf === null || rowOf.has(id));
+    const list = longTable({ label: names[part], columns, sorted: null, onsort: () => {}, className: "atoms" });
+    place.append(list.element);
+    list.fill(listed.length, (i) => atomRow(data, rowOf ? rowOf.get(listed[i]) : listed[i], { run: isB ? b : a, site: isB ? pair.b : pair.a }));
+    if (!listed.length) place.replaceChildren(h("p", {}, entries.length ? "This page does not carry these atoms." : "None."));
+  }
+
+  const choice = h("label", { class: "field" }, h("span", {}, "Index"),
+    h("select", { name: "index", onchange: (event) => { index = event.target.value; amend({ index }); drawMap(); } }, INDICES.map(([key, title]) => h("option", { value: key, selected: key === index }, title))));
+  page.querySelector(".filters").append(choice);
+  append(page, [
+    h("p", { class: "muted" }, `${count(data.tokens)} tokens were read by both. `, data.differences.length > 0 && `They differ in ${data.differences.join("; ")}. `, data.kind === "noise floor" && "One model: what differs is noise."),
+    map, lists,
+  ]);
+  drawMap();
+  return { page, title: `Compare ${a} and ${b}`, shown: drawLists };
+}
+
+function shortSite(site) {
+  return site.replace("layer_", "");
+}

@@ -1,0 +1,69 @@
+// A run at a glance: what made it, what was measured, how it grew and is used.
+
+import { h, append, count, percent, short } from "./dom.js";
+import { visible } from "./text.js";
+import { ask } from "./api.js";
+import { link } from "./state.js";
+import { histogram, lines } from "./charts.js";
+
+export async function overviewView(params, context) {
+  const data = await ask("overview", { run: context.run });
+  const { settings } = data;
+  const facts = [
+    ["Model", [data.model, data.revision && ` at ${data.revision.slice(0, 10)}`]],
+    ["Corpus", [data.corpus, ` (${data.part} part), fingerprint ${data.fingerprint.slice(0, 8)}`]],
+    ["Read", `${count(data.tokens)} tokens in windows of ${settings.window}, in ${short(data.seconds)} s on ${data.device}`],
+    ["Mode", [settings.mode, settings.order && `, ${settings.order === "corpus" ? "in corpus order" : "documents " + settings.order}`]],
+    ["Code", `at most ${settings.k} atoms per token, by ${data.sites.find((site) => site.pursuit)?.pursuit ?? "–"}`],
+    settings.refine ? ["Refined", `${settings.refine} passes, fidelity at least ${settings.min_fidelity}`] : null,
+    ["Versions", Object.entries(data.versions).map(([name, version]) => `${name} ${version}`).join(", ")],
+  ].filter(Boolean);
+  const used = data.sites.filter((site) => site.use);
+  const page = append(h("div", { class: "view overview-view" }), [
+    h("h1", { tabindex: -1 }, h("bdi", {}, data.run)),
+    h("section", { class: "card", "aria-labelledby": "made" }, h("h2", { id: "made" }, "What made it"),
+      h("dl", {}, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))))),
+    h("section", { class: "card", "aria-labelledby": "measured" }, h("h2", { id: "measured" }, "Its dictionaries"),
+      h("div", { class: "scroll-x", tabindex: 0, role: "region", "aria-labelledby": "measured" }, h("table", { class: "sites" },
+        h("thead", {}, h("tr", {}, SITE_COLUMNS.map(([title, , hint]) => h("th", { scope: "col", title: hint }, title)))),
+        h("tbody", {}, data.sites.map((site) => h("tr", {},
+          h("th", { scope: "row" }, h("a", { href: link("atoms", { run: data.run, site: site.site }) }, site.site)),
+          site.atoms === undefined ? h("td", { colspan: SITE_COLUMNS.length - 1, class: "note" }, site.trouble) : SITE_COLUMNS.slice(1).map(([, value]) => h("td", {}, value(site)))))))),
+      data.sites.some((site) => site.metrics === null) && h("p", { class: "muted" }, "A dash: not measured yet; ", h("code", {}, `itda evaluate ${data.run}`), " does."),
+      data.sites.filter((site) => site.atoms !== undefined && site.trouble).slice(0, 1).map((site) => h("p", { class: "muted" }, visible(site.trouble)))),
+    h("div", { class: "charts" },
+      data.growth && card("Growth", "Atoms as tokens were read. It flattens as fewer activations are badly explained.",
+        lines({
+          series: Object.entries(data.growth.atoms).map(([name, atoms]) => ({ name, x: data.growth.tokens, y: atoms })), xTitle: "tokens", yTitle: "atoms",
+          label: "Growth: " + Object.entries(data.growth.atoms).map(([name, atoms]) => `${name} ${count(atoms.at(-1))} atoms`).join(", ") + ` after ${count(data.growth.tokens.at(-1))} tokens`,
+        })),
+      used.length > 0 && card("Use of the atoms", "Atoms from the most used to the least.",
+        lines({
+          series: used.map((site) => ({ name: site.site, x: site.use.by_rank[0], y: site.use.by_rank[1] })), xTitle: "rank", yTitle: "uses", logarithmic: true,
+          label: "Uses by rank: " + used.map((site) => `${site.site} from ${count(site.use.by_rank[1][0])} to ${count(site.use.by_rank[1].at(-1))}`).join(", "),
+        })),
+      used.map((site) => card(`Explained, ${site.site}`, "Tokens by the share of their activation that their atoms explain.",
+        histogram({ counts: site.use.explained.counts, edges: site.use.explained.edges, unit: "tokens", label: `Histogram of the share explained in ${site.site}` })))),
+  ]);
+  return { page, title: `Overview of ${data.run}` };
+}
+
+const SITE_COLUMNS = [
+  ["Site", null, "Where in the model"],
+  ["Atoms", (site) => count(site.atoms), "Atoms in the dictionary"],
+  ["Width", (site) => site.d_model, "d_model"],
+  ["Threshold", (site) => short(site.threshold), "The share of an activation's energy that training left unexplained"],
+  ["fvu", (site) => measured(site, "fvu"), "Fraction of variance unexplained, on held-out tokens"],
+  ["CE loss score", (site) => measured(site, "ce_loss_score"), "1: the model predicts as well with reconstructions; 0: as with zeros"],
+  ["l0", (site) => measured(site, "l0"), "Atoms per token"],
+  ["Unused", (site) => (site.use ? percent(site.use.unused / site.atoms) : "–"), "Atoms that no indexed token uses"],
+];
+
+function measured(site, name) {
+  const value = site.metrics?.[name];
+  return value === null || value === undefined ? "–" : value.toFixed(value >= 10 ? 1 : 3);
+}
+
+function card(title, note, chart) {
+  return h("section", { class: "card" }, h("h2", {}, title), h("p", { class: "muted" }, note), chart);
+}

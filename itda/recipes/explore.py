@@ -1,0 +1,84 @@
+"""`itda explore`: runs in a browser, or as one file."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from itda import config as settings
+from itda.errors import SettingError, StoreError
+from itda.explorer.export import Contents, chosen_atoms, page
+from itda.explorer.pages import Explorer
+from itda.recipes.compare import compare_runs, comparison_values
+from itda.recipes.runs import Bar, chosen_site, finite, no_bar, open_run
+from itda.sources.huggingface import LanguageModel
+
+
+def explorer_of(options: settings.Explore) -> Explorer:
+    """The explorer of some runs. Raises an `ItdaError` for a folder that is not a run."""
+
+    def load(folder: Path) -> LanguageModel:
+        return open_run(folder).model(options)
+
+    return Explorer(
+        options.runs, loader=load if options.model else None, compare=_compared, batch_size=options.batch_size
+    )
+
+
+def _compared(a: Path, b: Path) -> Mapping[str, Any]:
+    """The overlap of two runs, or of one with itself, as JSON values."""
+    runs = (a,) if a == b else (a, b)
+    values = finite(comparison_values(compare_runs(settings.Compare(runs=runs))))
+    return values["pairs"][0]
+
+
+def explore(options: settings.Explore, on_ready: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C; `on_ready` is told the address. Raises an `ItdaError` for bad input."""
+    from itda.explorer.server import serve
+
+    explorer = explorer_of(options)
+    # Meanwhile the server answers: whoever comes first waits for what is not warm yet.
+    threading.Thread(target=explorer.warm, daemon=True).start()
+    serve(explorer, port=options.port, on_ready=on_ready)
+
+
+def export(options: settings.Explore, bar: Bar = no_bar) -> int:
+    """Write one self-contained page to `options.export`; returns its size in bytes. Raises an `ItdaError`."""
+    assert options.export is not None
+    target = options.export
+    if target.is_dir() or not target.parent.is_dir():
+        raise StoreError(f"cannot write {target}: name a file in a folder that is there")
+    if options.top < 1:
+        raise SettingError(f"--top is {options.top}: carry at least 1 atom")
+    explorer = explorer_of(options)
+    prompts = tuple(text for text in options.prompts if text.strip())
+    sites: dict[str, str] = {}
+    atoms: dict[str, list[int]] = {}
+    for run, folder in explorer.opened.folders.items():
+        sites[run] = str(chosen_site(open_run(folder), options.layer))
+        if options.atoms is None:
+            atoms[run] = chosen_atoms(explorer, run, sites[run], prompts, options.top)
+        else:
+            atoms[run] = _listed(options.atoms, len(explorer.opened.dictionary(run, sites[run]).model))
+    with bar("export", sum(len(each) for each in atoms.values())) as progress:
+        text = page(explorer, Contents(sites, atoms, prompts), progress.update)
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {target} ({error.strerror}): name another file") from error
+    return target.stat().st_size
+
+
+def _listed(text: str, number: int) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise SettingError(f"{text!r} is not a list of atoms: write it as 3,17,25")
+    wrong = [part for part in parts if int(part) >= number]
+    if wrong:
+        raise SettingError(f"no atom {wrong[0]}: the dictionary has {number:,}, from 0")
+    return sorted({int(part) for part in parts})

@@ -1,0 +1,41 @@
+"""The activations of a text that somebody types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from itda.core.batch import Site
+from itda.core.labels import Labels
+from itda.errors import SettingError
+from itda.sources.corpus import Document
+from itda.sources.huggingface import LanguageModel
+
+
+def read_prompt(
+    model: LanguageModel, text: str, sites: Sequence[Site], window: int, batch_size: int = 1
+) -> tuple[Labels, Mapping[Site, Float[Tensor, "tokens d_model"]]]:
+    """The tokens of a text that the model reads at once, as labels of a document `prompt`, and their activations.
+
+    The model runs in the shape it was trained in where the text fits, so that a prompt of the training corpus gives
+    the very activations that were its atoms. Raises `SettingError` for no text, or more than the model reads.
+    """
+    if not text.strip():
+        raise SettingError("there is no text: give one in quotes")
+    document = Document("prompt", text)
+    windower = model.windower(window)
+    windows = windower.windows(document)
+    if len(windows) > 1:
+        length, room = sum(len(w.token_ids) for w in windows), (model.context or window) - windower.window
+        if length > windower.content + room:
+            raise SettingError(
+                f"the text has {length} tokens and the model reads at most {windower.content + room}: shorten it"
+            )
+        windower = model.windower(windower.window - windower.content + length)
+        windows = windower.windows(document)
+    group = windower.group(windows, batch_size)
+    found = model.activations(group, sites)
+    mask = group.is_activation
+    return group.labels(), {site: x[mask.to(x.device)].cpu() for site, x in found.items()}
