@@ -5,7 +5,8 @@
     ├── ActivationError       activations that cannot be decomposed: a NaN row, a wrong width
     ├── CorpusError           a corpus that is empty, unreadable or unknown
     ├── ModelError            a model that is unknown, unreachable or has no such site
-    └── StoreError            a run folder that exists, is truncated, foreign or incomplete
+    ├── StoreError            a run folder that exists, is truncated, foreign or incomplete
+    └── MissingError          a page, an atom or a token that is not there
 
 Every message is one line and ends with what to do. `SettingError` and `ActivationError` are `ValueError`s too.
 """
@@ -41,3 +42,7 @@ class ModelError(ItdaError):
 
 class StoreError(ItdaError):
     """A run folder exists already, or is truncated, foreign or incomplete."""
+
+
+class MissingError(ItdaError):
+    """The explorer is asked for a page, an atom or a token that is not there."""

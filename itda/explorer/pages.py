@@ -59,7 +59,7 @@ class Explorer:
         }
 
     def answer(self, name: str, query: Query) -> dict[str, Any]:
-        """The data of a page. Raises `MissingError` for what is not there, another `ItdaError` for a senseless query."""
+        """The data of a page. Raises `MissingError` for what is not there, other `ItdaError`s for a senseless query."""
         if name not in self._answers:
             raise MissingError(f"no page {name!r}: there is {', '.join(self._answers)}")
         return dict(self._answers[name](query))

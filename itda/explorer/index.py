@@ -1,0 +1,284 @@
+"""The index of a run: codes over a corpus by token and by atom, in files that are mapped into memory, not loaded.
+
+    RUN/index/index.json             what made it, its sites, and the tokens that are not whole characters
+              text.safetensors       the windows' texts and where each token lies in them: `TokenText`
+              layer_2.safetensors    the codes of a site by token, and its uses by atom: `CodeIndex`
+
+docs/run_folder.md lists the tensors; `indexing` writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64
+from safetensors import SafetensorError, safe_open
+
+from itda.core.batch import Site
+from itda.errors import MissingError, StoreError
+from itda.store import read_json
+
+INDEX_FORMAT = "itda-index"
+FOLDER, RECORD, TEXT = "index", "index.json", "text.safetensors"
+
+TEXT_TENSORS = {
+    "text": "uint8",
+    "window_text": "int64",
+    "window_token": "int64",
+    "window_document": "int32",
+    "position": "int32",
+    "begin": "int32",
+    "end": "int32",
+    "token_id": "int32",
+    "document_names": "uint8",
+    "document_name": "int64",
+}
+CODE_TENSORS = {
+    "start": "int64",
+    "atom": "int32",
+    "coefficient": "float32",
+    "error": "float32",
+    "atom_start": "int64",
+    "token": "int32",
+    "atom_coefficient": "float32",
+    "strongest": "float32",
+    "steps": "int32",
+}
+
+SAMPLES, SAMPLE_BYTES = 64, 4096
+
+
+def sample(path: Path) -> str:
+    """SHA-256 of a file's size and 64 pages evenly spread over it: tells another dictionary at once, however large."""
+    digest, size = hashlib.sha256(), path.stat().st_size
+    digest.update(str(size).encode())
+    with path.open("rb") as file:
+        for place in np.linspace(0, max(0, size - SAMPLE_BYTES), SAMPLES).astype(np.int64).tolist():
+            file.seek(place)
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+class _Mapped:
+    """The arrays of a safetensors file, mapped. Raises `StoreError` if it is missing, damaged or foreign."""
+
+    def __init__(self, path: Path, remedy: str, expected: Mapping[str, str]) -> None:
+        self.path, self.remedy = path, remedy
+        try:
+            self._state = self._now()
+            with safe_open(path, "pt") as file:
+                self.arrays: dict[str, np.ndarray] = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, TypeError) as error:
+            raise StoreError(f"{path} is damaged or not whole: {remedy}") from error
+        if {name: str(array.dtype) for name, array in self.arrays.items()} != dict(expected):
+            raise StoreError(f"{path} is not a file of an index: {remedy}")
+
+    def _now(self) -> tuple[int, ...]:
+        found = self.path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def check(self) -> None:
+        """Raises `StoreError` if the file is another than it was: reading what was cut off would end the process."""
+        try:
+            same = self._now() == self._state
+        except OSError:
+            same = False
+        if not same:
+            raise StoreError(f"{self.path} has changed or is gone: open it anew, or {self.remedy}")
+
+    def require(self, fits: bool) -> None:
+        """Raises `StoreError` unless the parts of the file fit together."""
+        if not fits:
+            raise StoreError(f"{self.path} is damaged, its parts do not fit together: {self.remedy}")
+
+
+class TokenText:
+    """The indexed tokens in their windows of text."""
+
+    def __init__(self, file: _Mapped, partial_ids: Mapping[int, str]) -> None:
+        self._file, a = file, file.arrays
+        self.partial_ids = partial_ids
+        """The bytes, as `F0 9F`, of those tokens of the vocabulary that are not whole characters, by token id."""
+        self.token_id: Int32[np.ndarray, " tokens"] = a["token_id"]
+        self.tokens = len(self.token_id)
+        file.require(all(array.ndim == 1 for array in a.values()))
+        file.require(all(len(a[name]) == self.tokens for name in ("position", "begin", "end")))
+        file.require(len(a["window_token"]) == len(a["window_text"]) == len(a["window_document"]) + 1)
+        file.require(_rows(a["window_token"], self.tokens) and _rows(a["window_text"], len(a["text"])))
+        file.require(_rows(a["document_name"], len(a["document_names"])))
+
+    def check(self) -> None:
+        """Raises `StoreError` if the file is another than it was when it was opened."""
+        self._file.check()
+
+    def pieces_of(self, start: int, stop: int) -> list[str]:
+        """The text of each of the tokens from `start` up to `stop`. Raises `MissingError` for tokens there are not."""
+        self.check()
+        _within(start, stop, self.tokens)
+        a = self._file.arrays
+        base = a["window_text"][self._windows(np.arange(start, stop))]
+        begins, ends = (base + a["begin"][start:stop]).tolist(), (base + a["end"][start:stop]).tolist()
+        return [
+            a["text"][begin:end].tobytes().decode(errors="replace") for begin, end in zip(begins, ends, strict=True)
+        ]
+
+    def pieces_around(self, token: int, before: int, after: int) -> list[str]:
+        """The text of a token, of those up to `before` before it and up to `after` after it, within its window."""
+        first, last = self.window(token)
+        return self.pieces_of(max(first, token - before), min(last, token + after + 1))
+
+    def partial(self, token: int) -> str | None:
+        """The bytes of a token that is not whole characters, such as `F0 9F`; None for others."""
+        self.check()
+        _within(token, token + 1, self.tokens)
+        return self.partial_ids.get(int(self.token_id[token]))
+
+    def window(self, token: int) -> tuple[int, int]:
+        """The first token of the window that a token is in, and one past its last."""
+        row, a = self._window(token), self._file.arrays
+        return int(a["window_token"][row]), int(a["window_token"][row + 1])
+
+    def document(self, token: int) -> str:
+        """The id of the document that a token is in."""
+        row, a = self._window(token), self._file.arrays
+        number = int(a["window_document"][row])
+        begin, end = a["document_name"][number : number + 2].tolist()
+        return a["document_names"][begin:end].tobytes().decode(errors="replace")
+
+    def position(self, token: int) -> int:
+        """The index of a token in its document."""
+        self._window(token)
+        return int(self._file.arrays["position"][token])
+
+    def _window(self, token: int) -> int:
+        self.check()
+        _within(token, token + 1, self.tokens)
+        return int(self._windows(np.array([token]))[0])
+
+    def _windows(self, tokens: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        return np.searchsorted(self._file.arrays["window_token"], tokens, side="right") - 1
+
+
+@dataclass(frozen=True, eq=False)
+class CodeIndex:
+    """The codes of one site over a corpus, by token and by atom. What it returns is copied from the file."""
+
+    record: Mapping[str, Any]
+    """What index.json says."""
+    text: TokenText
+    tokens: int
+    atoms: int
+    k: int
+    _file: _Mapped
+
+    @staticmethod
+    def open(run: Path, site: Site) -> CodeIndex:
+        """Map the index of a site. Raises `StoreError` if there is none, or it is damaged or of another dictionary."""
+        folder, remedy = run / FOLDER, f"run `itda index {run}` again"
+        if not (folder / RECORD).exists():
+            raise StoreError(f"{run} has no index: make one with `itda index {run}`")
+        record = read_json(folder / RECORD, INDEX_FORMAT)
+        try:
+            made = record["sites"].get(str(site))
+            if made is None:
+                raise StoreError(f"the index of {run} lacks {site}: make one with `itda index {run}`")
+            tokens, atoms, k, known = record["tokens"], made["atoms"], made["k"], made["sample"]
+            pieces = {int(token): piece for token, piece in record["pieces"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(f"{folder / RECORD} is damaged or not whole: {remedy}") from error
+        try:
+            same = sample(run / str(site) / "atoms.safetensors") == known
+        except OSError:
+            same = False
+        if not same:
+            raise StoreError(f"the index of {run} is of another {site} than the run has now: {remedy}")
+        text = TokenText(_Mapped(folder / TEXT, remedy, TEXT_TENSORS), pieces)
+        file = _Mapped(folder / f"{site}.safetensors", remedy, CODE_TENSORS)
+        a = file.arrays
+        file.require(text.tokens == tokens == len(a["error"]) == len(a["start"]) - 1)
+        file.require(a["steps"].shape == (atoms, k) and len(a["atom_start"]) == atoms + 1)
+        file.require(len(a["strongest"]) == atoms)
+        number = len(a["atom"])
+        file.require(all(len(a[name]) == number for name in ("coefficient", "token", "atom_coefficient")))
+        file.require(_rows(a["start"], number) and _rows(a["atom_start"], number))
+        return CodeIndex(record, text, tokens, atoms, k, file)
+
+    def check(self) -> None:
+        """Raises `StoreError` if the files are others than they were when they were opened."""
+        self._file.check()
+        self.text.check()
+
+    @cached_property
+    def counts(self) -> Int64[np.ndarray, " atoms"]:
+        """Uses of each atom."""
+        self.check()
+        return np.diff(self._file.arrays["atom_start"])
+
+    @cached_property
+    def strongest(self) -> Float32[np.ndarray, " atoms"]:
+        """The largest coefficient of each atom; 0 for one without a use."""
+        self.check()
+        return self._file.arrays["strongest"].copy()
+
+    def codes(self, token: int) -> tuple[Int32[np.ndarray, " codes"], Float32[np.ndarray, " codes"]]:
+        """The atoms of a token and their coefficients, in pick order. Raises `MissingError` for no such token."""
+        _, atoms, coefficients = self.codes_between(token, token + 1)
+        return atoms, coefficients
+
+    def codes_between(
+        self, start: int, stop: int
+    ) -> tuple[Int64[np.ndarray, " rows"], Int32[np.ndarray, " codes"], Float32[np.ndarray, " codes"]]:
+        """Of the tokens from `start` up to `stop`: where each one's code begins and the last ends; atoms; coefficients.
+
+        Raises `MissingError` for tokens there are not.
+        """
+        self.check()
+        _within(start, stop, self.tokens)
+        a = self._file.arrays
+        rows = a["start"][start : stop + 1]
+        own = slice(int(rows[0]), int(rows[-1]))
+        return rows - rows[0], a["atom"][own].copy(), a["coefficient"][own].copy()
+
+    def errors(self, start: int, stop: int) -> Float32[np.ndarray, " tokens"]:
+        """The error of each of the tokens from `start` up to `stop`. Raises `MissingError` for tokens there are not."""
+        self.check()
+        _within(start, stop, self.tokens)
+        return self._file.arrays["error"][start:stop].copy()
+
+    def uses(self, atom: int) -> tuple[Int32[np.ndarray, " uses"], Float32[np.ndarray, " uses"]]:
+        """The tokens that use an atom and its coefficients there, the largest first; equal ones in token order.
+
+        Raises `MissingError` for an atom there is not.
+        """
+        self.check()
+        self._has(atom)
+        a = self._file.arrays
+        own = slice(*a["atom_start"][atom : atom + 2].tolist())
+        return a["token"][own].copy(), a["atom_coefficient"][own].copy()
+
+    def steps(self, atom: int) -> Int32[np.ndarray, " k"]:
+        """How often an atom has each place in a code. Raises `MissingError` for an atom there is not."""
+        self.check()
+        self._has(atom)
+        return self._file.arrays["steps"][atom].copy()
+
+    def _has(self, atom: int) -> None:
+        if not 0 <= atom < self.atoms:
+            raise MissingError(f"no atom {atom} in the index: it has {self.atoms}, use 0 to {self.atoms - 1}")
+
+
+def _rows(start: np.ndarray, end: int) -> bool:
+    """Whether these are the starts of rows that end at `end`; only the first and the last are looked at."""
+    return len(start) > 0 and start[0] == 0 and start[-1] == end
+
+
+def _within(start: int, stop: int, tokens: int) -> None:
+    if not 0 <= start <= stop <= tokens:
+        shown = f"token {start}" if stop == start + 1 else f"tokens {start} to {stop}"
+        raise MissingError(f"no {shown} in the index: it has {tokens}, use 0 to {tokens - 1}")
