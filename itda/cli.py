@@ -15,7 +15,7 @@ from itda.errors import ItdaError, SettingError
 if TYPE_CHECKING:
     from itda.recipes import Progress, Run, TokenDecomposition
 
-DEMO_HELD_OUT, DEMO_USES = "10k", "20k"
+DEMO_HELD_OUT, DEMO_USES, DEMO_INDEXED = "10k", "20k", "50k"
 DEMO_LAYERS, DEMO_TOKENS, DEMO_K, DEMO_THRESHOLD = "2,4", "200k", 16, 0.3
 DEMO_PROMPTS = ("import os\n\ndef read_file(path", 'raise ValueError(f"expected a', "The method returns a new list")
 
@@ -77,6 +77,8 @@ def _dispatch(command: Any) -> None:
             _probe(command)
         case settings.Compare():
             _compare(command)
+        case settings.Index():
+            _index(command)
         case settings.Explore():
             _explore(command)
         case settings.Demo():
@@ -115,6 +117,7 @@ def _info(options: settings.Info) -> None:
 
 def _decompose(options: settings.Decompose) -> None:
     from itda import recipes, report
+    from itda.recipes.explore import prompt_address
 
     if options.top < 1:
         raise SettingError(f"--top is {options.top}: show at least 1 atom")
@@ -126,6 +129,8 @@ def _decompose(options: settings.Decompose) -> None:
         refined = ", fidelity" if any(use.fidelity is not None for token in tokens for use in token.atoms) else ""
         print(f"{site} of {options.run}\n{number}, atom{refined}, the atom's own prompt with its «token»\n")
         print(report.decomposition(tokens, options.top))
+        print(f"\nIn a browser: itda explore {options.run}, then")
+        print(prompt_address(options.run, site, options.text, options.token))
 
 
 def _evaluate(options: settings.Evaluate) -> None:
@@ -192,6 +197,23 @@ def _compare(options: settings.Compare) -> None:
             print(f"\nWritten: {options.out}/compare.json, overlap.png, overlap.svg")
 
 
+def _index(options: settings.Index) -> None:
+    from itda import report
+    from itda.recipes.index import index_run
+
+    try:
+        made = index_run(options, _bar(options))
+    except KeyboardInterrupt:
+        print("itda: stopped; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+    if options.json:
+        sites = {str(site): asdict(values) for site, values in made.sites.items()}
+        record = {name: value for name, value in made.record.items() if name != "pieces"}
+        _print_json({**record, "run": str(options.run), "index": str(made.folder), "new": made.new, "sites": sites})
+    else:
+        print(report.index_summary(options.run, made))
+
+
 def _explore(options: settings.Explore) -> None:
     from itda.recipes.explore import explore, export
 
@@ -220,6 +242,8 @@ def _explore(options: settings.Explore) -> None:
 
 def _demo(options: settings.Demo) -> None:
     from itda import recipes, report
+    from itda.recipes.explore import export
+    from itda.recipes.index import index_run
     from itda.sources.corpus import open_corpus
     from itda.sources.huggingface import HuggingFaceSource
 
@@ -275,9 +299,19 @@ def _demo(options: settings.Demo) -> None:
     found = recipes.top_uses(source, dictionary, site, atoms, 4)
     for atom, uses in zip(atoms, found, strict=True):
         say(report.uses(atom, dictionary.labels[atom], uses) + "\n")
-    say("Next:")
+    say("5. Explore: the codes of a part of the corpus, kept by atom, make the pages of a")
+    say("   browser; some of them as one file, to open or to send.\n")
+    quiet = {"quiet": options.quiet, "memory": options.memory, "fast": options.fast}
+    index = index_run(settings.Index(run=options.out, tokens=DEMO_INDEXED, **quiet), _bar(options))
+    page = options.out / "explorer.html"
+    exporting = settings.Explore(runs=(options.out,), export=page, prompts=DEMO_PROMPTS, layer=str(site.layer), **quiet)
+    size = export(exporting, _bar(options))
+    say(f"{index.record['tokens']:,} tokens indexed. Written: {page}, {size / 1e6:.1f} MB.")
+    say("\nNext:")
+    say(f"  itda explore {options.out}      all of it, live, in a browser")
     say(f'  itda decompose {options.out} "for line in open(path):" --layer {site.layer}')
     say("  itda train MODEL --layers 3 --corpus FOLDER    (a Hub id or a folder each)")
+    say(f"\nThe page: {page.resolve().as_uri()}")
     if options.json:
         _print_json(
             {
@@ -286,6 +320,7 @@ def _demo(options: settings.Demo) -> None:
                 "evaluation": {str(s): recipes.finite(asdict(result)) for s, result in results.items()},
                 "prompts": [_token_values(token) for token in last],
                 "uses": [[asdict(use) for use in uses] for uses in found],
+                "page": str(page),
             }
         )
 

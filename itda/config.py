@@ -236,6 +236,22 @@ class Compare(PursuitOptions, Output):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Index(CorpusOptions, ModelOptions, PursuitOptions, Output):
+    """Keep the codes of a corpus in the run, by token and by atom, for the explorer. Started again, it goes on."""
+
+    run: Positional[Path]
+    """The run folder."""
+    corpus: str | None = None
+    """Another corpus than that of the run; all of it is used. Default: the documents that the run was made from."""
+    tokens: str | None = None
+    """Activations to index: 50000, 50k, 1M. Default: as many as the run read."""
+    layer: str | None = None
+    """Layers (3) or sites (3.mlp_out) of the run, several with commas; default: all."""
+    batch_size: int = 0
+    """Windows per forward pass; 0 for as many as when the run was made, which gives the same activations to the bit."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Explore(ModelOptions, PursuitOptions, Output):
     """See a run in a browser: its atoms, where they are used, prompts taken apart, comparisons; or as one file."""
 
@@ -275,5 +291,6 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Index, tyro.conf.subcommand("index")]
     | Annotated[Explore, tyro.conf.subcommand("explore")]
 )

@@ -4,6 +4,7 @@ import statistics
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from itda.core.batch import Site
@@ -13,6 +14,7 @@ from itda.evaluation import Evaluation
 from itda.probing import ProbeResult
 from itda.recipes import AtomUse, Run, TokenDecomposition
 from itda.recipes.compare import Overlap, Pair, noise_floors
+from itda.recipes.index import Indexing
 
 WIDTH = 80
 
@@ -163,6 +165,22 @@ def uses(atom: int, label: Label, found: Sequence[AtomUse]) -> str:
     if not found:
         lines.append("  used by no token here")
     return "\n".join(lines)
+
+
+def index_summary(run: Path, made: Indexing) -> str:
+    """What was indexed, how fast, and how its atoms are used."""
+    record, tokens = made.record, made.record["tokens"]
+    lines = [f"{made.folder}: {record['corpus']} ({record['corpus_part']} part), window {record['window']}"]
+    if made.new:
+        lines.append(f"{tokens:,} tokens in {record['seconds']:.1f} s, {tokens / record['seconds']:,.0f} per second")
+    else:
+        lines.append(f"{tokens:,} tokens. It was there already: nothing to do.")
+    rows = [
+        [str(site), f"{s.atoms:,}", f"{s.unused:,}", f"{s.codes / tokens:.1f}", f"{s.explained:.1%}"]
+        for site, s in made.sites.items()
+    ]
+    lines += ["", table(["site", "atoms", "never used", "atoms per token", "explained"], rows)]
+    return "\n".join([*lines, "", f"See it: itda explore {run}"])
 
 
 def _number(value: float | None) -> str:

@@ -201,6 +201,7 @@ class CodeIndex:
         text = TokenText(_Mapped(folder / TEXT, remedy, TEXT_TENSORS), pieces)
         file = _Mapped(folder / f"{site}.safetensors", remedy, CODE_TENSORS)
         a = file.arrays
+        file.require(all(array.ndim == (2 if name == "steps" else 1) for name, array in a.items()))
         file.require(text.tokens == tokens == len(a["error"]) == len(a["start"]) - 1)
         file.require(a["steps"].shape == (atoms, k) and len(a["atom_start"]) == atoms + 1)
         file.require(len(a["strongest"]) == atoms)
@@ -275,7 +276,7 @@ class CodeIndex:
 
 def _rows(start: np.ndarray, end: int) -> bool:
     """Whether these are the starts of rows that end at `end`; only the first and the last are looked at."""
-    return len(start) > 0 and start[0] == 0 and start[-1] == end
+    return len(start) > 0 and int(start[0]) == 0 and int(start[-1]) == end
 
 
 def _within(start: int, stop: int, tokens: int) -> None:

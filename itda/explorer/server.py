@@ -26,6 +26,7 @@ from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
 from itda.errors import ItdaError, MissingError, SettingError
+from itda.explorer import PORT
 from itda.explorer.workers import Workers
 
 try:
@@ -47,7 +48,6 @@ except ImportError as absent:
 logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
-PORT = 8642
 BODY_LIMIT, QUERY_LIMIT, HEAD_LIMIT = 256 * 1024, 8 * 1024, 1024 * 1024
 MODEL_WAITING, QUICK_THREADS, QUICK_WAITING = 4, 4, 100
 COMPRESSED_FROM = 4 * 1024

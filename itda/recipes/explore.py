@@ -6,9 +6,12 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from itda import config as settings
+from itda.core.batch import Site
 from itda.errors import SettingError, StoreError
+from itda.explorer import PORT
 from itda.explorer.export import Contents, chosen_atoms, page
 from itda.explorer.pages import Explorer
 from itda.recipes.compare import compare_runs, comparison_values
@@ -32,6 +35,14 @@ def _compared(a: Path, b: Path) -> Mapping[str, Any]:
     runs = (a,) if a == b else (a, b)
     values = finite(comparison_values(compare_runs(settings.Compare(runs=runs))))
     return values["pairs"][0]
+
+
+def prompt_address(run: Path, site: Site, text: str, token: int | None = None) -> str:
+    """Where the explorer, started with one run at its usual port, shows a text with one of its tokens chosen."""
+    values = {"run": run.resolve().name, "site": str(site), "text": text}
+    if token is not None and token >= 0:
+        values["t"] = str(token)
+    return f"http://127.0.0.1:{PORT}/#/prompt?{urlencode(values, quote_via=quote)}"
 
 
 def explore(options: settings.Explore, on_ready: Callable[[str], None]) -> None:
