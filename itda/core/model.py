@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from itda.core.atom import Atom
 from itda.core.batch import Site
 from itda.core.code import SparseCode
 from itda.core.labels import Labels
@@ -77,6 +78,29 @@ class ITDA:
     def d_model(self) -> int:
         """Width of the activations."""
         return self.atoms.shape[1]
+
+    def atom(self, index: int) -> Atom:
+        """One atom with its label, to look at; -1 is the last. Raises `SettingError` if there is no such atom.
+
+        >>> import torch, itda
+        >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(3)))
+        >>> itda.ITDA(torch.eye(3), labels, k=2).atom(-1)
+        atom 2 of 3: «x»
+        """
+        if not -len(self) <= index < len(self):
+            remedy = f"use 0 to {len(self) - 1} or -1" if len(self) else "train it on some activations"
+            raise SettingError(f"no atom {index}: the dictionary has {len(self)}, {remedy}")
+        index %= len(self)
+        return Atom(
+            index=index,
+            label=self.labels[index],
+            # A copy: a view would keep the whole dictionary, in memory and in pickles.
+            vector=self.atoms[index].clone(),
+            fidelity=self.fidelity[index].item() if self.fidelity is not None else None,
+            novelty=self.novelty[index].item() if self.novelty is not None else None,
+            of=len(self),
+            site=str(self.site) if self.site is not None else None,
+        )
 
     def to(self, device: torch.device | str) -> ITDA:
         """The same dictionary with its atoms, and so its pursuits, on another device. Codes stay where activations are.

@@ -25,6 +25,8 @@ MODULES = (
 )  # fmt: skip
 """The front end's modules, each after those that it imports."""
 
+EXPORT = re.compile(r"^export (?:async )?(?:function|const|class) (\w+)", re.MULTILINE)
+
 USES_WITHOUT_SCRIPTS = 3
 
 
@@ -125,16 +127,18 @@ def _plain(atom: Mapping[str, Any]) -> str:
 
 
 def script() -> str:
-    """The front end as one script: its modules in order, without the lines that join them.
+    """The front end as one script: each module in a function that gives what it exports, those it needs before it.
 
-    A page from a file may not import modules from other files, and browsers refuse relative imports between inline
-    ones. It works since no two modules give one name to two things, which a test holds.
+    A page from a file may not import modules from other files, and inline ones cannot import each other. No two
+    modules may export one name, which a test holds.
     """
     parts = []
     for name in MODULES:
         text = (STATIC / f"{name}.js").read_text(encoding="utf-8")
         text = re.sub(r"^import \{[^}]*\} from \"\./[a-z]+\.js\";\n", "", text, flags=re.MULTILINE)
-        parts.append(re.sub(r"^export (?=(async )?function |const |class )", "", text, flags=re.MULTILINE))
+        exported = ", ".join(EXPORT.findall(text))
+        body = EXPORT.sub(lambda found: found[0].removeprefix("export "), text)
+        parts.append(f"const {{ {exported} }} = (() => {{\n{body}\nreturn {{ {exported} }};\n}})();")
     return "\n".join(parts)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, SupportsIndex, overload
 
 import torch
 
@@ -12,11 +13,14 @@ from itda.core.batch import ActivationSource, Site
 from itda.core.code import SparseCode
 from itda.core.labels import Label
 from itda.core.levels import two_levels
+from itda.core.markup_decomposition import decomposition, one_token
 from itda.core.model import ITDA
 from itda.errors import SettingError
 from itda.recipes.runs import chosen_site, open_run
 from itda.sources.corpus import Document
 from itda.sources.huggingface import LanguageModel
+
+Readout = Literal["code", "levels", "similarity"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,45 @@ class TokenDecomposition:
     atoms: list[AtomUse]
     """In pick order."""
 
+    def _repr_html_(self) -> str:
+        # Of which readout they are is not known here.
+        return one_token(self, "weight")
 
-def decompose(options: settings.Decompose) -> tuple[Site, list[TokenDecomposition]]:
+
+class Decomposition(list[TokenDecomposition]):
+    """The tokens of a text with their atoms: a list that a notebook shows as a shaded text. So are its slices.
+
+    >>> Decomposition([], site="layer_4")
+    <Decomposition of 0 tokens at layer_4>
+    """
+
+    def __init__(
+        self, tokens: Iterable[TokenDecomposition] = (), *, site: str | None = None, readout: Readout = "code"
+    ) -> None:
+        super().__init__(tokens)
+        self.site = site
+        self.readout: Readout = readout
+
+    @overload
+    def __getitem__(self, index: SupportsIndex, /) -> TokenDecomposition: ...
+
+    @overload
+    def __getitem__(self, index: slice, /) -> Decomposition: ...
+
+    def __getitem__(self, index: SupportsIndex | slice, /) -> TokenDecomposition | Decomposition:
+        if isinstance(index, slice):
+            return Decomposition(super().__getitem__(index), site=self.site, readout=self.readout)
+        return super().__getitem__(index)
+
+    def __repr__(self) -> str:
+        # That of a list would have the prompt of every atom of every token, and notebooks save it beside the HTML.
+        return f"<Decomposition of {len(self)} tokens" + (f" at {self.site}>" if self.site is not None else ">")
+
+    def _repr_html_(self) -> str:
+        return decomposition(self, self.site, "cosine" if self.readout == "similarity" else "coefficient")
+
+
+def decompose(options: settings.Decompose) -> tuple[Site, Decomposition]:
     """`itda decompose`: the tokens of a text with their atoms. Raises an `ItdaError` for bad input."""
     run = open_run(options.run)
     site = chosen_site(run, options.layer)
@@ -55,7 +96,7 @@ def decompose(options: settings.Decompose) -> tuple[Site, list[TokenDecompositio
         return site, tokens
     if not -len(tokens) <= options.token < len(tokens):
         raise SettingError(f"no token {options.token}: the text has {len(tokens)}, use 0 to {len(tokens) - 1} or -1")
-    return site, [tokens[options.token]]
+    return site, Decomposition([tokens[options.token]], site=str(site), readout=readout)
 
 
 def decompose_text(
@@ -65,9 +106,9 @@ def decompose_text(
     text: str,
     window: int,
     batch_size: int = 1,
-    readout: Literal["code", "levels", "similarity"] = "code",
+    readout: Readout = "code",
     top: int = 5,
-) -> list[TokenDecomposition]:
+) -> Decomposition:
     """Every token of a text that the model reads at once. Raises `SettingError` if it is longer than that.
 
     The model runs in the shape it was trained in where the text fits, so that a prompt of the training corpus gives
@@ -98,7 +139,7 @@ def decompose_text(
         error = dictionary.error(x, code)
     explained = (1 - error).tolist()
     fidelity = dictionary.fidelity.tolist() if dictionary.fidelity is not None else None
-    return [
+    tokens = [
         TokenDecomposition(
             label,
             explained[row],
@@ -114,6 +155,7 @@ def decompose_text(
         )
         for row, label in enumerate(group.labels())
     ]
+    return Decomposition(tokens, site=str(site), readout=readout)
 
 
 def top_uses(

@@ -1,7 +1,7 @@
 // One atom: where it is from, where it is used, what it does.
 
 import { h, append, count, percent, short, signed } from "./dom.js";
-import { chip, keyword, named, passage, tint, tokenText, visible, direction } from "./text.js";
+import { chip, direction, keyword, named, passage, tint, tokenText, visible, wholeCharacter } from "./text.js";
 import { ask, canAsk, standalone } from "./api.js";
 import { link } from "./state.js";
 import { histogram, meter, ranks } from "./charts.js";
@@ -88,7 +88,8 @@ function example(one, largest, context) {
   const weights = new Map(one.weights);
   const piece = (text, place) => {
     const bytes = one.bytes[place];
-    const inside = tokenText(text, bytes, place === one.at ? { edges: true } : undefined);
+    const counted = place === one.at || weights.has(place);
+    const inside = bytes && !counted ? wholeCharacter(text, bytes) : tokenText(text, bytes, place === one.at ? { edges: true } : undefined);
     const node = h(place === one.at ? "mark" : "span", {}, h("bdi", {}, inside));
     if (!weights.has(place)) return place === one.at ? node : inside;
     node.classList.add("weight");

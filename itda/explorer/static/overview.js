@@ -2,7 +2,7 @@
 
 import { h, append, count, percent, short } from "./dom.js";
 import { visible } from "./text.js";
-import { ask } from "./api.js";
+import { ask, canAsk } from "./api.js";
 import { link } from "./state.js";
 import { histogram, lines } from "./charts.js";
 
@@ -27,7 +27,7 @@ export async function overviewView(params, context) {
       h("div", { class: "scroll-x", tabindex: 0, role: "region", "aria-labelledby": "measured" }, h("table", { class: "sites" },
         h("thead", {}, h("tr", {}, SITE_COLUMNS.map(([title, , hint]) => h("th", { scope: "col", title: hint }, title)))),
         h("tbody", {}, data.sites.map((site) => h("tr", {},
-          h("th", { scope: "row" }, h("a", { href: link("atoms", { run: data.run, site: site.site }) }, site.site)),
+          h("th", { scope: "row" }, canAsk("atoms", { run: data.run, site: site.site }) ? h("a", { href: link("atoms", { run: data.run, site: site.site }) }, site.site) : site.site),
           site.atoms === undefined ? h("td", { colspan: SITE_COLUMNS.length - 1, class: "note" }, site.trouble) : SITE_COLUMNS.slice(1).map(([, value]) => h("td", {}, value(site)))))))),
       data.sites.some((site) => site.metrics === null) && h("p", { class: "muted" }, "A dash: not measured yet; ", h("code", {}, `itda evaluate ${data.run}`), " does."),
       data.sites.filter((site) => site.atoms !== undefined && site.trouble).slice(0, 1).map((site) => h("p", { class: "muted" }, visible(site.trouble)))),

@@ -45,6 +45,11 @@ export function tokenText(text, bytes, options) {
   return visible(text, options);
 }
 
+/** A character that is cut into tokens, in text that is there for context: shown once, at the token that begins it. */
+export function wholeCharacter(text, bytes) {
+  return bytes.split(" ").some((byte) => parseInt(byte, 16) >= 0xc2) ? visible(text) : [];
+}
+
 /** A token on its own. */
 export function chip(text, bytes) {
   return h("bdi", { class: "chip" }, tokenText(text, bytes, { edges: true }));

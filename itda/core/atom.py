@@ -1,0 +1,53 @@
+"""One atom of a dictionary, to look at: its vector, and the token whose activation it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from itda.core import markup
+from itda.core.labels import Label
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Atom:
+    """An atom with what its dictionary knows of it. A notebook shows its token in its prompt.
+
+    >>> import torch
+    >>> Atom(1, Label("essay", 1, 2, 5, 9, "To", " be", " or"), torch.ones(1), None, None, 3, "layer_4")
+    atom 1 of 3 at layer_4: To« be» or
+    """
+
+    index: int
+    label: Label
+    vector: Float32[Tensor, " d_model"]
+    """Of unit norm."""
+    fidelity: float | None
+    """The cosine to the activation that the label names; None: they are the same."""
+    novelty: float | None
+    """The error of its activation in the dictionary as it was before it; None if that was not kept."""
+    of: int
+    """How many atoms its dictionary has."""
+    site: str | None
+
+    def __repr__(self) -> str:
+        where = f" at {self.site}" if self.site is not None else ""
+        return f"atom {self.index} of {self.of}{where}: {markup.one_line(self.label)}"
+
+    def _repr_html_(self) -> str:
+        label = self.label
+        where = f" at {markup.escaped(markup.clip(self.site, 100))}" if self.site is not None else ""
+        rows = [
+            ("document", f"<bdi>{markup.escaped(markup.clip(label.document, 200))}</bdi>"),
+            ("token", f"{markup.chip(label.token)}, number {label.position:,} of the document"),
+            ("characters", f"{label.char_start:,} to {label.char_end:,}"),
+        ]
+        if self.novelty is not None:
+            rows.append(("novelty", f"{markup.share(self.novelty)} of it was unexplained by the atoms before it"))
+        if self.fidelity is not None:
+            shown = f"{markup.bar(0, self.fidelity, markup.SHARE)} {self.fidelity:.3f}"
+            rows.append(("fidelity", f"{shown}, its cosine to the token's activation: it was refined"))
+        title = f"<div><b>Atom {self.index:,}</b> of {self.of:,}{where}: the activation of the marked token</div>"
+        return f"<div>{title}{markup.passage(label)}{markup.facts('Where it comes from', rows)}</div>"
