@@ -149,8 +149,17 @@ def folder(tmp_path_factory) -> Path:
         (folder / "corpus" / f"{i}.py").write_text(f"import os\n\n\ndef f_{i}(path):\n    return os.open(path)\n" * 3)
     settings = ["--k", "4", "--threshold", "0.3", "--tokens", "500", "--window", "64", "--quiet"]
     main(
-        ["train", "tiny", "--layers", "2,4", "--corpus", str(folder / "corpus"), "--out", str(folder / "runs/tiny")]
-        + settings
+        [
+            "train",
+            "tiny",
+            "--layers",
+            "2,4",
+            "--corpus",
+            str(folder / "corpus"),
+            "--out",
+            str(folder / "runs/tiny"),
+            *settings,
+        ]
     )
     return folder
 

@@ -47,7 +47,7 @@ class Atom:
         if self.novelty is not None:
             rows.append(("novelty", f"{markup.share(self.novelty)} of it was unexplained by the atoms before it"))
         if self.fidelity is not None:
-            shown = f"{markup.bar(0, self.fidelity, markup.SHARE)} {self.fidelity:.3f}"
+            shown = f"{markup.bar(0.0, self.fidelity, markup.SHARE)} {self.fidelity:.3f}"
             rows.append(("fidelity", f"{shown}, its cosine to the token's activation: it was refined"))
         title = f"<div><b>Atom {self.index:,}</b> of {self.of:,}{where}: the activation of the marked token</div>"
         return f"<div>{title}{markup.passage(label)}{markup.facts('Where it comes from', rows)}</div>"

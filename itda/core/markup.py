@@ -94,7 +94,7 @@ def bar(start: float, end: float, colour: str) -> str:
 
 def share(value: float) -> str:
     """A share as a bar and a number."""
-    return f"{bar(0, value, SHARE)} {value:.1%}"
+    return f"{bar(0.0, value, SHARE)} {value:.1%}"
 
 
 def table(caption: str) -> str:

@@ -46,6 +46,8 @@ class Explorer:
         self._models: dict[str, tuple[LanguageModel, dict[int, str]]] = {}
         self._averages = Cache()
         self._lock = threading.Lock()
+        # Reading a site hangs hooks on the one model, which another thread's pass would meet.
+        self._running = threading.Lock()
         self._answers: dict[str, Callable[[Query], Mapping[str, Any]]] = {
             "runs": self._runs,
             "overview": self._overview,
@@ -112,10 +114,11 @@ class Explorer:
         model, pieces = self._model(run)
         if not model.is_causal:
             raise MissingError(f"{model.name} does not predict the next token, so its atoms promote none")
-        average = self._averages.get(
-            (run, query["site"]), [dictionary], lambda: average_logits(model, dictionary.model)
-        )
-        return promoted(model, dictionary.model, atom, average, pieces)
+        with self._running:
+            average = self._averages.get(
+                (run, query["site"]), [dictionary], lambda: average_logits(model, dictionary.model)
+            )
+            return promoted(model, dictionary.model, atom, average, pieces)
 
     def _window(self, query: Query) -> Mapping[str, Any]:
         dictionary = self._dictionary(query)
@@ -130,7 +133,9 @@ class Explorer:
             raise SettingError(f"the text has {len(text):,} characters: shorten it to {MOST_CHARACTERS:,}")
         dictionary = self._dictionary(query)
         model, pieces = self._model(run)
-        labels, found = read_prompt(model, text, [site], self.opened.record(run)["window"], self._batch_size)
+        window = self.opened.record(run)["window"]
+        with self._running:
+            labels, found = read_prompt(model, text, [site], window, self._batch_size)
         code, error = dictionary.model.decompose(found[site])
         ids = labels.token_id.tolist()
         partial = {place: pieces[token] for place, token in enumerate(ids) if token in pieces}

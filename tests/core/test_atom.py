@@ -1,4 +1,4 @@
-"""One atom, and its markup: whatever is in a label, the HTML is whole, harmless, small, and says what the label says."""
+"""One atom, and its markup: whatever is in a label, the HTML is whole, harmless, small, and says what the label says."""  # noqa: E501
 
 import pickle
 from html.parser import HTMLParser

@@ -10,7 +10,7 @@ ENTITIES = "&lt;b&gt;bold&lt;/b&gt; &amp;amp;"
 HOSTILE_NAME = '"><img src=x onerror=window.pwned=1>.txt'
 
 ENGLISH = [
-    "The harbour was quiet before the storm. Boats lay at their ropes, and the men who owned them stood on the quay and "
+    "The harbour was quiet before the storm. Boats lay at their ropes, and the men who owned them stood on the quay and "  # noqa: E501
     "looked at the sky. Nobody spoke of the wind, though everybody had heard it in the night.",
     "Dictionaries are made of words, and words are made of use. If nobody uses a word for a hundred years, it stays in "
     "the dictionary; but when it is needed again, it has to be learnt as if it were new.",
@@ -23,7 +23,7 @@ ENGLISH = [
 ]
 
 PYTHON = [
-    'def read(path, encoding="utf-8"):\n    """The text of a file."""\n    with open(path, encoding=encoding) as file:\n'
+    'def read(path, encoding="utf-8"):\n    """The text of a file."""\n    with open(path, encoding=encoding) as file:\n'  # noqa: E501
     '        return file.read()\n\n\nif __name__ == "__main__":\n    print(read(sys.argv[1]))\n',
     "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n"
     "        self.items.append(item)\n\n    def pop(self):\n        if not self.items:\n"
@@ -47,9 +47,9 @@ DOCUMENTS = {
     "08 chinese.txt": "海港在暴风雨前很安静。船停在绳子旁边，人们站在码头上看着天空。词典是由词语组成的。",
     "09 japanese.txt": "嵐の前の港は静かだった。誰も風のことを話さなかった。辞書は言葉でできている。",
     "10 emoji.txt": "Smile 🙂 and wave 👋🏽 at the family 👨‍👩‍👧 under the flag 🇫🇷 of the ship ⛵ tonight 🙂🙂.",
-    "11 tabs.txt": "name\tvalue\n\tone\t1\n\t\ttwo\t2\n\n\n\n\nafter four empty lines\r\nand a carriage return\n   three spaces\n",
-    "12 hidden.txt": "zero\u200bwidth, joined\u200dup, a byte order \ufeffmark, a no-break\u00a0space, soft\u00adhyphen.",
-    "13 bidi.txt": "user = '\u202eresu\u202c'; the file is called txt.\u202egpj.exe\u202c today, \u2066isolated\u2069 tomorrow.",
+    "11 tabs.txt": "name\tvalue\n\tone\t1\n\t\ttwo\t2\n\n\n\n\nafter four empty lines\r\nand a carriage return\n   three spaces\n",  # noqa: E501
+    "12 hidden.txt": "zero\u200bwidth, joined\u200dup, a byte order \ufeffmark, a no-break\u00a0space, soft\u00adhyphen.",  # noqa: E501
+    "13 bidi.txt": "user = '\u202eresu\u202c'; the file is called txt.\u202egpj.exe\u202c today, \u2066isolated\u2069 tomorrow.",  # noqa: E501
     **{f"2{i} english.txt": "\n\n".join([*ENGLISH[i:], *ENGLISH[:i]]) for i in range(len(ENGLISH))},
     **{f"3{i} code.py": "\n\n".join([*PYTHON[i:], *PYTHON[:i]]) for i in range(len(PYTHON))},
 }
