@@ -30,7 +30,7 @@ from itda.core.markup import (
 )
 
 MOST_TOKENS = 200
-MOST_ATOMS = 50
+MOST_ATOMS = 40
 """In the table of a token that is shown alone."""
 MOST_ROWS, ROWS_EACH = 450, 8
 """Rows in the tables of a decomposition, those for column names included; and atoms in the table of one token."""
@@ -160,7 +160,7 @@ def _atoms(uses: Sequence[Use], caption: str, weight: str, most: int) -> str:
     for use in uses[:most]:
         size = use.coefficient / largest
         # One zero for all bars of a table: in the middle if any is negative.
-        start, end = sorted((0.5, 0.5 + size / 2)) if signed else (0, size)
+        start, end = sorted((0.5, 0.5 + size / 2)) if signed else (0.0, size)
         cells = f'<th scope="row">{use.atom}</th><td>{use.coefficient:+.{places}f}</td>'
         cells += f"<td>{bar(start, end, NEGATIVE if size < 0 else POSITIVE)}</td>"
         if faithful:

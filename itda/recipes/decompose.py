@@ -17,8 +17,8 @@ from itda.core.markup_decomposition import decomposition, one_token
 from itda.core.model import ITDA
 from itda.errors import SettingError
 from itda.recipes.runs import chosen_site, open_run
-from itda.sources.corpus import Document
 from itda.sources.huggingface import LanguageModel
+from itda.sources.prompt import read_prompt
 
 Readout = Literal["code", "levels", "similarity"]
 
@@ -115,20 +115,8 @@ def decompose_text(
     the very activations that were its atoms. The atoms are those of the code, of the code on two
     levels, or the `top` closest ones.
     """
-    document = Document("prompt", text)
-    windower = model.windower(window)
-    windows = windower.windows(document)
-    if len(windows) > 1:
-        length, room = sum(len(w.token_ids) for w in windows), (model.context or window) - windower.window
-        if length > windower.content + room:
-            raise SettingError(
-                f"the text has {length} tokens and the model reads at most {windower.content + room}: shorten it"
-            )
-        windower = model.windower(windower.window - windower.content + length)
-        windows = windower.windows(document)
-    group = windower.group(windows, batch_size)
-    activations = model.activations(group, [site])[site]
-    x = activations[group.is_activation.to(activations.device)].cpu()
+    labels, found_at = read_prompt(model, text, [site], window, batch_size)
+    x = found_at[site]
     code, error = dictionary.decompose(x)
     if readout == "similarity":
         found = dictionary.similarity(x, top=top)
@@ -153,7 +141,7 @@ def decompose_text(
                 for place, atom in enumerate(code.indices[row, : code.count[row]].tolist())
             ],
         )
-        for row, label in enumerate(group.labels())
+        for row, label in enumerate(labels)
     ]
     return Decomposition(tokens, site=str(site), readout=readout)
 
