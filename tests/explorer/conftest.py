@@ -1,0 +1,131 @@
+"""Two indexed runs on a strange corpus, served, and a real browser that fails a test for anything it complains of."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from strange_corpus import write_to
+
+from itda import config as settings
+from itda.explorer.pages import Explorer
+
+
+@dataclass(frozen=True)
+class Served:
+    address: str
+    explorer: Explorer
+    runs: tuple[Path, Path]
+
+    def ask(self, name: str, **query: str) -> dict:
+        return self.explorer.answer(name, query)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory) -> tuple[Path, Path]:
+    """`plain`, of mode paper and evaluated, and `refined`, of mode best: both of layers 1 and 3."""
+    from itda.recipes import evaluate_run, train
+    from itda.recipes.index import index_run
+
+    root = tmp_path_factory.mktemp("explorer")
+    corpus = root / "corpus"
+    corpus.mkdir()
+    write_to(corpus)
+    common = {"model": "tiny", "layers": "1,3", "corpus": str(corpus), "tokens": "4k", "k": 8, "part": "all"}
+    for name, more in {"plain": {"threshold": 0.3}, "refined": {"threshold": 0.4, "mode": "best", "refine": 2}}.items():
+        train(settings.Train(**common, **more, out=root / name, quiet=True))
+        index_run(settings.Index(run=root / name, quiet=True))
+    evaluate_run(settings.Evaluate(run=root / "plain", corpus=str(corpus), tokens="1k", quiet=True))
+    return root / "plain", root / "refined"
+
+
+@pytest.fixture(scope="session")
+def served(runs) -> Iterator[Served]:
+    from itda.explorer.server import running
+    from itda.recipes.explore import explorer_of
+
+    explorer = explorer_of(settings.Explore(runs=runs))
+    with running(explorer) as address:
+        yield Served(address, explorer, runs)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    found = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium here, and CI installs it: look at .ci/run")
+        pytest.skip("no Chromium here: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Tabs:
+    """Opens pages, and remembers what they complained of and whom they asked."""
+
+    def __init__(self, browser) -> None:
+        self.browser, self.contexts = browser, []
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.allowed = 0
+        """Complaints that a test provokes, such as a refused request."""
+
+    def open(self, address: str, *, width=1280, height=860, **options):
+        context = self.browser.new_context(viewport={"width": width, "height": height}, **options)
+        context.set_default_timeout(15_000)
+        self.contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.goto(address)
+        if options.get("java_script_enabled", True):
+            settle(page)
+        return page
+
+
+def settle(page) -> None:
+    """Wait until the view is there."""
+    page.wait_for_selector('main[aria-busy="false"] h1')
+
+
+def until(page, script: str, timeout_s: float = 15.0) -> None:
+    """Wait until an expression is true. Playwright's own way is an eval(), which the pages' policy forbids."""
+    end = time.monotonic() + timeout_s
+    while not page.evaluate(script):
+        assert time.monotonic() < end, f"never became true: {script}"
+        page.wait_for_timeout(20)
+
+
+@pytest.fixture
+def tabs(browser):
+    opened = Tabs(browser)
+    yield opened
+    pwned = [p.evaluate("window.pwned") for c in opened.contexts for p in c.pages if opened.allowed == 0]
+    for context in opened.contexts:
+        context.close()
+    assert not any(pwned), "text of the corpus ran as a script"
+    if opened.allowed == 0:
+        assert opened.complaints == []
+
+
+@pytest.fixture
+def visit(tabs, served):
+    """Open a view of the served runs; all that it asks for must come from that server."""
+
+    def opened(address: str = "", **options):
+        return tabs.open(served.address + address, **options)
+
+    yield opened
+    foreign = [url for url in tabs.requests if not url.startswith((served.address, "data:"))]
+    assert foreign == []

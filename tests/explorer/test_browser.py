@@ -1,0 +1,378 @@
+"""The views in a real browser, through the roles and names that a person meets."""
+
+import json
+import re
+import urllib.parse
+
+import pytest
+import torch
+from conftest import settle, until
+from strange_corpus import ENDED, IMAGE, SCRIPT
+
+from itda.core.batch import Site
+from itda.recipes.runs import open_run
+from itda.sources.huggingface import LanguageModel
+from itda.sources.prompt import read_prompt
+
+HERE = "run=plain&site=layer_3"
+TEXT = "import os\nfor name in os.listdir(folder):\n    print(name)"
+VIEWS = {
+    "overview": "#/overview?run=plain",
+    "atoms": f"#/atoms?{HERE}",
+    "atom": f"#/atom?{HERE}&atom=20",
+    "prompt": f"#/prompt?{HERE}&text={urllib.parse.quote(TEXT)}",
+    "window": f"#/prompt?{HERE}&token=100",
+    "compare": "#/compare?a=plain&b=refined",
+}
+
+
+def shown_ids(page) -> list[int]:
+    return [int(text.replace(",", "")) for text in page.locator(".rows .row .open").all_inner_texts()]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_opens_from_its_address_and_is_no_wider_than_the_screen(visit, view, width):
+    page = visit(VIEWS[view], width=width)
+    page.wait_for_load_state("networkidle")
+    assert page.locator("h1").count() == 1
+    assert page.title().endswith("· itda")
+    assert page.locator("nav a[aria-current=page]").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_atoms_are_searched_by_text_token_and_document_and_the_address_has_it(visit, served):
+    columns = served.ask("atoms", run="plain", site="layer_3")
+    everywhere = [b + t + a for b, t, a in zip(columns["before"], columns["token"], columns["after"], strict=True)]
+    names = [columns["documents"][i] for i in columns["document"]]
+    page = visit(VIEWS["atoms"])
+    for where, texts, query in (
+        ("text", everywhere, "RETURN"),
+        ("token", columns["token"], "the"),
+        ("document", names, "code"),
+    ):
+        expected = [i for i, text in enumerate(texts) if query.lower() in text.lower()]
+        page.get_by_label("Where").select_option(where)
+        page.get_by_label("Search").fill(query)
+        assert expected
+        assert set(shown_ids(page)) <= set(expected)
+        assert page.get_by_role("status").first.inner_text().startswith(f"{len(expected)} of ")
+    again = visit(page.url.removeprefix(served.address))
+    assert shown_ids(again) == shown_ids(page)
+    page.get_by_label("Search").fill("nothing has this text")
+    assert page.get_by_text("No atom fits").is_visible()
+
+
+def test_atoms_are_filtered_by_use_and_fidelity(visit, served):
+    columns = served.ask("atoms", run="refined", site="layer_3")
+    page = visit("#/atoms?run=refined&site=layer_3")
+    page.get_by_label("Uses from").fill("20")
+    expected = {i for i, uses in enumerate(columns["uses"]) if uses >= 20}
+    assert set(shown_ids(page)) <= expected
+    assert page.get_by_role("status").first.inner_text().startswith(f"{len(expected)} of ")
+    middle = sorted(columns["fidelity"])[len(columns["fidelity"]) // 2]
+    page.get_by_label("Fidelity from").fill(str(middle))
+    expected = {i for i in expected if columns["fidelity"][i] >= middle}
+    assert page.get_by_role("status").first.inner_text().startswith(f"{len(expected)} of ")
+
+
+@pytest.mark.parametrize("key", ["atom", "uses", "strongest", "fidelity", "novelty"])
+def test_each_column_sorts_both_ways(visit, served, key):
+    columns = served.ask("atoms", run="refined", site="layer_3")
+    values = list(range(columns["atoms"])) if key == "atom" else columns[key]
+    page = visit("#/atoms?run=refined&site=layer_3&sort=" + ("uses" if key == "atom" else "atom"))
+    for _ in range(2):
+        page.locator(f"button[data-sort={key}]").click()
+        way = page.locator(f'.head .{key}[role="columnheader"]').get_attribute("aria-sort")
+        order = sorted(range(len(values)), key=lambda i: ((-1 if way == "descending" else 1) * values[i], i))
+        assert shown_ids(page)[:10] == order[:10]
+    assert "sort=" + key in page.url
+
+
+def test_a_hundred_thousand_atoms_have_few_rows_in_the_page(visit, tabs, served):
+    number = 100_000
+    large = served.ask("atoms", run="plain", site="layer_3")
+    columns = ("before", "token", "after", "document", "uses", "strongest", "novelty")
+    large = large | {name: (large[name] * (number // len(large[name]) + 1))[:number] for name in columns}
+    large |= {"atoms": number}
+    page = visit(VIEWS["overview"])
+    page.route("**/api/atoms*", lambda route: route.fulfill(json=large))
+    page.get_by_role("link", name="Atoms", exact=True).click()
+    page.wait_for_selector(".rows .row")
+    assert page.get_by_role("table").get_attribute("aria-rowcount") == str(number + 1)
+    assert page.locator(".rows .row").count() < 60
+    page.locator("button[data-sort=atom]").click()
+    page.locator(".rows .open").first.focus()
+    page.keyboard.press("End")
+    until(page, "document.activeElement.textContent === '99,999'")
+    assert page.locator(".rows .row").count() < 60
+    page.get_by_label("Search").fill("return")
+    until(page, "document.querySelector('.status').textContent.includes(' of 100,000')", 3.0)
+
+
+def test_the_page_of_an_atom_says_what_the_index_says(visit, served):
+    data = served.ask("atom", run="plain", site="layer_3", atom="20")
+    page = visit(VIEWS["atom"])
+    assert page.get_by_role("heading", level=1).inner_text().startswith("Atom 20")
+    own = page.get_by_role("region", name="Its own prompt")
+    assert own.locator("mark").text_content().strip("␣⏎") == data["label"]["token"].strip(" \n")
+    uses = data["uses"]
+    assert f"Used by {uses['uses']:,} of {uses['tokens']:,} tokens" in page.locator(".summary").inner_text()
+    examples = page.locator("ol.examples > li")
+    assert examples.count() == sum(len(group["examples"]) for group in uses["groups"])
+    first = uses["groups"][0]["examples"][0]
+    coefficient = examples.first.locator(".coefficient").inner_text()
+    assert float(coefficient.replace("−", "-").replace(",", "")) == pytest.approx(first["coefficient"], rel=1e-2)
+    bands = sum(group["kind"] == "band" and bool(group["examples"]) for group in uses["groups"])
+    assert page.locator(".band").count() == bands > 0
+    assert page.get_by_role("img", name=re.compile("Histogram of the coefficients")).is_visible()
+    assert page.get_by_role("img", name=re.compile("pick order")).is_visible()
+    examples.first.get_by_role("link").click()
+    page.wait_for_selector('.token[aria-pressed="true"]')
+    window = served.ask("window", run="plain", site="layer_3", token=str(first["token"]))
+    assert page.locator('.token[aria-pressed="true"]').get_attribute("data-token") == str(window["at"])
+
+
+def test_next_tokens_come_and_can_be_seen_alone(visit, served):
+    page = visit(VIEWS["atom"])
+    data = served.ask("logits", run="plain", site="layer_3", atom="20")
+    promoted = page.get_by_role("table", name="Promoted").get_by_role("row")
+    page.wait_for_selector(".effects")
+    assert promoted.count() == len(data["relative"]["promoted"])
+    before = promoted.first.get_by_role("cell").inner_text()
+    page.get_by_label("alone").check()
+    after = page.get_by_role("table", name="Promoted").get_by_role("row").first.get_by_role("cell").inner_text()
+    assert before != after == f"{data['plain']['promoted'][0][1]:.2f}".replace("-", "−")
+
+
+def test_neighbours_and_nearest_atoms_are_links(visit, served):
+    page = visit(VIEWS["atom"])
+    page.get_by_role("link", name="next →").click()
+    until(page, "document.querySelector('h1').textContent.startsWith('Atom 21')")
+    page.keyboard.press("[")
+    until(page, "document.querySelector('h1').textContent.startsWith('Atom 20')")
+    near = served.ask("atom", run="plain", site="layer_3", atom="20")["nearest"][0]["atom"]
+    page.locator(".nearest a").first.click()
+    until(page, f"document.querySelector('h1').textContent.startsWith('Atom {near:,} ')")
+
+
+def test_a_typed_prompt_is_taken_apart_as_by_the_library(visit, served):
+    page = visit(f"#/prompt?{HERE}")
+    page.get_by_role("textbox", name="Text").fill(TEXT)
+    page.wait_for_selector(".token")
+    run, site = open_run(served.runs[0]), Site(3)
+    labels, found = read_prompt(LanguageModel.load("tiny"), TEXT, [site], run.record["window"], 8)
+    code, error = run.dictionary(site).decompose(found[site])
+    tokens = page.locator(".token")
+    assert tokens.count() == len(labels)
+    explained = re.search(r", ([\d.]+)% explained", tokens.nth(3).get_attribute("aria-label"))
+    assert float(explained[1]) == pytest.approx(100 * (1 - float(error[3])), abs=0.06)
+    tokens.nth(3).click()
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".token:focus").get_attribute("data-token") == "4"
+    atoms = page.get_by_role("region", name="The chosen token").locator("tbody .id").all_inner_texts()
+    assert [int(text.replace(",", "")) for text in atoms] == code.indices[4, : code.count[4]].tolist()
+    assert "t=4" in page.url
+    assert urllib.parse.quote_plus(TEXT) in page.url
+
+
+def test_an_atom_shows_where_it_is_used_and_back_returns_to_the_token(visit, served):
+    page = visit(VIEWS["prompt"] + "&t=2")
+    page.wait_for_selector(".token")
+    data = served.ask("decompose", run="plain", site="layer_3", text=TEXT)
+    atom = data["codes"][2][0][0]
+    page.get_by_role("button", name=f"Show where atom {atom} is used").first.click()
+    tinted = page.locator(".token.positive, .token.negative").evaluate_all(
+        "all => all.map(e => Number(e.dataset.token))"
+    )
+    assert tinted == [i for i, (ids, _) in enumerate(data["codes"]) if atom in ids]
+    page.locator("tbody .id a").first.click()
+    until(page, "document.querySelector('h1').textContent.startsWith('Atom')")
+    page.go_back()
+    page.wait_for_selector('.token[data-token="2"][aria-pressed="true"]')
+    assert page.get_by_role("textbox", name="Text").input_value() == TEXT
+
+
+def test_a_text_too_long_is_told_in_a_sentence(visit, tabs):
+    tabs.allowed = 1  # the browser notes the refused request
+    page = visit(f"#/prompt?{HERE}")
+    page.get_by_role("textbox", name="Text").fill("word " * 5000)
+    page.wait_for_selector("[role=alert]:not([hidden])")
+    assert re.search(r"the text has [\d,]+ (characters|tokens).*shorten it", page.get_by_role("alert").inner_text())
+    page.get_by_role("textbox", name="Text").fill("  \n ")
+    page.wait_for_selector("[role=alert]", state="hidden")
+    assert page.locator(".token").count() == 0
+
+
+def test_the_heat_map_has_the_values_of_the_comparison_and_its_lists_add_up(visit, served):
+    data = served.ask("compare", a="plain", b="refined")
+    page = visit(VIEWS["compare"])
+    cells = page.locator(".heat-cell").all_inner_texts()
+    assert [float(cell) for cell in cells] == [round(v, 2) for row in data["matrices"]["weighted"] for v in row]
+    page.get_by_role("button", name=re.compile("layer_1 of a and layer_3 of b")).click()
+    labels = served.ask("labels", a="plain", b="refined", site_a="layer_1", site_b="layer_3")
+    counts = {}
+    for name, key in (("In both", "both"), ("Only in a", "only_a"), ("Only in b", "only_b")):
+        page.get_by_role("button", name=re.compile(name)).click()
+        page.wait_for_selector(f'[data-part="{key}"][aria-pressed="true"]')
+        text = page.locator(f'[data-part="{key}"]').inner_text()
+        counts[key] = int(re.search(r"\(([\d,]+)\)", text)[1].replace(",", ""))
+        first = labels[key][0][0] if key == "both" else labels[key][0]
+        assert shown_ids(page)[0] == first
+    assert counts == labels["counts"]
+    assert counts["both"] + counts["only_a"] == served.ask("atoms", run="plain", site="layer_1")["atoms"]
+    assert "site_a=layer_1" in page.url
+
+
+def test_the_overview_has_settings_measures_and_charts(visit, served):
+    page = visit(VIEWS["overview"])
+    metrics = json.loads((served.runs[0] / "layer_3" / "metrics.json").read_text())
+    row = page.get_by_role("row", name=re.compile("layer_3"))
+    assert f"{metrics['fvu']:.3f}" in row.inner_text()
+    assert f"{metrics['ce_loss_score']:.3f}" in row.inner_text()
+    assert "at most 8 atoms per token, by mp" in page.locator("dl").inner_text()
+    for name in ("Growth: layer_1", "Uses by rank", "Histogram of the share explained in layer_3"):
+        assert page.get_by_role("img", name=re.compile(name)).is_visible()
+
+
+def test_back_and_forward_go_through_the_views(visit):
+    page = visit(VIEWS["atoms"])
+    page.get_by_role("link", name="Overview").click()
+    page.wait_for_selector("dl")
+    page.get_by_role("link", name="Prompt").click()
+    page.wait_for_selector("textarea")
+    page.go_back()
+    page.wait_for_selector("dl")
+    page.go_back()
+    page.wait_for_selector(".rows .row")
+    page.go_forward()
+    page.wait_for_selector("dl")
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("#/atom?run=plain&site=layer_3&atom=99999", "no atom 99,999"),
+        ("#/atom?run=plain&site=layer_3&atom=x", "give a number"),
+        ("#/atoms?run=absent", "There is no run absent"),
+        ("#/atoms?run=plain&site=layer_2", "plain has no layer_2"),
+        ("#/elsewhere", "There is no page elsewhere"),
+        ("#/prompt?run=plain&site=layer_3&token=99999999", "no token 99,999,999"),
+    ],
+)
+def test_what_is_not_there_is_told_and_the_frame_stays(visit, tabs, address, sentence):
+    tabs.allowed = 1
+    page = visit(address)
+    assert sentence in page.get_by_role("alert").inner_text()
+    page.get_by_role("link", name="Overview").click()
+    page.wait_for_selector("dl")
+
+
+def test_everything_can_be_reached_with_the_keyboard(visit):
+    page = visit(VIEWS["atoms"])
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the page"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Atoms"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.name") == "q"
+    page.keyboard.type("the")
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.classList.contains('open')"):
+            break
+    ids = shown_ids(page)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.textContent").replace(",", "") == str(ids[2])
+    page.keyboard.press("Enter")
+    until(page, f"document.querySelector('h1').textContent.startsWith('Atom {ids[2]:,} ')")
+    assert page.evaluate("document.activeElement.tagName") == "H1"
+
+
+def test_dark_mode_follows_the_system_and_the_button(visit):
+    def ground(page):
+        return page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+
+    light, page = visit(VIEWS["overview"]), visit(VIEWS["overview"], color_scheme="dark")
+    assert ground(page) != ground(light) == "rgb(255, 255, 255)"
+    button = page.get_by_role("button", name=re.compile("Colours"))
+    button.click()
+    assert ground(page) == ground(light)
+    page.reload()
+    settle(page)
+    assert ground(page) == ground(light)
+
+
+@pytest.mark.parametrize("text", [SCRIPT, IMAGE, ENDED])
+def test_hostile_text_of_the_corpus_is_text(visit, served, text):
+    columns = served.ask("atoms", run="plain", site="layer_3")
+    atoms = [
+        atom
+        for atom in range(columns["atoms"])
+        if text
+        in "".join(
+            served.ask("atom", run="plain", site="layer_3", atom=str(atom))["label"][k]
+            for k in ("before", "token", "after")
+        )
+    ]
+    assert atoms
+    for atom in atoms[:3]:
+        page = visit(f"#/atom?{HERE}&atom={atom}")
+        assert text in page.locator(".passage").text_content().replace("␣", " ")
+        page.wait_for_load_state("networkidle")
+    page = visit(f"#/atoms?{HERE}&q={urllib.parse.quote(text[:20])}")
+    assert page.locator(".rows .row").count() > 0
+
+
+def test_a_hostile_prompt_is_text(visit):
+    page = visit(f"#/prompt?{HERE}&text={urllib.parse.quote(IMAGE + SCRIPT + ENDED)}")
+    page.wait_for_selector(".token")
+    assert "script" in page.locator(".strip").text_content()
+
+
+def test_signs_stand_for_what_cannot_be_seen(visit):
+    text = "a\n\tb\u200bc\u202ed 🙂 مرحبا"
+    page = visit(f"#/prompt?{HERE}&text={urllib.parse.quote(text)}")
+    page.wait_for_selector(".token")
+    shown = page.locator(".strip").text_content()
+    assert "⏎" in shown
+    assert "⇥" in shown
+    assert "\u202e" not in shown
+    assert "\u200b" not in shown
+    assert re.search(r"⟨(200B|E2 80)", shown)
+    assert "⟨F0 9F" in shown or "⟨F0⟩" in shown or "🙂" in shown
+
+
+def test_prompts_run_in_their_own_direction(visit, served):
+    columns = served.ask("atoms", run="plain", site="layer_3")
+    arabic = [i for i, name in enumerate(columns["document"]) if "arabic" in columns["documents"][name]]
+    page = visit(f"#/atom?{HERE}&atom={arabic[-1]}")
+    assert page.locator(".passage").get_attribute("dir") == "rtl"
+    page = visit(f"#/atom?{HERE}&atom=0")
+    assert page.locator("p.passage").count() == 1
+
+
+def test_a_server_that_is_gone_is_told(browser, tabs, runs):
+    from itda import config as settings
+    from itda.explorer.server import running
+    from itda.recipes.explore import explorer_of
+
+    tabs.allowed = 1
+    with running(explorer_of(settings.Explore(runs=runs, model=False))) as address:
+        page = tabs.open(address)
+    page.get_by_role("link", name="Overview").click()
+    page.wait_for_selector("[role=alert]")
+    assert "The server does not answer" in page.get_by_role("alert").inner_text()
+
+
+def test_float_codes_are_those_of_the_dictionary(served):
+    """The window of an indexed token has the code that the dictionary gives for the model's activation there."""
+    data = served.ask("window", run="plain", site="layer_3", token="50")
+    index = served.explorer.opened.dictionary("plain", "layer_3").index
+    atoms, coefficients = index.codes(50)
+    ids, values = data["codes"][data["at"]]
+    assert ids == atoms.tolist()
+    assert torch.allclose(torch.tensor(values), torch.from_numpy(coefficients), rtol=1e-4)
