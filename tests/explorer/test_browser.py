@@ -308,16 +308,8 @@ def test_dark_mode_follows_the_system_and_the_button(visit):
 
 @pytest.mark.parametrize("text", [SCRIPT, IMAGE, ENDED])
 def test_hostile_text_of_the_corpus_is_text(visit, served, text):
-    columns = served.ask("atoms", run="plain", site="layer_3")
-    atoms = [
-        atom
-        for atom in range(columns["atoms"])
-        if text
-        in "".join(
-            served.ask("atom", run="plain", site="layer_3", atom=str(atom))["label"][k]
-            for k in ("before", "token", "after")
-        )
-    ]
+    labels = open_run(served.runs[0]).dictionary(Site(3)).labels
+    atoms = [atom for atom, label in enumerate(labels) if text in label.before + label.token + label.after]
     assert atoms
     for atom in atoms[:3]:
         page = visit(f"#/atom?{HERE}&atom={atom}")

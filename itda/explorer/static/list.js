@@ -38,11 +38,11 @@ export function longTable({ label, columns, sorted, onsort, className = "" }) {
 
   const heightOf = () => parseFloat(getComputedStyle(table).getPropertyValue("--row")) || 36;
 
-  function draw() {
+  function draw(refocus = true) {
     const height = heightOf();
     const first = Math.max(0, Math.floor(scroller.scrollTop / height) - BEYOND);
     const last = Math.min(total, Math.ceil((scroller.scrollTop + scroller.clientHeight) / height) + BEYOND);
-    const focused = body.contains(document.activeElement) ? Number(document.activeElement.dataset.row) : null;
+    const focused = refocus && body.contains(document.activeElement) ? Number(document.activeElement.dataset.row) : null;
     const rows = [];
     for (let i = first; i < last; i++) {
       const { href, cells, name } = makeRow(i);
@@ -70,7 +70,7 @@ export function longTable({ label, columns, sorted, onsort, className = "" }) {
     const top = current * height;
     if (top < scroller.scrollTop) scroller.scrollTop = top;
     if (top + height > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = top + height - scroller.clientHeight;
-    draw();
+    draw(false);
     body.querySelector(`[data-row="${current}"]`)?.focus({ preventScroll: true });
   }
 
