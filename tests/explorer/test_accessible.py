@@ -1,0 +1,119 @@
+"""axe-core finds no serious fault on any view, and the pictures of docs/explorer.md are made."""
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from conftest import settle
+from test_browser import VIEWS
+
+AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+PICTURES = Path(__file__).parents[2] / "docs" / "images" / "explorer"
+
+
+def faults(page) -> list[str]:
+    """What axe-core calls serious or critical, with the first place of each."""
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{fault['id']}: {fault['nodes'][0]['html']} {fault['nodes'][0]['failureSummary']}"
+        for fault in found["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+def rest(page) -> None:
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(150)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_axe_finds_no_serious_fault(visit, view, scheme):
+    page = visit(VIEWS[view], color_scheme=scheme, bypass_csp=True)
+    rest(page)
+    assert faults(page) == []
+
+
+@pytest.mark.parametrize("view", ["atoms", "atom", "prompt"])
+def test_axe_finds_no_serious_fault_on_a_phone(visit, view):
+    page = visit(VIEWS[view], width=390, bypass_csp=True)
+    rest(page)
+    assert faults(page) == []
+
+
+def test_axe_finds_no_serious_fault_where_something_is_chosen_or_wrong(visit, tabs):
+    tabs.allowed = 1
+    page = visit(VIEWS["prompt"] + "&t=2&a=0", bypass_csp=True)
+    rest(page)
+    page.get_by_text("Atoms of the whole text").click()
+    assert faults(page) == []
+    page = visit("#/atom?run=plain&site=layer_3&atom=99999", bypass_csp=True)
+    assert faults(page) == []
+
+
+SHOWN = {
+    "overview": "#/overview",
+    "atoms": "#/atoms?run={run}&site={site}&q=self",
+    "atom": "#/atom?run={run}&site={site}&atom={atom}",
+    "prompt": "#/prompt?run={run}&site={site}&text=raise%20ValueError(f%22expected%20a&t=6",
+    "compare": "#/compare?a={run}&b={run}",
+}
+
+
+@pytest.fixture(scope="session")
+def worth_showing(request, tmp_path_factory):
+    """An address with run, site and atom: of the demo's run if pictures are wanted, else of what the tests have."""
+    if not os.environ.get("ITDA_SCREENSHOTS"):
+        yield (
+            request.getfixturevalue("served").address,
+            {"run": "plain", "site": "layer_3", "atom": 20},
+            tmp_path_factory.mktemp("p"),
+        )
+        return
+    from itda import config as settings
+    from itda.explorer.server import running
+    from itda.recipes import evaluate_run, train
+    from itda.recipes.explore import explorer_of
+    from itda.recipes.index import index_run
+
+    out = tmp_path_factory.mktemp("pictures") / "demo"
+    train(settings.Train(model="tiny", layers="2,4", corpus="python-docs", tokens="200k", k=16, threshold=0.3, out=out))
+    evaluate_run(settings.Evaluate(run=out, tokens="10k"))
+    index_run(settings.Index(run=out))
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with running(explorer_of(settings.Explore(runs=(out,)))) as address:
+        yield address, {"run": "demo", "site": "layer_4", "atom": 99}, PICTURES
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", SHOWN)
+def test_each_view_has_its_picture(tabs, worth_showing, view, scheme):
+    address, names, folder = worth_showing
+    page = tabs.open(address + SHOWN[view].format(**names), color_scheme=scheme)
+    rest(page)
+    picture = folder / f"{view}-{scheme}.png"
+    page.screenshot(path=picture)
+    compressed(picture)
+    assert 5_000 < picture.stat().st_size < 250_000
+
+
+def test_a_phone_has_its_picture(tabs, worth_showing):
+    address, names, folder = worth_showing
+    page = tabs.open(address + SHOWN["atom"].format(**names), width=390, height=780)
+    settle(page)
+    rest(page)
+    picture = folder / "atom-phone.png"
+    page.screenshot(path=picture)
+    compressed(picture)
+    assert 5_000 < picture.stat().st_size < 250_000
+
+
+def compressed(picture: Path) -> None:
+    """128 colours are enough for text and bars, and a third of the bytes."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        small = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    small.save(picture, optimize=True)

@@ -1,0 +1,129 @@
+"""The exported page: opened from its file, with nothing to ask anybody."""
+
+import re
+
+import pytest
+from conftest import settle, until
+from strange_corpus import IMAGE
+from test_accessible import faults, rest
+
+from itda import config as settings
+from itda.cli import main
+from itda.explorer.export import EXPORT, MODULES, STATIC
+from itda.recipes.explore import export
+
+PROMPTS = ("import os", f"</script>{IMAGE}")
+
+
+@pytest.fixture(scope="session")
+def exported(runs, tmp_path_factory):
+    file = tmp_path_factory.mktemp("exported") / "page.html"
+    size = export(settings.Explore(runs=runs, export=file, prompts=PROMPTS, top=40, layer="3", quiet=True))
+    assert size == file.stat().st_size
+    return file
+
+
+def test_a_page_from_a_file_works_and_asks_nobody(tabs, exported):
+    page = tabs.open(exported.as_uri())
+    assert page.locator(".status").inner_text().startswith("40 atoms of")
+    page.get_by_label("Search").fill("the")
+    page.locator(".rows .open").first.click()
+    until(page, "document.querySelector('h1').textContent.startsWith('Atom')")
+    assert page.locator("ol.examples > li").count() > 0
+    assert page.locator(".effects tr").count() > 10
+    page.get_by_role("link", name="Prompt").click()
+    page.wait_for_selector(".token")
+    page.get_by_label("Prompt").select_option(index=1)
+    until(page, "document.querySelector('.strip').textContent.includes('onerror')")
+    page.get_by_role("link", name="Compare").click()
+    page.wait_for_selector(".heat-cell")
+    page.wait_for_selector(".lists .rows .row")
+    page.get_by_role("link", name="Overview").click()
+    page.wait_for_selector("dl")
+    page.go_back()
+    page.wait_for_selector(".heat-cell")
+    assert {url.partition("#")[0] for url in tabs.requests} <= {exported.as_uri(), "data:,"}
+
+
+def test_the_page_is_accessible_and_readable_in_the_dark(tabs, exported):
+    page = tabs.open(exported.as_uri(), color_scheme="dark", bypass_csp=True)
+    rest(page)
+    assert faults(page) == []
+
+
+def test_without_scripts_the_atoms_can_be_read(tabs, exported):
+    page = tabs.open(exported.as_uri(), java_script_enabled=False)
+    sections = page.locator("noscript section")
+    assert sections.count() == 80
+    assert sections.first.locator("mark").count() >= 1
+    tabs.allowed = 1  # nothing can be evaluated there
+
+
+def test_what_the_page_does_not_carry_is_told(tabs, exported):
+    page = tabs.open(exported.as_uri() + "#/prompt?run=plain&site=layer_3&token=3")
+    assert "does not carry that" in page.get_by_role("alert").inner_text()
+    page.get_by_role("link", name="Atoms", exact=True).click()
+    settle(page)
+    page.wait_for_selector(".rows .row")
+
+
+def test_text_cannot_end_the_data_or_the_script(exported):
+    text = exported.read_text(encoding="utf-8")
+    assert len(re.findall("<script", text)) == len(re.findall("</script>", text)) == 2
+    assert "<img" not in text
+
+
+def test_modules_are_all_there_in_an_order_that_works_and_export_no_name_twice():
+    assert {f"{name}.js" for name in MODULES} == {file.name for file in STATIC.glob("*.js")}
+    names: list[str] = []
+    for place, name in enumerate(MODULES):
+        text = (STATIC / f"{name}.js").read_text(encoding="utf-8")
+        needed = re.findall(r"from \"\./([a-z]+)\.js\";", text)
+        assert len(needed) == len(re.findall("^import ", text, re.MULTILINE))
+        assert set(needed) <= set(MODULES[:place])
+        names += EXPORT.findall(text)
+    assert len(names) == len(set(names))
+
+
+def test_the_front_end_asks_the_network_for_nothing_and_parses_no_markup():
+    for file in STATIC.iterdir():
+        text = file.read_text(encoding="utf-8")
+        assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text), file.name
+        assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
+            file.name
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--atoms", "99999"], "no atom 99999"),
+        (["--atoms", "one"], "write it as 3,17,25"),
+        (["--top", "0"], "carry at least 1 atom"),
+        (["--layer", "2"], "has no layer 2"),
+        (["--prompts", "word " * 9000], "shorten it"),
+    ],
+)
+def test_bad_wishes_are_one_line_and_leave_no_file(runs, tmp_path, capsys, options, sentence):
+    target = tmp_path / "page.html"
+    with pytest.raises(SystemExit) as ended:
+        main(["explore", str(runs[0]), "--export", str(target), "--quiet", *options])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err.strip()
+    assert sentence in message
+    assert "\n" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_chosen_atoms_are_carried(runs, tmp_path, capsys):
+    main(["explore", str(runs[0]), "--export", str(tmp_path / "page.html"), "--atoms", "3,5", "--no-model", "--quiet"])
+    assert "file://" in capsys.readouterr().out
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.count("<section><h2>Atom") == 2
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["explore", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "run.json" in capsys.readouterr().err
