@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,19 +48,24 @@ def average_logits(model: LanguageModel, dictionary: ITDA) -> Float[Tensor, " vo
 
 
 def promoted(
-    model: LanguageModel, dictionary: ITDA, atom: int, average: Float[Tensor, " vocabulary"], pieces: Mapping[int, str]
-) -> dict[str, Any]:
-    """The next tokens that an atom promotes and suppresses: alone, and beside the average atom.
+    model: LanguageModel,
+    dictionary: ITDA,
+    atoms: Sequence[int],
+    average: Float[Tensor, " vocabulary"],
+    pieces: Mapping[int, str],
+) -> list[dict[str, Any]]:
+    """For each of some atoms, the next tokens that it promotes and suppresses: alone, and beside the average atom.
 
     Alone in log probability, in nats. Most atoms suppress the same rare tokens and promote the same common ones;
-    beside the average of the atoms' logits stands what is this atom's own. `pieces` names the bytes of tokens that
+    beside the average of the atoms' logits stands what is an atom's own. `pieces` names the bytes of tokens that
     are not whole characters.
     """
-    logits = direct_logits(model, dictionary.atoms[atom : atom + 1].float())
-    return {
-        "relative": _both_ends(model, _centred(logits)[0] - average, pieces),
-        "plain": _both_ends(model, logits.log_softmax(dim=1)[0], pieces),
-    }
+    found = []
+    for part in torch.tensor(list(atoms)).split(CHUNK):
+        for logits in direct_logits(model, dictionary.atoms[part].float()):
+            relative = _both_ends(model, _centred(logits[None])[0] - average, pieces)
+            found.append({"relative": relative, "plain": _both_ends(model, logits.log_softmax(dim=0), pieces)})
+    return found
 
 
 def _centred(logits: Float[Tensor, "rows vocabulary"]) -> Float[Tensor, "rows vocabulary"]:

@@ -60,9 +60,10 @@ def page(explorer: Explorer, contents: Contents, update: Callable[[int], Any] = 
         answers[_key("atoms", query)] = _rows(explorer.answer("atoms", query), atoms)
         for atom in atoms:
             sections.append(_plain(carry("atom", **query, atom=str(atom))))
-            with suppress(ItdaError):  # a model without logits, or none at hand: the page does without
-                carry("logits", **query, atom=str(atom))
             update(1)
+        with suppress(ItdaError):  # a model without logits, or none at hand: the page does without
+            for atom, value in zip(atoms, explorer.logits(run, site, atoms), strict=True):
+                answers[_key("logits", {**query, "atom": str(atom)})] = value
         for text in contents.prompts:
             carry("decompose", **query, text=text)
     names = list(contents.site)

@@ -108,17 +108,18 @@ class Explorer:
         return atom_page(dictionary, self._atom_of(query, dictionary))
 
     def _logits(self, query: Query) -> Mapping[str, Any]:
-        dictionary = self._dictionary(query)
-        atom = self._atom_of(query, dictionary)
-        run = _given(query, "run")
+        atom = self._atom_of(query, self._dictionary(query))
+        return self.logits(_given(query, "run"), _given(query, "site"), [atom])[0]
+
+    def logits(self, run: str, site: str, atoms: Sequence[int]) -> list[dict[str, Any]]:
+        """The answers to `logits` for several atoms, in few passes of the model. Raises an `ItdaError`."""
+        dictionary = self.opened.dictionary(run, site)
         model, pieces = self._model(run)
         if not model.is_causal:
             raise MissingError(f"{model.name} does not predict the next token, so its atoms promote none")
         with self._running:
-            average = self._averages.get(
-                (run, query["site"]), [dictionary], lambda: average_logits(model, dictionary.model)
-            )
-            return promoted(model, dictionary.model, atom, average, pieces)
+            average = self._averages.get((run, site), [dictionary], lambda: average_logits(model, dictionary.model))
+            return promoted(model, dictionary.model, atoms, average, pieces)
 
     def _window(self, query: Query) -> Mapping[str, Any]:
         dictionary = self._dictionary(query)
