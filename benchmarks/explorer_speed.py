@@ -5,7 +5,7 @@
 The dictionary is trained on `tiny`, so low a threshold that nearly each activation is an atom. The tokens and their
 text are those of python-docs; their codes are made up: atoms by Zipf's law, coefficients from an exponential law. Then,
 each time from a cold start in a process of its own: `itda explore` until it says its address; the first view in
-headless Chromium, until rows are to be seen; pages of atoms from the server, of which none was asked for before; a
+headless Chromium, until rows are painted; pages of atoms from the server, of which none was asked for before; a
 text of 100 tokens taken apart; the memory of the server after all of it. Last, the size of an exported page.
 """
 
@@ -40,7 +40,10 @@ from itda.store import write_json
 SITE, K, WINDOW, BATCH = Site(3), 40, 128, 8
 GROUPS_PER_PART = 64
 STARTS, PAGES, TEXTS = 5, 50, 10
-TEXT = "def read(path):\n    with open(path) as file:\n        return [line.strip() for line in file if line]\n" * 3
+TEXT = (
+    "def read(path):\n    with open(path) as file:\n        return [line.strip() for line in file if line]\n" * 3
+    + "print(read(__file__))\n"
+)
 
 
 def make_run(folder: Path, atoms: int, tokens: int) -> None:
@@ -135,14 +138,26 @@ class Explorer:
         self.process.stdout.close()
 
 
+PAINTED = """
+new MutationObserver(() => {
+  if (window.painted === undefined && document.querySelector(".rows .row")) {
+    window.painted = null;
+    requestAnimationFrame(() => setTimeout(() => { window.painted = performance.now(); }, 0));
+  }
+}).observe(document, { subtree: true, childList: true });
+"""
+"""Notes the milliseconds from the start of the navigation until a frame with rows was painted."""
+
+
 def first_view(address: str, browser: Any) -> float:
-    """Seconds from asking for the page until the rows of the first view can be seen, in a new context."""
+    """Seconds from asking for the page until the rows of the first view are painted, in a new context."""
     context = browser.new_context(viewport={"width": 1280, "height": 860})
     page = context.new_page()
-    started = time.perf_counter()
-    page.goto(address, wait_until="commit")
-    page.wait_for_selector(".rows .row")
-    taken = time.perf_counter() - started
+    page.add_init_script(PAINTED)
+    page.goto(address)
+    while not page.evaluate("window.painted"):
+        page.wait_for_timeout(50)
+    taken = page.evaluate("window.painted") / 1000
     context.close()
     return taken
 

@@ -257,6 +257,8 @@ class Explore(ModelOptions, PursuitOptions, Output):
 
     runs: Positional[tuple[Path, ...]]
     """Run folders."""
+    memory: str | None = "256M"
+    """Memory for the Gram matrices of the dictionaries: rows that are used again and again fit into little."""
     port: int | None = None
     """On 127.0.0.1; 0 is any free one. Default: 8642, or any free one if that is taken."""
     model: bool = True

@@ -115,7 +115,9 @@ def use_values(index: CodeIndex, atom: int) -> dict[str, Any]:
         "groups": [],
     }
     if len(tokens):
-        counts, edges = np.histogram(coefficients, bins=BARS)
+        edges = np.linspace(coefficients[-1], coefficients[0], BARS + 1)
+        # They are sorted: a search for each edge instead of a look at each of a million uses.
+        counts = np.diff(np.searchsorted(coefficients[::-1], [*edges[:-1], np.inf]))
         values["histogram"] = {"counts": counts.tolist(), "edges": [rounded(edge) for edge in edges.tolist()]}
         values["groups"] = list(_groups(index, atom, tokens, coefficients))
     return values

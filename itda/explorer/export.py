@@ -157,7 +157,7 @@ def _document(data: Mapping[str, Any], plain: str, title: str) -> str:
     meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<title>{html.escape(title)} · itda</title>'
     shell = shell.replace("<title>itda</title>", meta)
     shell = shell.replace('<link rel="stylesheet" href="/static/style.css">', f"<style>{style}</style>")
-    shell = shell.replace('<script type="module" src="/static/app.js"></script>\n', "")
+    shell = re.sub(r'<(link rel="modulepreload"|script type="module") .*\n', "", shell)
     shell = shell.replace('<p class="view">This page needs JavaScript.</p>', f'<div class="view">{plain}</div>')
     data_block = f'<script type="application/json" id="data">{embedded}</script>'
     # Not str.replace on what holds corpus text: `plain` might contain any of these.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +67,22 @@ class Explorer:
             raise MissingError(f"no page {name!r}: there is {', '.join(self._answers)}")
         return dict(self._answers[name](query))
 
+    def prepare(self) -> None:
+        """Read what the first view shows: the middle dictionary of the first run."""
+        with suppress(ItdaError):  # the visitor is told
+            self.answer("atoms", self._first())
+
     def warm(self) -> None:
-        """Do what the first visitor would wait for: read the first run's dictionary, load its model, compile."""
+        """Do what the first prompt would wait for: load the model of the first run, compile, run it once."""
+        with suppress(ItdaError):
+            query = self._first()
+            self.answer("decompose", {**query, "text": "a"})
+            self.answer("logits", {**query, "atom": "0"})
+
+    def _first(self) -> Query:
         run = next(iter(self.opened.folders))
-        try:
-            site = list(self.opened.sites(run))
-            query = {"run": run, "site": str(site[len(site) // 2])}
-            self.answer("atoms", query)
-            if self._loader is not None:
-                self.answer("decompose", query | {"text": "a"})
-                self.answer("logits", query | {"atom": "0"})
-        except ItdaError:
-            return  # the visitor is told
+        sites = list(self.opened.sites(run))
+        return {"run": run, "site": str(sites[len(sites) // 2])}
 
     def _runs(self, _query: Query) -> Mapping[str, Any]:
         runs = []

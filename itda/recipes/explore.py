@@ -19,6 +19,9 @@ from itda.recipes.runs import Bar, chosen_site, finite, no_bar, open_run
 from itda.sources.huggingface import LanguageModel
 
 
+WARM_AFTER_S = 2.0
+
+
 def explorer_of(options: settings.Explore) -> Explorer:
     """The explorer of some runs. Raises an `ItdaError` for a folder that is not a run."""
 
@@ -50,8 +53,12 @@ def explore(options: settings.Explore, on_ready: Callable[[str], None]) -> None:
     from itda.explorer.server import serve
 
     explorer = explorer_of(options)
-    # Meanwhile the server answers: whoever comes first waits for what is not warm yet.
-    threading.Thread(target=explorer.warm, daemon=True).start()
+    explorer.prepare()
+    if options.model:
+        # After the first view, which it would slow; a prompt that comes first waits.
+        warming = threading.Timer(WARM_AFTER_S, explorer.warm)
+        warming.daemon = True
+        warming.start()
     serve(explorer, port=options.port, on_ready=on_ready)
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -444,7 +445,10 @@ def test_port_80_may_be_left_out_of_the_host(static, host, status):
         sent.append(message)
 
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "server": ("127.0.0.1", 80)}
-    asyncio.run(served(scope | {"headers": [(b"host", host.encode())]}, receive, send))
+    call = served(scope | {"headers": [(b"host", host.encode())]}, receive, send)
+    # In a thread: once a browser was started, the main thread has a running loop.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, call).result()
     assert sent[0]["status"] == status
     assert not served.busy
     served.close()
