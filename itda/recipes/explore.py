@@ -18,7 +18,6 @@ from itda.recipes.compare import compare_runs, comparison_values
 from itda.recipes.runs import Bar, chosen_site, finite, no_bar, open_run
 from itda.sources.huggingface import LanguageModel
 
-
 WARM_AFTER_S = 2.0
 
 

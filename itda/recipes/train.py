@@ -79,7 +79,7 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
             "fingerprint": corpus.fingerprint,
             "window": options.window,
             "batch_size": options.batch_size,
-            "dtype": str(model.model.dtype).removeprefix("torch."),
+            "dtype": model.dtype,
             "tokens": seen,
             "order": f"shuffled, seed {options.seed}" if options.order == "shuffled" else "corpus",
         }
@@ -102,7 +102,7 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
             "sites": [str(site) for site in sites],
             **provenance,
             "settings": _settings(options),
-            "device": str(model.model.device),
+            "device": model.device,
             "seconds": round(seconds, 3),
             "gram_rows": {str(site): t.gram_rows for site, t in trainers.items() if isinstance(t, Builder)},
             # Atoms before the crop to --atoms.

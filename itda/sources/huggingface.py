@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from transformers import (
 
 from itda.core.batch import ActivationBatch, Site
 from itda.errors import ModelError, SettingError
+from itda.sources.activation_model import ActivationModel
 from itda.sources.blocks import find_blocks, site_module, tensor_of, with_tensor
 from itda.sources.corpus import Corpus
 from itda.sources.windows import Group, Windower
@@ -38,7 +40,7 @@ class _Stop(Exception):  # noqa: N818 - not an error: the last site has been rea
 
 
 @dataclass(frozen=True, eq=False)
-class LanguageModel:
+class LanguageModel(ActivationModel):
     """A transformers model with its tokenizer, whose sites can be read and replaced.
 
     >>> model = LanguageModel.load("tiny")
@@ -113,6 +115,16 @@ class LanguageModel:
         return getattr(self.model.config, "_commit_hash", None)
 
     @property
+    def dtype(self) -> str:
+        """Of its weights: float32, bfloat16, ..."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        """Where it runs: cpu, cuda:0, ..."""
+        return str(self.model.device)
+
+    @property
     def tokenizer_hash(self) -> str | None:
         """SHA-256 of what the tokenizer does: two models with the same one cut text into the same tokens."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -154,6 +166,24 @@ class LanguageModel:
                 self._forward(self.model.base_model, group)
         return {site: found[site] for site in sites}
 
+    def check(self, sites: Sequence[Site]) -> None:
+        """Raises `ModelError` for a site that the model does not have."""
+        blocks = find_blocks(self.model)
+        for site in sites:
+            site_module(blocks, site)
+
+    def flight(self, tokens: int) -> int:  # noqa: ARG002
+        """One group at a time: the model is in memory, and nothing is won by running several together."""
+        return 1
+
+    def harvest(
+        self, groups: Sequence[Group], sites: Sequence[Site]
+    ) -> Iterator[tuple[int, dict[Site, Float[Tensor, "activations d_model"]]]]:
+        """The activations of each group at the places where its `is_activation` is true: see `ActivationModel`."""
+        for place, group in enumerate(groups):
+            found = self.activations(group, sites)
+            yield place, {site: x[group.is_activation.to(x.device)] for site, x in found.items()}
+
     @torch.inference_mode()
     def logits(
         self, group: Group, site: Site | None = None, replace: Replace | None = None
@@ -189,7 +219,8 @@ class HuggingFaceSource:
     """Batches of activations of one or many sites, in corpus order, one pass over the model.
 
     The model runs over fixed groups of `batch_size` windows of `window` tokens, the last group padded to that shape,
-    so the bits of an activation depend on no other setting. `tokens` ends the stream after that many activations.
+    so the bits of an activation depend on no other setting. `tokens` ends the stream after that many activations, of
+    which the first `skip` are left out: groups that hold no others are not run.
 
     Raises `ModelError` or `SettingError` for what the model does not have.
 
@@ -200,37 +231,46 @@ class HuggingFaceSource:
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: ActivationModel,
         corpus: Corpus,
         sites: Sequence[Site],
         *,
         window: int,
         batch_size: int = 8,
         tokens: int | None = None,
+        skip: int = 0,
         every_position: bool = False,
     ) -> None:
-        self.model, self.corpus, self.sites, self.tokens = model, corpus, list(sites), tokens
+        self.model, self.corpus, self.sites, self.tokens, self.skip = model, corpus, list(sites), tokens, skip
         self.batch_size, self.windower = batch_size, model.windower(window)
         self.every_position = every_position
         """Padding and special tokens too, and one window per document: only mode `reference` wants that."""
-        blocks = find_blocks(model.model)
-        for site in self.sites:
-            site_module(blocks, site)
+        model.check(self.sites)
 
     def __iter__(self) -> Iterator[Mapping[Site, ActivationBatch]]:
-        left = self.tokens
+        flight = self.model.flight(self.batch_size * self.windower.window)
+        wanted = self._groups()
+        while groups := list(itertools.islice(wanted, flight)):
+            labels = [group.labels() for group in groups]
+            for place, found in self.model.harvest(groups, self.sites):
+                yield {site: ActivationBatch(x, labels[place]) for site, x in found.items()}
+
+    def _groups(self) -> Iterator[Group]:
+        """The groups to run; `is_activation` is true where an activation is wanted."""
+        seen = 0
         for group in self.windower.groups(self.corpus, self.batch_size, first_only=self.every_position):
             mask = group.is_activation
             if self.every_position:
                 mask = torch.zeros_like(mask)
                 mask[: len(group.windows)] = True
-            if left is not None:  # the first `left` positions, row by row
-                mask = mask & (mask.flatten().cumsum(0).view_as(mask) <= left)
-                left -= int(mask.sum())
-            found = self.model.activations(group, self.sites)
-            labels = group.labels(mask)
-            yield {site: ActivationBatch(x[mask.to(x.device)], labels) for site, x in found.items()}
-            if left == 0:
+            place = seen + mask.flatten().cumsum(0).view_as(mask)  # from 1, row by row
+            seen += int(mask.sum())
+            mask = mask & (place > self.skip)
+            if self.tokens is not None:
+                mask = mask & (place <= self.tokens)
+            if mask.any():
+                yield replace(group, is_activation=mask)
+            if self.tokens is not None and seen >= self.tokens:
                 return
 
 
