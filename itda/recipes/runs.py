@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from itda import config as settings
-from itda.core.batch import Site
+from itda.core.batch import STREAMS, Site
 from itda.core.model import ITDA
 from itda.errors import CorpusError, SettingError
 from itda.sources.corpus import Corpus, open_corpus
@@ -86,6 +86,15 @@ def chosen_site(run: Run, layer: str | None) -> Site:
         names = ", ".join(s.short for s in sites)
         raise SettingError(f"the run has no layer {layer}: it has {names}")
     return site
+
+
+def parse_sites(layers: str, streams: str) -> list[Site]:
+    """Each of the layers (3,4-6) with each of the streams (resid_post,mlp_out). Raises `SettingError`."""
+    names = [name.strip() for name in streams.split(",")]
+    for name in names:
+        if name not in STREAMS:
+            raise SettingError(f"no stream {name!r}: use {', '.join(STREAMS)}")
+    return [Site(layer, name) for layer in settings.parse_layers(layers) for name in STREAMS if name in names]
 
 
 def check_unchanged(corpus: Corpus, run: Run, remedy: str) -> None:

@@ -16,14 +16,14 @@ from typing import Any
 from torch import Tensor
 
 from itda import config as settings
-from itda.core.batch import STREAMS, ActivationSource, Site
+from itda.core.batch import ActivationSource, Site
 from itda.core.build import Builder
 from itda.core.memory import available
 from itda.core.reference import ReferenceTrainer
 from itda.core.refine import PASS_TOKENS
 from itda.core.tokens import TokenLog, Tokens
 from itda.errors import CorpusError, SettingError, StoreError
-from itda.recipes.runs import Bar, Progress, Run, load_model, no_bar, open_run, open_spec
+from itda.recipes.runs import Bar, Progress, Run, load_model, no_bar, open_run, open_spec, parse_sites
 from itda.sources.huggingface import HuggingFaceSource
 from itda.store import (
     FORMAT_VERSION,
@@ -45,7 +45,7 @@ def train(options: settings.Train, bar: Bar = no_bar) -> Run:
     """
     options = settings.resolved(options)
     tokens = settings.parse_count(options.tokens)
-    sites = _sites(options.layers, options.streams)
+    sites = parse_sites(options.layers, options.streams)
     _trainer(options, 1, None)  # bad settings are to be known before the model is loaded
     if options.batch_size < 1 or options.window < 1:
         raise SettingError("--batch-size and --window must be at least 1")
@@ -173,14 +173,6 @@ def _trainer(options: settings.Train, d_model: int, memory: int | None) -> Build
         min_fidelity=options.min_fidelity or 0.0,
         memory=memory,
     )
-
-
-def _sites(layers: str, streams: str) -> list[Site]:
-    names = [name.strip() for name in streams.split(",")]
-    for name in names:
-        if name not in STREAMS:
-            raise SettingError(f"no stream {name!r}: use {', '.join(STREAMS)}")
-    return [Site(layer, name) for layer in settings.parse_layers(layers) for name in STREAMS if name in names]
 
 
 def _free_folder(model: str) -> Path:
