@@ -8,31 +8,22 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from itda.core.batch import ActivationBatch, Site
-from itda.errors import ModelError, SettingError
+from itda.errors import ModelError
 from itda.sources.activation_model import ActivationModel
 from itda.sources.blocks import find_blocks, site_module, tensor_of, with_tensor
+from itda.sources.checkpoint import Checkpoint
 from itda.sources.corpus import Corpus
 from itda.sources.windows import Group, Windower
 
 Replace = Callable[[Tensor], Tensor]
-
-TINY = Path(__file__).parent.parent / "assets" / "tiny"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class _Stop(Exception):  # noqa: N818 - not an error: the last site has been read
@@ -66,27 +57,13 @@ class LanguageModel(ActivationModel):
         `device` auto is a GPU where there is one; `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere.
         Raises `ModelError` if there is no such model, or it cannot be reached or read.
         """
-        path = TINY if name == "tiny" else Path(name).expanduser()
-        if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
-            raise ModelError(f"no folder {name!r}: check the path, or name a Hub model or tiny")
-        source = str(path) if path.is_dir() else name
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if dtype not in ("auto", *DTYPES):
-            raise SettingError(f"no dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
-        chosen = DTYPES.get(dtype, torch.float32 if device == "cpu" else "auto")
-        options = {"revision": revision, "trust_remote_code": trust_remote_code}
-        try:
-            config = AutoConfig.from_pretrained(source, **options)
-            causal = any("CausalLM" in a or "LMHead" in a for a in config.architectures or [])
-            loader = AutoModelForCausalLM if causal else AutoModel
-            model = loader.from_pretrained(source, dtype=chosen, **options)
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
-            torch.nn.Module.to(model, device)
-            model.eval()
-        except Exception as error:  # transformers raises whatever its parts raise
-            raise ModelError(_why_not_loaded(name, error)) from error
-        return LanguageModel(model, tokenizer, name)
+        named = Checkpoint.named(
+            name, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        with named.explained():
+            model, tokenizer = named.model(), named.tokenizer()
+            torch.nn.Module.to(model, named.device)
+        return LanguageModel(model.eval(), tokenizer, name)
 
     @property
     def layers(self) -> int:
@@ -163,7 +140,7 @@ class LanguageModel(ActivationModel):
             for site in sites:
                 stack.enter_context(site_module(blocks, site).register_forward_hook(reader(site)))
             with suppress(_Stop):
-                self._forward(self.model.base_model, group)
+                self.forward(self.model.base_model, group)
         return {site: found[site] for site in sites}
 
     def check(self, sites: Sequence[Site]) -> None:
@@ -206,13 +183,13 @@ class LanguageModel(ActivationModel):
         with ExitStack() as stack:
             if site is not None and replace is not None:
                 stack.enter_context(site_module(find_blocks(self.model), site).register_forward_hook(splice))
-            return self._forward(self.model, group).logits
+            return self.forward(self.model, group).logits
 
-    def _forward(self, model: torch.nn.Module, group: Group):  # noqa: ANN202 - transformers' many output types
+    def forward(self, model: torch.nn.Module, group: Group, **options: Any) -> Any:
+        """What the model, or its base model, makes of a group; `options` as its own forward pass has them."""
         device = self.model.device
-        return model(
-            input_ids=group.input_ids.to(device), attention_mask=group.attention_mask.to(device), use_cache=False
-        )
+        ids, mask = group.input_ids.to(device), group.attention_mask.to(device)
+        return model(input_ids=ids, attention_mask=mask, use_cache=False, **options)
 
 
 class HuggingFaceSource:
@@ -272,16 +249,3 @@ class HuggingFaceSource:
                 yield replace(group, is_activation=mask)
             if self.tokens is not None and seen >= self.tokens:
                 return
-
-
-def _why_not_loaded(name: str, error: Exception) -> str:
-    text = f"{error} {error.__cause__}".lower()
-    remedy = "check the spelling, or `hf auth login` for a private or gated one"
-    if "trust_remote_code" in text:
-        return f"{name} needs code from its repository: read that code, then add --trust-remote-code"
-    if isinstance(error, OSError) and any(word in text for word in ("connect", "offline", "resolve", "timed out")):
-        return f"{name} is not on this machine, and the Hub cannot be reached: check the network, or use tiny"
-    if isinstance(error, OSError) and ("not a valid model identifier" in text or "404" in text):
-        return f"no model {name!r} on this machine or the Hub: {remedy}"
-    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-    return f"cannot load {name} ({reason}): {remedy}"

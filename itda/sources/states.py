@@ -1,0 +1,73 @@
+"""The hidden states between two blocks of all groups in flight: in memory, or in a file that is mapped."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Hashable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from itda.errors import StoreError
+
+
+class States:
+    """One tensor for each key; all of one shape and dtype. With a folder, they are in a nameless file there.
+
+    >>> states = States(None)
+    >>> states.put(0, torch.ones(2))
+    >>> states.get(0)
+    tensor([1., 1.])
+    """
+
+    def __init__(self, folder: Path | None, room: int = 0) -> None:
+        self._folder, self._room = folder, room
+        self._held: dict[Hashable, Tensor] = {}
+        self._free: list[Tensor] = []
+        self._map: Tensor | None = None
+        self._used = 0
+
+    def get(self, key: Hashable) -> Tensor:
+        """The state of a key."""
+        return self._held[key]
+
+    def put(self, key: Hashable, state: Tensor) -> None:
+        """Keep a state in place of the key's last one, which is overwritten. Raises `StoreError` without space."""
+        if self._folder is None and state.device.type == "cpu":
+            self._held[key] = state
+            return
+        if key not in self._held:
+            self._held[key] = self._slot(state)
+        self._held[key].copy_(state)
+
+    def drop(self, key: Hashable) -> None:
+        """Forget a state."""
+        self._held.pop(key)
+
+    def _slot(self, like: Tensor) -> Tensor:
+        if self._folder is None:
+            return torch.empty(like.shape, dtype=like.dtype)
+        if self._map is None or self._used + like.numel() > len(self._map):
+            self._map, self._used = self._file(like.numel() * max(1, self._room), like.dtype), 0
+        slot = self._map[self._used : self._used + like.numel()].view(like.shape)
+        self._used += like.numel()
+        return slot
+
+    def _file(self, size: int, dtype: torch.dtype) -> Tensor:
+        assert self._folder is not None
+        length = size * dtype.itemsize
+        descriptor, name = tempfile.mkstemp(prefix="itda-states-", dir=self._folder)
+        try:
+            # All of it now: a full disk is an error here, and the end of the process when a page is written.
+            os.posix_fallocate(descriptor, 0, length)
+            return torch.from_file(name, shared=True, size=size, dtype=dtype)
+        except OSError as error:
+            raise StoreError(
+                f"no room for {length / 1e9:.1f} GB of hidden states in {self._folder} ({error.strerror}): name "
+                "another folder with --scratch, or give more memory with --model-memory"
+            ) from error
+        finally:
+            os.close(descriptor)
+            Path(name).unlink()  # the map keeps it; nobody has to clean up

@@ -1,0 +1,227 @@
+"""Models larger than memory: every block's weights are read once for many groups of windows.
+
+The loop over blocks goes outside, the loop over groups inside: a block is loaded, run over all groups in flight, and
+dropped, while the next one is being read. Only the hidden states of the groups are kept. Where blocks hand each other
+more than these (`itda.sources.replay`), the model runs as ever, each block's weights being there while it runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from itda.core.batch import Site
+from itda.core.memory import available
+from itda.sources.activation_model import ActivationModel
+from itda.sources.blocks import find_blocks, site_module, tensor_of
+from itda.sources.checkpoint import Checkpoint
+from itda.sources.huggingface import LanguageModel
+from itda.sources.replay import Form, NotReplayableError, form_of, run_block
+from itda.sources.states import States
+from itda.sources.weights import Weights, open_weights
+from itda.sources.windows import Group, Windower
+
+MOST_TOKENS = 2**20
+"""Tokens in flight: past some tens of thousands, reading weights takes less time than using them."""
+
+Splice = Callable[[int, Site, Tensor], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedModel(ActivationModel):
+    """A transformers model that is read block by block from its checkpoint.
+
+    `memory` is for the hidden states, in bytes; where they need more they are in a file in `scratch`.
+
+    >>> model = StreamedModel.load("tiny")
+    >>> model.layers, model.d_model, model.replayable
+    (6, 192, True)
+    """
+
+    inner: LanguageModel
+    weights: Weights
+    name: str
+    form: Form | None
+    memory: int
+    scratch: Path | None = None
+
+    @staticmethod
+    def load(
+        name: str,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
+        head: bool = False,
+        memory: int | None = None,
+        scratch: Path | None = None,
+    ) -> StreamedModel:
+        """Open a model as `LanguageModel.load` does; `head` if its predictions are wanted too. Raises `ModelError`."""
+        named = Checkpoint.named(
+            name, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        with named.explained():
+            model, weights = open_weights(named.model, torch.device(named.device), head=head)
+            inner = LanguageModel(model.eval(), named.tokenizer(), name)
+        blocks = find_blocks(model)
+        form = form_of(blocks, lambda: inner.forward(model.base_model, _trial()))
+        found = StreamedModel(inner, weights, name, form, available() if memory is None else memory, scratch)
+        if form is None:
+            found.load_around_each_block()
+        return found
+
+    @property
+    def replayable(self) -> bool:
+        """Whether each block can be run alone."""
+        return self.form is not None
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """Without weights but those in use."""
+        return self.weights.blocks
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.inner.d_model
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a model from the Hub."""
+        return self.inner.revision
+
+    @property
+    def tokenizer_hash(self) -> str | None:
+        """SHA-256 of what the tokenizer does."""
+        return self.inner.tokenizer_hash
+
+    @property
+    def dtype(self) -> str:
+        """Of its weights: float32, bfloat16, ..."""
+        return self.inner.dtype
+
+    @property
+    def device(self) -> str:
+        """Where its blocks run."""
+        return str(self.weights.device)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether it predicts the next token."""
+        return self.inner.is_causal
+
+    def windower(self, window: int) -> Windower:
+        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context."""
+        return self.inner.windower(window)
+
+    def check(self, sites: Sequence[Site]) -> None:
+        """Raises `ModelError` for a site that the model does not have."""
+        self.inner.check(sites)
+
+    def flight(self, tokens: int, branches: int = 1) -> int:
+        """Groups of so many tokens whose states fit in memory, or on disk, `branches` of each."""
+        state = tokens * self.d_model * self.inner.model.dtype.itemsize * branches
+        if self.form is None:
+            return 1
+        most = max(1, MOST_TOKENS // tokens)
+        fit = self.memory // state
+        if fit < most and self.scratch is not None:
+            fit = max(fit, int(0.9 * shutil.disk_usage(self.scratch).free) // state)
+        return max(1, min(most, fit))
+
+    def harvest(
+        self, groups: Sequence[Group], sites: Sequence[Site]
+    ) -> Iterator[tuple[int, Mapping[Site, Float[Tensor, "activations d_model"]]]]:
+        """One layer of all groups after the other: see `ActivationModel`."""
+        given: set[tuple[int, Site]] = set()
+        if self.form is not None:
+            try:
+                for place, found in self._replayed(groups, sites):
+                    given |= {(place, site) for site in found}
+                    yield place, found
+                return
+            except NotReplayableError:
+                self.load_around_each_block()
+        for place, found in self.inner.harvest(groups, sites):
+            left = {site: x for site, x in found.items() if (place, site) not in given}
+            if left:
+                yield place, left
+
+    def _replayed(self, groups: Sequence[Group], sites: Sequence[Site]) -> Iterator[tuple[int, dict[Site, Tensor]]]:
+        last = max(site.layer for site in sites)
+        states = self._states(len(groups), groups[0].input_ids.numel())
+        for layer in self.weights.stream(last + 1):
+            here = [site for site in sites if site.layer == layer]
+            for place, group in enumerate(groups):
+                state = states.get(place) if layer else None
+                output, found = self._step(layer, group, state, here)
+                if layer < last:
+                    states.put(place, output)
+                if found:
+                    mask = group.is_activation.to(output.device)
+                    yield place, {site: x[mask] for site, x in found.items()}
+
+    def _states(self, number: int, tokens: int) -> States:
+        size = number * tokens * self.d_model * self.inner.model.dtype.itemsize
+        return States(self.scratch if size > self.memory and self.scratch is not None else None, number)
+
+    @torch.inference_mode()
+    def _step(
+        self, layer: int, group: Group, state: Tensor | None, sites: Sequence[Site]
+    ) -> tuple[Tensor, dict[Site, Tensor]]:
+        """The state of a group after a block, and the activations at some sites of it, [windows, tokens, d_model]."""
+        assert self.form is not None
+        found: dict[Site, Tensor] = {}
+
+        def reader(site: Site) -> Callable:
+            def read(_module: object, _inputs: object, output: Tensor | tuple) -> None:
+                found[site] = tensor_of(output).clone().view(*group.input_ids.shape, -1)
+
+            return read
+
+        with ExitStack() as stack:
+            for site in sites:
+                if site.stream != "resid_post":
+                    stack.enter_context(site_module(self.blocks, site).register_forward_hook(reader(site)))
+            state = state.to(self.weights.device) if state is not None else None
+            forward = lambda: self.inner.forward(self.inner.model.base_model, group)  # noqa: E731
+            output = run_block(self.blocks, layer, self.form, state, forward)
+        if Site(layer) in sites:
+            found[Site(layer)] = output.view(*group.input_ids.shape, -1)
+        return output, found
+
+    def load_around_each_block(self) -> None:
+        """From here on each block loads its weights when it runs: right for any model, slow for many groups."""
+        object.__setattr__(self, "form", None)
+        for layer, block in enumerate(self.blocks):
+            block.forward = _loading(self.weights, layer, block.forward)
+
+
+def _loading(weights: Weights, layer: int, forward: Callable) -> Callable:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with weights.only(layer):
+            return forward(*args, **kwargs)
+
+    return run
+
+
+def _trial() -> Group:
+    """A small group with padding, to see what the model passes to its blocks."""
+    ids = torch.zeros(2, 4, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    mask[1, 2:] = 0
+    return Group([], ids, mask, mask.bool(), 0)
