@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +13,12 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from itda.core.batch import ActivationBatch
+from itda.core.labels import Labels
 from itda.core.model import ITDA, check_pursuit, check_width, target_of
 from itda.core.pursuit import Pursuit
 from itda.core.refine import PASS_TOKENS, check_refinement, refine
 from itda.core.schedule import Schedule, calibrated, check_number
+from itda.core.state import State
 from itda.core.training import Trainer, check_threshold
 from itda.errors import SettingError
 
@@ -106,8 +109,8 @@ class Builder:
         if self._trainer is not None:
             self._grow(batch)
             return
-        # A copy: a source may use its tensor again.
-        self._first.append(ActivationBatch(batch.activations.clone(), batch.labels))
+        # A copy: a source may use its tensor again. On the CPU: that is where those of a state are.
+        self._first.append(ActivationBatch(batch.activations.to("cpu", copy=True), batch.labels))
         if self.tokens >= min(self.budget, self._wait):
             self._begin()
 
@@ -140,6 +143,48 @@ class Builder:
         kept = torch.cat(self._kept) if self._kept else torch.empty(0, self.d_model)
         return refine(model, kept, passes=self.passes, min_fidelity=self.min_fidelity, progress=progress)
 
+    def state(self) -> State:
+        """All that `restore` needs to go on from here."""
+        # A group of one dtype each: a cut into batches changes nothing, a dtype would.
+        first = [list(group) for _, group in itertools.groupby(self._first, lambda batch: batch.activations.dtype)]
+        tensors = {f"first.{i}": torch.cat([b.activations for b in group]) for i, group in enumerate(first)}
+        if self._kept:
+            tensors["kept"] = torch.cat(self._kept)
+        values = {
+            "of": "Builder",
+            "settings": self._settings,
+            "tokens": self.tokens,
+            "schedule": self._schedule.state() if self._schedule is not None else None,
+            "trainer": None,
+        }
+        state = State(values, tensors, {"first": Labels.concatenate([batch.labels for batch in self._first])})
+        return state if self._trainer is None else state.holding("trainer", self._trainer.state())
+
+    def restore(self, state: State) -> None:
+        """Go on from a state: the dictionary becomes what it would have been without the interruption, to the bit.
+
+        Raises `SettingError` if this builder is not new or has other settings than the one the state was taken from;
+        `memory` may differ.
+        """
+        state.check("Builder", self._settings, self.tokens)
+        if state.values["schedule"] is not None:
+            assert self.atoms is not None
+            self._schedule = Schedule.restored(state.values["schedule"], atoms=self.atoms, tokens=self.budget)
+        if state.values["trainer"] is not None:
+            part = state.part("trainer")
+            offset = part.tensors["offset"].clone() if "offset" in part.tensors else None
+            self._trainer = self._new_trainer(part.values["settings"]["threshold"], offset)
+            self._trainer.restore(part)
+        start = 0
+        for i in itertools.count():
+            if (activations := state.tensors.get(f"first.{i}")) is None:
+                break
+            stop = start + len(activations)
+            self._first.append(ActivationBatch(activations.clone(), state.labels["first"][start:stop]))
+            start = stop
+        self._kept = [state.tensors["kept"].clone()] if "kept" in state.tensors else []
+        self.tokens = state.values["tokens"]
+
     @property
     def gram_rows(self) -> int | Literal["all"]:
         """How many rows of the Gram matrix memory has room for."""
@@ -156,21 +201,39 @@ class Builder:
         offset = None
         if self.offset_tokens and len(first):
             # The mean in float64 of rows added in a fixed order: the same for any number of threads.
-            offset = first[: self.offset_tokens].double().cpu().cumsum(dim=0)[-1]
+            offset = first[: self.offset_tokens].double().cumsum(dim=0)[-1]
             offset = (offset / len(first[: self.offset_tokens])).float()
         threshold = self.threshold
         if self.atoms is not None:
             sample = target_of(first[:SAMPLE_TOKENS], self.d_model, offset)
             settings = {"atoms": self.atoms, "tokens": self.budget, "k": self.k, "pursuit": self.pursuit}
-            self._schedule = calibrated(sample.cpu(), memory=self.memory, **settings)
+            self._schedule = calibrated(sample, memory=self.memory, **settings)
             threshold = self._schedule.threshold
         assert threshold is not None
-        self._trainer = Trainer(
-            self.d_model, k=self.k, threshold=threshold, pursuit=self.pursuit, offset=offset, memory=self.memory
-        )
+        self._trainer = self._new_trainer(threshold, offset)
         for batch in self._first:
             self._grow(batch)
         self._first.clear()
+
+    def _new_trainer(self, threshold: float, offset: Tensor | None) -> Trainer:
+        return Trainer(
+            self.d_model, k=self.k, threshold=threshold, pursuit=self.pursuit, offset=offset, memory=self.memory
+        )
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        # What the dictionary depends on, besides the stream.
+        return {
+            "d_model": self.d_model,
+            "tokens": self.budget,
+            "k": self.k,
+            "threshold": self.threshold,
+            "atoms": self.atoms,
+            "pursuit": self.pursuit,
+            "offset_tokens": self.offset_tokens,
+            "passes": self.passes,
+            "min_fidelity": self.min_fidelity,
+        }
 
     def _grow(self, batch: ActivationBatch) -> None:
         trainer, schedule = self._trainer, self._schedule

@@ -47,7 +47,7 @@ class Growth:
         self._atoms = torch.empty(0, d_model, dtype=torch.float32)
         self._novelty: list[np.ndarray] = []
         self.gram = GramRows(self._atoms, 0, least=k, memory=memory)
-        self._scratch = Scratch()
+        self._memory, self._scratch = memory, Scratch()
         self._block_size, self._adapts = block_size or 16, block_size is None
 
     @property
@@ -78,6 +78,14 @@ class Growth:
             appended += [start + row for row in self._offer_part(part)]
             start += len(part)
         return appended
+
+    def restore(self, atoms: Float32[Tensor, "atoms d_model"], novelty: Float32[Tensor, " atoms"]) -> None:
+        """Become a growth that has these atoms, which are copied; Gram rows are computed anew when asked for."""
+        self._reserve(len(atoms))
+        self._atoms[: len(atoms)] = atoms
+        self.number = len(atoms)
+        self._novelty = [novelty.double().numpy()]
+        self.gram = GramRows(self._atoms, self.number, least=self.k, memory=self._memory)
 
     def _rows_of_a_product(self) -> int:
         # While nearly all are appended, a product with the dictionary is small, and one with each other is not.

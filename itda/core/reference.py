@@ -15,6 +15,7 @@ from torch import Tensor
 from itda.core.batch import ActivationBatch
 from itda.core.labels import Labels
 from itda.core.model import ITDA, check_pursuit, target_of
+from itda.core.state import State
 from itda.errors import SettingError
 
 EPSILON = 1e-9
@@ -54,6 +55,7 @@ class ReferenceTrainer:
     def offer(self, batch: ActivationBatch) -> int:
         """One step on one batch; returns the number of atoms added. Raises `ActivationError`."""
         x = target_of(batch.activations, self.d_model, None).float()
+        self._atoms = self._atoms.to(x.device)
         before = len(self)
         self.tokens += len(x)
         if self.most_atoms is not None and before >= self.most_atoms:
@@ -85,6 +87,25 @@ class ReferenceTrainer:
             **{**parts, "mode": "reference"},
         )
 
+    def state(self) -> State:
+        """All that `restore` needs to go on from here."""
+        values = {"of": "ReferenceTrainer", "settings": self._settings, "tokens": self.tokens}
+        return State(values, {"atoms": self._atoms.cpu().clone()}, {"atoms": Labels.concatenate(self._labels)})
+
+    def restore(self, state: State) -> None:
+        """Go on from a state: with the batches that would have come next, the dictionary is the same to the bit.
+
+        Raises `SettingError` if this trainer is not new or has other settings than the one the state was taken from.
+        """
+        state.check("ReferenceTrainer", self._settings, self.tokens)
+        self._atoms = state.tensors["atoms"].clone()
+        self._labels = [state.labels["atoms"]]
+        self.tokens = state.values["tokens"]
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {"d_model": self.d_model, "k": self.k, "threshold": self.threshold, "atoms": self.most_atoms}
+
     @staticmethod
     def _most_frequent(x: Float[Tensor, "batch d_model"], number: int) -> Tensor:
         """Rows of the first occurrence of the most frequent distinct values, most frequent first."""
@@ -95,7 +116,7 @@ class ReferenceTrainer:
         return first[order[:number]]
 
     def _append(self, rows: Float[Tensor, "new d_model"], labels: Labels) -> None:
-        atoms = torch.cat([self._atoms.to(rows.device), rows])
+        atoms = torch.cat([self._atoms, rows])
         self._atoms = atoms / atoms.norm(dim=1, keepdim=True).clamp_min(EPSILON)
         self._labels.append(labels)
 

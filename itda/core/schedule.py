@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -41,13 +42,25 @@ class Schedule:
     """
 
     def __init__(self, *, atoms: int, tokens: int, sample: int, threshold: float) -> None:
-        self.atoms, self.tokens, self.threshold = atoms, tokens, threshold
+        self.atoms, self.tokens, self.sample, self.threshold = atoms, tokens, sample, threshold
         self.exponent = exponent_of(atoms, tokens, sample)
         self._points = [min(sample, tokens)]
         while self._points[-1] < tokens:
             last = self._points[-1]
             self._points.append(min(tokens, last + max(1, min(last // EARLY, tokens // LATE))))
         self._last = (0, 0)
+
+    def state(self) -> dict[str, Any]:
+        """What `restored` needs besides `atoms` and `tokens`; JSON can hold it."""
+        return {"sample": self.sample, "threshold": self.threshold, "last": list(self._last)}
+
+    @staticmethod
+    def restored(values: dict[str, Any], *, atoms: int, tokens: int) -> Schedule:
+        """The schedule as it was when it gave its state."""
+        schedule = Schedule(atoms=atoms, tokens=tokens, sample=values["sample"], threshold=values["threshold"])
+        seen, number = values["last"]
+        schedule._last = seen, number
+        return schedule
 
     def planned(self, seen: int) -> float:
         """Atoms after so many tokens."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Int32, Int64
 
 from itda.core.labels import Labels
+from itda.core.state import State
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,5 +60,19 @@ class TokenLog:
 
     def table(self) -> Tokens:
         """All that was noted."""
-        columns = np.concatenate(self._parts, axis=1) if self._parts else np.empty((3, 0), np.int32)
-        return Tokens(list(self._number), *np.ascontiguousarray(columns))
+        return Tokens(list(self._number), *self._columns())
+
+    def state(self) -> State:
+        """All that `restore` needs to go on from here."""
+        values = {"of": "TokenLog", "settings": {}, "documents": list(self._number)}
+        return State(values, {"columns": torch.from_numpy(self._columns())}, {})
+
+    def restore(self, state: State) -> None:
+        """Go on from a state. Raises `SettingError` if this log is not new."""
+        state.check("TokenLog", {}, sum(part.shape[1] for part in self._parts))
+        self._number = {document: i for i, document in enumerate(state.values["documents"])}
+        self._parts = [state.tensors["columns"].clone().numpy()]
+
+    def _columns(self) -> Int32[np.ndarray, "3 tokens"]:
+        """A copy: documents, positions, char_ends."""
+        return np.concatenate([np.empty((3, 0), np.int32), *self._parts], axis=1)

@@ -11,6 +11,7 @@ from itda.core.growth import Growth
 from itda.core.labels import Labels
 from itda.core.model import ITDA, check_offset, check_pursuit, target_of
 from itda.core.pursuit import Pursuit
+from itda.core.state import State
 from itda.errors import SettingError
 
 LOWEST_THRESHOLD = 1e-6
@@ -63,6 +64,8 @@ class Trainer:
         self.tokens = 0
         """Activations seen."""
         self._labels: list[Labels] = []
+        # The threshold that it began with: it may be another by the time of a state.
+        self._settings = {"d_model": d_model, "k": k, "threshold": threshold, "pursuit": pursuit, "atoms": atoms}
         self._growth = Growth(d_model, k, threshold, pursuit, atoms, block_size, memory)
 
     def __len__(self) -> int:
@@ -98,6 +101,34 @@ class Trainer:
             novelty=self._growth.novelty,
             **parts,
         )
+
+    def state(self) -> State:
+        """All that `restore` needs to go on from here."""
+        tensors = {"atoms": self._growth.atoms.clone(), "novelty": self._growth.novelty}
+        if self.offset is not None:
+            tensors["offset"] = self.offset.cpu().clone()
+        values = {
+            "of": "Trainer",
+            "settings": dict(self._settings),
+            "tokens": self.tokens,
+            "threshold": self.threshold,
+        }
+        return State(values, tensors, {"atoms": Labels.concatenate(self._labels)})
+
+    def restore(self, state: State) -> None:
+        """Go on from a state: the dictionary becomes what it would have been without the interruption, to the bit.
+
+        Raises `SettingError` if this trainer is not new or has other settings than the one the state was taken from;
+        `block_size` and `memory` may differ.
+        """
+        state.check("Trainer", self._settings, self.tokens)
+        had, has = state.tensors.get("offset"), self.offset
+        if (had is None) != (has is None) or (had is not None and has is not None and not torch.equal(had, has.cpu())):
+            raise SettingError("the offset is not that of the state to be restored: give the Trainer the one it had")
+        self._growth.restore(state.tensors["atoms"], state.tensors["novelty"])
+        self._labels = [state.labels["atoms"]]
+        self.threshold = state.values["threshold"]
+        self.tokens = state.values["tokens"]
 
     @property
     def threshold(self) -> float:

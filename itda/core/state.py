@@ -1,0 +1,68 @@
+"""State: all that training has to remember so that it can stop here and go on elsewhere, to the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from itda.core.labels import Labels
+from itda.errors import SettingError
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A snapshot of a `Trainer`, `Builder`, `ReferenceTrainer` or `TokenLog`: `state()` gives it, `restore` takes it.
+
+    What follows from the rest is left out, and so is what changes no result (Gram rows, block sizes). Tensors are on
+    the CPU and keep their dtype; those who give or take a state share no tensor with it.
+
+    >>> import itda, torch
+    >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(2)))
+    >>> trainer = itda.Trainer(d_model=2, k=1, threshold=0.5)
+    >>> trainer.offer(itda.ActivationBatch(torch.eye(2), labels))
+    2
+    >>> other = itda.Trainer(d_model=2, k=1, threshold=0.5)
+    >>> other.restore(trainer.state())
+    >>> other.tokens, other.finish().atoms.tolist()
+    (2, [[1.0, 0.0], [0.0, 1.0]])
+    """
+
+    values: dict[str, Any]
+    """What JSON can hold: `of`, the name of the class; `settings`; counts, and floats that are finite, which JSON in
+    Python keeps to the bit."""
+    tensors: dict[str, Tensor]
+    labels: dict[str, Labels]
+
+    def holding(self, name: str, part: State) -> State:
+        """This state with that of a part of the object in it."""
+        return State(
+            {**self.values, name: part.values},
+            {**self.tensors, **{f"{name}.{key}": tensor for key, tensor in part.tensors.items()}},
+            {**self.labels, **{f"{name}.{key}": labels for key, labels in part.labels.items()}},
+        )
+
+    def part(self, name: str) -> State:
+        """The inverse of `holding`."""
+        start = f"{name}."
+        return State(
+            self.values[name],
+            {key.removeprefix(start): tensor for key, tensor in self.tensors.items() if key.startswith(start)},
+            {key.removeprefix(start): labels for key, labels in self.labels.items() if key.startswith(start)},
+        )
+
+    def check(self, of: str, settings: Mapping[str, Any], tokens: int) -> None:
+        """Raises `SettingError` unless this is the state of an `of` with these settings that is new: has no tokens."""
+        if self.values.get("of") != of:
+            raise SettingError(f"this is the state of a {self.values.get('of')}: it cannot be restored to a {of}")
+        made = self.values["settings"]
+        for name in {**settings, **made}:
+            if made.get(name) != settings.get(name):
+                raise SettingError(
+                    f"{name} is {settings.get(name)}, and {made.get(name)} in the state to be restored: "
+                    f"give the {of} the settings that it had"
+                )
+        if tokens:
+            raise SettingError(f"this {of} has seen {tokens:,} tokens already: restore the state to a new one")
