@@ -1,6 +1,6 @@
 """Settings of the commands: the only source of their defaults and flags. A string under a field is its help."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -98,15 +98,45 @@ class CorpusOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(CorpusOptions, ModelOptions, PursuitOptions, Output):
+class LargeOptions:
+    """Models larger than memory."""
+
+    stream: bool | None = None
+    """Read the model block by block from its checkpoint. Default: if its weights need more than --model-memory."""
+    model_memory: str | None = None
+    """Memory for the model and its hidden states, such as 16G. Default: what is free on the GPU, or half of the RAM."""
+    scratch: Path | None = None
+    """A folder on a fast disk for hidden states that --model-memory has no room for. Default: none; more passes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElsewhereOptions:
+    """Models that run in other processes."""
+
+    workers: int = 0
+    """Ray workers that run the model, each a process with its own copy; 0 for none. The results are the same."""
+    ray: str | None = None
+    """The address of a Ray cluster, or auto. Default: RAY_ADDRESS, or one made on this machine."""
+    remote: bool = False
+    """Run the model at NDIF, by nnsight; needs NDIF_API_KEY."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, PursuitOptions, Output):
     """Build dictionaries for layers of a model, in one pass over a corpus."""
 
-    model: Positional[str]
+    model: Positional[str] = ""
     """A Hub id, a local folder, or tiny (the bundled model)."""
-    layers: str
+    layers: str = ""
     """Layers to read, for example 3,4-6."""
-    corpus: str
+    corpus: str = ""
     """python-docs, a file or folder (.txt .md .py .jsonl .parquet), or a Hub data set."""
+    activations: Path | None = None
+    """A folder that `itda harvest` made, instead of a model and a corpus. --layers then defaults to all in it."""
+    resume: Path | None = None
+    """A run folder that is unfinished: go on, to the same dictionaries to the bit. It knows its own settings."""
+    checkpoint_every: float = 60.0
+    """Seconds between checkpoints at least; more if they would take over 2% of the time."""
     out: Path | None = None
     """The run folder to make; default: runs/ with the model's name and the first free number."""
     streams: str = "resid_post"
@@ -151,8 +181,14 @@ MODES: dict[str, dict[str, object]] = {
 DEFAULT_THRESHOLD = 0.2
 
 
+FREE = ("out", "resume", "checkpoint_every", "stream", "model_memory", "scratch", "workers", "ray", "memory", "fast")
+FREE += ("json", "quiet")
+"""Settings of `Train` on which no result depends, so that another may be given when a run is resumed."""
+
+
 def resolved(options: Train) -> Train:
     """The settings with those of the mode in place of what was left out. Raises `SettingError` where they clash."""
+    check_source(options)
     if options.threshold is not None and options.atoms is not None:
         raise SettingError("--threshold and --atoms exclude each other: give one of them")
     for name, value in MODES["reference"].items():
@@ -171,6 +207,41 @@ def resolved(options: Train) -> Train:
     if options.threshold is None and options.atoms is None:
         filled["threshold"] = DEFAULT_THRESHOLD
     return replace(options, **filled)
+
+
+def check_source(options: Train) -> None:
+    """Raises `SettingError` unless the settings name one source of activations."""
+    if options.activations is not None:
+        for name in ("model", "corpus", "stream", "workers", "ray", "remote"):
+            if getattr(options, name):
+                flag = "a model" if name == "model" else f"--{name}"
+                raise SettingError(f"--activations has been read from a model and a corpus already: leave out {flag}")
+        return
+    if options.mode == "reference" and options.workers > 1:
+        raise SettingError("mode reference goes batch by batch: leave out --workers")
+    for name, given in (("model", options.model), ("--layers", options.layers), ("--corpus", options.corpus)):
+        if not given:
+            raise SettingError(
+                f"no {name} given: itda train MODEL --layers 3 --corpus CORPUS, or itda train --resume RUN"
+            )
+    if options.remote and (options.stream or options.workers or options.ray):
+        raise SettingError("--remote runs the model at NDIF: leave out --stream, --workers and --ray")
+    if options.workers < 0:
+        raise SettingError(f"--workers is {options.workers}: it must be at least 0")
+
+
+def with_free(stored: Train, given: Train) -> Train:
+    """The settings of an unfinished run, with those that may change from the command line that resumes it.
+
+    Raises `SettingError` for one that may not.
+    """
+    for each in fields(Train):
+        default = each.default
+        if each.name not in FREE and getattr(given, each.name) != default:
+            name = each.name.replace("_", "-")
+            raise SettingError(f"--resume goes on with the run's own settings: leave out {name}")
+    changed = {name: getattr(given, name) for name in FREE if name != "out"}
+    return replace(stored, **changed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +271,7 @@ class Decompose(ModelOptions, PursuitOptions, Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(CorpusOptions, ModelOptions, PursuitOptions, Output):
+class Evaluate(CorpusOptions, ModelOptions, LargeOptions, PursuitOptions, Output):
     """Splice each dictionary into the model, on documents held out from training."""
 
     run: Positional[Path]
@@ -257,7 +328,7 @@ class Explore(ModelOptions, PursuitOptions, Output):
 
     runs: Positional[tuple[Path, ...]]
     """Run folders."""
-    memory: str | None = "256M"
+    memory: str | None = "128M"
     """Memory for the Gram matrices of the dictionaries: rows that are used again and again fit into little."""
     port: int | None = None
     """On 127.0.0.1; 0 is any free one. Default: 8642, or any free one if that is taken."""
