@@ -1,0 +1,346 @@
+"""The files of activations on disk: shards, the labels of a range of tokens, and the manifest that says what is whole.
+
+    FOLDER/
+      manifest.json                   settings, and for each range of tokens its files with their sizes and SHA-256
+      layer_3/000000.safetensors      `activations` [tokens, d_model] of one site and range, in the model's dtype
+      labels/000000.parquet           the labels of the range, one row for each window of text
+
+A file is written under a temporary name, flushed to the disk, renamed, and only then named in the manifest, which is
+replaced in one step: a process killed at any moment leaves a folder that is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from itda.core.batch import Site
+from itda.core.labels import Labels
+from itda.errors import SettingError, StoreError
+
+FORMAT, FORMAT_VERSION = "itda-activations", 1
+MANIFEST, LABELS = "manifest.json", "labels"
+DTYPES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+"""What safetensors calls them."""
+DATA_START = 512
+"""Where the activations of a shard begin: the header, written when their number is known, is filled up with spaces."""
+TOKEN_COLUMNS = ("position", "char_start", "char_end", "token_id")
+HARVEST_AGAIN = "run the same `itda harvest` again to make it anew"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A whole file, as the manifest knows it."""
+
+    file: str
+    """Relative to the folder."""
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Range:
+    """Consecutive tokens of the stream with the files that hold them."""
+
+    first: int
+    tokens: int
+    labels: FileRecord
+    shards: Mapping[Site, FileRecord]
+
+    @property
+    def files(self) -> list[FileRecord]:
+        """All of them."""
+        return [self.labels, *self.shards.values()]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder says of itself."""
+
+    about: Mapping[str, Any]
+    """What made the activations. JSON values only."""
+    sites: tuple[Site, ...]
+    d_model: int
+    dtype: str
+    shard_tokens: int
+    """Tokens of every range but the last."""
+    complete: bool = False
+    """Whether the last range is there."""
+    ranges: tuple[Range, ...] = ()
+    """From the first token on, without a gap."""
+
+    @property
+    def tokens(self) -> int:
+        """Of all ranges together."""
+        return sum(each.tokens for each in self.ranges)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that must be the same for a harvest to go on."""
+        sites = ", ".join(str(site) for site in self.sites)
+        own = {"sites": sites, "d_model": self.d_model, "dtype": self.dtype, "shard_tokens": self.shard_tokens}
+        return {**self.about, **own}
+
+    def write(self, folder: Path) -> None:
+        """Replace the manifest of a folder in one step. Raises `StoreError`."""
+        values = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "about": self.about,
+            "sites": [str(site) for site in self.sites],
+            "d_model": self.d_model,
+            "dtype": self.dtype,
+            "shard_tokens": self.shard_tokens,
+            "tokens": self.tokens,
+            "complete": self.complete,
+            "ranges": [
+                {
+                    "first": each.first,
+                    "tokens": each.tokens,
+                    "labels": asdict(each.labels),
+                    "shards": {str(site): asdict(record) for site, record in each.shards.items()},
+                }
+                for each in self.ranges
+            ],
+        }
+        write_whole(folder, MANIFEST, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
+
+    @staticmethod
+    def read(folder: Path) -> Manifest:
+        """The manifest of a folder. Raises `StoreError` if it is missing, damaged or foreign."""
+        path = folder / MANIFEST
+        remedy = f"put back a copy of it, or remove {folder} and harvest again"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values["format"] != FORMAT:
+                raise StoreError(f"{path} is not an {FORMAT} file: name a folder made by `itda harvest`")
+            if values["format_version"] != FORMAT_VERSION:
+                raise StoreError(
+                    f"{path} has format version {values['format_version']}, this itda reads {FORMAT_VERSION}: "
+                    "install the itda that wrote it"
+                )
+            ranges = tuple(
+                Range(
+                    first=each["first"],
+                    tokens=each["tokens"],
+                    labels=FileRecord(**each["labels"]),
+                    shards={Site.parse(name): FileRecord(**record) for name, record in each["shards"].items()},
+                )
+                for each in values["ranges"]
+            )
+            sites = tuple(Site.parse(name) for name in values["sites"])
+            own = {name: values[name] for name in ("about", "d_model", "dtype", "shard_tokens", "complete")}
+            return Manifest(sites=sites, ranges=ranges, **own)
+        except FileNotFoundError as error:
+            raise StoreError(f"no activations in {folder}: check the path, or make them with `itda harvest`") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SettingError) as error:
+            raise StoreError(f"{path} is damaged, it may be cut short: {remedy}") from error
+
+
+class ShardFile:
+    """A shard that grows: rows go to the disk as they come, since shards of many sites would not fit into memory.
+
+    Raises `StoreError` if it cannot be written.
+    """
+
+    def __init__(self, folder: Path, number: int, site: Site, first: int, d_model: int, dtype: str) -> None:
+        self._folder, self.name, self.rows = folder, f"{site}/{number:06}.safetensors", 0
+        self._site, self._first, self._d_model, self._dtype = site, first, d_model, dtype
+        path = folder / self.name
+        self._temporary = path.with_name(f".{path.name}.tmp")
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            self._file = self._temporary.open("w+b")
+            self._file.write(b" " * DATA_START)
+
+    def append(self, activations: Float[Tensor, "batch d_model"]) -> None:
+        """Add rows of the shard's dtype."""
+        with writing(self._folder / self.name):
+            self._file.write(activations.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        self.rows += len(activations)
+
+    def close(self) -> FileRecord:
+        """Make it whole, under its own name."""
+        size = self.rows * self._d_model * getattr(torch, self._dtype).itemsize
+        tensor = {"dtype": DTYPES[self._dtype], "shape": [self.rows, self._d_model], "data_offsets": [0, size]}
+        about = {"format": FORMAT, "site": str(self._site), "first": str(self._first)}
+        header = json.dumps({"__metadata__": about, "activations": tensor}).encode()
+        assert len(header) <= DATA_START - 8
+        with writing(self._folder / self.name):
+            self._file.seek(0)
+            self._file.write((DATA_START - 8).to_bytes(8, "little") + header.ljust(DATA_START - 8))
+            _flush(self._file)
+            self._file.seek(0)
+            digest = hashlib.file_digest(self._file, "sha256").hexdigest()
+            self._file.close()
+            _rename(self._temporary, self._folder / self.name)
+        return FileRecord(self.name, DATA_START + size, digest)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        with suppress(OSError):  # closing writes what is buffered, and the disk may be full
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def read_shard(path: Path, rows: int, d_model: int, dtype: str) -> Float[Tensor, "rows d_model"]:
+    """The activations of a shard, mapped into memory. Raises `StoreError` if they are not those expected."""
+    try:
+        with safe_open(path, "pt") as file:
+            activations = file.get_tensor("activations")
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{path} cannot be read: remove it, and {HARVEST_AGAIN}") from error
+    if activations.shape != (rows, d_model) or activations.dtype != getattr(torch, dtype):
+        raise StoreError(f"{path} is not the shard that the manifest names: remove it, and {HARVEST_AGAIN}")
+    return activations
+
+
+def write_labels(folder: Path, number: int, labels: Labels) -> FileRecord:
+    """Write the labels of a range, whole. Raises `StoreError`."""
+    inside = np.ones(len(labels), bool)  # of the window of the row before
+    inside[:1] = False
+    for column in (labels.document, labels.window, labels.window_start):
+        inside[1:] &= column[1:] == column[:-1]
+    starts = np.flatnonzero(~inside)
+    offsets = pyarrow.array(np.append(starts, len(labels)).astype(np.int32))
+    numbers: dict[str, int] = {}
+    document = [numbers.setdefault(name, len(numbers)) for name in labels.document[starts].tolist()]
+    try:
+        columns = {
+            "document": pyarrow.DictionaryArray.from_arrays(
+                pyarrow.array(document, pyarrow.int32()), pyarrow.array(list(numbers), pyarrow.string())
+            ),
+            "window": pyarrow.array(labels.window[starts].tolist(), pyarrow.string()),
+            "window_start": pyarrow.array(labels.window_start[starts].astype(np.int64)),
+        }
+    except UnicodeEncodeError as error:
+        names = ", ".join(map(repr, list(numbers)[:3]))
+        raise StoreError(f"a name or text holds half a surrogate pair ({names}): rename or mend it") from error
+    for name in TOKEN_COLUMNS:
+        values = pyarrow.array(getattr(labels, name).astype(np.int64))
+        columns[name] = pyarrow.ListArray.from_arrays(offsets, values)
+    table = pyarrow.table(columns).replace_schema_metadata({"format": f"{FORMAT}-labels"})
+    # Positions and offsets grow by little from token to token.
+    packed = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in TOKEN_COLUMNS}
+    content = BytesIO()
+    pyarrow.parquet.write_table(
+        table,
+        content,
+        compression="zstd",
+        use_dictionary=["document"],  # pyright: ignore[reportArgumentType] - its stub knows bool alone
+        column_encoding=packed,
+        row_group_size=len(table) or 1,
+    )
+    return write_whole(folder, f"{LABELS}/{number:06}.parquet", content.getvalue())
+
+
+def read_labels(path: Path, rows: int) -> Labels:
+    """The labels of a range; those of a window share its text. Raises `StoreError` if they are not those expected."""
+    try:
+        table = pyarrow.parquet.read_table(path).combine_chunks()
+        document, window, window_start = (
+            table[name].combine_chunks() for name in ("document", "window", "window_start")
+        )
+        lists = {name: table[name].combine_chunks() for name in TOKEN_COLUMNS}
+        lengths = np.diff(np.asarray(lists["position"].offsets).astype(np.int64))
+        # By way of the dictionary, so that all rows of a document share one string.
+        names = _objects(document.dictionary.to_pylist())[np.asarray(document.indices)]
+        labels = Labels(
+            document=np.repeat(names, lengths),
+            window=np.repeat(_objects(window.to_pylist()), lengths),
+            window_start=np.repeat(np.asarray(window_start), lengths),
+            **{name: np.asarray(column.flatten()) for name, column in lists.items()},
+        )
+    except (OSError, pyarrow.ArrowException, KeyError, AttributeError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: remove it, and {HARVEST_AGAIN}") from error
+    if len(labels) != rows:
+        raise StoreError(f"{path} has {len(labels)} labels, not {rows}: remove it, and {HARVEST_AGAIN}")
+    return labels
+
+
+def check_size(folder: Path, record: FileRecord) -> None:
+    """Raises `StoreError` if a file is missing or has another size than the manifest says."""
+    path = folder / record.file
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise StoreError(f"{path} is missing: {HARVEST_AGAIN}") from error
+    if size != record.size:
+        raise StoreError(f"{path} has {size:,} bytes, not {record.size:,}: {HARVEST_AGAIN}")
+
+
+def check_content(folder: Path, record: FileRecord) -> None:
+    """Raises `StoreError` if a file is not, byte for byte, what was written."""
+    path = folder / record.file
+    check_size(folder, record)
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}): remove it, and {HARVEST_AGAIN}") from error
+    if digest != record.sha256:
+        raise StoreError(f"{path} has changed since it was written (its SHA-256): remove it, and {HARVEST_AGAIN}")
+
+
+def write_whole(folder: Path, name: str, content: bytes) -> FileRecord:
+    """Write a file so that it is there in full or not at all. Raises `StoreError`."""
+    path = folder / name
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                _flush(file)
+            _rename(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    return FileRecord(name, len(content), hashlib.sha256(content).hexdigest())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says of an error of the system what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path} ({error.strerror}): make room for it, and run the same command again to go on"
+        ) from error
+
+
+def _flush(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    temporary.replace(path)
+    with suppress(OSError):  # not every system can open a folder
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _objects(values: list[str]) -> np.ndarray:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array

@@ -1,0 +1,436 @@
+"""Activations on disk: written from any source, once, and read as often as dictionaries are trained from them."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from itda.core.batch import ActivationBatch, Site
+from itda.core.labels import Labels
+from itda.errors import SettingError, StoreError
+from itda.sources.shard_files import (
+    DTYPES,
+    LABELS,
+    MANIFEST,
+    FileRecord,
+    Manifest,
+    Range,
+    ShardFile,
+    check_content,
+    check_size,
+    read_labels,
+    read_shard,
+    write_labels,
+    writing,
+)
+
+SHARD_BYTES = 2**28
+"""What a shard of one site takes, about."""
+BATCH = 4096
+"""Activations that `ShardSource` yields together."""
+
+
+@dataclass
+class _Track:
+    """Where in the stream a site, or the labels, have come to."""
+
+    number: int
+    """The range that comes next."""
+    filled: int = 0
+    """Rows of it that are there."""
+    received: int = 0
+    """Rows of this process."""
+    file: ShardFile | None = None
+    labels: list[Labels] = field(default_factory=list)
+
+
+class ShardWriter:
+    """Writes what a source yields, in its order, to a new folder, or goes on with one of the same settings.
+
+    The stream is cut into ranges of `shard_tokens` tokens, wherever the batches end, so the files depend on the stream
+    alone. Sites may come together or one after the other, many batches of the first, then those of the next. Give it
+    the tokens in `gaps`, first to last, then `finish`. A killed process loses what belongs to no whole range.
+
+    Raises `StoreError` if the folder was made with other settings (`about`, a mapping of JSON values, is compared in
+    full), is no harvest, is in use by another process, or cannot be written.
+
+    >>> import tempfile
+    >>> from itda.core.labels import Label
+    >>> x, labels = torch.ones(1, 8), Labels.of(Label("essay", 0, 0, 2, 17, "", "To", " be"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with ShardWriter(folder, {"model": "tiny"}, [Site(3)], 8, "float32") as writer:
+    ...         writer.add({Site(3): ActivationBatch(x, labels)})
+    ...         writer.finish()
+    ...     [len(batches[Site(3)]) for batches in ShardSource(folder)]
+    [1]
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        about: Mapping[str, Any],
+        sites: Sequence[Site],
+        d_model: int,
+        dtype: str,
+        *,
+        shard_tokens: int | None = None,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise SettingError(f"no dtype {dtype!r}: use {', '.join(DTYPES)}")
+        if shard_tokens is not None and shard_tokens < 1:
+            raise SettingError(f"shard_tokens is {shard_tokens}: it must be at least 1")
+        self.folder = folder = Path(folder)
+        self._begun, self._lock = False, None
+        about = json.loads(json.dumps(about))  # as it will be read
+        self._manifest = Manifest(about, tuple(sites), d_model, dtype, shard_tokens or _shard_tokens(d_model, dtype))
+        self._whole: set[int] = set()
+        """Numbers of the ranges whose files are there."""
+        self._pending: dict[int, dict[str, FileRecord]] = {}
+        if check_made_alike(folder, about) is not None:
+            self._go_on(cut_alike=shard_tokens is not None)
+        first = self._following(-1)
+        self._tracks = {site: _Track(first) for site in sites}
+        self._labels = _Track(first)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens from the first on whose files are whole."""
+        ranges = enumerate(self._manifest.ranges)
+        return sum(each.tokens for _, each in itertools.takewhile(lambda entry: entry[0] in self._whole, ranges))
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to do."""
+        return not self.gaps
+
+    @property
+    def gaps(self) -> list[tuple[int, int | None]]:
+        """The tokens to come: first and end of each gap; the end of the last is None where the stream may go on.
+
+        There is more than one only if files of a range have vanished or are cut short.
+        """
+        ranges = self._manifest.ranges
+        open_end = [] if self._manifest.complete else [(self._manifest.tokens, None)]
+        lost = [(r.first, r.first + r.tokens) for n, r in enumerate(ranges) if n not in self._whole]
+        found: list[tuple[int, int | None]] = []
+        for first, end in [*lost, *open_end]:
+            if found and found[-1][1] == first:
+                first = found.pop()[0]
+            found.append((first, end))
+        return found
+
+    def add(self, batches: Mapping[Site, ActivationBatch]) -> None:
+        """Write the next activations of some of the sites.
+
+        Raises `StoreError` if they cannot be written, or are of another dtype or width than the folder's.
+        """
+        if not self._begun:
+            self._begin()
+        for site, batch in batches.items():
+            track, x = self._tracks[site], batch.activations
+            dtype = str(x.dtype).removeprefix("torch.")
+            if (dtype, x.shape[1]) != (self._manifest.dtype, self._manifest.d_model):
+                raise StoreError(
+                    f"{self.folder} is for {self._manifest.dtype} activations of width {self._manifest.d_model}, not "
+                    f"{dtype} of width {x.shape[1]}: name another folder"
+                )
+            # Whichever site comes to a token first brings its label.
+            self._add_labels(batch.labels[max(0, self._labels.received - track.received) :])
+            for number, rows, full in self._cut(track, len(batch)):
+                if track.file is None:
+                    made = self._manifest
+                    first = number * made.shard_tokens
+                    track.file = ShardFile(self.folder, number, site, first, made.d_model, made.dtype)
+                track.file.append(x[rows])
+                if full:
+                    self._close(site, number)
+
+    def finish(self) -> None:
+        """The stream has ended: write the last range, and say that nothing is missing. Raises `StoreError`."""
+        if not self._begun:
+            self._begin()
+        ends = {(track.number, track.filled) for track in (self._labels, *self._tracks.values())}
+        assert len(ends) == 1, "a source yields the same tokens of all sites"
+        number, filled = ends.pop()
+        if len(self._whole) < len(self._manifest.ranges):
+            raise StoreError(f"{self.folder} had more tokens than there are now: put the corpus back as it was")
+        if filled:
+            for site in self._tracks:
+                self._close(site, number)
+            self._close_labels(number)
+            self._record(number, filled, complete=True)
+        elif not self._manifest.complete:
+            self._write(replace(self._manifest, complete=True))
+
+    def close(self) -> None:
+        """Leave the folder to others; what belongs to no whole range is gone."""
+        for track in self._tracks.values():
+            if track.file is not None:
+                track.file.discard()
+                track.file = None
+        self._unlock()
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _go_on(self, *, cut_alike: bool) -> None:
+        self._begun, self._lock = True, _locked(self.folder)
+        try:
+            made = Manifest.read(self.folder)  # again, now that nobody else may write it
+            asked = self._manifest if cut_alike else replace(self._manifest, shard_tokens=made.shard_tokens)
+            _check_same(self.folder, made.settings, asked.settings)
+        except StoreError:
+            self._unlock()
+            raise
+        self._manifest = made
+        self._whole = {n for n, each in enumerate(made.ranges) if _is_there(self.folder, each)}
+
+    def _begin(self) -> None:
+        """Not before there is something to write, so that bad input leaves nothing behind."""
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._begun, self._lock = True, _locked(self.folder)
+        if check_made_alike(self.folder, {}) is not None:
+            raise StoreError(f"{self.folder} appeared while this ran: run the same command again to go on")
+        self._write(self._manifest)
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _add_labels(self, labels: Labels) -> None:
+        for number, rows, full in self._cut(self._labels, len(labels)):
+            self._labels.labels.append(labels[rows])
+            if full:
+                self._close_labels(number)
+
+    def _cut(self, track: _Track, rows: int) -> Iterator[tuple[int, slice, bool]]:
+        """The ranges that so many more rows go to: number, rows, and whether they fill it."""
+        start = 0
+        track.received += rows
+        while start < rows:
+            number, length = track.number, self._length(track.number)
+            stop = min(rows, start + length - track.filled)
+            track.filled += stop - start
+            full = track.filled == length
+            if full:
+                track.number, track.filled = self._following(number), 0
+            yield number, slice(start, stop), full
+            start = stop
+
+    def _length(self, number: int) -> int:
+        ranges = self._manifest.ranges
+        assert number < len(ranges) or not self._manifest.complete, "more tokens than the gaps have"
+        return ranges[number].tokens if number < len(ranges) else self._manifest.shard_tokens
+
+    def _following(self, number: int) -> int:
+        return next(n for n in itertools.count(number + 1) if n not in self._whole)
+
+    def _close(self, site: Site, number: int) -> None:
+        track = self._tracks[site]
+        assert track.file is not None
+        rows = track.file.rows
+        self._pending.setdefault(number, {})[str(site)] = track.file.close()
+        track.file = None
+        if rows == self._length(number):
+            self._record(number, rows, complete=self._manifest.complete)
+
+    def _close_labels(self, number: int) -> None:
+        labels, self._labels.labels = Labels.concatenate(self._labels.labels), []
+        self._pending.setdefault(number, {})[LABELS] = write_labels(self.folder, number, labels)
+
+    def _record(self, number: int, tokens: int, *, complete: bool) -> None:
+        """Name a range in the manifest once all its files are there."""
+        files = self._pending[number]
+        if len(files) <= len(self._tracks):
+            return
+        shards = {site: files[str(site)] for site in self._tracks}
+        made = Range(number * self._manifest.shard_tokens, tokens, files[LABELS], shards)
+        before, after = self._manifest.ranges[:number], self._manifest.ranges[number + 1 :]
+        self._write(replace(self._manifest, ranges=(*before, made, *after), complete=complete))
+        self._whole.add(number)
+        del self._pending[number]
+
+    def _write(self, manifest: Manifest) -> None:
+        manifest.write(self.folder)
+        self._manifest = manifest
+
+
+class ShardSource:
+    """The activations in a folder that `ShardWriter` made, to the bit and with their labels; an `ActivationSource`.
+
+    Yields batches of up to `BATCH` activations of all `sites` (default: all that there are), mapped into memory.
+    `tokens` ends the stream after that many, of which the first `skip` are left out. Files are looked for at once;
+    the SHA-256 of each is compared before its first activation is yielded, unless `verify` is False.
+
+    Raises `StoreError` for a folder that is damaged, or not whole unless `tokens` are no more than it has, and
+    `SettingError` for a site or tokens that it does not have.
+
+    >>> ShardSource("nowhere")
+    Traceback (most recent call last):
+    itda.errors.StoreError: no activations in nowhere: check the path, or make them with `itda harvest`
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        sites: Sequence[Site] | None = None,
+        tokens: int | None = None,
+        skip: int = 0,
+        *,
+        verify: bool = True,
+    ) -> None:
+        self.folder = folder = Path(folder)
+        self.skip, self._verify = skip, verify
+        self._manifest = made = Manifest.read(folder)
+        self.sites = list(made.sites if sites is None else sites)
+        for site in self.sites:
+            if site not in made.sites:
+                names = ", ".join(each.short for each in made.sites)
+                raise SettingError(f"{folder} has no layer {site.short}: it has {names}")
+        if not made.complete and (tokens is None or tokens > made.tokens):
+            raise StoreError(
+                f"{folder} is not whole, it has {made.tokens:,} tokens so far: run the same `itda harvest` again to go "
+                f"on, or use --tokens {made.tokens}"
+            )
+        if tokens is not None and tokens > made.tokens:
+            raise SettingError(f"{folder} has {made.tokens:,} tokens, not {tokens:,}: use --tokens {made.tokens}")
+        self.tokens = made.tokens if tokens is None else tokens
+        """Where the stream ends: all tokens that there are, if no number was asked for."""
+        for each in self._ranges():
+            for record in self._files(each):
+                check_size(folder, record)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the activations."""
+        return self._manifest.d_model
+
+    @property
+    def dtype(self) -> str:
+        """Of the activations: float32, bfloat16, ..."""
+        return self._manifest.dtype
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What made the activations: model, corpus and settings."""
+        return self._manifest.about
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files that are read."""
+        return sum(record.size for each in self._ranges() for record in self._files(each))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what these sites have up to the last token, labels included; `skip` changes nothing."""
+        digest = hashlib.sha256(str(self.tokens).encode())
+        for each in self._ranges():
+            digest.update(each.labels.sha256.encode())
+            for site in sorted(self.sites):
+                digest.update(f"{site}:{each.shards[site].sha256}".encode())
+        return digest.hexdigest()
+
+    def __iter__(self) -> Iterator[Mapping[Site, ActivationBatch]]:
+        made = self._manifest
+        for each in self._ranges():
+            start, stop = max(0, self.skip - each.first), min(each.tokens, self.tokens - each.first)
+            if start >= stop:
+                continue
+            for record in self._files(each) if self._verify else ():
+                check_content(self.folder, record)
+            labels = read_labels(self.folder / each.labels.file, each.tokens)
+            shards = {
+                site: read_shard(self.folder / each.shards[site].file, each.tokens, made.d_model, made.dtype)
+                for site in self.sites
+            }
+            for first in range(start, stop, BATCH):
+                rows = slice(first, min(stop, first + BATCH))
+                own = labels[rows]
+                yield {site: ActivationBatch(x[rows], own) for site, x in shards.items()}
+
+    def _ranges(self) -> list[Range]:
+        return [each for each in self._manifest.ranges if each.first < self.tokens]
+
+    def _files(self, each: Range) -> list[FileRecord]:
+        return [each.labels, *(each.shards[site] for site in self.sites)]
+
+
+def check_made_alike(folder: Path, about: Mapping[str, Any]) -> Manifest | None:
+    """The manifest of a folder that says the same as `about`, of whatever that says; None if there is none yet.
+
+    Raises `StoreError` if it says something else, or the folder holds other things.
+    """
+    if not (folder / MANIFEST).exists():
+        try:
+            # A process killed at its very first step leaves a hidden file.
+            foreign = any(not path.name.startswith(".") for path in folder.iterdir())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be read ({error.strerror}): name another folder") from error
+        if foreign:
+            raise StoreError(f"{folder} holds something else than activations: name another folder")
+        return None
+    made = Manifest.read(folder)
+    _check_same(folder, {name: made.about.get(name) for name in about}, about)
+    return made
+
+
+def _check_same(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    found, wanted = _flat(made), _flat(asked)
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    if names:
+        shown = ", ".join(f"{n} {found.get(n)!s:.40}, not {wanted.get(n)!s:.40}" for n in names[:3])
+        raise StoreError(f"{folder} was made with other settings ({shown}): use those, or name another folder")
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings within settings by their own names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= {f"{name}.{n}": v for n, v in value.items()} if isinstance(value, Mapping) else {name: value}
+    return found
+
+
+def _is_there(folder: Path, each: Range) -> bool:
+    try:
+        for record in each.files:
+            check_size(folder, record)
+    except StoreError:
+        return False
+    return True
+
+
+def _shard_tokens(d_model: int, dtype: str) -> int:
+    fitting = SHARD_BYTES // (d_model * getattr(torch, dtype).itemsize)
+    return max(1, fitting - fitting % BATCH if fitting > BATCH else fitting)
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that keeps others out until it is closed; a killed process is in nobody's way."""
+    try:
+        import fcntl
+    except ImportError:  # a system without such locks
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StoreError(f"{folder} is being written by another process: wait for it, or end it") from None
+    except OSError:  # a file system without such locks
+        pass
+    return descriptor
