@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,8 @@ def _dispatch(command: Any) -> None:
     match command:
         case settings.Train():
             _train(command)
+        case settings.Harvest():
+            _harvest(command)
         case settings.Info():
             _info(command)
         case settings.Decompose():
@@ -93,6 +96,20 @@ def _train(options: settings.Train) -> None:
         _print_json({"run": str(run.folder), **_run_values(run)})
     else:
         print(report.run_summary(run, {site: run.dictionary(site) for site in run.sites}, {}))
+
+
+def _harvest(options: settings.Harvest) -> None:
+    from itda import report
+    from itda.recipes.harvest import harvest
+
+    with _resumable():
+        made = harvest(options, _bar(options))
+    if options.json:
+        values = {name: value for name, value in vars(made).items() if name not in ("folder", "about", "sites")}
+        sites = {str(site): {"bytes": size} for site, size in made.sites.items()}
+        _print_json({"activations": str(made.folder), **made.about, **values, "sites": sites})
+    else:
+        print(report.harvest_summary(made))
 
 
 def _info(options: settings.Info) -> None:
@@ -201,11 +218,8 @@ def _index(options: settings.Index) -> None:
     from itda import report
     from itda.recipes.index import index_run
 
-    try:
+    with _resumable():
         made = index_run(options, _bar(options))
-    except KeyboardInterrupt:
-        print("itda: stopped; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
     if options.json:
         sites = {str(site): asdict(values) for site, values in made.sites.items()}
         record = {name: value for name, value in made.record.items() if name != "pieces"}
@@ -323,6 +337,16 @@ def _demo(options: settings.Demo) -> None:
                 "page": str(page),
             }
         )
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Says of a command that was stopped how to go on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("itda: stopped; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _bar(options: settings.Output) -> Any:

@@ -245,6 +245,34 @@ def with_free(stored: Train, given: Train) -> Train:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Output):
+    """Keep activations on disk, to train many dictionaries from one pass over a model. Started again, it goes on."""
+
+    model: Positional[str]
+    """A Hub id, a local folder, or tiny (the bundled model)."""
+    layers: str
+    """Layers to read, for example 3,4-6."""
+    corpus: str
+    """python-docs, a file or folder (.txt .md .py .jsonl .parquet), or a Hub data set."""
+    out: Path
+    """The folder to make, or to go on with."""
+    streams: str = "resid_post"
+    """What to read of each layer: resid_post, mlp_out, attn_out, or several with commas."""
+    tokens: str = "1M"
+    """Activations to read: 50000, 50k, 1M."""
+    order: Literal["corpus", "shuffled"] = "corpus"
+    """The order of the documents; mode best of `itda train` wants shuffled."""
+    seed: int = 0
+    """Which shuffled order."""
+    window: int = 128
+    """Tokens that the model reads at once, special ones included."""
+    revision: str | None = None
+    """The commit, tag or branch of a Hub model."""
+    part: Literal["train", "all"] = "train"
+    """train leaves one document in ten for `itda evaluate`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Info(Output):
     """Show what is in a run folder."""
 
@@ -359,6 +387,7 @@ class Demo(PursuitOptions, Output):
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Harvest, tyro.conf.subcommand("harvest")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Decompose, tyro.conf.subcommand("decompose")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]

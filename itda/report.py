@@ -14,6 +14,7 @@ from itda.evaluation import Evaluation
 from itda.probing import ProbeResult
 from itda.recipes import AtomUse, Run, TokenDecomposition
 from itda.recipes.compare import Overlap, Pair, noise_floors
+from itda.recipes.harvest import Harvest
 from itda.recipes.index import Indexing
 
 WIDTH = 80
@@ -181,6 +182,27 @@ def index_summary(run: Path, made: Indexing) -> str:
     ]
     lines += ["", table(["site", "atoms", "never used", "atoms per token", "explained"], rows)]
     return "\n".join([*lines, "", f"See it: itda explore {run}"])
+
+
+def harvest_summary(made: Harvest) -> str:
+    """What activations are there, how fast they came, and what they take on the disk."""
+    about = made.about
+    lines = textwrap.wrap(
+        f"{made.folder}: {about['model']} on {about['corpus']} ({about['corpus_part']} part), window "
+        f"{about['window']}, {about['order']} order",
+        WIDTH,
+        break_long_words=False,
+    )
+    lines.append(f"{made.tokens:,} tokens, {made.dtype} of width {made.d_model}, {made.bytes / 1e6:,.1f} MB")
+    if made.new:
+        speed = f"{made.new:,} in {made.seconds:.1f} s, {made.new / made.seconds:,.0f} per second"
+        rest = f"; {made.tokens - made.new:,} from before" if made.new < made.tokens else ""
+        lines.append(speed + rest)
+    else:
+        lines.append("It was there already: nothing to do.")
+    rows = [[str(site), f"{size / 1e6:,.1f}"] for site, size in made.sites.items()]
+    lines += ["", table(["site", "MB"], rows)]
+    return "\n".join([*lines, "", f"Train from it: itda train --activations {made.folder}"])
 
 
 def _number(value: float | None) -> str:

@@ -329,9 +329,14 @@ class ShardSource:
         return self._manifest.about
 
     @property
-    def size(self) -> int:
-        """Bytes of the files that are read."""
+    def bytes(self) -> int:
+        """Size of the files that are read."""
         return sum(record.size for each in self._ranges() for record in self._files(each))
+
+    @property
+    def site_bytes(self) -> dict[Site, int]:
+        """Size of the shards of each site."""
+        return {site: sum(each.shards[site].size for each in self._ranges()) for site in self.sites}
 
     @property
     def fingerprint(self) -> str:
@@ -368,8 +373,8 @@ class ShardSource:
         return [each.labels, *(each.shards[site] for site in self.sites)]
 
 
-def check_made_alike(folder: Path, about: Mapping[str, Any]) -> Manifest | None:
-    """The manifest of a folder that says the same as `about`, of whatever that says; None if there is none yet.
+def check_made_alike(folder: Path, asked: Mapping[str, Any]) -> Manifest | None:
+    """The manifest of a folder whose `settings` have all that is asked; None if there is none yet.
 
     Raises `StoreError` if it says something else, or the folder holds other things.
     """
@@ -385,7 +390,7 @@ def check_made_alike(folder: Path, about: Mapping[str, Any]) -> Manifest | None:
             raise StoreError(f"{folder} holds something else than activations: name another folder")
         return None
     made = Manifest.read(folder)
-    _check_same(folder, {name: made.about.get(name) for name in about}, about)
+    _check_same(folder, {name: made.settings.get(name) for name in asked}, asked)
     return made
 
 

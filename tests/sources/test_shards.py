@@ -168,7 +168,7 @@ def test_activations_keep_their_dtype(dtype, stream, tmp_path):
     source = ShardSource(write(tmp_path / "shards", narrow, dtype))
     assert source.dtype == dtype
     same_stream(source, narrow)
-    assert source.size == sum(path.stat().st_size for path in (tmp_path / "shards").rglob("0*"))
+    assert source.bytes == sum(path.stat().st_size for path in (tmp_path / "shards").rglob("0*"))
 
 
 @pytest.mark.parametrize(

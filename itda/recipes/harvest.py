@@ -1,0 +1,143 @@
+"""`itda harvest`: the activations of a corpus, kept on disk for any number of dictionaries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from itda import config as settings
+from itda.core.batch import Site
+from itda.errors import CorpusError, SettingError, StoreError
+from itda.recipes.runs import Bar, Progress, load_model, no_bar, open_spec, parse_sites
+from itda.sources.activation_model import ActivationModel
+from itda.sources.corpus import Corpus
+from itda.sources.huggingface import HuggingFaceSource
+from itda.sources.shards import ShardSource, ShardWriter, check_made_alike
+
+KEPT_SETTINGS = ("revision", "device", "dtype", "trust_remote_code", "window", "batch_size", "part", "order", "seed")
+KEPT_SETTINGS += ("text_field", "dataset_config", "dataset_split", "dataset_revision")
+"""What is needed besides to open the model and the corpus again."""
+
+
+@dataclass(frozen=True)
+class Harvest:
+    """Activations that are there."""
+
+    folder: Path
+    about: Mapping[str, Any]
+    """What made them, as the manifest says."""
+    tokens: int
+    d_model: int
+    dtype: str
+    bytes: int
+    """Size of all files."""
+    sites: Mapping[Site, int]
+    """Bytes of the shards of each."""
+    new: int
+    """Tokens read this time."""
+    seconds: float
+    """That this took."""
+
+
+def harvest(options: settings.Harvest, bar: Bar = no_bar) -> Harvest:
+    """`itda harvest`: keep the activations of a corpus in a folder, with their labels.
+
+    Goes on where a killed process with the same settings was, makes anew what has vanished since, and does nothing if
+    all is there. Raises an `ItdaError` for bad input; a folder that was made otherwise is left as it is.
+    """
+    tokens = settings.parse_count(options.tokens)
+    sites = parse_sites(options.layers, options.streams)
+    if options.batch_size < 1 or options.window < 1:
+        raise SettingError("--batch-size and --window must be at least 1")
+    if options.seed and options.order != "shuffled":
+        raise SettingError("--seed chooses a shuffled order: add --order shuffled")
+    corpus = open_spec(options.corpus, options).split(options.part)
+    corpus = corpus.shuffled(options.seed) if options.order == "shuffled" else corpus
+    asked = {
+        "model": options.model,
+        "corpus": options.corpus,
+        "corpus_part": corpus.part,
+        "corpus_revision": corpus.revision,
+        "fingerprint": corpus.fingerprint,
+        "order": f"shuffled, seed {options.seed}" if options.order == "shuffled" else "corpus",
+        "window": options.window,
+        "batch_size": options.batch_size,
+        "tokens_asked": tokens,
+        "settings": {name: getattr(options, name) for name in KEPT_SETTINGS},
+    }
+    # Before the model, which may be large, is loaded.
+    if check_made_alike(options.out, {**asked, "sites": ", ".join(map(str, sites))}) is not None:
+        with suppress(StoreError):
+            return _harvest(ShardSource(options.out, verify=False), 0, 0.0)
+    model = load_model(options.model, options, options.revision)
+    made_by = {
+        "revision": model.revision,
+        "tokenizer": model.tokenizer_hash,
+        "dtype": model.dtype,
+        "device": model.device,
+        # Those whose other versions may have other bits.
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
+    }
+    started = time.monotonic()
+    with (
+        ShardWriter(options.out, {**asked, **made_by}, sites, model.d_model, model.dtype) as writer,
+        bar("harvest", tokens) as progress,
+    ):
+        before = writer.tokens
+        if before:
+            progress.update(before)
+            progress.set_postfix_str(f"{before:,} from before")
+        new = _write(writer, options, model, corpus, sites, tokens, progress)
+        if before + new == 0:
+            raise CorpusError(f"{options.corpus} has no token to read: name another corpus with --corpus")
+        writer.finish()
+    return _harvest(ShardSource(options.out, verify=False), new, time.monotonic() - started)
+
+
+def _write(
+    writer: ShardWriter,
+    options: settings.Harvest,
+    model: ActivationModel,
+    corpus: Corpus,
+    sites: list[Site],
+    tokens: int,
+    progress: Progress,
+) -> int:
+    """Fill the gaps of a folder; returns the number of tokens read."""
+    received = shown = 0
+    for first, end in writer.gaps:
+        source = HuggingFaceSource(
+            model,
+            corpus,
+            sites,
+            window=options.window,
+            batch_size=options.batch_size,
+            tokens=tokens if end is None else end,
+            skip=first,
+        )
+        for batches in source:
+            writer.add(batches)
+            received += sum(len(batch) for batch in batches.values())
+            # Sites may come one after the other: a token counts as read by and by.
+            progress.update(received // len(sites) - shown)
+            shown = received // len(sites)
+    return shown
+
+
+def _harvest(source: ShardSource, new: int, seconds: float) -> Harvest:
+    return Harvest(
+        folder=source.folder,
+        about=source.about,
+        tokens=source.tokens,
+        d_model=source.d_model,
+        dtype=source.dtype,
+        bytes=source.bytes,
+        sites=source.site_bytes,
+        new=new,
+        seconds=round(seconds, 3),
+    )
