@@ -234,6 +234,8 @@ def _write_state(path: Path, state: State) -> dict[str, Any]:
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
+    if tensor.numel() == 0:
+        return memoryview(b"")  # there may be no stride to view it with
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
