@@ -304,9 +304,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_half(tmp_path):
             write_checkpoint(folder, {"long": "x" * 10**6}, {SITE: state(2)}, remedy=REMEDY)  # in record.json
         assert_full(folder, caught.value)
         failed = 0
-        for filling in (400, 200, 90, 60, 40, 30, 20, 10):  # full at different files
-            (tmp_path / "fill").write_bytes(b"x" * shutil.disk_usage(tmp_path).free)
-            os.truncate(tmp_path / "fill", (tmp_path / "fill").stat().st_size - 100 * filling)
+        for pages in range(8):  # full at different files
+            (tmp_path / "fill").write_bytes(b"")
+            (tmp_path / "fill").write_bytes(b"x" * (shutil.disk_usage(tmp_path).free - 4096 * pages))
             try:
                 write_checkpoint(folder, {}, {SITE: state(2)}, remedy=REMEDY)
             except StoreError as error:
