@@ -43,8 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
     except ItdaError as error:
         print(f"itda: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("itda: stopped; nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        # A run that was kept says how to go on.
+        print(f"itda: {stop}" if str(stop) else "itda: stopped; nothing was written", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output, `head` for one, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -91,7 +92,11 @@ def _dispatch(command: Any) -> None:
 def _train(options: settings.Train) -> None:
     from itda import recipes, report
 
-    run = recipes.train(options, _bar(options))
+    def say(line: str) -> None:
+        if not options.quiet:
+            print(f"itda: {line}", file=sys.stderr)
+
+    run = recipes.train(options, _bar(options), say)
     if options.json:
         _print_json({"run": str(run.folder), **_run_values(run)})
     else:

@@ -101,8 +101,8 @@ class CorpusOptions:
 class LargeOptions:
     """Models larger than memory."""
 
-    stream: bool | None = None
-    """Read the model block by block from its checkpoint. Default: if its weights need more than --model-memory."""
+    stream: bool = False
+    """Read the model block by block from its checkpoint: done by itself if its weights need more than --model-memory."""
     model_memory: str | None = None
     """Memory for the model and its hidden states, such as 16G. Default: what is free on the GPU, or half of the RAM."""
     scratch: Path | None = None

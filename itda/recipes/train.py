@@ -4,175 +4,241 @@ from __future__ import annotations
 
 import itertools
 import json
-import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from itda import config as settings
-from itda.core.batch import ActivationSource, Site
+from itda.checkpoints import Checkpoint
+from itda.core.batch import ActivationBatch, Site
 from itda.core.build import Builder
 from itda.core.memory import available
-from itda.core.reference import ReferenceTrainer
 from itda.core.refine import PASS_TOKENS
-from itda.core.tokens import TokenLog, Tokens
+from itda.core.tokens import TokenLog
 from itda.errors import CorpusError, SettingError, StoreError
-from itda.recipes.runs import Bar, Progress, Run, load_model, no_bar, open_run, open_spec, parse_sites
-from itda.sources.huggingface import HuggingFaceSource
-from itda.store import (
-    FORMAT_VERSION,
-    RUN_FORMAT,
-    new_folder,
-    read_json,
-    write_dictionary,
-    write_json,
-    write_tokens,
-)
+from itda.recipes.origin import Origin, open_origin
+from itda.recipes.runs import Bar, Run, no_bar, open_run, parse_sites
+from itda.recipes.trainers import LocalTrainers, Trainers, trainer_of
+from itda.recipes.unfinished import Keeper, Stopped, Unfinished, is_finished, plain, versions
+from itda.sources.streaming import StreamedModel
+from itda.store import FORMAT_VERSION, RUN_FORMAT, read_json, write_dictionary, write_tokens
 
 LOG_EVERY_S = 1.0
+TOKENS = "tokens"
+"""The state of the tokens that were read, among those of the sites."""
 
 
-def train(options: settings.Train, bar: Bar = no_bar) -> Run:
+def train(options: settings.Train, bar: Bar = no_bar, say: Callable[[str], object] = lambda _line: None) -> Run:
     """`itda train`: one pass over the corpus, one dictionary per site, written to a new run folder.
 
-    Raises an `ItdaError` for bad input; nothing is written then.
+    With `options.resume`, an unfinished run is gone on with. `say` is told what the user should know. Raises an
+    `ItdaError` for bad input, and nothing is written then, and `Stopped` on Ctrl-C if the run was kept.
     """
+    if options.resume is not None:
+        if is_finished(options.resume):
+            say(f"{options.resume} is finished")
+            return open_run(options.resume)
+        unfinished = Unfinished.opened(options.resume)
+        unfinished.options = settings.with_free(unfinished.options, options)
+        return _make(unfinished, bar, say)
     options = settings.resolved(options)
-    tokens = settings.parse_count(options.tokens)
-    sites = parse_sites(options.layers, options.streams)
-    _trainer(options, 1, None)  # bad settings are to be known before the model is loaded
+    if options.activations is None:
+        parse_sites(options.layers, options.streams)
+    trainer_of(options, 1, None)  # bad settings are to be known before the model is loaded
     if options.batch_size < 1 or options.window < 1:
         raise SettingError("--batch-size and --window must be at least 1")
-    out = options.out or _free_folder(options.model)
-    with new_folder(out) as folder:
-        corpus = open_spec(options.corpus, options).split(options.part)
-        corpus = corpus.shuffled(options.seed) if options.order == "shuffled" else corpus
-        model = load_model(options.model, options, options.revision)
-        source = HuggingFaceSource(
-            model,
-            corpus,
-            sites,
-            window=options.window,
-            batch_size=options.batch_size,
-            tokens=tokens,
-            every_position=options.mode == "reference",
-        )
-        trainers = {site: _trainer(options, model.d_model, available() // len(sites)) for site in sites}
-        with bar("train", tokens) as progress, (folder / "log.jsonl").open("w", encoding="utf-8") as log:
-            seconds, read = _run(source, trainers, progress, log.write)
-        seen = next(iter(trainers.values())).tokens
-        if seen == 0:
-            raise CorpusError(f"{options.corpus} has no token to train on: name another corpus with --corpus")
-        provenance = {
-            "model": options.model,
-            "revision": model.revision,
-            "tokenizer": model.tokenizer_hash,
-            "corpus": options.corpus,
-            "corpus_part": corpus.part,
-            "corpus_revision": corpus.revision,
-            "fingerprint": corpus.fingerprint,
-            "window": options.window,
-            "batch_size": options.batch_size,
-            "dtype": model.dtype,
-            "tokens": seen,
-            "order": f"shuffled, seed {options.seed}" if options.order == "shuffled" else "corpus",
+    out = options.out or _free_folder(options.model or str(options.activations))
+    with Unfinished.begun(out, replace(options, out=out)) as unfinished:
+        return _make(unfinished, bar, say)
+
+
+def _make(unfinished: Unfinished, bar: Bar, say: Callable[[str], object]) -> Run:
+    """Make a run, from the beginning or from where it was left."""
+    options = unfinished.options
+    with ExitStack() as stack:
+        cluster = stack.enter_context(_cluster(options)) if options.workers or options.ray else None
+        origin = open_origin(options, cluster)
+        if isinstance(origin.model, AbstractContextManager):  # Ray workers
+            stack.enter_context(origin.model)
+        unfinished.check(origin.about)
+        reading = _Reading(unfinished, origin, stack.enter_context(_trainers(options, origin, cluster)))
+        checkpoint = unfinished.latest()
+        if checkpoint is not None:
+            reading.restore(checkpoint)
+            for line in checkpoint.skipped:
+                say(f"passed over {line}")
+            say(f"going on from {reading.tokens:,} tokens")
+        reading.run(bar)
+        return _finish(reading, bar)
+
+
+def _finish(reading: _Reading, bar: Bar) -> Run:
+    """Write the dictionaries and run.json."""
+    unfinished, origin, trainers = reading.unfinished, reading.origin, reading.trainers
+    options = unfinished.options
+    seen = reading.seen[reading.lead]
+    if seen == 0:
+        raise CorpusError(f"{options.corpus} has no token to train on: name another corpus with --corpus")
+    provenance = {**origin.provenance, "tokens": seen}
+    if options.refine:
+        provenance["refinement"] = {"passes": options.refine, "min_fidelity": options.min_fidelity}
+    started = time.monotonic()
+    with bar("refine", (options.refine or 0) * PASS_TOKENS * len(origin.sites)) as progress:
+        if isinstance(trainers, LocalTrainers):
+            trainers.progress = progress
+        parts = {site: {"mode": options.mode, "site": site, "provenance": provenance} for site in origin.sites}
+        made = trainers.finish(parts)
+    for site, dictionary in made.items():
+        with unfinished.place_for(str(site)) as folder:
+            write_dictionary(dictionary, folder)
+    seconds = reading.seconds + time.monotonic() - started
+    record = {
+        "format": RUN_FORMAT,
+        "format_version": FORMAT_VERSION,
+        "sites": [str(site) for site in origin.sites],
+        **provenance,
+        "settings": {**plain(options), **(origin.settings or {})},
+        "device": origin.device,
+        "seconds": round(seconds, 3),
+        "checkpoints": {"written": reading.keeper.written, "seconds": round(reading.keeper.seconds, 3)},
+        "gram_rows": {str(site): rows for site, rows in trainers.gram_rows().items()},
+        # Atoms before the crop to --atoms.
+        "found": {str(site): number for site, number in trainers.found().items()},
+        "versions": versions(),
+    }
+    write_tokens(reading.read.table(), unfinished.folder / "tokens.parquet")
+    unfinished.finish(record)
+    return open_run(unfinished.folder)
+
+
+class _Reading:
+    """The pass over the activations: where it is, and how it is kept."""
+
+    def __init__(self, unfinished: Unfinished, origin: Origin, trainers: Trainers) -> None:
+        self.unfinished, self.origin, self.trainers = unfinished, origin, trainers
+        self.keeper = Keeper(unfinished.options.checkpoint_every)
+        self.lead = origin.sites[0]
+        """The site whose tokens are counted: all have the same in the end."""
+        self.seen = dict.fromkeys(origin.sites, 0)
+        """Activations of each site that its trainer has had."""
+        self.read = TokenLog()
+        self.before = 0.0
+        """Seconds of the processes before this one."""
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the run so far."""
+        return self.before + time.monotonic() - self._started
+
+    @property
+    def tokens(self) -> int:
+        """How many activations all sites have had, on average."""
+        return sum(self.seen.values()) // len(self.seen)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint. Raises `StoreError` if it is another run's."""
+        states = dict(checkpoint.states)
+        try:
+            self.read.restore(states.pop(TOKENS))
+            self.trainers.restore({Site.parse(name): state for name, state in states.items()})
+            self.seen = {Site.parse(name): number for name, number in checkpoint.record["seen"].items()}
+            self.before = checkpoint.record["seconds"]
+        except (KeyError, SettingError) as error:
+            raise StoreError(f"{checkpoint.path} is not of this run ({error}): begin the run anew") from error
+
+    def keep(self) -> None:
+        """Write a checkpoint."""
+
+        def write() -> None:
+            states = {TOKENS: self.read.state(), **{str(s): state for s, state in self.trainers.states().items()}}
+            seen = {str(site): number for site, number in self.seen.items()}
+            self.unfinished.write({"seen": seen, "seconds": round(self.seconds, 3)}, states)
+
+        self.keeper.save(write)
+
+    def run(self, bar: Bar) -> None:
+        """Read to the end. Raises `Stopped` if the user asks for it."""
+        tokens, model = settings.parse_count(self.unfinished.options.tokens), self.origin.model
+        start = min(self.seen.values())
+        # Those that a site had beyond that, from a flight in which it came before others, are not offered again.
+        drop = {site: number - start for site, number in self.seen.items()}
+        self._started, shown = time.monotonic(), self.tokens
+        with bar("train", tokens) as progress, self.unfinished.log(self.seen[self.lead]) as log:
+            progress.update(shown)
+            progress.set_postfix_str("starting; the first run of all compiles for some seconds")
+            if isinstance(model, StreamedModel):
+                model.watch = lambda block, of: progress.set_postfix_str(f"{self._atoms()}, block {block} of {of}")
+            logged = time.monotonic()
+            with self.keeper.listening():
+                for batches in self.origin.source(start):
+                    fresh = {site: _after(batch, drop, site) for site, batch in batches.items()}
+                    fresh = {site: batch for site, batch in fresh.items() if len(batch)}
+                    self.trainers.offer(fresh)
+                    for site, batch in fresh.items():
+                        self.seen[site] += len(batch)
+                    if self.lead in fresh:
+                        self.read.add(fresh[self.lead].labels)
+                    progress.update(self.tokens - shown)
+                    shown = self.tokens
+                    if not isinstance(model, StreamedModel):
+                        progress.set_postfix_str(self._atoms())
+                    if time.monotonic() - logged >= LOG_EVERY_S:
+                        logged = time.monotonic()
+                        log(json.dumps(self._line(fresh)) + "\n")
+                    if self.keeper.due:
+                        self.keep()
+                    if self.keeper.stopping:
+                        raise Stopped(f"stopped at {self.tokens:,} tokens; go on with {self.unfinished.remedy}")
+        if self.unfinished.options.refine and self.unfinished.has_checkpoint:
+            self.keep()  # refinement may take as long as the pass
+
+    def _atoms(self) -> str:
+        return " ".join(f"{site.short}:{size}" for site, size in self.trainers.sizes().items()) + " atoms"
+
+    def _line(self, batches: Mapping[Site, ActivationBatch]) -> dict[str, Any]:
+        errors = self.trainers.errors({site: batch.activations[:64] for site, batch in batches.items()})
+        return {
+            "tokens": self.seen[self.lead],
+            "tokens_per_s": round(self.tokens / self.seconds, 1),
+            "atoms": {str(site): size for site, size in self.trainers.sizes().items()},
+            # Of this batch's first activations: enough to see where it goes.
+            "mean_error": {str(site): error.mean().item() for site, error in errors.items()},
+            # Rows of the Gram matrix in memory: all, or the number of those that fit.
+            "gram_rows": {str(site): rows for site, rows in self.trainers.gram_rows().items()},
         }
-        if options.refine:
-            provenance["refinement"] = {"passes": options.refine, "min_fidelity": options.min_fidelity}
-        started = time.monotonic()
-        with bar("refine", (options.refine or 0) * PASS_TOKENS * len(sites)) as progress:
-            for site, trainer in trainers.items():
-                (folder / str(site)).mkdir()
-                parts = {"mode": options.mode, "site": site, "provenance": provenance}
-                if isinstance(trainer, Builder):
-                    dictionary = trainer.finish(progress.update, **parts)
-                else:
-                    dictionary = trainer.finish(**parts)
-                write_dictionary(dictionary, folder / str(site))
-        seconds += time.monotonic() - started
-        record = {
-            "format": RUN_FORMAT,
-            "format_version": FORMAT_VERSION,
-            "sites": [str(site) for site in sites],
-            **provenance,
-            "settings": _settings(options),
-            "device": model.device,
-            "seconds": round(seconds, 3),
-            "gram_rows": {str(site): t.gram_rows for site, t in trainers.items() if isinstance(t, Builder)},
-            # Atoms before the crop to --atoms.
-            "found": {str(site): t.found for site, t in trainers.items() if isinstance(t, Builder)},
-            "versions": {name: version(name) for name in ("itda", "torch", "transformers", "tokenizers", "numpy")}
-            | {"python": platform.python_version()},
-        }
-        write_tokens(read, folder / "tokens.parquet")
-        write_json(folder / "run.json", record)
-    return open_run(out)
 
 
-def _run(
-    source: ActivationSource,
-    trainers: Mapping[Site, Builder | ReferenceTrainer],
-    progress: Progress,
-    log: Callable[[str], Any],
-) -> tuple[float, Tokens]:
-    """Seconds, and the tokens that were read."""
-    read = TokenLog()
-    started = logged = time.monotonic()
-    progress.set_postfix_str("starting; the first run of all compiles for some seconds")
-    for batches in source:
-        for site, trainer in trainers.items():
-            trainer.offer(batches[site])
-        read.add(next(iter(batches.values())).labels)
-        first = next(iter(trainers.values()))
-        progress.update(len(next(iter(batches.values()))))
-        progress.set_postfix_str(" ".join(f"{site.layer}:{len(t)}" for site, t in trainers.items()) + " atoms")
-        now = time.monotonic()
-        if now - logged >= LOG_EVERY_S:
-            logged = now
-            line = {
-                "tokens": first.tokens,
-                "tokens_per_s": round(first.tokens / (now - started), 1),
-                "atoms": {str(site): len(t) for site, t in trainers.items()},
-                # Of this batch's first activations: enough to see where it goes.
-                "mean_error": {
-                    str(site): _errors(t, batches[site].activations[:64]).mean().item() for site, t in trainers.items()
-                },
-                # Rows of the Gram matrix in memory: all, or the number of those that fit.
-                "gram_rows": {str(site): t.gram_rows for site, t in trainers.items() if isinstance(t, Builder)},
-            }
-            log(json.dumps(line) + "\n")
-    return time.monotonic() - started, read.table()
+def _after(batch: ActivationBatch, drop: dict[Site, int], site: Site) -> ActivationBatch:
+    """A batch without those of its first activations that are still to be dropped."""
+    number = min(drop[site], len(batch))
+    if number == 0:
+        return batch
+    drop[site] -= number
+    return ActivationBatch(batch.activations[number:], batch.labels[number:])
 
 
-def _errors(trainer: Builder | ReferenceTrainer, activations: Tensor) -> Tensor:
-    if isinstance(trainer, Builder):
-        return trainer.error(activations)
-    return trainer.finish().decompose(activations)[1]
+@contextmanager
+def _trainers(options: settings.Train, origin: Origin, cluster: Any) -> Iterator[Trainers]:
+    sites = origin.sites
+    made = {site: trainer_of(options, origin.d_model, available() // len(sites)) for site in sites}
+    if cluster is None or len(sites) == 1:
+        yield LocalTrainers(made)
+        return
+    from itda.sources.ray_trainers import RayTrainers
+
+    with RayTrainers(cluster, {site: t for site, t in made.items() if isinstance(t, Builder)}) as trainers:
+        yield trainers
 
 
-def _trainer(options: settings.Train, d_model: int, memory: int | None) -> Builder | ReferenceTrainer:
-    """What makes a dictionary of one site, from resolved settings."""
-    if options.mode == "reference":
-        assert options.threshold is not None
-        return ReferenceTrainer(d_model, k=options.k, threshold=options.threshold)
-    return Builder(
-        d_model,
-        tokens=settings.parse_count(options.tokens),
-        k=options.k,
-        threshold=options.threshold,
-        atoms=settings.parse_count(options.atoms) if options.atoms is not None else None,
-        pursuit=options.pursuit or "mp",
-        offset_tokens=options.offset or 0,
-        passes=options.refine or 0,
-        min_fidelity=options.min_fidelity or 0.0,
-        memory=memory,
-    )
+def _cluster(options: settings.Train) -> AbstractContextManager[Any]:
+    from itda.sources.ray_cluster import RayCluster
+
+    return RayCluster.connect(options.ray)
 
 
 def _free_folder(model: str) -> Path:
@@ -182,14 +248,13 @@ def _free_folder(model: str) -> Path:
 
 def make_room(folder: Path, options: settings.Train) -> None:
     """Remove what an earlier run with these very settings left. Raises `StoreError` if something else is there."""
-    if folder.exists():
-        shown = ("quiet", "json", "memory", "fast")
+    if not folder.exists():
+        return
+    if (folder / "run.json").exists():
         made = read_json(folder / "run.json", RUN_FORMAT).get("settings", {})
-        asked = _settings(settings.resolved(options))
-        if {k: v for k, v in made.items() if k not in shown} != {k: v for k, v in asked.items() if k not in shown}:
-            raise StoreError(f"{folder} is not a run of the demo: name another folder with --out")
-        shutil.rmtree(folder)
-
-
-def _settings(options: settings.Train) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+    else:
+        made = plain(Unfinished.opened(folder).options)
+    asked = plain(settings.resolved(options))
+    if any(made.get(name) != value for name, value in asked.items() if name not in settings.FREE):
+        raise StoreError(f"{folder} is not a run of the demo: name another folder with --out")
+    shutil.rmtree(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from transformers import (
 from itda.errors import ItdaError, ModelError, SettingError
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny"
+SAMPLES, SAMPLE_BYTES = 256, 4096
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -77,6 +79,30 @@ class Checkpoint:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer."""
         return AutoTokenizer.from_pretrained(self.source, **self._options)
+
+    def fingerprint(self) -> str | None:
+        """SHA-256 over samples of the files of a local folder: tells other weights at once. None for a Hub id.
+
+        A Hub id is told by its commit.
+        """
+        folder, digest = Path(self.source), hashlib.sha256()
+        if not folder.is_dir():
+            return None
+        for path in sorted(p for pattern in ("config.json", "*.safetensors", "*.bin") for p in folder.glob(pattern)):
+            digest.update(f"{path.name} {path.stat().st_size} ".encode())
+            with path.open("rb") as file:
+                last = max(0, path.stat().st_size - SAMPLE_BYTES)
+                for place in sorted({last * i // (SAMPLES - 1) for i in range(SAMPLES)}):
+                    file.seek(place)
+                    digest.update(file.read(SAMPLE_BYTES))
+        return digest.hexdigest()
+
+    def bytes(self) -> int:
+        """What its weights need in memory, from its configuration alone."""
+        with torch.device("meta"):
+            empty = AutoModel.from_config(self.config(), trust_remote_code=self.trust_remote_code)
+        dtype = self.dtype if isinstance(self.dtype, torch.dtype) else empty.config.dtype or torch.float32
+        return sum(value.numel() for value in empty.parameters()) * dtype.itemsize
 
     @contextmanager
     def explained(self) -> Iterator[None]:

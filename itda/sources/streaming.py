@@ -35,7 +35,7 @@ MOST_TOKENS = 2**20
 Splice = Callable[[int, Site, Tensor], Mapping[str, Tensor]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class StreamedModel(ActivationModel):
     """A transformers model that is read block by block from its checkpoint.
 
@@ -52,6 +52,8 @@ class StreamedModel(ActivationModel):
     form: Form | None
     memory: int
     scratch: Path | None = None
+    watch: Callable[[int, int], object] = lambda _block, _of: None
+    """Called as each block is begun, with its number and that of all that will be run."""
 
     @staticmethod
     def load(
@@ -63,9 +65,13 @@ class StreamedModel(ActivationModel):
         trust_remote_code: bool = False,
         head: bool = False,
         memory: int | None = None,
+        budget: int | None = None,
         scratch: Path | None = None,
     ) -> StreamedModel:
-        """Open a model as `LanguageModel.load` does; `head` if its predictions are wanted too. Raises `ModelError`."""
+        """Open a model as `LanguageModel.load` does; `head` if its predictions are wanted too. Raises `ModelError`.
+
+        `budget` instead of `memory` is for the weights in use too, where they are in the same memory: on a CPU.
+        """
         named = Checkpoint.named(
             name, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
@@ -74,7 +80,10 @@ class StreamedModel(ActivationModel):
             inner = LanguageModel(model.eval(), named.tokenizer(), name)
         blocks = find_blocks(model)
         form = form_of(blocks, lambda: inner.forward(model.base_model, _trial()))
-        found = StreamedModel(inner, weights, name, form, available() if memory is None else memory, scratch)
+        if budget is not None and memory is None:
+            in_use = 2 * weights.block_bytes + sum(each.bytes for each in weights.resident)
+            memory = budget - in_use if named.device == "cpu" else budget
+        found = StreamedModel(inner, weights, name, form, available() if memory is None else max(0, memory), scratch)
         if form is None:
             found.load_around_each_block()
         return found
@@ -165,6 +174,7 @@ class StreamedModel(ActivationModel):
         last = max(site.layer for site in sites)
         states = self._states(len(groups), groups[0].input_ids.numel())
         for layer in self.weights.stream(last + 1):
+            self.watch(layer, last + 1)
             here = [site for site in sites if site.layer == layer]
             for place, group in enumerate(groups):
                 state = states.get(place) if layer else None
@@ -206,7 +216,7 @@ class StreamedModel(ActivationModel):
 
     def load_around_each_block(self) -> None:
         """From here on each block loads its weights when it runs: right for any model, slow for many groups."""
-        object.__setattr__(self, "form", None)
+        self.form = None
         for layer, block in enumerate(self.blocks):
             block.forward = _loading(self.weights, layer, block.forward)
 

@@ -146,13 +146,14 @@ def open_weights(
         info.missing_keys -= {name for name in info.missing_keys if name.startswith(absent)}
         for name, value in model.named_parameters():
             if name.startswith(absent):
-                value._is_hf_initialized = True
+                # Or it would be made, and filled at random.
+                value._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]
         made.append(Weights(model, blocks, [of_block[prefix] for prefix in prefixes], resident, config, device))
         return info, None
 
     with _patching, _quiet():
         original = modeling_utils.PreTrainedModel._load_pretrained_model
-        modeling_utils.PreTrainedModel._load_pretrained_model = staticmethod(load)
+        modeling_utils.PreTrainedModel._load_pretrained_model = staticmethod(load)  # pyright: ignore
         try:
             model = build()
         finally:
@@ -180,7 +181,8 @@ def _to_device(model: PreTrainedModel, device: torch.device) -> None:
             for name, value in values.items():
                 if value is not None and not value.is_meta:
                     moved = value.data.to(device)
-                    values[name] = nn.Parameter(moved, False) if isinstance(value, nn.Parameter) else moved
+                    moved = nn.Parameter(moved, False) if isinstance(value, nn.Parameter) else moved
+                    values[name] = moved  # pyright: ignore[reportArgumentType]
 
 
 def _stored(model: PreTrainedModel, files: Sequence[str], config: Any) -> list[Stored]:

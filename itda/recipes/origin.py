@@ -1,0 +1,199 @@
+"""Where activations come from: a model in memory, streamed, in Ray workers or at NDIF, or shards on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from itda import config as settings
+from itda.core.batch import ActivationSource, Site
+from itda.core.memory import free
+from itda.errors import ItdaError, SettingError
+from itda.recipes.runs import open_spec, parse_sites
+from itda.sources.activation_model import ActivationModel
+from itda.sources.checkpoint import Checkpoint
+from itda.sources.corpus import Corpus
+from itda.sources.huggingface import HuggingFaceSource, LanguageModel
+from itda.sources.streaming import StreamedModel
+
+ModelRecipe = Callable[[], ActivationModel]
+
+INHERITED = ("revision", "text_field", "dataset_config", "dataset_split", "dataset_revision", "part", "order", "seed")
+INHERITED += ("window", "batch_size", "trust_remote_code")
+"""Settings of a harvest that a run from its activations has too."""
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Activations with all that a run records of them."""
+
+    d_model: int
+    sites: Sequence[Site]
+    source: Callable[[int], ActivationSource]
+    """The activations after so many first ones."""
+    provenance: Mapping[str, Any]
+    """What a dictionary says of where it comes from, the number of tokens apart."""
+    about: Mapping[str, Any]
+    """What the bits depend on: if one of these changes, a run cannot go on."""
+    device: str
+    model: ActivationModel | None = None
+    settings: Mapping[str, Any] | None = None
+    """Settings that the activations brought with them."""
+
+
+def open_origin(options: settings.Train, cluster: Any = None) -> Origin:
+    """What the settings name. `cluster` is a `RayCluster` if there are workers. Raises an `ItdaError`."""
+    if options.activations is not None:
+        return _from_shards(options, options.activations)
+    sites = parse_sites(options.layers, options.streams)
+    corpus = open_corpus_of(options)
+    model = open_model(options.model, options, options.revision, cluster=cluster)
+    source = partial(
+        HuggingFaceSource,
+        model,
+        corpus,
+        sites,
+        window=options.window,
+        batch_size=options.batch_size,
+        tokens=settings.parse_count(options.tokens),
+        every_position=options.mode == "reference",
+    )
+    source(skip=0)  # a site that the model lacks, or a window too long, is to be known now
+    provenance = provenance_of(options, corpus, model)
+    return Origin(
+        d_model=model.d_model,
+        sites=sites,
+        source=lambda skip: source(skip=skip),
+        provenance=provenance,
+        about=about_of(options.model, model, corpus),
+        device=model.device,
+        model=model,
+    )
+
+
+def provenance_of(options: settings.Train | settings.Harvest, corpus: Corpus, model: ActivationModel) -> dict[str, Any]:
+    """What a dictionary, or a folder of activations, says of where it comes from."""
+    return {
+        "model": options.model,
+        "revision": model.revision,
+        "tokenizer": model.tokenizer_hash,
+        "corpus": options.corpus,
+        "corpus_part": corpus.part,
+        "corpus_revision": corpus.revision,
+        "fingerprint": corpus.fingerprint,
+        "window": options.window,
+        "batch_size": options.batch_size,
+        "dtype": model.dtype,
+        "order": f"shuffled, seed {options.seed}" if options.order == "shuffled" else "corpus",
+    }
+
+
+def about_of(name: str, model: ActivationModel, corpus: Corpus) -> dict[str, Any]:
+    """What the bits of a model's activations depend on, settings apart."""
+    return {
+        "weights": Checkpoint.named(name).fingerprint(),
+        "revision": model.revision,
+        "tokenizer": model.tokenizer_hash,
+        "fingerprint": corpus.fingerprint,
+        "dtype": model.dtype,
+        "device": torch.device(model.device).type if model.device else "",
+    }
+
+
+def open_corpus_of(options: settings.Train | settings.Harvest) -> Corpus:
+    """The documents to read, in their order. Raises `CorpusError`."""
+    corpus = open_spec(options.corpus, options).split(options.part)
+    return corpus.shuffled(options.seed) if options.order == "shuffled" else corpus
+
+
+def open_model(
+    name: str,
+    options: settings.Train | settings.Harvest,
+    revision: str | None,
+    *,
+    cluster: Any = None,
+) -> ActivationModel:
+    """A model wherever the settings want it to run. Raises `ModelError`, `SettingError`."""
+    if options.remote:
+        from itda.sources.remote import RemoteModel
+
+        return RemoteModel.load(name, revision=revision, remote=True)
+    recipe = model_recipe(name, options, revision)
+    if cluster is not None and options.workers:
+        from itda.sources.ray import RayModel
+
+        return RayModel(cluster, recipe, workers=options.workers)
+    return recipe()
+
+
+def model_recipe(
+    name: str,
+    options: settings.ModelOptions,
+    revision: str | None,
+    *,
+    head: bool = False,
+) -> Callable[[], LanguageModel | StreamedModel]:
+    """How to load a model in some process: streamed if the settings say so, or it needs more memory than it may have.
+
+    `head` if its predictions are wanted.
+    """
+    named = {
+        "revision": revision,
+        "device": options.device,
+        "dtype": options.dtype,
+        "trust_remote_code": options.trust_remote_code,
+    }
+    if not isinstance(options, settings.LargeOptions):
+        return partial(LanguageModel.load, name, **named)
+    budget = settings.parse_bytes(options.model_memory) if options.model_memory is not None else None
+    if options.scratch is not None and not options.scratch.is_dir():
+        raise SettingError(f"no folder {options.scratch} for --scratch: make it, or name another")
+    if options.stream or _is_too_large(name, named, budget):
+        if budget is None:
+            budget = free() // 2
+        return partial(StreamedModel.load, name, head=head, budget=budget, scratch=options.scratch, **named)
+    return partial(LanguageModel.load, name, **named)
+
+
+def _is_too_large(name: str, named: Mapping[str, Any], budget: int | None) -> bool:
+    try:
+        checkpoint = Checkpoint.named(name, **named)
+        if budget is None:
+            on_gpu = checkpoint.device.startswith("cuda")
+            budget = int(0.9 * torch.cuda.mem_get_info(checkpoint.device)[0]) if on_gpu else free()
+        return checkpoint.bytes() > budget
+    except ItdaError:
+        raise
+    except Exception:
+        return False
+
+
+def _from_shards(options: settings.Train, folder: Path) -> Origin:
+    from itda.sources.shards import ShardSource
+
+    tokens = settings.parse_count(options.tokens)
+    sites = parse_sites(options.layers, options.streams) if options.layers else None
+    found = ShardSource(folder, sites)
+    made = found.about
+    if options.mode == "reference":
+        raise SettingError("mode reference reads every position, and in its own batches: it needs a model")
+    if tokens > found.size:
+        raise SettingError(
+            f"{folder} has {found.size:,} activations of each site: ask for no more with --tokens, or harvest more"
+        )
+    stored = made.get("settings", {})
+    provenance = {name: value for name, value in made.items() if name not in ("settings", "tokens", "weights")}
+    return Origin(
+        d_model=found.d_model,
+        sites=list(found.sites),
+        source=lambda skip: ShardSource(folder, found.sites, tokens=tokens, skip=skip),
+        provenance=provenance,
+        about={"activations": found.fingerprint},
+        device=str(made.get("device", "cpu")),
+        settings={name: stored[name] for name in INHERITED if name in stored},
+    )
