@@ -102,7 +102,7 @@ class LargeOptions:
     """Models larger than memory."""
 
     stream: bool = False
-    """Read the model block by block from its checkpoint: done by itself if its weights need more than --model-memory."""
+    """Read the model block by block from its checkpoint. Done by itself if the weights need more than --model-memory."""
     model_memory: str | None = None
     """Memory for the model and its hidden states, such as 16G. Default: what is free on the GPU, or half of the RAM."""
     scratch: Path | None = None
@@ -147,8 +147,8 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     """The share of an activation's energy that may stay unexplained; default 0.2. Mode reference: 2(1-cos)/d_model."""
     atoms: str | None = None
     """Atoms to end with, such as 4096 or 4k, instead of a threshold: it is found from a sample and corrected."""
-    tokens: str = "1M"
-    """Activations to read: 50000, 50k, 1M."""
+    tokens: str | None = None
+    """Activations to read: 50000, 50k, 1M. Default: 1M, or all that --activations has."""
     mode: Mode = "paper"
     """paper: as in the paper. best: what reconstructs best. reference: the released script's, batch size and all."""
     pursuit: Literal["mp", "mp_refit", "omp"] | None = None
@@ -179,6 +179,7 @@ MODES: dict[str, dict[str, object]] = {
 """What a mode says about settings that the user left out."""
 
 DEFAULT_THRESHOLD = 0.2
+DEFAULT_TOKENS = "1M"
 
 
 FREE = ("out", "resume", "checkpoint_every", "stream", "model_memory", "scratch", "workers", "ray", "memory", "fast")
@@ -206,6 +207,8 @@ def resolved(options: Train) -> Train:
         raise SettingError("--seed chooses a shuffled order: add --order shuffled, or --mode best")
     if options.threshold is None and options.atoms is None:
         filled["threshold"] = DEFAULT_THRESHOLD
+    if options.tokens is None and options.activations is None:
+        filled["tokens"] = DEFAULT_TOKENS
     return replace(options, **filled)
 
 

@@ -13,8 +13,10 @@ from typing import Any
 from itda import config as settings
 from itda.core.batch import Site
 from itda.errors import CorpusError, SettingError, StoreError
-from itda.recipes.runs import Bar, Progress, load_model, no_bar, open_spec, parse_sites
+from itda.recipes.origin import closing_of, cluster_of, open_corpus_of, open_model
+from itda.recipes.runs import Bar, Progress, no_bar, parse_sites
 from itda.sources.activation_model import ActivationModel
+from itda.sources.checkpoint import Checkpoint
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import HuggingFaceSource
 from itda.sources.shards import ShardSource, ShardWriter, check_made_alike
@@ -56,8 +58,7 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar) -> Harvest:
         raise SettingError("--batch-size and --window must be at least 1")
     if options.seed and options.order != "shuffled":
         raise SettingError("--seed chooses a shuffled order: add --order shuffled")
-    corpus = open_spec(options.corpus, options).split(options.part)
-    corpus = corpus.shuffled(options.seed) if options.order == "shuffled" else corpus
+    corpus = open_corpus_of(options)
     asked = {
         "model": options.model,
         "corpus": options.corpus,
@@ -74,8 +75,18 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar) -> Harvest:
     if check_made_alike(options.out, {**asked, "sites": ", ".join(map(str, sites))}) is not None:
         with suppress(StoreError):
             return _harvest(ShardSource(options.out, verify=False), 0, 0.0)
-    model = load_model(options.model, options, options.revision)
-    made_by = {
+    with (
+        cluster_of(options) as cluster,
+        closing_of(open_model(options.model, options, options.revision, cluster)) as model,
+    ):
+        about = {**asked, **_made_by(options.model, model)}
+        return _filled(options, about, model, corpus, sites, tokens, bar)
+
+
+def _made_by(name: str, model: ActivationModel) -> dict[str, Any]:
+    """What else the bits depend on."""
+    return {
+        "weights": Checkpoint.named(name).fingerprint(),
         "revision": model.revision,
         "tokenizer": model.tokenizer_hash,
         "dtype": model.dtype,
@@ -83,9 +94,21 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar) -> Harvest:
         # Those whose other versions may have other bits.
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
     }
+
+
+def _filled(
+    options: settings.Harvest,
+    about: Mapping[str, Any],
+    model: ActivationModel,
+    corpus: Corpus,
+    sites: list[Site],
+    tokens: int,
+    bar: Bar,
+) -> Harvest:
+    """Run the model, and fill the folder."""
     started = time.monotonic()
     with (
-        ShardWriter(options.out, {**asked, **made_by}, sites, model.d_model, model.dtype) as writer,
+        ShardWriter(options.out, about, sites, model.d_model, model.dtype) as writer,
         bar("harvest", tokens) as progress,
     ):
         before = writer.tokens

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ from itda.sources.huggingface import HuggingFaceSource, LanguageModel
 from itda.sources.streaming import StreamedModel
 
 ModelRecipe = Callable[[], ActivationModel]
+
+PROVENANCE = ("model", "revision", "tokenizer", "corpus", "corpus_part", "corpus_revision", "fingerprint", "window")
+PROVENANCE += ("batch_size", "dtype", "order")
+"""What a dictionary says of where it comes from."""
 
 INHERITED = ("revision", "text_field", "dataset_config", "dataset_split", "dataset_revision", "part", "order", "seed")
 INHERITED += ("window", "batch_size", "trust_remote_code")
@@ -52,7 +57,7 @@ def open_origin(options: settings.Train, cluster: Any = None) -> Origin:
         return _from_shards(options, options.activations)
     sites = parse_sites(options.layers, options.streams)
     corpus = open_corpus_of(options)
-    model = open_model(options.model, options, options.revision, cluster=cluster)
+    model = open_model(options.model, options, options.revision, cluster)
     source = partial(
         HuggingFaceSource,
         model,
@@ -60,7 +65,7 @@ def open_origin(options: settings.Train, cluster: Any = None) -> Origin:
         sites,
         window=options.window,
         batch_size=options.batch_size,
-        tokens=settings.parse_count(options.tokens),
+        tokens=tokens_of(options),
         every_position=options.mode == "reference",
     )
     source(skip=0)  # a site that the model lacks, or a window too long, is to be known now
@@ -115,7 +120,6 @@ def open_model(
     name: str,
     options: settings.Train | settings.Harvest,
     revision: str | None,
-    *,
     cluster: Any = None,
 ) -> ActivationModel:
     """A model wherever the settings want it to run. Raises `ModelError`, `SettingError`."""
@@ -124,11 +128,18 @@ def open_model(
 
         return RemoteModel.load(name, revision=revision, remote=True)
     recipe = model_recipe(name, options, revision)
-    if cluster is not None and options.workers:
+    if cluster is not None:
         from itda.sources.ray import RayModel
 
-        return RayModel(cluster, recipe, workers=options.workers)
+        return RayModel(cluster, recipe, workers=max(1, options.workers))
     return recipe()
+
+
+@contextmanager
+def closing_of(model: ActivationModel) -> Iterator[ActivationModel]:
+    """A model whose workers, if it has any, are ended after use."""
+    with model if isinstance(model, AbstractContextManager) else nullcontext():
+        yield model
 
 
 def model_recipe(
@@ -173,21 +184,44 @@ def _is_too_large(name: str, named: Mapping[str, Any], budget: int | None) -> bo
         return False
 
 
+def tokens_of(options: settings.Train) -> int:
+    """How many activations of each site are to be read, from resolved settings."""
+    assert options.tokens is not None
+    return settings.parse_count(options.tokens)
+
+
+def with_tokens(options: settings.Train) -> settings.Train:
+    """The settings with all that a folder of activations has, unless they say how many. Raises `StoreError`."""
+    if options.tokens is not None or options.activations is None:
+        return options
+    from itda.sources.shards import ShardSource
+
+    return replace(options, tokens=str(ShardSource(options.activations, verify=False).tokens))
+
+
+@contextmanager
+def cluster_of(options: settings.ElsewhereOptions) -> Iterator[Any]:
+    """The Ray cluster that the settings name, or None. Raises `SettingError`."""
+    if not options.workers and options.ray is None:
+        yield None
+        return
+    from itda.sources.ray_cluster import RayCluster
+
+    with RayCluster.connect(options.ray) as cluster:
+        yield cluster
+
+
 def _from_shards(options: settings.Train, folder: Path) -> Origin:
     from itda.sources.shards import ShardSource
 
-    tokens = settings.parse_count(options.tokens)
     sites = parse_sites(options.layers, options.streams) if options.layers else None
-    found = ShardSource(folder, sites)
+    tokens = tokens_of(options)
+    found = ShardSource(folder, sites, tokens=tokens)
     made = found.about
     if options.mode == "reference":
         raise SettingError("mode reference reads every position, and in its own batches: it needs a model")
-    if tokens > found.size:
-        raise SettingError(
-            f"{folder} has {found.size:,} activations of each site: ask for no more with --tokens, or harvest more"
-        )
     stored = made.get("settings", {})
-    provenance = {name: value for name, value in made.items() if name not in ("settings", "tokens", "weights")}
+    provenance = {name: value for name, value in made.items() if name in PROVENANCE}
     return Origin(
         d_model=found.d_model,
         sites=list(found.sites),

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from itda import config as settings
 from itda.core.batch import STREAMS, Site
 from itda.core.model import ITDA
-from itda.errors import CorpusError, SettingError
+from itda.errors import CorpusError, SettingError, StoreError
 from itda.sources.corpus import Corpus, open_corpus
 from itda.sources.huggingface import LanguageModel
 from itda.store import (
@@ -34,6 +34,9 @@ class Progress(Protocol):
         """Show a remark."""
         ...
 
+
+UNFINISHED = "unfinished.json"
+"""The file of a run that is being made: `itda.recipes.unfinished`."""
 
 Bar = Callable[[str, int], AbstractContextManager[Progress]]
 """A progress bar for a task with a name and a number of tokens."""
@@ -72,6 +75,8 @@ class Run:
 
 def open_run(folder: Path) -> Run:
     """Open a run folder. Raises `StoreError` if it is missing, foreign or not whole."""
+    if (folder / UNFINISHED).exists() and not (folder / "run.json").exists():
+        raise StoreError(f"{folder} is unfinished: go on with itda train --resume {folder}")
     sites = dictionaries(folder)
     return Run(folder, read_json(folder / "run.json", RUN_FORMAT), sites)
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from itda.core.memory import available
 from itda.core.refine import PASS_TOKENS
 from itda.core.tokens import TokenLog
 from itda.errors import CorpusError, SettingError, StoreError
-from itda.recipes.origin import Origin, open_origin
+from itda.recipes.origin import Origin, closing_of, cluster_of, open_origin, tokens_of, with_tokens
 from itda.recipes.runs import Bar, Run, no_bar, open_run, parse_sites
 from itda.recipes.trainers import LocalTrainers, Trainers, trainer_of
 from itda.recipes.unfinished import Keeper, Stopped, Unfinished, is_finished, plain, versions
@@ -45,7 +45,7 @@ def train(options: settings.Train, bar: Bar = no_bar, say: Callable[[str], objec
         unfinished = Unfinished.opened(options.resume)
         unfinished.options = settings.with_free(unfinished.options, options)
         return _make(unfinished, bar, say)
-    options = settings.resolved(options)
+    options = with_tokens(settings.resolved(options))
     if options.activations is None:
         parse_sites(options.layers, options.streams)
     trainer_of(options, 1, None)  # bad settings are to be known before the model is loaded
@@ -60,10 +60,10 @@ def _make(unfinished: Unfinished, bar: Bar, say: Callable[[str], object]) -> Run
     """Make a run, from the beginning or from where it was left."""
     options = unfinished.options
     with ExitStack() as stack:
-        cluster = stack.enter_context(_cluster(options)) if options.workers or options.ray else None
+        cluster = stack.enter_context(cluster_of(options))
         origin = open_origin(options, cluster)
-        if isinstance(origin.model, AbstractContextManager):  # Ray workers
-            stack.enter_context(origin.model)
+        if origin.model is not None:
+            stack.enter_context(closing_of(origin.model))
         unfinished.check(origin.about)
         reading = _Reading(unfinished, origin, stack.enter_context(_trainers(options, origin, cluster)))
         checkpoint = unfinished.latest()
@@ -163,7 +163,7 @@ class _Reading:
 
     def run(self, bar: Bar) -> None:
         """Read to the end. Raises `Stopped` if the user asks for it."""
-        tokens, model = settings.parse_count(self.unfinished.options.tokens), self.origin.model
+        tokens, model = tokens_of(self.unfinished.options), self.origin.model
         start = min(self.seen.values())
         # Those that a site had beyond that, from a flight in which it came before others, are not offered again.
         drop = {site: number - start for site, number in self.seen.items()}
@@ -233,12 +233,6 @@ def _trainers(options: settings.Train, origin: Origin, cluster: Any) -> Iterator
 
     with RayTrainers(cluster, {site: t for site, t in made.items() if isinstance(t, Builder)}) as trainers:
         yield trainers
-
-
-def _cluster(options: settings.Train) -> AbstractContextManager[Any]:
-    from itda.sources.ray_cluster import RayCluster
-
-    return RayCluster.connect(options.ray)
 
 
 def _free_folder(model: str) -> Path:

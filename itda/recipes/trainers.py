@@ -14,6 +14,7 @@ from itda.core.build import Builder
 from itda.core.model import ITDA
 from itda.core.reference import ReferenceTrainer
 from itda.core.state import State
+from itda.recipes.origin import tokens_of
 from itda.recipes.runs import Progress
 
 
@@ -123,7 +124,7 @@ def trainer_of(options: settings.Train, d_model: int, memory: int | None) -> Bui
         return ReferenceTrainer(d_model, k=options.k, threshold=options.threshold)
     return Builder(
         d_model,
-        tokens=settings.parse_count(options.tokens),
+        tokens=tokens_of(options),
         k=options.k,
         threshold=options.threshold,
         atoms=settings.parse_count(options.atoms) if options.atoms is not None else None,

@@ -26,9 +26,10 @@ from itda import config as settings
 from itda.checkpoints import Checkpoint, latest_checkpoint, write_checkpoint
 from itda.core.state import State
 from itda.errors import StoreError
+from itda.recipes.runs import UNFINISHED
 from itda.store import FORMAT_VERSION, RUN_FORMAT, read_json, write_json
 
-UNFINISHED, CHECKPOINTS, LOG = "unfinished.json", "checkpoints", "log.jsonl"
+CHECKPOINTS, LOG = "checkpoints", "log.jsonl"
 UNFINISHED_FORMAT = "itda-unfinished-run"
 
 COST = 0.02

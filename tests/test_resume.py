@@ -1,0 +1,299 @@
+"""Runs that are killed, stopped, or have no room left: what goes on from them ends with the same dictionaries."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from itda.cli import main
+from itda.recipes.unfinished import COST, Keeper
+from itda.sources.checkpoint import TINY
+from tests.forking import forking
+
+KILLS = 20
+SETTINGS = ["--tokens", "6000", "--k", "6", "--threshold", "0.25", "--window", "32", "--quiet"]
+OFTEN = ["--checkpoint-every", "0.05"]
+WAYS = {
+    "ordinary": ["--layers", "1,3"],
+    "streamed": ["--layers", "1,3", "--stream", "--model-memory", "3M"],
+    "best": ["--layers", "2", "--mode", "best", "--threshold", "0.2", "--offset", "500", "--refine", "2"],
+}
+FILES = ("atoms.safetensors", "labels.parquet", "config.json")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    for name in ("argparse", "ast", "dataclasses", "textwrap", "zipfile"):
+        shutil.copy(__import__(name).__file__, folder / f"{name}.py")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    with forking(tmp_path_factory.mktemp("errors")) as found:
+        yield found
+
+
+def train(corpus, way, out, *more):
+    return ["train", "tiny", "--corpus", str(corpus), *SETTINGS, *WAYS[way], "--out", str(out), *OFTEN, *more]
+
+
+@pytest.fixture(scope="module")
+def whole(commands, corpus, tmp_path_factory):
+    """Runs that nobody disturbed, with the seconds that they took."""
+    made = {}
+
+    def of(way):
+        if way not in made:
+            out = tmp_path_factory.mktemp(way) / "run"
+            started = time.monotonic()
+            assert commands.run(*train(corpus, way, out)) == (0, "")
+            made[way] = out, time.monotonic() - started
+        return made[way]
+
+    return of
+
+
+def same(run, expected):
+    """Whether two runs hold the same, every byte of dictionaries and tokens."""
+    for path in [*expected.glob("layer_*/*"), expected / "tokens.parquet"]:
+        name = path.relative_to(expected)
+        assert (run / name).read_bytes() == path.read_bytes(), name
+    assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in expected.iterdir())
+    records = [json.loads((folder / "run.json").read_text()) for folder in (run, expected)]
+    assert records[0]["tokens"] == records[1]["tokens"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_killed_at_any_moment_a_run_goes_on_to_the_same_dictionaries(commands, corpus, whole, tmp_path, way):
+    expected, seconds = whole(way)
+    chance = random.Random(way)
+    interrupted = 0
+    for number in range(KILLS if way == "ordinary" else KILLS // 4):
+        out = tmp_path / str(number)
+        code, _ = commands.kill_after(chance.uniform(0.05, seconds), *train(corpus, way, out))
+        if not out.exists():
+            assert code == -signal.SIGKILL  # before its first step: nothing to go on with
+            assert commands.run(*train(corpus, way, out)) == (0, "")
+        elif not (out / "unfinished.json").exists() and not (out / "run.json").exists():
+            out.rmdir()  # between the making of the folder and of its first file
+            assert commands.run(*train(corpus, way, out)) == (0, "")
+        else:
+            interrupted += code == -signal.SIGKILL
+            assert commands.run("train", "--resume", str(out), "--quiet") == (0, "")
+        same(out, expected)
+        shutil.rmtree(out)
+    assert interrupted >= 3
+
+
+def test_killed_again_and_again_it_still_ends_with_the_same(commands, corpus, whole, tmp_path):
+    expected, seconds = whole("ordinary")
+    out, chance = tmp_path / "run", random.Random(1)
+    code, _ = commands.kill_after(0.6 * seconds, *train(corpus, "ordinary", out))
+    for _ in range(20):
+        if code == 0:
+            break
+        again = ["train", "--resume", str(out), "--quiet"]
+        code, error = commands.kill_after(chance.uniform(0.3, 1.2) * seconds, *again)
+        assert error == ""
+    assert code == 0
+    same(out, expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_keeps_what_it_has_and_says_how_to_go_on(commands, corpus, whole, tmp_path, number):
+    expected, _ = whole("ordinary")
+    out = tmp_path / "run"
+    command = commands.start(*train(corpus, "ordinary", out))
+    while not list(out.glob("checkpoints/checkpoint-*")):
+        time.sleep(0.01)
+    command.send(number)
+    code, error = command.wait()
+    assert code == 130
+    assert error.startswith("itda: stopped at ")
+    assert error.endswith(f"tokens; go on with itda train --resume {out}\n")
+    assert error.count("\n") == 1
+    assert commands.run("train", "--resume", str(out), "--quiet") == (0, "")
+    same(out, expected)
+
+
+def test_the_newest_checkpoint_cut_short_the_one_before_is_used(commands, corpus, whole, tmp_path):
+    expected, _ = whole("ordinary")
+    out = tmp_path / "run"
+    command = commands.start(*train(corpus, "ordinary", out))
+    while len(list(out.glob("checkpoints/checkpoint-*"))) < 2:
+        time.sleep(0.01)
+    command.send(signal.SIGKILL)
+    assert command.wait()[0] == -signal.SIGKILL
+    newest = max(out.glob("checkpoints/checkpoint-*"))
+    file = newest / "layer_3.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    code, error = commands.run("train", "--resume", str(out))
+    assert code == 0
+    assert f"itda: passed over {newest.name}: " in error
+    same(out, expected)
+
+
+def test_without_any_whole_checkpoint_it_is_refused_and_nothing_lost(commands, corpus, tmp_path):
+    out = tmp_path / "run"
+    command = commands.start(*train(corpus, "ordinary", out))
+    while len(list(out.glob("checkpoints/checkpoint-*"))) < 2:
+        time.sleep(0.01)
+    command.send(signal.SIGKILL)
+    command.wait()
+    for folder in out.glob("checkpoints/checkpoint-*"):
+        (folder / "record.json").write_text("{")
+    before = sorted(out.rglob("*"))
+    code, error = commands.run("train", "--resume", str(out), "--quiet")
+    assert code == 2
+    assert "has no whole checkpoint" in error
+    assert error.count("\n") == 1
+    assert sorted(out.rglob("*")) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 600 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)], capture_output=True)
+    if made.returncode:
+        pytest.skip("a file system cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_with_room_again_it_goes_on(commands, corpus, whole, small_disk):
+    expected, _ = whole("ordinary")
+    out = small_disk / "run"
+    code, error = commands.run(*train(corpus, "ordinary", out))
+    assert code == 2
+    assert "no space" in error
+    assert f"itda train --resume {out}" in error
+    assert error.count("\n") == 1
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    assert commands.run("train", "--resume", str(out), "--quiet") == (0, "")
+    same(out, expected)
+
+
+def test_a_full_disk_by_a_limit_on_files(commands, corpus, whole, tmp_path):
+    expected, _ = whole("ordinary")
+    out = tmp_path / "run"
+    code, error = commands.run(*train(corpus, "ordinary", out), limit=300_000)
+    assert code == 2
+    assert "no space" in error
+    assert error.count("\n") == 1
+    assert commands.run("train", "--resume", str(out), "--quiet") == (0, "")
+    same(out, expected)
+
+
+@pytest.fixture(scope="module")
+def stopped(commands, corpus, tmp_path_factory):
+    """A run that was stopped, on a model and a corpus of its own."""
+    folder = tmp_path_factory.mktemp("stopped")
+    shutil.copytree(TINY, folder / "model")
+    shutil.copytree(corpus, folder / "corpus")
+    arguments = train(folder / "corpus", "ordinary", folder / "run")
+    arguments[1] = str(folder / "model")
+    command = commands.start(*arguments)
+    while not list(folder.glob("run/checkpoints/checkpoint-*")):
+        time.sleep(0.01)
+    command.send(signal.SIGINT)
+    assert command.wait()[0] == 130
+    return folder
+
+
+def changed_model(folder):
+    file = folder / "model" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-200:] = bytes(200)
+    file.write_bytes(content)
+
+
+def changed_corpus(folder):
+    file = folder / "corpus" / "ast.py"
+    file.write_text(file.read_text() + "# more\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(changed_model, "the model was "), (changed_corpus, "the corpus was ")],
+    ids=["model", "corpus"],
+)
+def test_a_changed_model_or_corpus_is_refused_and_nothing_lost(stopped, tmp_path, capsys, change, said):
+    folder = tmp_path / "copy"
+    shutil.copytree(stopped, folder)
+    for path in (folder / "run").rglob("*.json"):  # the run names its model and corpus
+        if path.name == "unfinished.json":
+            path.write_text(path.read_text().replace(str(stopped), str(folder)))
+    before = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file()}
+    change(folder)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--resume", str(folder / "run"), "--quiet"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "bring it back, or begin anew in another folder" in error
+    assert error.count("\n") == 1
+    assert {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--resume", "{run}", "--k", "3"], "--resume goes on with the run's own settings: leave out k"),
+        (["--resume", "{none}"], "no folder {none}: check the path"),
+        (["--resume", "{corpus}"], "{corpus} has no unfinished.json"),
+        (["tiny", "--layers", "1", "--corpus", "{corpus}", "--out", "{run}"], "go on with itda train --resume {run}"),
+        (["tiny", "--layers", "1"], "no --corpus given"),
+        ([], "no model given"),
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_one_line(stopped, tmp_path, capsys, arguments, said):
+    names = {"run": stopped / "run", "none": tmp_path / "none", "corpus": stopped / "corpus"}
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *(argument.format(**names) for argument in arguments), "--quiet"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert said.format(**names) in error
+    assert error.count("\n") == 1
+
+
+def test_an_unfinished_run_is_no_run_yet(stopped, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["info", str(stopped / "run")])
+    assert stop.value.code == 2
+    assert f"go on with itda train --resume {stopped / 'run'}" in capsys.readouterr().err
+
+
+def test_a_finished_run_has_nothing_to_resume_and_is_shown(whole, capsys):
+    run, _ = whole("ordinary")
+    main(["train", "--resume", str(run)])
+    out, err = capsys.readouterr()
+    assert "6,000 tokens in windows of 32" in out
+    assert "is finished" in err
+
+
+def test_checkpoints_take_two_percent_of_the_time_at_most(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    keeper = Keeper(1.0)
+    cost, spent = 0.7, []
+
+    def write():
+        nonlocal now
+        now += cost
+        spent.append(now)
+
+    while now < 10_000:
+        now += 0.25
+        if keeper.due:
+            keeper.save(write)
+    assert len(spent) > 100
+    assert keeper.seconds / now <= COST + 1e-9
+    assert spent[1] - spent[0] >= cost / COST
