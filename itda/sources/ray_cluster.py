@@ -75,8 +75,9 @@ class RayCluster:
         return any(all(machine.get(name, 0) >= amount for name, amount in needs.items()) for machine in machines)
 
     def actor(self, kind: type, needs: Mapping[str, int], *arguments: object) -> Any:
-        """Start one, which is not to be restarted by Ray: whoever uses it knows what it had."""
-        options = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "max_restarts": 0, "max_task_retries": 0}
+        """Start one on the machine that has fewest. Ray is not to restart it: whoever uses it knows what it had."""
+        needed = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"]}
+        options = {**needed, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
         return self.ray.remote(kind).options(**options).remote(*arguments)
 
     def wait(self, refs: Sequence[Any], timeout: float | None) -> list[Any]:

@@ -23,7 +23,8 @@ class RayTrainers:
     Each sees its site's batches in the order they are offered in, so the dictionaries are those of one process. At
     most `ahead` batches per site wait; `offer` blocks then. `builders` must be new ones; `restore` brings them to a
     state of an earlier run. A process that dies is not replaced: what it held is gone, and the next call raises
-    `ModelError`; resume from the last checkpoint. Raises `SettingError` if they cannot all start in `patience` seconds.
+    `ModelError`; resume from the last checkpoint. By default no CPU is set aside for them, since a model's workers may
+    have taken all. Raises `SettingError` if they cannot all start in `patience` seconds.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class RayTrainers:
         cluster: RayCluster,
         builders: Mapping[Site, Builder],
         *,
-        cpus: int = 1,
+        cpus: int = 0,
         threads: int | None = None,
         ahead: int = 4,
         patience: float = PATIENCE_S,
