@@ -62,6 +62,7 @@ class RayCluster:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (Exception, SystemExit) as error:  # Ray ends the process where its cluster does not answer
             raise SettingError(f"no Ray cluster at {address} ({first_line(error)}): {_START}") from error
+        _hear(ray, False)
         return RayCluster(ray, started=address == "local", owned=True)
 
     def resources(self) -> str:
@@ -112,6 +113,7 @@ class RayCluster:
         """End what was started here."""
         if self.owned:
             self.ray.shutdown()
+            _hear(self.ray, True)
 
     def __enter__(self) -> RayCluster:
         return self
@@ -144,6 +146,11 @@ class LostError(Exception):
 
 
 _START = "check the address, start a cluster with `ray start --head`, or name none to use this machine alone"
+
+
+def _hear(ray: Any, allowed: bool) -> None:
+    """Whether Ray may tell of dead workers: it does so on standard output, where a command's JSON goes."""
+    ray._private.worker._worker_logs_enabled = allowed
 
 
 def _check_address(address: str) -> None:

@@ -103,7 +103,7 @@ def test_two_workers_do_it_where_there_is_no_room_for_the_third(cluster, alone):
         assert len(model.processes) <= 2
 
 
-def test_a_killed_worker_of_three_costs_nothing_but_time(cluster, alone):
+def test_a_killed_worker_of_three_costs_nothing_but_time(cluster, alone, capsys):
     with RayModel(cluster, TINY, workers=3) as model:
         batches = []
         for number, batch in enumerate(source(model)):
@@ -116,6 +116,7 @@ def test_a_killed_worker_of_three_costs_nothing_but_time(cluster, alone):
         assert set(model.processes) != before
         # And what is asked of it then is as good as before.
         assert_same(list(source(model)), alone[1])
+    assert "raylet" not in capsys.readouterr().out
 
 
 def test_builders_side_by_side_go_on_from_a_state_and_give_what_one_process_does(cluster, alone):
