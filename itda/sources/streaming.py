@@ -25,12 +25,10 @@ from itda.sources.blocks import find_blocks, site_module, tensor_of
 from itda.sources.checkpoint import Checkpoint
 from itda.sources.huggingface import LanguageModel
 from itda.sources.replay import Form, NotReplayableError, form_of, run_block
+from itda.sources.sizes import groups_in_flight, left_for_states
 from itda.sources.states import States
 from itda.sources.weights import Weights, open_weights
 from itda.sources.windows import Group, Windower
-
-MOST_TOKENS = 2**20
-"""Tokens in flight: past some tens of thousands, reading weights takes less time than using them."""
 
 Splice = Callable[[int, Site, Tensor], Mapping[str, Tensor]]
 
@@ -80,10 +78,9 @@ class StreamedModel(ActivationModel):
             inner = LanguageModel(model.eval(), named.tokenizer(), name)
         blocks = find_blocks(model)
         form = form_of(blocks, lambda: inner.forward(model.base_model, _trial()))
-        if budget is not None and memory is None:
-            in_use = 2 * weights.block_bytes + sum(each.bytes for each in weights.resident)
-            memory = budget - in_use if named.device == "cpu" else budget
-        found = StreamedModel(inner, weights, name, form, available() if memory is None else max(0, memory), scratch)
+        if memory is None:
+            memory = left_for_states(budget, weights.bytes_in_use, named.device) if budget is not None else available()
+        found = StreamedModel(inner, weights, name, form, memory, scratch)
         if form is None:
             found.load_around_each_block()
         return found
@@ -146,11 +143,10 @@ class StreamedModel(ActivationModel):
         state = tokens * self.d_model * self.inner.model.dtype.itemsize * branches
         if self.form is None:
             return 1
-        most = max(1, MOST_TOKENS // tokens)
-        fit = self.memory // state
-        if fit < most and self.scratch is not None:
-            fit = max(fit, int(0.9 * shutil.disk_usage(self.scratch).free) // state)
-        return max(1, min(most, fit))
+        scratch = self.scratch
+        return groups_in_flight(
+            tokens, state, self.memory, lambda: shutil.disk_usage(scratch).free if scratch is not None else 0
+        )
 
     def harvest(
         self, groups: Sequence[Group], sites: Sequence[Site]

@@ -30,6 +30,7 @@ from transformers.utils import logging
 
 from itda.errors import ModelError
 from itda.sources.blocks import find_blocks
+from itda.sources.sizes import weights_in_use
 
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 BITS |= {"F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "U16": 16, "U32": 32, "U64": 64}
@@ -65,9 +66,11 @@ class Weights:
     _empty: list[dict[tuple[nn.Module, str], Tensor | None]] = field(default_factory=list)
 
     @property
-    def block_bytes(self) -> int:
-        """The largest block, as it lies on disk."""
-        return max(sum(each.bytes for each in stored) for stored in self.of_block)
+    def bytes_in_use(self) -> int:
+        """Memory for the largest blocks that are there together, and for all that is outside the blocks."""
+        block = max(sum(_bytes(value) for value in empty.values() if value is not None) for empty in self._empty)
+        outside = sum(_bytes(value) for value in self.model.parameters() if not value.is_meta)
+        return weights_in_use(block, outside)
 
     def load(self, layer: int) -> None:
         """Read the weights of one block. Raises `ModelError` if they are damaged or not all there."""
@@ -165,6 +168,10 @@ def open_weights(
     ]
     _to_device(model, device)
     return model, weights
+
+
+def _bytes(value: Tensor) -> int:
+    return value.numel() * value.dtype.itemsize
 
 
 def _outside(model: PreTrainedModel) -> list[str]:
