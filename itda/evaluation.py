@@ -1,7 +1,8 @@
 """Evaluation: how much of a model's behaviour a dictionary keeps when it stands in for the activations at its site."""
 
+import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,9 +16,12 @@ from itda.core.metrics import Unexplained, atom_uses, ce_loss_score
 from itda.core.model import ITDA
 from itda.errors import CorpusError, ModelError
 from itda.sources.huggingface import LanguageModel
+from itda.sources.streaming import StreamedModel
 from itda.sources.windows import Group
 
 LOGITS_AT_ONCE = 2**24
+REPLACEMENTS = ("spliced", "zero", "mean")
+"""What stands in for activations: reconstructions, nothing, their mean."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class _Sums:
     unexplained: Unexplained
     uses: Tensor
     picks: int = 0
-    ce: dict[str, float] = field(default_factory=lambda: {"spliced": 0.0, "zero": 0.0, "mean": 0.0})
+    ce: dict[str, float] = field(default_factory=lambda: dict.fromkeys(REPLACEMENTS, 0.0))
     kl: float = 0.0
     seconds: float = 0.0
     timed: int = 0
@@ -82,7 +86,7 @@ class _Sums:
 
 
 def evaluate(
-    model: LanguageModel,
+    model: LanguageModel | StreamedModel,
     groups: Callable[[], Iterable[Group]],
     dictionaries: Mapping[Site, ITDA],
     *,
@@ -96,10 +100,10 @@ def evaluate(
     """
     sites = list(dictionaries)
     means = {site: Unexplained(dictionaries[site].d_model) for site in sites}
-    for group in groups():
-        for site, activations in model.activations(group, sites).items():
-            flat = activations[group.is_activation.to(activations.device)].float()
-            means[site].update(flat, flat)
+    for flight in _flights(model, groups(), 1):
+        for _, found in model.harvest(flight, sites):
+            for site, x in found.items():
+                means[site].update(x.float(), x.float())
     if not sites or means[sites[0]].tokens == 0:
         raise CorpusError("there is no token to evaluate on: name another corpus with --corpus")
 
@@ -108,60 +112,96 @@ def evaluate(
         for site, dictionary in dictionaries.items()
     }
     ce_clean, predicted = 0.0, 0
-    for group in groups():
-        count = int(group.predicts.sum())
-        clean = _predictions(model, group) if model.is_causal and count else None
-        clean_ce = None
-        if clean is not None:
-            clean_ce = _cross_entropy(clean, group)
-            ce_clean += clean_ce.sum().item()
-            predicted += count
-        documents, predicting = group.labels().document, group.labels(group.predicts).document
-        # The clean activations: the spliced run's are the same up to its site, and encoding them once will do.
-        found = model.activations(group, sites)
-        for site, dictionary in dictionaries.items():
-            x = found[site][group.is_activation.to(found[site].device)]
-            total = sums[site]
-            started = time.perf_counter()
-            code = dictionary.encode(x)
-            if total.unexplained.tokens:  # the first one compiles, and computes what later ones find ready
-                total.seconds += time.perf_counter() - started
-                total.timed += len(x)
-            reconstruction = dictionary.decode(code)
-            exact = x.double()
-            total.of_tokens(
-                documents,
-                tokens=torch.ones(len(x)),
-                picks=code.count,
-                residual=(exact - reconstruction.double()).square().sum(dim=1),
-                variance=(exact - means[site].mean.to(exact)).square().sum(dim=1),
-            )
-            total.unexplained.update(x, reconstruction)
-            total.uses += atom_uses(code, len(dictionary)).cpu()
-            total.picks += int(code.count.sum())
-            if clean is None or clean_ce is None:
-                continue
-            mean = means[site].mean.to(reconstruction)
-            replacements = {"spliced": reconstruction, "zero": torch.zeros_like(reconstruction)}
-            replacements["mean"] = mean.expand_as(reconstruction)
-            found_ce: dict[str, Tensor] = {}
-            kl = clean_ce
-            for name, values in replacements.items():
-                spliced = _predictions(model, group, site, values)
-                found_ce[name] = _cross_entropy(spliced, group)
-                total.ce[name] += found_ce[name].sum().item()
-                if name == "spliced":
-                    kl = _kl(clean, spliced)
-                    total.kl += kl.sum().item()
-            total.of_tokens(
-                predicting,
-                predicted=torch.ones(count),
-                gained=found_ce["zero"] - found_ce["spliced"],
-                lost=found_ce["zero"] - clean_ce.to(found_ce["zero"].device),
-                kl=kl,
-            )
-        progress(int(group.is_activation.sum()))
+    for flight in _flights(model, groups(), 1 + len(REPLACEMENTS) * len(sites)):
+        scores = [_Scores(group) for group in flight]
+        documents = [group.labels().document for group in flight]
+
+        def splice(place: int, site: Site, x: Tensor, documents: list[np.ndarray] = documents) -> dict[str, Tensor]:
+            # The clean activations: the spliced run's are the same up to its site, and encoding them once will do.
+            return _replacements(x, dictionaries[site], means[site], sums[site], documents[place])
+
+        for place, key, rows, logits in model.spliced(flight, sites, splice):
+            scores[place].add(key, rows, logits)
+        for group, score in zip(flight, scores, strict=True):
+            if None in score.ce:
+                ce_clean += score.ce[None].sum().item()
+                predicted += len(score.ce[None])
+                for site in sites:
+                    _add_scores(sums[site], score, site, group.labels(group.predicts).document)
+            progress(int(group.is_activation.sum()))
     return {site: _result(sums[site], ce_clean, predicted, len(dictionaries[site])) for site in sites}
+
+
+def _flights(model: LanguageModel | StreamedModel, groups: Iterable[Group], branches: int) -> Iterator[list[Group]]:
+    """Groups that are best run together; empty ones are left out."""
+    wanted = (group for group in groups if group.is_activation.any())
+    first = next(wanted, None)
+    if first is None:
+        return
+    size = model.flight(first.input_ids.numel(), branches)
+    wanted = itertools.chain([first], wanted)
+    while flight := list(itertools.islice(wanted, size)):
+        yield flight
+
+
+def _replacements(
+    x: Tensor, dictionary: ITDA, mean: Unexplained, total: _Sums, documents: np.ndarray
+) -> dict[str, Tensor]:
+    """What stands in for the activations [tokens, d_model] of a group, by `REPLACEMENTS`; counted in `total`."""
+    started = time.perf_counter()
+    code = dictionary.encode(x)
+    if total.unexplained.tokens:  # the first one compiles, and computes what later ones find ready
+        total.seconds += time.perf_counter() - started
+        total.timed += len(x)
+    reconstruction = dictionary.decode(code)
+    exact = x.double()
+    total.of_tokens(
+        documents,
+        tokens=torch.ones(len(x)),
+        picks=code.count,
+        residual=(exact - reconstruction.double()).square().sum(dim=1),
+        variance=(exact - mean.mean.to(exact)).square().sum(dim=1),
+    )
+    total.unexplained.update(x, reconstruction)
+    total.uses += atom_uses(code, len(dictionary)).cpu()
+    total.picks += int(code.count.sum())
+    average = mean.mean.to(reconstruction).expand_as(reconstruction)
+    return {"spliced": reconstruction, "zero": torch.zeros_like(reconstruction), "mean": average}
+
+
+class _Scores:
+    """Cross-entropies and KL of one group's predictions, filled some rows at a time."""
+
+    def __init__(self, group: Group) -> None:
+        self.targets, self.count = group.targets, int(group.predicts.sum())
+        self.ce: dict[tuple[Site, str] | None, Float64[Tensor, " predicted"]] = {}
+        self.kl: dict[Site, Float64[Tensor, " predicted"]] = {}
+        self._clean: Tensor | None = None
+
+    def add(self, key: tuple[Site, str] | None, rows: Tensor, logits: Tensor) -> None:
+        """Logits [rows, vocabulary] of some predictions; the clean ones of the same rows come before others."""
+        if key is None:
+            self._clean = logits
+        found = self.ce.setdefault(key, torch.empty(self.count, dtype=torch.float64))
+        found[rows] = _cross_entropy(logits, self.targets[rows]).cpu()
+        if key is not None and key[1] == "spliced":
+            assert self._clean is not None
+            kl = self.kl.setdefault(key[0], torch.empty(self.count, dtype=torch.float64))
+            kl[rows] = _kl(self._clean, logits).cpu()
+
+
+def _add_scores(total: _Sums, score: _Scores, site: Site, documents: np.ndarray) -> None:
+    for name in REPLACEMENTS:
+        total.ce[name] += score.ce[site, name].sum().item()
+    total.kl += score.kl[site].sum().item()
+    zero = score.ce[site, "zero"]
+    total.of_tokens(
+        documents,
+        predicted=torch.ones(score.count),
+        gained=zero - score.ce[site, "spliced"],
+        lost=zero - score.ce[None],
+        kl=score.kl[site],
+    )
 
 
 def _result(total: _Sums, ce_clean: float, predicted: int, atoms: int) -> Evaluation:
@@ -202,19 +242,12 @@ def _intervals(sums: np.ndarray, ratios: Mapping[str, tuple[str, str]]) -> dict[
     return {name: (float(each.low), float(each.high)) for name, each in found.items()}
 
 
-def _predictions(model: LanguageModel, group: Group, site: Site | None = None, values: Tensor | None = None) -> Tensor:
-    """Logits [predicted, vocabulary] at the places that predict a token, with `values` spliced in at `site`."""
-    replace = None if values is None else lambda _activations: values
-    logits = model.logits(group, site, replace)
-    return logits[group.predicts.to(logits.device)]
-
-
 def _chunks(logits: Tensor) -> int:
     return max(1, LOGITS_AT_ONCE // logits.shape[-1])
 
 
-def _cross_entropy(logits: Tensor, group: Group) -> Float64[Tensor, " predicted"]:
-    size, targets = _chunks(logits), group.targets.to(logits.device)
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Float64[Tensor, " predicted"]:
+    size, targets = _chunks(logits), targets.to(logits.device)
     parts = [
         torch.nn.functional.cross_entropy(part.double(), target, reduction="none")
         for part, target in zip(logits.split(size), targets.split(size), strict=True)

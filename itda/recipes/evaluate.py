@@ -10,9 +10,11 @@ from itda.core.batch import Site
 from itda.core.model import ITDA
 from itda.errors import SettingError
 from itda.evaluation import Evaluation, evaluate
+from itda.recipes.origin import model_recipe
 from itda.recipes.runs import Bar, Run, check_unchanged, finite, no_bar, open_run, open_spec
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import LanguageModel
+from itda.sources.streaming import StreamedModel
 from itda.sources.windows import Group
 from itda.store import (
     FORMAT_VERSION,
@@ -29,8 +31,8 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar) -> dict[Site, Ev
     tokens = settings.parse_count(options.tokens)
     run = open_run(options.run)
     corpus = corpus_to_measure_on(run, options.corpus, options)
-    model = run.model(options)
-    loaded = {site: run.dictionary(site).to(model.model.device) for site in run.sites}
+    model = model_recipe(run.record["model"], options, run.record["settings"]["revision"], head=True)()
+    loaded = {site: run.dictionary(site).to(model.device) for site in run.sites}
     results = evaluate_on(model, corpus, loaded, tokens, run.record["window"], options.batch_size, bar)
     for site, result in results.items():
         on = {"corpus": corpus.name, "part": corpus.part, "fingerprint": corpus.fingerprint}
@@ -55,7 +57,7 @@ def corpus_to_measure_on(run: Run, spec: str | None, options: settings.CorpusOpt
 
 
 def evaluate_on(
-    model: LanguageModel,
+    model: LanguageModel | StreamedModel,
     corpus: Corpus,
     loaded: Mapping[Site, ITDA],
     tokens: int,

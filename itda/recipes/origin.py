@@ -126,7 +126,7 @@ def open_model(
     if options.remote:
         from itda.sources.remote import RemoteModel
 
-        return RemoteModel.load(name, revision=revision, remote=True)
+        return RemoteModel.load(name, revision=revision, remote=True, trust_remote_code=options.trust_remote_code)
     recipe = model_recipe(name, options, revision)
     if cluster is not None:
         from itda.sources.ray import RayModel

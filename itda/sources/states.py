@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,10 @@ class States:
         if key not in self._held:
             self._held[key] = self._slot(state)
         self._held[key].copy_(state)
+
+    def keys(self) -> list[Any]:
+        """Those that have a state, in the order in which they came."""
+        return list(self._held)
 
     def drop(self, key: Hashable) -> None:
         """Forget a state."""

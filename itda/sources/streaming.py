@@ -20,17 +20,19 @@ from torch import Tensor, nn
 
 from itda.core.batch import Site
 from itda.core.memory import available
+from itda.errors import ModelError
 from itda.sources.activation_model import ActivationModel
-from itda.sources.blocks import find_blocks, site_module, tensor_of
+from itda.sources.blocks import find_blocks, site_module, tensor_of, with_tensor
 from itda.sources.checkpoint import Checkpoint
-from itda.sources.huggingface import LanguageModel
-from itda.sources.replay import Form, NotReplayableError, form_of, run_block
+from itda.sources.huggingface import LanguageModel, Splice, Spliced
+from itda.sources.replay import Form, NotReplayableError, form_of, run_block, run_head
 from itda.sources.sizes import groups_in_flight, left_for_states
 from itda.sources.states import States
 from itda.sources.weights import Weights, open_weights
 from itda.sources.windows import Group, Windower
 
-Splice = Callable[[int, Site, Tensor], Mapping[str, Tensor]]
+LOGITS = 2**26
+"""Logits that are computed at once."""
 
 
 @dataclass(eq=False)
@@ -181,6 +183,99 @@ class StreamedModel(ActivationModel):
                     mask = group.is_activation.to(output.device)
                     yield place, {site: x[mask] for site, x in found.items()}
 
+    def spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]:
+        """As `LanguageModel.spliced`, with clean and spliced states carried together through the blocks.
+
+        Raises `ModelError` if a block hands on more than its state and that is seen too late to begin anew.
+        """
+        if self.form is None:
+            yield from self.inner.spliced(groups, sites, splice)
+            return
+        begun: list[Site] = []
+
+        def watched(place: int, site: Site, x: Tensor) -> Mapping[str, Tensor]:
+            begun.append(site)
+            return splice(place, site, x)
+
+        try:
+            states = self._carried(groups, sites, watched)
+        except NotReplayableError as error:
+            if begun:
+                raise ModelError(
+                    f"a block of {self.name} hands on more than its state: give it the memory to run whole, with "
+                    "--model-memory"
+                ) from error
+            self.load_around_each_block()
+            yield from self.inner.spliced(groups, sites, splice)
+            return
+        if not self.is_causal:
+            return
+        for place, group in enumerate(groups):
+            found = [key for key in states.keys() if key[0] == place]  # noqa: SIM118
+            keys = sorted(found, key=lambda key: key[1] is not None)  # the clean one first
+            for rows, part in _parts(group, self.inner.model.config.get_text_config().vocab_size):
+                for _, key in keys:
+                    yield place, key, rows, self._logits(group, part, states.get((place, key)))
+            for key in keys:
+                states.drop(key)
+
+    def _carried(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> States:
+        """The last block's states by number of the group and, None for the clean one, site and name of the splice."""
+        branches = 1 + sum(3 for _ in sites)
+        states = self._states(len(groups) * branches, groups[0].input_ids.numel())
+        last = self.layers if self.is_causal else max(site.layer for site in sites) + 1
+        for layer in self.weights.stream(last):
+            self.watch(layer, last)
+            here = [site for site in sites if site.layer == layer]
+            for place, group in enumerate(groups):
+                spliced: list[tuple[Site, str]] = [key for at, key in states.keys() if at == place and key is not None]  # noqa: SIM118
+                for key in spliced:
+                    states.put((place, key), self._step(layer, group, states.get((place, key)), [])[0])
+                state = states.get((place, None)) if layer else None
+                # A copy where it is needed once more: a block may go on in place.
+                again = state is not None and any(site.stream != "resid_post" for site in here)
+                output, found = self._step(layer, group, state.clone() if again and state is not None else state, here)
+                mask = group.is_activation.to(output.device)
+                scored = self.is_causal and bool(group.predicts.any())
+                for site in here:
+                    for name, values in splice(place, site, found[site][mask]).items():
+                        if scored:
+                            states.put((place, (site, name)), self._spliced(layer, group, state, site, output, values))
+                states.put((place, None), output)
+        return states
+
+    @torch.inference_mode()
+    def _spliced(
+        self, layer: int, group: Group, state: Tensor | None, site: Site, output: Tensor, values: Tensor
+    ) -> Tensor:
+        """The state of a group after a block at whose site other activations were put in."""
+        mask = group.is_activation.to(output.device)
+
+        def put(given: Tensor) -> Tensor:
+            activations = given.clone().view(*mask.shape, -1)
+            activations[mask] = values.to(activations)
+            return activations.view_as(given)
+
+        if site.stream == "resid_post":
+            return put(output)
+        module = site_module(self.blocks, site)
+
+        def hook(_module: object, _inputs: object, given: Any) -> Any:
+            return with_tensor(given, put(tensor_of(given)))
+
+        with module.register_forward_hook(hook):
+            return self._step(layer, group, state.clone() if state is not None else None, [])[0]
+
+    @torch.inference_mode()
+    def _logits(self, group: Group, part: _Part, state: Tensor) -> Tensor:
+        """What the model predicts from the last block's states of some windows, where they predict anything."""
+        assert self.form is not None
+        first = part.first
+        windows = state.view(*group.input_ids.shape, -1)[first : first + len(part.group.input_ids)]
+        forward = lambda: self.inner.forward(self.inner.model, part.group)  # noqa: E731
+        logits = run_head(self.blocks, self.form, windows.to(self.weights.device), forward).logits
+        return logits[part.group.predicts.to(logits.device)]
+
     def _states(self, number: int, tokens: int) -> States:
         size = number * tokens * self.d_model * self.inner.model.dtype.itemsize
         return States(self.scratch if size > self.memory and self.scratch is not None else None, number)
@@ -223,6 +318,27 @@ def _loading(weights: Weights, layer: int, forward: Callable) -> Callable:
             return forward(*args, **kwargs)
 
     return run
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some windows of a group."""
+
+    first: int
+    group: Group
+
+
+def _parts(group: Group, vocabulary: int) -> Iterator[tuple[Tensor, _Part]]:
+    """A group cut into windows of which the logits are computed at once, with the numbers of their predictions."""
+    windows, tokens = group.input_ids.shape
+    size, before = max(1, LOGITS // (tokens * vocabulary)), 0
+    for first in range(0, windows, size):
+        here = slice(first, first + size)
+        part = Group([], group.input_ids[here], group.attention_mask[here], group.is_activation[here], group.prefix)
+        count = int(part.predicts.sum())
+        if count:
+            yield torch.arange(before, before + count), _Part(first, part)
+        before += count
 
 
 def _trial() -> Group:

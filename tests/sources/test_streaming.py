@@ -106,7 +106,7 @@ def test_loading_around_each_block_gives_the_same_bits(saved, name):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_tied_and_untied_embeddings(tmp_path, tied):
-    options = {key: value for key, value in LLAMA_LIKE}
+    options = dict(LLAMA_LIKE)
     torch.manual_seed(1)
     config = transformers.LlamaConfig(**COMMON, **options, tie_word_embeddings=tied)
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
