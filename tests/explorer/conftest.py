@@ -102,7 +102,9 @@ def settle(page) -> None:
 def until(page, script: str, timeout_s: float = 15.0) -> None:
     """Wait until an expression is true. Playwright's own way is an eval(), which the pages' policy forbids."""
     end = time.monotonic() + timeout_s
-    while not page.evaluate(script):
+    # While a view is being made, what the expression looks for may not be there.
+    tried = f"() => {{ try {{ return {script}; }} catch (e) {{ if (e instanceof TypeError) return false; throw e; }} }}"
+    while not page.evaluate(tried):
         assert time.monotonic() < end, f"never became true: {script}"
         page.wait_for_timeout(20)
 

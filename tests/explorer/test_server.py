@@ -621,6 +621,11 @@ print("after", flush=True)
     ids=["Ctrl-C", "SIGTERM", "SIGTERM, in the model"],
 )
 def test_a_signal_ends_the_process_quietly(static, number, asked):
+    # Uvicorn's own wait is a second. Another try is for a machine with other work.
+    assert any(seconds_to_end(static, number, asked) < 1 for _ in range(3))
+
+
+def seconds_to_end(static, number, asked):
     command = [sys.executable, "-c", SERVE, str(static)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:
@@ -638,7 +643,7 @@ def test_a_signal_ends_the_process_quietly(static, number, asked):
         finally:
             process.kill()
     assert (process.returncode, rest, errors) == (0, "after\n", "")
-    assert took < 1
+    return took
 
 
 def test_without_the_extra_importing_is_one_line(monkeypatch):
