@@ -102,7 +102,7 @@ class LargeOptions:
     """Models larger than memory."""
 
     stream: bool = False
-    """Read the model block by block from its checkpoint. Done by itself if the weights need more than --model-memory."""
+    """Read the model block by block from its checkpoint: done anyway if its weights need more than --model-memory."""
     model_memory: str | None = None
     """Memory for the model and its hidden states, such as 16G. Default: what is free on the GPU, or half of the RAM."""
     scratch: Path | None = None
@@ -114,7 +114,8 @@ class ElsewhereOptions:
     """Models that run in other processes."""
 
     workers: int = 0
-    """Ray workers that run the model, each a process with its own copy; 0 for none. The results are the same."""
+    """Ray workers that run the model, each with its own copy. The results are the same. 0: none, or with --ray one per
+    GPU of the cluster, per machine if it has none."""
     ray: str | None = None
     """The address of a Ray cluster, or auto. Default: RAY_ADDRESS, or one made on this machine."""
     remote: bool = False
@@ -276,6 +277,52 @@ class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Outpu
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan(Output):
+    """What a streamed model would read, hold and compute, by arithmetic from its config.json alone."""
+
+    model: Positional[str]
+    """A Hub id, a folder, a config.json, or tiny (the bundled model)."""
+    layers: str
+    """Layers to read, for example 3,4-6."""
+    streams: str = "resid_post"
+    """What to read of each layer: resid_post, mlp_out, attn_out, or several with commas."""
+    tokens: str = "1M"
+    """Activations to read: 50000, 50k, 1M."""
+    evaluate: str = "50k"
+    """Activations to evaluate on."""
+    window: int = 128
+    """Tokens that the model reads at once."""
+    batch_size: int = 8
+    """Windows per forward pass."""
+    k: int = 40
+    """Atoms per activation."""
+    atoms: str = "16k"
+    """Atoms that each dictionary will have."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto is float32 on a CPU, the checkpoint's own on a GPU."""
+    gpu_memory: str = "24G"
+    """Memory of the GPU."""
+    ram: str = "64G"
+    """Memory of the machine that has the GPU."""
+    laptop: str = "16G"
+    """Memory of a machine without a GPU."""
+    model_memory: str | None = None
+    """As for `itda train`: for hidden states, and without a GPU for weights too. Default: half of the RAM."""
+    scratch: str | None = None
+    """A folder for hidden states that --model-memory has no room for, or how much is free there, such as 500G."""
+    tflops: float = 50.0
+    """Assumed: 10^12 operations of the model per second on the GPU."""
+    cpu_tflops: float = 0.5
+    """Assumed: the same on a CPU, where dictionaries are made with a GPU too."""
+    disk_gbps: float = 3.0
+    """Assumed: 10^9 bytes read from disk per second."""
+    revision: str | None = None
+    """The commit, tag or branch of a Hub model."""
+    trust_remote_code: bool = False
+    """Run code from the model's repository."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Info(Output):
     """Show what is in a run folder."""
 
@@ -391,6 +438,7 @@ Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Harvest, tyro.conf.subcommand("harvest")]
+    | Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Decompose, tyro.conf.subcommand("decompose")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]

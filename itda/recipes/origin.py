@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -131,7 +132,10 @@ def open_model(
     if cluster is not None:
         from itda.sources.ray import RayModel
 
-        return RayModel(cluster, recipe, workers=max(1, options.workers))
+        gpus, machines = int(cluster.ray.cluster_resources().get("GPU", 0)), len(cluster.ray.nodes())
+        on_cpu = options.device == "cpu" or gpus == 0
+        workers = options.workers or (machines if on_cpu else gpus)
+        return RayModel(cluster, recipe, workers=workers, gpus=0 if on_cpu else 1)
     return recipe()
 
 
@@ -207,7 +211,8 @@ def cluster_of(options: settings.ElsewhereOptions) -> Iterator[Any]:
         return
     from itda.sources.ray_cluster import RayCluster
 
-    with RayCluster.connect(options.ray) as cluster:
+    # More workers than processors are slower, but they are what was asked for.
+    with RayCluster.connect(options.ray, cpus=max(options.workers, os.cpu_count() or 1)) as cluster:
         yield cluster
 
 

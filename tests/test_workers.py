@@ -1,0 +1,99 @@
+"""`itda train --workers` on a Ray cluster of two nodes: the dictionaries of one process, whatever dies."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+
+from itda import recipes
+from itda.config import Train
+
+# Read by Ray as it is imported; without it, Ray looks for 127.0.0.1 under the machine's own address.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+pytest.importorskip("ray")
+pytestmark = pytest.mark.xdist_group("ray")
+
+SETTINGS = {
+    "model": "tiny",
+    "layers": "1,3",
+    "tokens": "4000",
+    "k": 6,
+    "threshold": 0.25,
+    "window": 32,
+    "batch_size": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def address():
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 2, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        machines = Cluster(initialize_head=True, head_node_args=node)
+        try:
+            machines.add_node(**node)
+            yield machines.address
+        finally:
+            machines.shutdown()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    for name in ("argparse", "ast", "textwrap"):
+        shutil.copy(__import__(name).__file__, folder / f"{name}.py")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(corpus, tmp_path_factory):
+    return recipes.train(Train(**SETTINGS, corpus=corpus, out=tmp_path_factory.mktemp("alone") / "run")).folder
+
+
+def same(run, expected):
+    paths = [*expected.glob("layer_*/*"), expected / "tokens.parquet"]
+    assert len(paths) == 9
+    for path in paths:
+        name = path.relative_to(expected)
+        assert (run / name).read_bytes() == path.read_bytes(), name
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers_gives_the_dictionaries_of_one_process(address, corpus, alone, tmp_path, workers):
+    options = Train(**SETTINGS, corpus=corpus, out=tmp_path / "run", workers=workers, ray=address)
+    same(recipes.train(options).folder, alone)
+
+
+def workers_here():
+    """Processes in which a model runs."""
+    return [p for p in psutil.process_iter(["cmdline"]) if "_ModelActor" in " ".join(p.info["cmdline"] or [])]
+
+
+def test_a_worker_killed_in_the_middle_costs_time_and_nothing_else(address, corpus, alone, tmp_path):
+    killed, run = [], tmp_path / "run"
+
+    def kill():
+        while not killed:
+            if list(run.glob("checkpoints/checkpoint-*")):  # in the middle of it
+                process = workers_here()[0]
+                process.send_signal(signal.SIGKILL)
+                killed.append(process.pid)
+            time.sleep(0.01)
+
+    started = threading.Thread(target=kill, daemon=True)
+    options = Train(**SETTINGS, corpus=corpus, out=run, workers=2, ray=address, checkpoint_every=0.01)
+    started.start()
+    recipes.train(options)
+    assert killed
+    same(run, alone)
+
+
+def test_streamed_by_workers_it_is_the_same(address, corpus, alone, tmp_path):
+    options = Train(**SETTINGS, corpus=corpus, out=tmp_path / "run", workers=2, ray=address, stream=True)
+    same(recipes.train(options).folder, alone)
