@@ -71,6 +71,8 @@ def _dispatch(command: Any) -> None:
             _train(command)
         case settings.Harvest():
             _harvest(command)
+        case settings.Plan():
+            _plan(command)
         case settings.Info():
             _info(command)
         case settings.Decompose():
@@ -115,6 +117,17 @@ def _harvest(options: settings.Harvest) -> None:
         _print_json({"activations": str(made.folder), **made.about, **values, "sites": sites})
     else:
         print(report.harvest_summary(made))
+
+
+def _plan(options: settings.Plan) -> None:
+    from itda import report
+    from itda.recipes.plan import plan, plan_values
+
+    made = plan(options)
+    if options.json:
+        _print_json(plan_values(made))
+    else:
+        print(report.plan_summary(made))
 
 
 def _info(options: settings.Info) -> None:

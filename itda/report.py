@@ -16,6 +16,7 @@ from itda.recipes import AtomUse, Run, TokenDecomposition
 from itda.recipes.compare import Overlap, Pair, noise_floors
 from itda.recipes.harvest import Harvest
 from itda.recipes.index import Indexing
+from itda.recipes.plan import GPU, Planned
 
 WIDTH = 80
 
@@ -203,6 +204,102 @@ def harvest_summary(made: Harvest) -> str:
     rows = [[str(site), f"{size / 1e6:,.1f}"] for site, size in made.sites.items()]
     lines += ["", table(["site", "MB"], rows)]
     return "\n".join([*lines, "", f"Train from it: itda train --activations {made.folder}"])
+
+
+def plan_summary(made: Planned) -> str:
+    """What a model takes, on a machine with a GPU and on one without, with what was assumed."""
+    options, shape = made.options, made.shape
+    size = shape.bytes // max(1, shape.parameters)
+    block, outside = size * max(shape.blocks), size * shape.embeddings
+    dtype = str(shape.dtype).removeprefix("torch.")
+    head = f"{_gb(size * shape.head)} head" if shape.head else "no head of its own"
+    layers = max(site.layer for site in made.sites) + 1
+    about = [
+        f"{_end(shape.name, 40)}: {shape.parameters / 1e9:,.1f} billion parameters, {len(shape.blocks)} blocks of "
+        f"width {shape.d_model:,}, {dtype}.",
+        f"On disk {_gb(shape.bytes)}: {_gb(block)} a block, {_gb(outside)} embeddings, {head}.",
+        f"{made.tokens:,} tokens in windows of {options.window}, {options.batch_size} at once; {len(made.sites)} "
+        f"sites, of which the last is in block {layers} of {len(shape.blocks)}; {made.atoms:,} atoms each.",
+    ]
+    if shape.quantized:
+        about.append(f"Its weights are quantized: less is read, and held, than said here for {dtype}.")
+    both = list(made.training)
+
+    def row(title: str, cell: Any, found: Mapping[str, Any] = made.training) -> list[str]:
+        return [title, *(cell(found[name]) for name in both)]
+
+    gpu = f"GPU of {options.gpu_memory}, RAM of {options.ram}"
+    rows = [
+        row("weights computed in", lambda e: e.dtype),
+        row("two blocks and embeddings", lambda e: _gb(e.weights)),
+        row("a group of windows", lambda e: _gb(e.working)),
+        row("tokens in flight", lambda e: f"{e.in_flight:,}"),
+        row("  their hidden states", lambda e: _gb(e.states) + (", disk" if e.states_on_disk else "")),
+        row("dictionaries, Gram matrices", lambda e: _gb(e.dictionaries)),
+        row("GPU memory, peak", lambda e: _gb(e.gpu) if e.gpu else "-"),
+        row("RAM, peak", lambda e: _gb(e.ram)),
+        row("times the blocks are read", lambda e: f"{e.flights:,}"),
+        row("read from disk", lambda e: _gb(e.bytes_read)),
+        row("  takes", lambda e: _time(e.reading_s)),
+        row("operations of the model, 10^12", lambda e: f"{e.operations / 1e12:,.0f}"),
+        row("  take", lambda e: _time(e.computing_s)),
+        row("dictionaries take, at least", lambda e: _time(e.pursuit_s)),
+        row("what takes longest", lambda e: e.limit),
+        row("all, at least", lambda e: _time(e.seconds)),
+        row("fits", lambda e: "yes" if e.fits else "NO"),
+        row(f"evaluation, {made.evaluated:,} tokens", lambda _: "", made.evaluation),
+        row("  GPU memory, peak", lambda e: _gb(e.gpu) if e.gpu else "-", made.evaluation),
+        row("  RAM, peak", lambda e: _gb(e.ram), made.evaluation),
+        row("  read from disk", lambda e: _gb(e.bytes_read), made.evaluation),
+        row("  takes", lambda e: _time(e.seconds), made.evaluation),
+        row("  fits", lambda e: "yes" if e.fits else "NO", made.evaluation),
+    ]
+    assumed = (
+        f"Assumed, not measured: {options.tflops:g} TFLOP/s on the GPU (--tflops), {options.cpu_tflops:g} on a CPU "
+        f"(--cpu-tflops), {options.disk_gbps:g} GB/s from disk (--disk-gbps), 1.1 GB for CUDA. GB are 10^9 bytes; "
+        f"{options.gpu_memory} is 2^30 of them, {_gb(made.machines[GPU].gpu or 0)}. Nothing else uses the machine."
+    )
+    paragraphs = ["\n".join("\n".join(textwrap.wrap(line, WIDTH)) for line in about)]
+    paragraphs.append(table(["", gpu, f"laptop of {options.laptop}"], rows))
+    paragraphs.append("\n".join("\n".join(textwrap.wrap(line, WIDTH)) for line in _verdicts(made)))
+    return "\n\n".join([*paragraphs, "\n".join(textwrap.wrap(assumed, WIDTH))])
+
+
+def _verdicts(made: Planned) -> list[str]:
+    lines = []
+    for name, found in made.training.items():
+        machine, of = made.machines[name], f"{name}: "
+        if machine.gpu is not None and found.gpu > machine.gpu:
+            lines.append(of + f"does not fit, it takes a GPU of {_gb(found.gpu)}, or a lower --batch-size.")
+        elif found.ram > machine.ram:
+            what = "--dtype bfloat16, " if found.dtype == "float32" and made.shape.dtype.itemsize == 2 else ""
+            lines.append(of + f"does not fit, it takes {_gb(found.ram)} of RAM: {what}fewer --atoms or layers may do.")
+        elif made.whole[name]:
+            lines.append(of + f"fits, and need not be streamed: all weights are {_gb(found.whole_model)}.")
+        else:
+            lines.append(of + f"fits, streamed; all weights at once would be {_gb(found.whole_model)}.")
+        if found.flights > 1 and not made.whole[name]:
+            lines.append(
+                of + f"the blocks are read {found.flights:,} times, as so few tokens fit at once: more --model-memory, "
+                "or a --scratch folder, makes it fewer."
+            )
+    return lines
+
+
+def _gb(size: int) -> str:
+    if size < 1e8:
+        return f"{size / 1e6:,.1f} MB"
+    if size >= 1e13:
+        return f"{size / 1e12:,.0f} TB"
+    return f"{size / 1e9:,.{0 if size >= 1e11 else 1 if size >= 1e10 else 2}f} GB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:,.{1 if seconds < 10 else 0}f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:,.0f} min"
+    return f"{seconds / 3600:,.0f} h" if seconds >= 36000 else f"{seconds / 3600:,.1f} h"
 
 
 def _number(value: float | None) -> str:

@@ -1,0 +1,123 @@
+"""`itda plan`: what a model larger than memory will take, before anything is downloaded."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from itda import config as settings
+from itda.core.batch import Site
+from itda.errors import SettingError
+from itda.recipes.runs import parse_sites
+from itda.sources.checkpoint import DTYPES
+from itda.sources.planning import Estimate, Machine, ModelShape, Work, estimate, runs_whole
+
+GPU, LAPTOP = "GPU", "laptop"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What was asked, and what it will take on a machine with a GPU and on one without."""
+
+    options: settings.Plan
+    shape: ModelShape
+    sites: tuple[Site, ...]
+    tokens: int
+    evaluated: int
+    """Tokens to evaluate on."""
+    atoms: int
+    machines: Mapping[str, Machine]
+    training: Mapping[str, Estimate]
+    """By machine."""
+    evaluation: Mapping[str, Estimate]
+    whole: Mapping[str, bool]
+    """Whether the model need not be streamed."""
+
+
+def plan(options: settings.Plan) -> Planned:
+    """`itda plan`: by arithmetic from a configuration alone. Raises an `ItdaError` for bad input."""
+    sites = tuple(parse_sites(options.layers, options.streams))
+    tokens, evaluated = settings.parse_count(options.tokens), settings.parse_count(options.evaluate)
+    atoms = settings.parse_count(options.atoms)
+    for name in ("window", "batch_size", "k"):
+        if getattr(options, name) < 1:
+            raise SettingError(f"--{name.replace('_', '-')} must be at least 1")
+    for name in ("tflops", "cpu_tflops", "disk_gbps"):
+        if not getattr(options, name) > 0:
+            raise SettingError(f"--{name.replace('_', '-')} must be more than 0")
+    machines = {
+        GPU: _machine(options, settings.parse_bytes(options.gpu_memory), settings.parse_bytes(options.ram)),
+        LAPTOP: _machine(options, None, settings.parse_bytes(options.laptop)),
+    }
+    shape = ModelShape.of(options.model, revision=options.revision, trust_remote_code=options.trust_remote_code)
+    shape.check(sites)
+    making = Work(sites, tokens, options.window, options.batch_size, atoms, options.k)
+    checking = replace(making, tokens=evaluated, evaluation=True)
+    training = {name: estimate(shape, making, machine) for name, machine in machines.items()}
+    return Planned(
+        options=options,
+        shape=shape,
+        sites=sites,
+        tokens=tokens,
+        evaluated=evaluated,
+        atoms=atoms,
+        machines=machines,
+        training=training,
+        evaluation={name: estimate(shape, checking, machine) for name, machine in machines.items()},
+        whole={name: runs_whole(training[name], machine) for name, machine in machines.items()},
+    )
+
+
+def plan_values(made: Planned) -> dict[str, Any]:
+    """The same as JSON has it."""
+    shape = {**asdict(made.shape), "dtype": str(made.shape.dtype).removeprefix("torch.")}
+    shape["blocks"], shape["active"] = list(made.shape.blocks), list(made.shape.active)
+    found = {
+        name: {
+            "runs_whole": made.whole[name],
+            "training": _estimate_values(made.training[name]),
+            "evaluation": _estimate_values(made.evaluation[name]),
+        }
+        for name in made.machines
+    }
+    return {
+        "model": shape | {"parameters": made.shape.parameters, "bytes": made.shape.bytes},
+        "sites": [str(site) for site in made.sites],
+        "tokens": made.tokens,
+        "evaluated": made.evaluated,
+        "settings": asdict(made.options),
+        "machines": found,
+    }
+
+
+def _estimate_values(found: Estimate) -> dict[str, Any]:
+    return asdict(found) | {"seconds": found.seconds, "limit": found.limit}
+
+
+def _machine(options: settings.Plan, gpu: int | None, ram: int) -> Machine:
+    given = options.model_memory
+    return Machine(
+        gpu=gpu,
+        ram=ram,
+        dtype=DTYPES.get(options.dtype),
+        # As `itda.recipes.origin` has it, where all of the memory is free.
+        model_memory=settings.parse_bytes(given) if given is not None else ram // 2,
+        scratch=_free_on(options.scratch) if options.scratch is not None else 0,
+        flops=1e12 * (options.tflops if gpu is not None else options.cpu_tflops),
+        cpu_flops=1e12 * options.cpu_tflops,
+        disk=1e9 * options.disk_gbps,
+    )
+
+
+def _free_on(scratch: str) -> int:
+    if Path(scratch).is_dir():
+        return shutil.disk_usage(scratch).free
+    try:
+        return settings.parse_bytes(scratch)
+    except SettingError:
+        raise SettingError(
+            f"no folder {scratch!r} for --scratch: name one, or how much is free, such as 500G"
+        ) from None
