@@ -102,7 +102,7 @@ class LargeOptions:
     """Models larger than memory."""
 
     stream: bool = False
-    """Read the model block by block from its checkpoint. Done by itself if the weights need more than --model-memory."""
+    """Read the model block by block from its checkpoint: done anyway if its weights need more than --model-memory."""
     model_memory: str | None = None
     """Memory for the model and its hidden states, such as 16G. Default: what is free on the GPU, or half of the RAM."""
     scratch: Path | None = None
@@ -114,7 +114,8 @@ class ElsewhereOptions:
     """Models that run in other processes."""
 
     workers: int = 0
-    """Ray workers that run the model, each a process with its own copy; 0 for none. The results are the same."""
+    """Ray workers that run the model, each with its own copy. The results are the same. 0: none, or with --ray one per
+    GPU of the cluster, per machine if it has none."""
     ray: str | None = None
     """The address of a Ray cluster, or auto. Default: RAY_ADDRESS, or one made on this machine."""
     remote: bool = False
