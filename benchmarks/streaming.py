@@ -1,0 +1,325 @@
+"""What does it take to stream a model, beside having it in memory?
+
+    python benchmarks/streaming.py [--quick] [--fresh] [--tokens 20000] [--repeats 3]
+
+A Llama of random weights, 28 blocks, 3.2 GB in float32, is made in a temporary folder. `itda train` makes dictionaries
+of some of its layers, streamed and with the model in memory, each in a process of its own, in turn: all the way to the
+last block but one once, and to a seventh of the depth several times, for the ratio of the seconds. Once activations are
+read and thrown away, for the memory of streaming alone.
+
+Before each run the files are put out of the page cache. Memory is what a process takes above what it had after a run on
+the bundled model: with all libraries, compiled loops and threads.
+"""
+
+import argparse
+import gc
+import hashlib
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import (
+    arguments_for,
+    child,
+    forget_peak,
+    most_resident,
+    number,
+    paragraph,
+    resident,
+    results_for,
+    share,
+    table,
+)
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from itda import config as settings
+from itda.recipes import open_run, train
+from itda.recipes.origin import open_origin
+from itda.recipes.plan import plan
+from itda.sources.checkpoint import TINY
+from itda.sources.planning import PROCESS_BYTES, ModelShape, Work, estimate
+from itda.sources.streaming import StreamedModel
+
+FULL = {"blocks": 28, "width": 1536, "inner": 4096, "heads": 12, "shard": "500MB"}
+QUICK = {"blocks": 24, "width": 192, "inner": 512, "heads": 6, "shard": "5MB"}
+K, THRESHOLD, WINDOW, BATCH = 8, 0.2, 128, 8
+
+
+def make_model(folder: Path, shape: dict[str, Any]) -> None:
+    """A checkpoint of random weights, in shards, with the tokenizer of the bundled model; on disk when this ends."""
+    torch.manual_seed(0)
+    tiny = LlamaConfig.from_pretrained(TINY)
+    config = LlamaConfig(
+        vocab_size=tiny.vocab_size,
+        hidden_size=shape["width"],
+        intermediate_size=shape["inner"],
+        num_hidden_layers=shape["blocks"],
+        num_attention_heads=shape["heads"],
+        num_key_value_heads=shape["heads"],
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        bos_token_id=tiny.bos_token_id,
+        eos_token_id=tiny.eos_token_id,
+        pad_token_id=tiny.pad_token_id,
+        dtype="float32",
+    )
+    LlamaForCausalLM(config).save_pretrained(folder, max_shard_size=shape["shard"])
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def forget_files(folder: Path) -> bool:
+    """Put the files of a folder out of the page cache, where the system can."""
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return True
+
+
+def disk_reads() -> int | None:
+    """Bytes that this process has had read from disk; pages of mapped files count."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
+
+
+def parts_of_memory() -> dict[str, int]:
+    """Resident bytes of this process: its own, and of files that are mapped."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return {}
+    found = dict(line.split(":", 1) for line in lines)
+    return {name: int(found[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile")}
+
+
+@contextmanager
+def watched() -> Iterator[dict[str, int]]:
+    """What a block of code takes above what there is when it begins: the peak, and those of its parts."""
+    gc.collect()
+    forget_peak()
+    before, parts, most, ended = resident(), parts_of_memory(), {}, threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.02):
+            for name, size in parts_of_memory().items():
+                most[name] = max(most.get(name, 0), size - parts[name])
+
+    thread, found = threading.Thread(target=look, daemon=True), {}
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+        found |= {"peak": most_resident() - before, **most}
+
+
+def options_for(task: dict[str, Any], out: Path, **given: Any) -> settings.Train:
+    usual = {"k": K, "threshold": THRESHOLD, "window": WINDOW, "batch_size": BATCH, "quiet": True, "device": "cpu"}
+    usual |= {"model": task["model"], "corpus": "python-docs", "tokens": str(task["tokens"]), "layers": task["layers"]}
+    return settings.Train(out=out, stream=task["side"] != "memory", **{**usual, **given})
+
+
+def run_child(task: dict[str, Any]) -> dict[str, Any]:
+    model = Path(task["model"])
+    loaded: list[StreamedModel] = []
+    load = StreamedModel.load
+
+    def kept(*args: Any, **options: Any) -> StreamedModel:
+        loaded.append(load(*args, **options))
+        return loaded[-1]
+
+    StreamedModel.load = staticmethod(kept)
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary)
+        train(options_for(task, out / "warm", model="tiny", layers="1,2", tokens="3000"))
+        loaded.clear()
+        after_imports = resident()
+        dropped, read = forget_files(model), disk_reads()
+        started = time.perf_counter()
+        with watched() as memory:
+            if task["side"] == "read":
+                origin = open_origin(settings.resolved(options_for(task, out / "none")))
+                for _ in origin.source(0):
+                    pass
+            else:
+                train(options_for(task, out / "run"))
+        seconds = time.perf_counter() - started
+        read = disk_reads() - read if read is not None and dropped else None
+        atoms, digest = {}, hashlib.sha256()
+        if task["side"] != "read":
+            run = open_run(out / "run")
+            for site, folder in run.sites.items():
+                atoms[str(site)] = len(run.dictionary(site))
+                for name in ("atoms.safetensors", "labels.parquet"):
+                    digest.update((folder / name).read_bytes())
+    counted = sum(each.bytes for each in loaded[0].weights.resident) + loaded[0].weights.bytes_read if loaded else None
+    return {
+        "seconds": seconds,
+        "memory": dict(memory),
+        "after_imports": after_imports,
+        "from_disk": read,
+        "weights_read": counted,
+        "atoms": atoms,
+        "sha256": digest.hexdigest(),
+    }
+
+
+def predicted(model: str, layers: str, tokens: int, atoms: Sequence[int]) -> dict[str, Any]:
+    """What `itda plan` says of a run on this machine's CPU, beside what libraries take."""
+    made = plan(settings.Plan(model=model, layers=layers, tokens=str(tokens), window=WINDOW, batch_size=BATCH, k=K))
+    work = Work(made.sites, tokens, WINDOW, BATCH, max(atoms, default=0), K)
+    found = estimate(made.shape, work, made.machines["laptop"])
+    return {"memory": found.ram - PROCESS_BYTES, "bytes_read": found.bytes_read, "flights": found.flights}
+
+
+def bound(shape: ModelShape, tokens: int) -> int:
+    """Three blocks, what is outside the blocks, and the hidden states of the tokens in flight."""
+    work = Work([], tokens, WINDOW, BATCH, 0, K)
+    groups = -(-tokens // work.group)
+    return 4 * (3 * max(shape.blocks) + shape.embeddings + groups * work.group * shape.d_model)
+
+
+def measure(arguments: argparse.Namespace, results: Any) -> None:
+    sizes = QUICK if arguments.quick else FULL
+    depth = sizes["blocks"]
+    deep, short = f"3,{depth // 2},{depth - 2}", f"1,{depth // 7}"
+    wanted = [("read", short, 0)]
+    for repeat in range(arguments.repeats):
+        both = [("streamed", short, repeat), ("memory", short, repeat)]
+        wanted += both[:: -1 if repeat % 2 else 1]
+    wanted += [("streamed", deep, 0), ("memory", deep, 0)]
+    keys = [
+        {"side": side, "layers": layers, "repeat": repeat, "tokens": arguments.tokens, **sizes}
+        for side, layers, repeat in wanted
+    ]
+    if all(results.find(key) for key in keys):
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        model = str(Path(temporary) / "model")
+        child(__file__, {"make": model, "shape": sizes})
+        shape = ModelShape.of(model)
+        disk = sum(path.stat().st_size for path in Path(model).glob("*.safetensors"))
+        for key in keys:
+            if results.find(key):
+                continue
+            task = {name: key[name] for name in ("side", "layers", "tokens")}
+            found = child(__file__, {**task, "model": model})
+            said = predicted(model, key["layers"], key["tokens"], list(found["atoms"].values()))
+            about = {"parameters": shape.parameters, "disk": disk, "block": 4 * max(shape.blocks)}
+            made = {"embeddings": 4 * shape.embeddings, "bound": bound(shape, key["tokens"]), "plan": said}
+            results.add(key, {**found, **about, **made})
+            print(key["side"], key["layers"], f"{found['seconds']:.0f} s", found["memory"], flush=True)
+
+
+def report(rows: list[dict[str, Any]]) -> list[str]:
+    by: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        by.setdefault((row["key"]["side"], row["key"]["layers"]), []).append(row)
+    first, key = rows[0], rows[0]["key"]
+    parts = [
+        paragraph(
+            f"A Llama of random weights: {key['blocks']} blocks of width {key['width']}, "
+            f"{first['parameters'] / 1e6:,.0f} million parameters in float32, {first['disk'] / 1e9:.2f} GB on disk, "
+            f"{first['block'] / 1e6:.0f} MB a block, {first['embeddings'] / 1e6:.0f} MB embeddings. "
+            f"{key['tokens']:,} tokens of python-docs, k = {K}, threshold {THRESHOLD}. MB are 10^6 bytes. Memory: the "
+            "peak above what the process had after a run on the bundled model; own and mapped are the peaks of the two "
+            "parts of it. Read: what /proc/self/io counts as read from disk, the page cache being emptied before."
+        )
+    ]
+    lines = []
+    for (side, layers), some in by.items():
+        middle = {
+            name: statistics.median(row["memory"].get(name, 0) for row in some)
+            for name in ("peak", "RssAnon", "RssFile")
+        }
+        read, counted = some[0]["from_disk"], some[0]["weights_read"]
+        lines.append(
+            [
+                {"read": "streamed, no dictionaries", "streamed": "streamed", "memory": "in memory"}[side],
+                layers,
+                "/".join(f"{size:,}" for size in some[0]["atoms"].values()) or "-",
+                *(f"{value / 1e6:,.0f}" for value in middle.values()),
+                "-" if read is None else f"{read / 1e6:,.0f}",
+                "-" if counted is None else f"{counted / 1e6:,.0f}",
+                number(statistics.median(row["seconds"] for row in some)),
+            ]
+        )
+    header = ["", "layers", "atoms", "peak, MB", "own", "mapped", "read, MB", "of weights", "seconds"]
+    parts.append(table(header, lines))
+    checks = []
+    for side, layers in by:
+        some = by[side, layers][0]
+        if side == "read":
+            peak = some["memory"]["peak"]
+            checks.append(
+                ["peak / (3 blocks + embeddings + states)", layers, number(peak / some["bound"]), "at most 1"]
+            )
+        if side != "memory":
+            peak = statistics.median(row["memory"]["peak"] for row in by[side, layers])
+            kind = "no dictionaries" if side == "read" else "with dictionaries"
+            said = f"plan / measured, memory, {kind}"
+            checks.append([said, layers, number(some["plan"]["memory"] / peak), "0.75 to 1.25"])
+            checks.append(
+                [
+                    f"plan / counted, weights read, {kind}",
+                    layers,
+                    number(some["plan"]["bytes_read"] / some["weights_read"]),
+                    "0.75 to 1.25",
+                ]
+            )
+            if some["from_disk"] is not None:
+                ratio = some["from_disk"] / some["weights_read"]
+                checks.append([f"read from disk / weights, {kind}", layers, number(ratio), "1: each byte once"])
+        if side == "streamed" and ("memory", layers) in by:
+            other = {row["key"]["repeat"]: row for row in by["memory", layers]}
+            pairs = [(row, other[row["key"]["repeat"]]) for row in by[side, layers] if row["key"]["repeat"] in other]
+            if pairs:
+                taken = sorted(a["seconds"] / b["seconds"] for a, b in pairs)
+                shown = f"{statistics.median(taken):.3f} ({taken[0]:.3f} to {taken[-1]:.3f}, {len(taken)})"
+                checks.append(["seconds, streamed / in memory", layers, shown, "at most 1.3"])
+                same = statistics.mean(a["sha256"] == b["sha256"] for a, b in pairs)
+                checks.append(["dictionaries equal to the bit", layers, share(same), "100%"])
+                less = statistics.median(b["memory"]["peak"] / a["memory"]["peak"] for a, b in pairs)
+                checks.append(["peak, in memory / streamed", layers, number(less), "-"])
+    parts.append(table(["", "layers", "measured", "aim"], checks))
+    return parts
+
+
+def main() -> None:
+    parser = arguments_for(__doc__, "streaming")
+    parser.add_argument("--tokens", type=int, help="default: 20000, quick 4000")
+    parser.add_argument("--repeats", type=int, help="pairs of runs to a seventh of the depth; default: 3, quick 1")
+    arguments = parser.parse_args()
+    if arguments.child is not None:
+        task = arguments.child
+        if "make" in task:
+            make_model(Path(task["make"]), task["shape"])
+            print("{}")
+        else:
+            print(json.dumps(run_child(task)))
+        return
+    arguments.tokens = arguments.tokens or (4000 if arguments.quick else 20_000)
+    arguments.repeats = arguments.repeats or (1 if arguments.quick else 3)
+    results = results_for(arguments, "streaming")
+    measure(arguments, results)
+    print(results.write(report(results.rows)))
+
+
+if __name__ == "__main__":
+    main()
