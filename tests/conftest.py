@@ -45,13 +45,20 @@ def checked(function=None, *, typechecker=None):
 jaxtyping.jaxtyped = decorator.jaxtyped = checked
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """For `--dist loadgroup`: a file's tests, or a folder's that share what its conftest makes, go to one worker."""
-    for item in items:
-        known = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]
-        folders = [f.baseid for f in known if f.scope == "session" and f.baseid.startswith("tests/")]
-        item.add_marker(pytest.mark.xdist_group(min([item.nodeid.partition("::")[0], *folders], key=len)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests go to one process, and so do the explorer's, that share its runs and a browser.
+
+    xdist's own way, `--dist loadgroup`, does nothing under pytest 9.2.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "tests/explorer" if file.startswith("tests/explorer/") else file
+
+    return Together(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True, scope="session")
