@@ -84,9 +84,9 @@ class Forking:
 @contextmanager
 def forking(folder: Path) -> Iterator[Forking]:
     """What runs commands, with its files in a folder."""
-    parent = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    # One thread: threads that wait for each other are slow where other tests run beside these.
+    parent = subprocess.Popen([sys.executable, "-c", SCRIPT], env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
     try:
         yield Forking(parent, folder / "errors.txt")
     finally:

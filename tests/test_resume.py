@@ -15,12 +15,12 @@ from itda.sources.checkpoint import TINY
 from tests.forking import forking
 
 KILLS = 20
-SETTINGS = ["--tokens", "6000", "--k", "6", "--threshold", "0.25", "--window", "32", "--quiet"]
+SETTINGS = ["--tokens", "3000", "--k", "6", "--threshold", "0.25", "--window", "32", "--quiet"]
 OFTEN = ["--checkpoint-every", "0.05"]
 WAYS = {
     "ordinary": ["--layers", "1,3"],
     "streamed": ["--layers", "1,3", "--stream", "--model-memory", "3M"],
-    "best": ["--layers", "2", "--mode", "best", "--threshold", "0.2", "--offset", "500", "--refine", "2"],
+    "best": ["--layers", "2", "--mode", "best", "--threshold", "0.2", "--offset", "300", "--refine", "2"],
 }
 FILES = ("atoms.safetensors", "labels.parquet", "config.json")
 
@@ -45,18 +45,26 @@ def train(corpus, way, out, *more):
 
 @pytest.fixture(scope="module")
 def whole(commands, corpus, tmp_path_factory):
-    """Runs that nobody disturbed, with the seconds that they took."""
+    """Runs that nobody disturbed, with the seconds that they took once they had begun."""
     made = {}
 
     def of(way):
         if way not in made:
             out = tmp_path_factory.mktemp(way) / "run"
+            command = commands.start(*train(corpus, way, out))
+            begun(out)
             started = time.monotonic()
-            assert commands.run(*train(corpus, way, out)) == (0, "")
+            assert command.wait() == (0, "")
             made[way] = out, time.monotonic() - started
         return made[way]
 
     return of
+
+
+def begun(out):
+    """Wait until a run is there."""
+    while not (out / "unfinished.json").exists():
+        time.sleep(0.005)
 
 
 def same(run, expected):
@@ -74,33 +82,34 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_dictionaries(commands, c
     expected, seconds = whole(way)
     chance = random.Random(way)
     interrupted = 0
-    for number in range(KILLS if way == "ordinary" else KILLS // 4):
+    for number in range(KILLS if way == "ordinary" else KILLS // 5):
         out = tmp_path / str(number)
-        code, _ = commands.kill_after(chance.uniform(0.05, seconds), *train(corpus, way, out))
-        if not out.exists():
-            assert code == -signal.SIGKILL  # before its first step: nothing to go on with
-            assert commands.run(*train(corpus, way, out)) == (0, "")
-        elif not (out / "unfinished.json").exists() and not (out / "run.json").exists():
-            out.rmdir()  # between the making of the folder and of its first file
-            assert commands.run(*train(corpus, way, out)) == (0, "")
-        else:
-            interrupted += code == -signal.SIGKILL
-            assert commands.run("train", "--resume", str(out), "--quiet") == (0, "")
+        command = commands.start(*train(corpus, way, out))
+        begun(out)
+        time.sleep(chance.uniform(0, seconds))
+        command.send(signal.SIGKILL)
+        interrupted += command.wait()[0] == -signal.SIGKILL
+        assert commands.run("train", "--resume", str(out), "--quiet") == (0, "")
         same(out, expected)
         shutil.rmtree(out)
-    assert interrupted >= 3
+    assert interrupted >= (KILLS // 2 if way == "ordinary" else 1)
 
 
 def test_killed_again_and_again_it_still_ends_with_the_same(commands, corpus, whole, tmp_path):
     expected, seconds = whole("ordinary")
     out, chance = tmp_path / "run", random.Random(1)
-    code, _ = commands.kill_after(0.6 * seconds, *train(corpus, "ordinary", out))
+    command = commands.start(*train(corpus, "ordinary", out))
+    begun(out)
     for _ in range(20):
+        time.sleep(chance.uniform(0.2, 1) * seconds)
+        command.send(signal.SIGKILL)
+        code, error = command.wait()
         if code == 0:
             break
-        again = ["train", "--resume", str(out), "--quiet"]
-        code, error = commands.kill_after(chance.uniform(0.3, 1.2) * seconds, *again)
-        assert error == ""
+        assert (code, error) == (-signal.SIGKILL, "")
+        command = commands.start("train", "--resume", str(out), "--quiet")
+    else:
+        code, _ = command.wait()
     assert code == 0
     same(out, expected)
 
@@ -275,7 +284,7 @@ def test_a_finished_run_has_nothing_to_resume_and_is_shown(whole, capsys):
     run, _ = whole("ordinary")
     main(["train", "--resume", str(run)])
     out, err = capsys.readouterr()
-    assert "6,000 tokens in windows of 32" in out
+    assert "3,000 tokens in windows of 32" in out
     assert "is finished" in err
 
 

@@ -22,6 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from itda import config as settings
 from itda.checkpoints import Checkpoint, latest_checkpoint, write_checkpoint
 from itda.core.state import State
@@ -31,6 +33,9 @@ from itda.store import FORMAT_VERSION, RUN_FORMAT, read_json, write_json
 
 CHECKPOINTS, LOG = "checkpoints", "log.jsonl"
 UNFINISHED_FORMAT = "itda-unfinished-run"
+
+THREADS = "threads"
+"""Of torch, which may split a product otherwise with another number, on another machine: so a run keeps its own."""
 
 COST = 0.02
 """The share of the time that checkpoints may take."""
@@ -86,6 +91,8 @@ class Unfinished:
         }
         if values.keys() - known:
             raise StoreError(f"{folder} was begun by another version of itda: install that, or begin anew")
+        if record["about"] is not None:
+            torch.set_num_threads(record["about"][THREADS])
         return Unfinished(folder, settings.Train(**values), record["about"])
 
     @property
@@ -103,7 +110,7 @@ class Unfinished:
 
         Raises `StoreError` for what has changed: nothing is written then.
         """
-        about = {**about, "versions": versions()}
+        about = {**about, "versions": versions(), THREADS: torch.get_num_threads()}
         if self.about is None:
             self.about = about
             self._write()
