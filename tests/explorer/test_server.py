@@ -621,11 +621,12 @@ print("after", flush=True)
     ids=["Ctrl-C", "SIGTERM", "SIGTERM, in the model"],
 )
 def test_a_signal_ends_the_process_quietly(static, number, asked):
-    # Uvicorn's own wait is a second. Another try is for a machine with other work.
-    assert any(seconds_to_end(static, number, asked) < 1 for _ in range(3))
+    # Less than uvicorn's own wait. Another try is for a machine with other work.
+    assert any(seconds_to_return(static, number, asked) < 1 for _ in range(3))
 
 
-def seconds_to_end(static, number, asked):
+def seconds_to_return(static, number, asked):
+    """From the signal to the end of `serve`; then the interpreter takes down torch, in seconds on a busy machine."""
     command = [sys.executable, "-c", SERVE, str(static)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:
@@ -638,11 +639,12 @@ def seconds_to_end(static, number, asked):
                     assert process.stdout.readline() == "asked\n"
                 begun = time.monotonic()
                 process.send_signal(number)
+                assert process.stdout.readline() == "after\n"
+                took = time.monotonic() - begun
                 rest, errors = process.communicate(timeout=SECONDS)
-            took = time.monotonic() - begun
         finally:
             process.kill()
-    assert (process.returncode, rest, errors) == (0, "after\n", "")
+    assert (process.returncode, rest, errors) == (0, "", "")
     return took
 
 
