@@ -61,10 +61,31 @@ def whole(commands, corpus, tmp_path_factory):
     return of
 
 
+def until(condition):
+    """Wait for something that is to come in some seconds."""
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 def begun(out):
     """Wait until a run is there."""
-    while not (out / "unfinished.json").exists():
-        time.sleep(0.005)
+    until(lambda: (out / "unfinished.json").exists())
+
+
+def kept(out):
+    """Wait until a run has a checkpoint."""
+    until(lambda: list(out.glob("checkpoints/checkpoint-*")))
+
+
+def two_checkpoints(commands, arguments, out):
+    """A run that was stopped, which writes a second checkpoint."""
+    command = commands.start(*arguments)
+    kept(out)
+    command.send(signal.SIGINT)
+    assert command.wait()[0] == 130
+    assert len(list(out.glob("checkpoints/checkpoint-*"))) == 2
 
 
 def same(run, expected):
@@ -100,7 +121,7 @@ def test_killed_again_and_again_it_still_ends_with_the_same(commands, corpus, wh
     out, chance = tmp_path / "run", random.Random(1)
     command = commands.start(*train(corpus, "ordinary", out))
     begun(out)
-    for _ in range(20):
+    for _ in range(5):
         time.sleep(chance.uniform(0.2, 1) * seconds)
         command.send(signal.SIGKILL)
         code, error = command.wait()
@@ -119,8 +140,7 @@ def test_stopped_it_keeps_what_it_has_and_says_how_to_go_on(commands, corpus, wh
     expected, _ = whole("ordinary")
     out = tmp_path / "run"
     command = commands.start(*train(corpus, "ordinary", out))
-    while not list(out.glob("checkpoints/checkpoint-*")):
-        time.sleep(0.01)
+    kept(out)
     command.send(number)
     code, error = command.wait()
     assert code == 130
@@ -134,11 +154,7 @@ def test_stopped_it_keeps_what_it_has_and_says_how_to_go_on(commands, corpus, wh
 def test_the_newest_checkpoint_cut_short_the_one_before_is_used(commands, corpus, whole, tmp_path):
     expected, _ = whole("ordinary")
     out = tmp_path / "run"
-    command = commands.start(*train(corpus, "ordinary", out))
-    while len(list(out.glob("checkpoints/checkpoint-*"))) < 2:
-        time.sleep(0.01)
-    command.send(signal.SIGKILL)
-    assert command.wait()[0] == -signal.SIGKILL
+    two_checkpoints(commands, train(corpus, "ordinary", out), out)
     newest = max(out.glob("checkpoints/checkpoint-*"))
     file = newest / "layer_3.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
@@ -150,11 +166,7 @@ def test_the_newest_checkpoint_cut_short_the_one_before_is_used(commands, corpus
 
 def test_without_any_whole_checkpoint_it_is_refused_and_nothing_lost(commands, corpus, tmp_path):
     out = tmp_path / "run"
-    command = commands.start(*train(corpus, "ordinary", out))
-    while len(list(out.glob("checkpoints/checkpoint-*"))) < 2:
-        time.sleep(0.01)
-    command.send(signal.SIGKILL)
-    command.wait()
+    two_checkpoints(commands, train(corpus, "ordinary", out), out)
     for folder in out.glob("checkpoints/checkpoint-*"):
         (folder / "record.json").write_text("{")
     before = sorted(out.rglob("*"))
@@ -210,8 +222,7 @@ def stopped(commands, corpus, tmp_path_factory):
     arguments = train(folder / "corpus", "ordinary", folder / "run")
     arguments[1] = str(folder / "model")
     command = commands.start(*arguments)
-    while not list(folder.glob("run/checkpoints/checkpoint-*")):
-        time.sleep(0.01)
+    kept(folder / "run")
     command.send(signal.SIGINT)
     assert command.wait()[0] == 130
     return folder
