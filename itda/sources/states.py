@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Hashable
@@ -13,9 +14,15 @@ from torch import Tensor
 
 from itda.errors import StoreError
 
+ALIGNMENT = 64
+"""Bytes at whose multiples torch begins a tensor, and so does a state: products may have other bits elsewhere."""
+
 
 class States:
     """One tensor for each key; all of one shape and dtype. With a folder, they are in a nameless file there.
+
+    All are copied into one piece of memory, made for `room` of them: were each kept where it was computed, what came
+    and went between them would leave holes.
 
     >>> states = States(None)
     >>> states.put(0, torch.ones(2))
@@ -27,7 +34,8 @@ class States:
         self._folder, self._room = folder, room
         self._held: dict[Hashable, Tensor] = {}
         self._free: list[Tensor] = []
-        self._map: Tensor | None = None
+        """Places of those that were dropped."""
+        self._piece: Tensor | None = None
         self._used = 0
 
     def get(self, key: Hashable) -> Tensor:
@@ -36,9 +44,6 @@ class States:
 
     def put(self, key: Hashable, state: Tensor) -> None:
         """Keep a state in place of the key's last one, which is overwritten. Raises `StoreError` without space."""
-        if self._folder is None and state.device.type == "cpu":
-            self._held[key] = state
-            return
         if key not in self._held:
             self._held[key] = self._slot(state)
         self._held[key].copy_(state)
@@ -49,15 +54,20 @@ class States:
 
     def drop(self, key: Hashable) -> None:
         """Forget a state."""
-        self._held.pop(key)
+        self._free.append(self._held.pop(key))
 
     def _slot(self, like: Tensor) -> Tensor:
-        if self._folder is None:
-            return torch.empty(like.shape, dtype=like.dtype)
-        if self._map is None or self._used + like.numel() > len(self._map):
-            self._map, self._used = self._file(like.numel() * max(1, self._room), like.dtype), 0
-        slot = self._map[self._used : self._used + like.numel()].view(like.shape)
-        self._used += like.numel()
+        if self._free:
+            return self._free.pop()
+        size = math.ceil(like.numel() * like.dtype.itemsize / ALIGNMENT) * ALIGNMENT // like.dtype.itemsize
+        if self._piece is None or self._used + size > len(self._piece):
+            all_of_them, self._used = size * max(1, self._room), 0
+            in_memory = self._folder is None
+            self._piece = (
+                torch.empty(all_of_them, dtype=like.dtype) if in_memory else self._file(all_of_them, like.dtype)
+            )
+        slot = self._piece[self._used : self._used + like.numel()].view(like.shape)
+        self._used += size
         return slot
 
     def _file(self, size: int, dtype: torch.dtype) -> Tensor:

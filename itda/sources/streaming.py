@@ -28,7 +28,7 @@ from itda.sources.huggingface import LanguageModel, Splice, Spliced
 from itda.sources.replay import Form, NotReplayableError, form_of, run_block, run_head
 from itda.sources.sizes import groups_in_flight, left_for_states
 from itda.sources.states import States
-from itda.sources.weights import Weights, open_weights
+from itda.sources.weights import Weights, give_back_freed, open_weights
 from itda.sources.windows import Group, Windower
 
 LOGITS = 2**26
@@ -75,6 +75,7 @@ class StreamedModel(ActivationModel):
         named = Checkpoint.named(
             name, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
+        give_back_freed()
         with named.explained():
             model, weights = open_weights(named.model, torch.device(named.device), head=head)
             inner = LanguageModel(model.eval(), named.tokenizer(), name)
