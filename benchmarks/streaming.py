@@ -3,9 +3,9 @@
     python benchmarks/streaming.py [--quick] [--fresh] [--tokens 20000] [--repeats 3]
 
 A Llama of random weights, 28 blocks, 3.2 GB in float32, is made in a temporary folder. `itda train` makes dictionaries
-of some of its layers, streamed and with the model in memory, each in a process of its own, in turn: all the way to the
-last block but one once, and to a seventh of the depth several times, for the ratio of the seconds. Once activations are
-read and thrown away, for the memory of streaming alone.
+of some of its layers, streamed and with the model in memory, each in a process of its own, in turn: several times to a
+seventh of the depth over half of the tokens, for the ratio of the seconds; and once to the last block but one, over a
+quarter of them. Once activations are read and thrown away, for the memory of streaming alone.
 
 Before each run the files are put out of the page cache. Memory is what a process takes above what it had after a run on
 the bundled model: with all libraries, compiled loops and threads.
@@ -48,6 +48,7 @@ from itda.sources.checkpoint import TINY
 from itda.sources.planning import PROCESS_BYTES, ModelShape, Work, estimate
 from itda.sources.streaming import StreamedModel
 
+CONFIGS = Path(__file__).parent.parent / "tests" / "configs"
 FULL = {"blocks": 28, "width": 1536, "inner": 4096, "heads": 12, "shard": "500MB"}
 QUICK = {"blocks": 24, "width": 192, "inner": 512, "heads": 6, "shard": "5MB"}
 K, THRESHOLD, WINDOW, BATCH = 8, 0.2, 128, 8
@@ -199,14 +200,15 @@ def measure(arguments: argparse.Namespace, results: Any) -> None:
     sizes = QUICK if arguments.quick else FULL
     depth = sizes["blocks"]
     deep, short = f"3,{depth // 2},{depth - 2}", f"1,{depth // 7}"
-    wanted = [("read", short, 0)]
+    few, half = arguments.tokens // 4, arguments.tokens // 2
+    wanted = [("read", short, 0, arguments.tokens)]
     for repeat in range(arguments.repeats):
-        both = [("streamed", short, repeat), ("memory", short, repeat)]
+        both = [("streamed", short, repeat, half), ("memory", short, repeat, half)]
         wanted += both[:: -1 if repeat % 2 else 1]
-    wanted += [("streamed", deep, 0), ("memory", deep, 0)]
+    wanted += [("streamed", deep, 0, few), ("memory", deep, 0, few)]
     keys = [
-        {"side": side, "layers": layers, "repeat": repeat, "tokens": arguments.tokens, **sizes}
-        for side, layers, repeat in wanted
+        {"side": side, "layers": layers, "repeat": repeat, "tokens": tokens, **sizes}
+        for side, layers, repeat, tokens in wanted
     ]
     if all(results.find(key) for key in keys):
         return
@@ -237,7 +239,7 @@ def report(rows: list[dict[str, Any]]) -> list[str]:
             f"A Llama of random weights: {key['blocks']} blocks of width {key['width']}, "
             f"{first['parameters'] / 1e6:,.0f} million parameters in float32, {first['disk'] / 1e9:.2f} GB on disk, "
             f"{first['block'] / 1e6:.0f} MB a block, {first['embeddings'] / 1e6:.0f} MB embeddings. "
-            f"{key['tokens']:,} tokens of python-docs, k = {K}, threshold {THRESHOLD}. MB are 10^6 bytes. Memory: the "
+            f"Tokens of python-docs, k = {K}, threshold {THRESHOLD}. MB are 10^6 bytes. Memory: the "
             "peak above what the process had after a run on the bundled model; own and mapped are the peaks of the two "
             "parts of it. Read: what /proc/self/io counts as read from disk, the page cache being emptied before."
         )
@@ -253,6 +255,7 @@ def report(rows: list[dict[str, Any]]) -> list[str]:
             [
                 {"read": "streamed, no dictionaries", "streamed": "streamed", "memory": "in memory"}[side],
                 layers,
+                f"{some[0]['key']['tokens']:,}",
                 "/".join(f"{size:,}" for size in some[0]["atoms"].values()) or "-",
                 *(f"{value / 1e6:,.0f}" for value in middle.values()),
                 "-" if read is None else f"{read / 1e6:,.0f}",
@@ -260,7 +263,7 @@ def report(rows: list[dict[str, Any]]) -> list[str]:
                 number(statistics.median(row["seconds"] for row in some)),
             ]
         )
-    header = ["", "layers", "atoms", "peak, MB", "own", "mapped", "read, MB", "of weights", "seconds"]
+    header = ["", "layers", "tokens", "atoms", "peak, MB", "own", "mapped", "read, MB", "of weights", "seconds"]
     parts.append(table(header, lines))
     checks = []
     for side, layers in by:
@@ -301,6 +304,43 @@ def report(rows: list[dict[str, Any]]) -> list[str]:
     return parts
 
 
+def plans() -> list[str]:
+    """What `itda plan` says of three published models, by arithmetic alone."""
+    titles = ["8B, GPU", "8B, laptop", "70B, GPU", "70B, laptop", "405B, GPU", "405B, laptop"]
+    cells: dict[str, list[str]] = {}
+    for size, layers in (("8B", "8,16,24"), ("70B", "20,40,60"), ("405B", "30,63,94")):
+        made = plan(settings.Plan(model=str(CONFIGS / f"Llama-3.1-{size}.json"), layers=layers))
+        for name, found in made.training.items():
+            checked, shape = made.evaluation[name], made.shape
+            rows = {
+                "checkpoint, GB": shape.bytes / 1e9,
+                "one block, GB": shape.dtype.itemsize * max(shape.blocks) / 1e9,
+                "two blocks and embeddings, GB": found.weights / 1e9,
+                "hidden states in flight, GB": found.states / 1e9,
+                "dictionaries, GB": found.dictionaries / 1e9,
+                "peak of GPU memory, GB": found.gpu / 1e9 if found.gpu else None,
+                "peak of RAM, GB": found.ram / 1e9,
+                "read from disk, GB": found.bytes_read / 1e9,
+                "reading, minutes, assumed": found.reading_s / 60,
+                "model, minutes, assumed": found.computing_s / 60,
+                "dictionaries, minutes, assumed": found.pursuit_s / 60,
+                "evaluation: peak of GPU memory, GB": checked.gpu / 1e9 if checked.gpu else None,
+                "evaluation: peak of RAM, GB": checked.ram / 1e9,
+            }
+            for title, value in rows.items():
+                cells.setdefault(title, []).append(number(value))
+            cells.setdefault("times the blocks are read", []).append(f"{found.flights:,}")
+            cells.setdefault("fits", []).append("yes" if found.fits else "no")
+            cells.setdefault("evaluation fits", []).append("yes" if checked.fits else "no")
+    about = (
+        "By arithmetic, `itda plan` with its defaults: a million tokens, three layers at a quarter, half and three "
+        "quarters of the depth, 16,000 atoms each; a GPU of 24 GiB in a machine of 64, and a laptop of 16 without one, "
+        "which computes in float32. Assumed: 50 TFLOP/s on the GPU, 0.5 on a CPU, 3 GB/s from disk. Evaluation is on "
+        "50,000 tokens."
+    )
+    return [paragraph(about), table(["", *titles], [[title, *row] for title, row in cells.items()])]
+
+
 def main() -> None:
     parser = arguments_for(__doc__, "streaming")
     parser.add_argument("--tokens", type=int, help="default: 20000, quick 4000")
@@ -318,7 +358,7 @@ def main() -> None:
     arguments.repeats = arguments.repeats or (1 if arguments.quick else 3)
     results = results_for(arguments, "streaming")
     measure(arguments, results)
-    print(results.write(report(results.rows)))
+    print(results.write([*report(results.rows), *plans()]))
 
 
 if __name__ == "__main__":
