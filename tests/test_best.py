@@ -108,10 +108,10 @@ def test_evaluate_gives_intervals_that_hold_the_value(run, corpus, capsys):
 
 
 def test_probe_shows_every_readout_and_neurons_tell_comments_apart(run, corpus, capsys):
-    command = ("probe", str(run), "--corpus", str(corpus), "--tokens", "3k", "--quiet")
-    shown = printed(capsys, *command)
+    command = ("probe", str(run), "--corpus", str(corpus), "--quiet", "--tokens")
+    shown = printed(capsys, *command, "1k")
     assert_narrow(shown, run)
-    values = json.loads(printed(capsys, *command, "--json"))
+    values = json.loads(printed(capsys, *command, "3k", "--json"))
     assert set(values["sites"]["layer_3"]) == {"code", "code, two levels", "code, by group", "similarity", "neurons"}
     assert "-" in shown.splitlines()[-1]  # an interval
     assert {"comment", "string", "docstring", "name", "operator", "keyword"} <= set(values["classes"])
