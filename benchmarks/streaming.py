@@ -3,9 +3,9 @@
     python benchmarks/streaming.py [--quick] [--fresh] [--tokens 20000] [--repeats 3]
 
 A Llama of random weights, 28 blocks, 3.2 GB in float32, is made in a temporary folder. `itda train` makes dictionaries
-of some of its layers, streamed and with the model in memory, each in a process of its own, in turn: several times to a
-seventh of the depth over half of the tokens, for the ratio of the seconds; and once to the last block but one, over a
-quarter of them. Once activations are read and thrown away, for the memory of streaming alone.
+of some of its layers, streamed and with the model in memory, each in a process of its own, in turn, several times: to a
+seventh of the depth over half of the tokens, and to the last block but one over a quarter of them. Once activations are
+read and thrown away, for the memory of streaming alone.
 
 Before each run the files are put out of the page cache. Memory is what a process takes above what it had after a run on
 the bundled model: with all libraries, compiled loops and threads.
@@ -202,10 +202,10 @@ def measure(arguments: argparse.Namespace, results: Any) -> None:
     deep, short = f"3,{depth // 2},{depth - 2}", f"1,{depth // 7}"
     few, half = arguments.tokens // 4, arguments.tokens // 2
     wanted = [("read", short, 0, arguments.tokens)]
-    for repeat in range(arguments.repeats):
-        both = [("streamed", short, repeat, half), ("memory", short, repeat, half)]
-        wanted += both[:: -1 if repeat % 2 else 1]
-    wanted += [("streamed", deep, 0, few), ("memory", deep, 0, few)]
+    for layers, tokens in ((short, half), (deep, few)):
+        for repeat in range(arguments.repeats):
+            both = [("streamed", layers, repeat, tokens), ("memory", layers, repeat, tokens)]
+            wanted += both[:: -1 if repeat % 2 else 1]
     keys = [
         {"side": side, "layers": layers, "repeat": repeat, "tokens": tokens, **sizes}
         for side, layers, repeat, tokens in wanted
@@ -344,7 +344,7 @@ def plans() -> list[str]:
 def main() -> None:
     parser = arguments_for(__doc__, "streaming")
     parser.add_argument("--tokens", type=int, help="default: 20000, quick 4000")
-    parser.add_argument("--repeats", type=int, help="pairs of runs to a seventh of the depth; default: 3, quick 1")
+    parser.add_argument("--repeats", type=int, help="pairs of runs; default: 3, quick 1")
     arguments = parser.parse_args()
     if arguments.child is not None:
         task = arguments.child
