@@ -161,7 +161,8 @@ def run_child(task: dict[str, Any]) -> dict[str, Any]:
             else:
                 train(options_for(task, out / "run"))
         seconds = time.perf_counter() - started
-        read = disk_reads() - read if read is not None and dropped else None
+        now = disk_reads()
+        read = now - read if now is not None and read is not None and dropped else None
         atoms, digest = {}, hashlib.sha256()
         if task["side"] != "read":
             run = open_run(out / "run")
