@@ -4,7 +4,7 @@
 
 A Llama of random weights, 28 blocks, 3.2 GB in float32, is made in a temporary folder. `itda train` makes dictionaries
 of some of its layers, streamed and with the model in memory, each in a process of its own, in turn, several times: to a
-seventh of the depth over half of the tokens, and to the last block but one over a quarter of them. Once activations are
+seventh of the depth over half of the tokens, and to the last block but one over all of them. Once activations are
 read and thrown away, for the memory of streaming alone.
 
 Before each run the files are put out of the page cache. Memory is what a process takes above what it had after a run on
@@ -201,9 +201,8 @@ def measure(arguments: argparse.Namespace, results: Any) -> None:
     sizes = QUICK if arguments.quick else FULL
     depth = sizes["blocks"]
     deep, short = f"3,{depth // 2},{depth - 2}", f"1,{depth // 7}"
-    few, half = arguments.tokens // 4, arguments.tokens // 2
     wanted = [("read", short, 0, arguments.tokens)]
-    for layers, tokens in ((short, half), (deep, few)):
+    for layers, tokens in ((short, arguments.tokens // 2), (deep, arguments.tokens)):
         for repeat in range(arguments.repeats):
             both = [("streamed", layers, repeat, tokens), ("memory", layers, repeat, tokens)]
             wanted += both[:: -1 if repeat % 2 else 1]
