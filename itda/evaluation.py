@@ -1,6 +1,7 @@
 """Evaluation: how much of a model's behaviour a dictionary keeps when it stands in for the activations at its site."""
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,14 +13,13 @@ from torch import Tensor
 
 from itda.core.batch import Site
 from itda.core.bootstrap import by_document, interval
-from itda.core.metrics import Unexplained, atom_uses, ce_loss_score
+from itda.core.metrics import Unexplained, atom_uses, ce_loss_score, cross_entropy, kl_divergence
 from itda.core.model import ITDA
 from itda.errors import CorpusError, ModelError
 from itda.sources.huggingface import LanguageModel
 from itda.sources.streaming import StreamedModel
 from itda.sources.windows import Group
 
-LOGITS_AT_ONCE = 2**24
 REPLACEMENTS = ("spliced", "zero", "mean")
 """What stands in for activations: reconstructions, nothing, their mean."""
 
@@ -183,11 +183,11 @@ class _Scores:
         if key is None:
             self._clean = logits
         found = self.ce.setdefault(key, torch.empty(self.count, dtype=torch.float64))
-        found[rows] = _cross_entropy(logits, self.targets[rows]).cpu()
+        found[rows] = cross_entropy(logits, self.targets[rows].to(logits.device)).cpu()
         if key is not None and key[1] == "spliced":
             assert self._clean is not None
             kl = self.kl.setdefault(key[0], torch.empty(self.count, dtype=torch.float64))
-            kl[rows] = _kl(self._clean, logits).cpu()
+            kl[rows] = kl_divergence(self._clean, logits).cpu()
 
 
 def _add_scores(total: _Sums, score: _Scores, site: Site, documents: np.ndarray) -> None:
@@ -221,7 +221,7 @@ def _result(total: _Sums, ce_clean: float, predicted: int, atoms: int) -> Evalua
         return Evaluation(**common)
     clean = ce_clean / predicted
     ce = {name: value / predicted for name, value in total.ce.items()}
-    if not all(value == value for value in (clean, *ce.values(), total.kl)):
+    if not all(map(math.isfinite, (clean, *ce.values(), total.kl))):
         raise ModelError("the model's loss is not a number: run it in float32 with --dtype float32")
     return Evaluation(
         **common,
@@ -240,25 +240,3 @@ def _intervals(sums: np.ndarray, ratios: Mapping[str, tuple[str, str]]) -> dict[
     places = {name: [_COLUMNS.index(column) for column in columns] for name, columns in ratios.items()}
     found = {name: interval(sums[:, columns]) for name, columns in places.items()}
     return {name: (float(each.low), float(each.high)) for name, each in found.items()}
-
-
-def _chunks(logits: Tensor) -> int:
-    return max(1, LOGITS_AT_ONCE // logits.shape[-1])
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Float64[Tensor, " predicted"]:
-    size, targets = _chunks(logits), targets.to(logits.device)
-    parts = [
-        torch.nn.functional.cross_entropy(part.double(), target, reduction="none")
-        for part, target in zip(logits.split(size), targets.split(size), strict=True)
-    ]
-    return torch.cat(parts)
-
-
-def _kl(clean: Tensor, spliced: Tensor) -> Float64[Tensor, " predicted"]:
-    """KL(clean || spliced) of each place, from log-probabilities."""
-    parts = []
-    for p, q in zip(clean.split(_chunks(clean)), spliced.split(_chunks(clean)), strict=True):
-        log_p, log_q = p.double().log_softmax(-1), q.double().log_softmax(-1)
-        parts.append(torch.nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1))
-    return torch.cat(parts)

@@ -16,7 +16,7 @@ from itda.recipes import AtomUse, Run, TokenDecomposition
 from itda.recipes.compare import Overlap, Pair, noise_floors
 from itda.recipes.harvest import Harvest
 from itda.recipes.index import Indexing
-from itda.recipes.plan import GPU, Planned
+from itda.recipes.plan import GPU, Estimate, Planned
 
 WIDTH = 80
 
@@ -246,13 +246,13 @@ def plan_summary(made: Planned) -> str:
         row("dictionaries take, at least", lambda e: _time(e.pursuit_s)),
         row("what takes longest", lambda e: e.limit),
         row("all, at least", lambda e: _time(e.seconds)),
-        row("fits", lambda e: "yes" if e.fits else "NO"),
+        row("fits", _fits),
         row(f"evaluation, {made.evaluated:,} tokens", lambda _: "", made.evaluation),
         row("  GPU memory, peak", lambda e: _gb(e.gpu) if e.gpu else "-", made.evaluation),
         row("  RAM, peak", lambda e: _gb(e.ram), made.evaluation),
         row("  read from disk", lambda e: _gb(e.bytes_read), made.evaluation),
         row("  takes", lambda e: _time(e.seconds), made.evaluation),
-        row("  fits", lambda e: "yes" if e.fits else "NO", made.evaluation),
+        row("  fits", _fits, made.evaluation),
     ]
     assumed = (
         f"Assumed, not measured: {options.tflops:g} TFLOP/s on the GPU (--tflops), {options.cpu_tflops:g} on a CPU "
@@ -263,6 +263,12 @@ def plan_summary(made: Planned) -> str:
     paragraphs.append(table(["", gpu, f"laptop of {options.laptop}"], rows))
     paragraphs.append("\n".join("\n".join(textwrap.wrap(line, WIDTH)) for line in _verdicts(made)))
     return "\n\n".join([*paragraphs, "\n".join(textwrap.wrap(assumed, WIDTH))])
+
+
+def _fits(found: Estimate) -> str:
+    if not found.fits:
+        return "NO"
+    return "yes" if found.flights == 1 else f"yes, read {found.flights:,} times"
 
 
 def _verdicts(made: Planned) -> list[str]:
@@ -279,9 +285,12 @@ def _verdicts(made: Planned) -> list[str]:
         else:
             lines.append(of + f"fits, streamed; all weights at once would be {_gb(found.whole_model)}.")
         if found.flights > 1 and not made.whole[name]:
+            # Said of what does not fit too: a lower number of atoms would not change it.
+            barely = "barely: " if found.fits else ""
             lines.append(
-                of + f"the blocks are read {found.flights:,} times, as so few tokens fit at once: more --model-memory, "
-                "or a --scratch folder, makes it fewer."
+                of + f"{barely}hidden states of only {found.in_flight:,} tokens fit at once, so the blocks are read "
+                f"{found.flights:,} times, {_gb(found.bytes_read)}: more --model-memory, or a --scratch folder, makes "
+                "it fewer."
             )
     return lines
 

@@ -49,7 +49,7 @@ jaxtyping.jaxtyped = decorator.jaxtyped = checked
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file's tests go to one process, and so do the explorer's, that share its runs and a browser.
+    """A file's tests go to one process, and so do those of a folder that shares a browser or a cluster.
 
     xdist's own way, `--dist loadgroup`, does nothing under pytest 9.2.
     """
@@ -58,7 +58,7 @@ def pytest_xdist_make_scheduler(config, log):
     class Together(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            return "tests/explorer" if file.startswith("tests/explorer/") else file
+            return next((folder for folder in ("tests/explorer", "tests/workers") if file.startswith(folder)), file)
 
     return Together(config, log) if config.getoption("dist") == "loadfile" else None
 

@@ -228,7 +228,7 @@ main(sys.argv[1:])
 
 
 def test_killed_it_goes_on_to_the_same_files(whole, corpus, tmp_path):
-    """Once, since a process takes its time to begin; tests/sources/test_shards.py kills its writers everywhere."""
+    """Once, since a process takes its time to begin; sources/test_shards_damage.py kills its writers everywhere."""
     folder = tmp_path / "new"
     process = subprocess.Popen([sys.executable, "-c", KILLED, *command(corpus, folder, "--quiet")])
     waited = time.monotonic()

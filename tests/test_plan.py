@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import MambaConfig
 
 from itda.cli import main
 from itda.config import Plan, parse_bytes
@@ -95,7 +96,7 @@ def test_less_memory_means_more_flights_and_scratch_as_many_as_before():
     assert found.flights == 4
     assert found.states <= parse_bytes("4G")
     assert found.bytes_read == pytest.approx(4 * planned("70B", "40").training[GPU].bytes_read, rel=0.05)
-    assert "the blocks are read 4 times" in plan_summary(little)
+    assert "read 4 times" in plan_summary(little)
     on_disk = planned("70B", "40", model_memory="4G", scratch="100G").training[GPU]
     assert (on_disk.flights, on_disk.states_on_disk) == (1, True)
     assert on_disk.ram < found.ram
@@ -176,11 +177,13 @@ def test_a_folder_with_nothing_but_a_config_will_do_and_json_has_it_all(tmp_path
         (["tiny", "--layers", "1", "--tflops", "0"], "--tflops must be more than 0"),
         (["tiny", "--layers", "1", "--window", "0"], "--window must be at least 1"),
         (["tiny", "--layers", "1", "--streams", "resid"], "no stream 'resid'"),
+        (["{odd}", "--layers", "1", "--streams", "attn_out"], "no attn_out in MambaBlock"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(arguments, said, capsys):
+def test_bad_input_is_one_line_and_status_2(arguments, said, tmp_path, capsys):
+    MambaConfig(architectures=["MambaForCausalLM"], hidden_size=8, vocab_size=16).save_pretrained(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        main(["plan", *arguments])
+        main(["plan", *(argument.format(odd=tmp_path) for argument in arguments)])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert said in error

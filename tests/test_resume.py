@@ -1,16 +1,20 @@
 """Runs that are killed, stopped, or have no room left: what goes on from them ends with the same dictionaries."""
 
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 
 import pytest
 
+from itda import recipes
 from itda.cli import main
-from itda.recipes.unfinished import COST, Keeper
+from itda.config import Train
+from itda.recipes.unfinished import COST, Keeper, Stopped
 from itda.sources.checkpoint import TINY
 from tests.forking import forking
 
@@ -135,11 +139,13 @@ def test_killed_again_and_again_it_still_ends_with_the_same(commands, corpus, wh
     same(out, expected)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_it_keeps_what_it_has_and_says_how_to_go_on(commands, corpus, whole, tmp_path, number):
-    expected, _ = whole("ordinary")
+@pytest.mark.parametrize(
+    ("way", "number"), [("ordinary", signal.SIGINT), ("ordinary", signal.SIGTERM), ("streamed", signal.SIGINT)]
+)
+def test_stopped_it_keeps_what_it_has_and_says_how_to_go_on(commands, corpus, whole, tmp_path, way, number):
+    expected, _ = whole(way)
     out = tmp_path / "run"
-    command = commands.start(*train(corpus, "ordinary", out))
+    command = commands.start(*train(corpus, way, out))
     kept(out)
     command.send(number)
     code, error = command.wait()
@@ -151,10 +157,41 @@ def test_stopped_it_keeps_what_it_has_and_says_how_to_go_on(commands, corpus, wh
     same(out, expected)
 
 
-def test_the_newest_checkpoint_cut_short_the_one_before_is_used(commands, corpus, whole, tmp_path):
-    expected, _ = whole("ordinary")
+class StopsAt:
+    """A progress bar of somebody who presses Ctrl-C when a remark appears."""
+
+    def __init__(self, remark):
+        self.remark, self.shown = remark, []
+
+    def __call__(self, _name, _tokens):
+        return nullcontext(self)
+
+    def update(self, _tokens):
+        pass
+
+    def set_postfix_str(self, remark):
+        self.shown.append(remark)
+        if self.remark in remark:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_stopped_where_a_streamed_model_yields_nothing_yet_it_does_not_wait(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("itda.recipes.runs.SHOW_EVERY_S", 0.0)
+    settings = {"model": "tiny", "layers": "4", "corpus": str(corpus), "tokens": "1000", "k": 6, "threshold": 0.25}
+    settings |= {"window": 32, "quiet": True}
+    expected = recipes.train(Train(**settings, out=tmp_path / "expected")).folder
+    bar, out = StopsAt("block 2 of 5"), tmp_path / "run"
+    with pytest.raises(Stopped, match=r"^stopped at 0 tokens; go on with itda train --resume "):
+        recipes.train(Train(**settings, out=out, stream=True), bar)
+    assert not any("block 3" in remark for remark in bar.shown)
+    same(recipes.train(Train(resume=out)).folder, expected)
+
+
+@pytest.mark.parametrize("way", ["ordinary", "streamed"])
+def test_the_newest_checkpoint_cut_short_the_one_before_is_used(commands, corpus, whole, tmp_path, way):
+    expected, _ = whole(way)
     out = tmp_path / "run"
-    two_checkpoints(commands, train(corpus, "ordinary", out), out)
+    two_checkpoints(commands, train(corpus, way, out), out)
     newest = max(out.glob("checkpoints/checkpoint-*"))
     file = newest / "layer_3.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
@@ -189,10 +226,11 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_is_one_line_and_with_room_again_it_goes_on(commands, corpus, whole, small_disk):
-    expected, _ = whole("ordinary")
+@pytest.mark.parametrize("way", ["ordinary", "streamed"])
+def test_a_full_disk_is_one_line_and_with_room_again_it_goes_on(commands, corpus, whole, small_disk, way):
+    expected, _ = whole(way)
     out = small_disk / "run"
-    code, error = commands.run(*train(corpus, "ordinary", out))
+    code, error = commands.run(*train(corpus, way, out))
     assert code == 2
     assert "no space" in error
     assert f"itda train --resume {out}" in error

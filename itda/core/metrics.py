@@ -1,10 +1,15 @@
 """Measures of a dictionary on activations: one definition each."""
 
+from collections.abc import Iterator
+
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from itda.core.code import SparseCode
+
+TOKENS_AT_ONCE, VOCABULARY_AT_ONCE = 256, 2**14
+"""What is computed from logits is computed of so many at once, for the sake of memory: in float64 they are large."""
 
 
 class Unexplained:
@@ -81,3 +86,50 @@ def ce_loss_score(*, clean: float, spliced: float, zero: float) -> float:
     0.75
     """
     return (zero - spliced) / (zero - clean) if zero != clean else float("nan")
+
+
+def cross_entropy(
+    logits: Float[Tensor, "tokens vocabulary"], targets: Int64[Tensor, " tokens"]
+) -> Float64[Tensor, " tokens"]:
+    """-log of the probability of each target, in nats, computed in float64 some tokens and vocabulary at a time.
+
+    >>> cross_entropy(torch.zeros(1, 8), torch.tensor([3])).exp().round(decimals=12).tolist()
+    [8.0]
+    """
+    target = logits.gather(1, targets[:, None])[:, 0]
+    return _log_normalizer(logits) - target.double()
+
+
+def kl_divergence(
+    p: Float[Tensor, "tokens vocabulary"], q: Float[Tensor, "tokens vocabulary"]
+) -> Float64[Tensor, " tokens"]:
+    """KL(p || q) of the distributions that logits stand for, in nats, computed as `cross_entropy` is.
+
+    >>> kl_divergence(torch.zeros(1, 4), torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf]])).tolist()
+    [inf]
+    """
+    log_p, log_q = _log_normalizer(p), _log_normalizer(q)
+    total = torch.zeros_like(log_p)
+    for tokens, vocabulary in _tiles(p):
+        at_p = p[tokens, vocabulary].double() - log_p[tokens, None]
+        at_q = q[tokens, vocabulary].double() - log_q[tokens, None]
+        share = at_p.exp()
+        # What p never says costs nothing, whatever q thinks of it.
+        total[tokens] += torch.where(share == 0, 0.0, share * (at_p - at_q)).sum(dim=1)
+    return total
+
+
+def _log_normalizer(logits: Float[Tensor, "tokens vocabulary"]) -> Float64[Tensor, " tokens"]:
+    """The log of the sum of exponentials."""
+    total = torch.full((len(logits),), -torch.inf, dtype=torch.float64, device=logits.device)
+    for tokens, vocabulary in _tiles(logits):
+        found = logits[tokens, vocabulary].double().logsumexp(dim=1)
+        total[tokens] = torch.logaddexp(total[tokens], found)
+    return total
+
+
+def _tiles(logits: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Tokens and vocabulary that are computed at once; all of the vocabulary before the next tokens."""
+    for token in range(0, logits.shape[0], TOKENS_AT_ONCE):
+        for word in range(0, logits.shape[1], VOCABULARY_AT_ONCE):
+            yield slice(token, token + TOKENS_AT_ONCE), slice(word, word + VOCABULARY_AT_ONCE)

@@ -11,7 +11,7 @@ from itda.core.model import ITDA
 from itda.errors import SettingError
 from itda.evaluation import Evaluation, evaluate
 from itda.recipes.origin import model_recipe
-from itda.recipes.runs import Bar, Run, check_unchanged, finite, no_bar, open_run, open_spec
+from itda.recipes.runs import Bar, Run, check_unchanged, finite, no_bar, now_and_then, open_run, open_spec
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import LanguageModel
 from itda.sources.streaming import StreamedModel
@@ -80,5 +80,5 @@ def evaluate_on(
             if left == 0:
                 return
 
-    with bar("evaluate", tokens) as progress:
+    with bar("evaluate", tokens) as progress, model.watched(now_and_then(progress.set_postfix_str)):
         return evaluate(model, groups, loaded, progress=progress.update)

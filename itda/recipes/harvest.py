@@ -13,10 +13,9 @@ from typing import Any
 from itda import config as settings
 from itda.core.batch import Site
 from itda.errors import CorpusError, SettingError, StoreError
-from itda.recipes.origin import closing_of, cluster_of, open_corpus_of, open_model
+from itda.recipes.origin import about_of, asked_of, closing_of, cluster_of, open_corpus_of, open_model
 from itda.recipes.runs import Bar, Progress, no_bar, parse_sites
 from itda.sources.activation_model import ActivationModel
-from itda.sources.checkpoint import Checkpoint
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import HuggingFaceSource
 from itda.sources.shards import ShardSource, ShardWriter, check_made_alike
@@ -60,14 +59,7 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar) -> Harvest:
         raise SettingError("--seed chooses a shuffled order: add --order shuffled")
     corpus = open_corpus_of(options)
     asked = {
-        "model": options.model,
-        "corpus": options.corpus,
-        "corpus_part": corpus.part,
-        "corpus_revision": corpus.revision,
-        "fingerprint": corpus.fingerprint,
-        "order": f"shuffled, seed {options.seed}" if options.order == "shuffled" else "corpus",
-        "window": options.window,
-        "batch_size": options.batch_size,
+        **asked_of(options, corpus),
         "tokens_asked": tokens,
         "settings": {name: getattr(options, name) for name in KEPT_SETTINGS},
     }
@@ -79,21 +71,10 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar) -> Harvest:
         cluster_of(options) as cluster,
         closing_of(open_model(options.model, options, options.revision, cluster)) as model,
     ):
-        about = {**asked, **_made_by(options.model, model)}
-        return _filled(options, about, model, corpus, sites, tokens, bar)
-
-
-def _made_by(name: str, model: ActivationModel) -> dict[str, Any]:
-    """What else the bits depend on."""
-    return {
-        "weights": Checkpoint.named(name).fingerprint(),
-        "revision": model.revision,
-        "tokenizer": model.tokenizer_hash,
-        "dtype": model.dtype,
-        "device": model.device,
+        about = {**asked, **about_of(options.model, model, corpus), "device": model.device}
         # Those whose other versions may have other bits.
-        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
-    }
+        about["versions"] = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
+        return _filled(options, about, model, corpus, sites, tokens, bar)
 
 
 def _filled(

@@ -22,6 +22,7 @@ from itda.sources.checkpoint import Checkpoint
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import HuggingFaceSource, LanguageModel
 from itda.sources.streaming import StreamedModel
+from itda.sources.weights import give_back_freed
 
 ModelRecipe = Callable[[], ActivationModel]
 
@@ -82,21 +83,24 @@ def open_origin(options: settings.Train, cluster: Any = None) -> Origin:
     )
 
 
-def provenance_of(options: settings.Train | settings.Harvest, corpus: Corpus, model: ActivationModel) -> dict[str, Any]:
-    """What a dictionary, or a folder of activations, says of where it comes from."""
+def asked_of(options: settings.Train | settings.Harvest, corpus: Corpus) -> dict[str, Any]:
+    """What is known of where activations come from before the model is loaded."""
     return {
         "model": options.model,
-        "revision": model.revision,
-        "tokenizer": model.tokenizer_hash,
         "corpus": options.corpus,
         "corpus_part": corpus.part,
         "corpus_revision": corpus.revision,
         "fingerprint": corpus.fingerprint,
+        "order": f"shuffled, seed {options.seed}" if options.order == "shuffled" else "corpus",
         "window": options.window,
         "batch_size": options.batch_size,
-        "dtype": model.dtype,
-        "order": f"shuffled, seed {options.seed}" if options.order == "shuffled" else "corpus",
     }
+
+
+def provenance_of(options: settings.Train, corpus: Corpus, model: ActivationModel) -> dict[str, Any]:
+    """What a dictionary says of where it comes from."""
+    made = {"revision": model.revision, "tokenizer": model.tokenizer_hash, "dtype": model.dtype}
+    return {**asked_of(options, corpus), **made}
 
 
 def about_of(name: str, model: ActivationModel, corpus: Corpus) -> dict[str, Any]:
@@ -171,8 +175,13 @@ def model_recipe(
     if options.stream or _is_too_large(name, named, budget):
         if budget is None:
             budget = free() // 2
-        return partial(StreamedModel.load, name, head=head, budget=budget, scratch=options.scratch, **named)
+        return partial(_streamed, name, head=head, budget=budget, scratch=options.scratch, **named)
     return partial(LanguageModel.load, name, **named)
+
+
+def _streamed(name: str, **given: Any) -> StreamedModel:
+    give_back_freed()
+    return StreamedModel.load(name, **given)
 
 
 def _is_too_large(name: str, named: Mapping[str, Any], budget: int | None) -> bool:

@@ -52,8 +52,9 @@ def plan(options: settings.Plan) -> Planned:
         GPU: _machine(options, settings.parse_bytes(options.gpu_memory), settings.parse_bytes(options.ram)),
         LAPTOP: _machine(options, None, settings.parse_bytes(options.laptop)),
     }
-    shape = ModelShape.of(options.model, revision=options.revision, trust_remote_code=options.trust_remote_code)
-    shape.check(sites)
+    shape = ModelShape.of(
+        options.model, sites=sites, revision=options.revision, trust_remote_code=options.trust_remote_code
+    )
     making = Work(sites, tokens, options.window, options.batch_size, atoms, options.k)
     checking = replace(making, tokens=evaluated, evaluation=True)
     training = {name: estimate(shape, making, machine) for name, machine in machines.items()}

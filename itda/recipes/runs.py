@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class Progress(Protocol):
         ...
 
 
+SHOW_EVERY_S = 0.2
+
 UNFINISHED = "unfinished.json"
 """The file of a run that is being made: `itda.recipes.unfinished`."""
 
@@ -53,6 +56,19 @@ class _Silent:
 def no_bar(_name: str, _tokens: int) -> AbstractContextManager[Progress]:
     """The progress of somebody who does not want any."""
     return nullcontext(_Silent())
+
+
+def now_and_then(show: Callable[[str], object]) -> Callable[[str], object]:
+    """Shows what it is called with, but not more often than somebody can read it."""
+    shown = 0.0
+
+    def maybe(remark: str) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= SHOW_EVERY_S:
+            shown = time.monotonic()
+            show(remark)
+
+    return maybe
 
 
 @dataclass(frozen=True)

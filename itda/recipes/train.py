@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from itda.core.refine import PASS_TOKENS
 from itda.core.tokens import TokenLog
 from itda.errors import CorpusError, SettingError, StoreError
 from itda.recipes.origin import Origin, closing_of, cluster_of, open_origin, tokens_of, with_tokens
-from itda.recipes.runs import Bar, Run, no_bar, open_run, parse_sites
+from itda.recipes.runs import Bar, Progress, Run, no_bar, now_and_then, open_run, parse_sites
 from itda.recipes.trainers import LocalTrainers, Trainers, trainer_of
 from itda.recipes.unfinished import Keeper, Stopped, Unfinished, is_finished, plain, versions
-from itda.sources.streaming import StreamedModel
 from itda.store import FORMAT_VERSION, RUN_FORMAT, read_json, write_dictionary, write_tokens
 
 LOG_EVERY_S = 1.0
@@ -115,6 +114,10 @@ def _finish(reading: _Reading, bar: Bar) -> Run:
     return open_run(unfinished.folder)
 
 
+class _Asked(Exception):  # noqa: N818 - no error
+    """The user asked for the end."""
+
+
 class _Reading:
     """The pass over the activations: where it is, and how it is kept."""
 
@@ -128,6 +131,7 @@ class _Reading:
         self.read = TokenLog()
         self.before = 0.0
         """Seconds of the processes before this one."""
+        self._place = ""
         self._started = time.monotonic()
 
     @property
@@ -171,10 +175,10 @@ class _Reading:
         with bar("train", tokens) as progress, self.unfinished.log(self.seen[self.lead]) as log:
             progress.update(shown)
             progress.set_postfix_str("starting; the first run of all compiles for some seconds")
-            if isinstance(model, StreamedModel):
-                model.watch = lambda block, of: progress.set_postfix_str(f"{self._atoms()}, block {block} of {of}")
-            logged = time.monotonic()
-            with self.keeper.listening():
+            logged, watched = time.monotonic(), nullcontext()
+            if model is not None:
+                watched = model.watched(self._watching(progress))
+            with self.keeper.listening(), self._kept_on_request(), watched:
                 for batches in self.origin.source(start):
                     fresh = {site: _after(batch, drop, site) for site, batch in batches.items()}
                     fresh = {site: batch for site, batch in fresh.items() if len(batch)}
@@ -185,17 +189,37 @@ class _Reading:
                         self.read.add(fresh[self.lead].labels)
                     progress.update(self.tokens - shown)
                     shown = self.tokens
-                    if not isinstance(model, StreamedModel):
-                        progress.set_postfix_str(self._atoms())
+                    progress.set_postfix_str(self._atoms() + self._place)
                     if time.monotonic() - logged >= LOG_EVERY_S:
                         logged = time.monotonic()
                         log(json.dumps(self._line(fresh)) + "\n")
+                    if self.keeper.stopping:
+                        raise _Asked
                     if self.keeper.due:
                         self.keep()
-                    if self.keeper.stopping:
-                        raise Stopped(f"stopped at {self.tokens:,} tokens; go on with {self.unfinished.remedy}")
         if self.unfinished.options.refine and self.unfinished.has_checkpoint:
             self.keep()  # refinement may take as long as the pass
+
+    def _watching(self, progress: Progress) -> Callable[[str], object]:
+        """What a model calls that yields nothing for long: shows what is being done, and ends it on request."""
+        show = now_and_then(lambda place: progress.set_postfix_str(f"{self._atoms()}, {place}"))
+
+        def watch(place: str) -> None:
+            if self.keeper.stopping:
+                raise _Asked
+            self._place = f", {place}"
+            show(place)
+
+        return watch
+
+    @contextmanager
+    def _kept_on_request(self) -> Iterator[None]:
+        """If it ends because the user asked for it, one more checkpoint is written. Raises `Stopped` then."""
+        try:
+            yield
+        except _Asked:
+            self.keep()
+            raise Stopped(f"stopped at {self.tokens:,} tokens; go on with {self.unfinished.remedy}") from None
 
     def _atoms(self) -> str:
         return " ".join(f"{site.short}:{size}" for site, size in self.trainers.sizes().items()) + " atoms"

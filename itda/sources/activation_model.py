@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from jaxtyping import Float
 from torch import Tensor
@@ -25,6 +26,18 @@ class ActivationModel(ABC):
 
     name: str
     """As the user gave it: a Hub id, a folder, or tiny."""
+
+    watch: Callable[[str], object] = staticmethod(lambda _place: None)
+    """Called often where nothing is yielded for long, with what is being done; what it raises ends that."""
+
+    @contextmanager
+    def watched(self, watch: Callable[[str], object]) -> Iterator[None]:
+        """Within this, `watch` is another one."""
+        before, self.watch = self.watch, watch
+        try:
+            yield
+        finally:
+            self.watch = before
 
     @property
     @abstractmethod

@@ -32,7 +32,7 @@ class _Stop(Exception):  # noqa: N818 - not an error: the last site has been rea
     pass
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class LanguageModel(ActivationModel):
     """A transformers model with its tokenizer, whose sites can be read and replaced.
 

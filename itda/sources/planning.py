@@ -17,8 +17,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from itda.core.batch import Site
-from itda.errors import ModelError
-from itda.sources.blocks import find_blocks
+from itda.sources.blocks import find_blocks, site_module
 from itda.sources.checkpoint import Checkpoint
 from itda.sources.sizes import groups_in_flight, left_for_states, weights_in_use
 from itda.sources.streaming import LOGITS
@@ -27,7 +26,7 @@ SPLICES = 3
 """States beside the clean one that evaluation carries for each site: reconstructions, the mean, and zeros."""
 
 LOGITS_BYTES = 4 * 4 * LOGITS
-"""What evaluation computes from logits at once, about: clean and spliced ones in float32, and their logarithms."""
+"""What evaluation holds of logits at once, at most: clean and spliced ones in float32, each once more where masked."""
 
 PROCESS_BYTES = 700 * 2**20
 """Python with all libraries."""
@@ -72,8 +71,13 @@ class ModelShape:
         return self.parameters * self.dtype.itemsize
 
     @staticmethod
-    def of(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ModelShape:
-        """Of a Hub id, a folder that has a config.json, or such a file. Raises `ModelError`."""
+    def of(
+        name: str, *, sites: Sequence[Site] = (), revision: str | None = None, trust_remote_code: bool = False
+    ) -> ModelShape:
+        """Of a Hub id, a folder that has a config.json, or such a file.
+
+        Raises `ModelError` if it cannot be read, or the model lacks one of `sites`.
+        """
         path = Path(name).expanduser()
         if path.is_file():
             named = Checkpoint(name, str(path), "cpu", "auto", revision, trust_remote_code)
@@ -81,7 +85,11 @@ class ModelShape:
             named = Checkpoint.named(name, revision=revision, device="cpu", trust_remote_code=trust_remote_code)
         with named.explained():
             config = named.config()
-            return ModelShape.from_model(name, _empty(config, trust_remote_code))
+            model = _empty(config, trust_remote_code)
+            blocks = find_blocks(model)
+            for site in sites:
+                site_module(blocks, site)
+            return ModelShape.from_model(name, model)
 
     @staticmethod
     def from_model(name: str, model: PreTrainedModel) -> ModelShape:
@@ -105,12 +113,6 @@ class ModelShape:
             dtype=config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32,
             quantized=getattr(model.config, "quantization_config", None) is not None,
         )
-
-    def check(self, sites: Sequence[Site]) -> None:
-        """Raises `ModelError` for a layer that the model does not have."""
-        for site in sites:
-            if site.layer >= len(self.blocks):
-                raise ModelError(f"no layer {site.layer}: the model has layers 0 to {len(self.blocks) - 1}")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,9 @@ TASKS = 2
 FLIGHT = 4
 """Tasks per worker in a flight: workers are idle only while its last ones finish."""
 
+WATCH_S = 1.0
+"""Seconds between two calls of `watch`, at most."""
+
 TRIES = 3
 """Workers that may die over the same task, or in a row before they have loaded the model."""
 
@@ -180,7 +183,8 @@ class RayModel(ActivationModel):
                     running[worker.actor.harvest.remote(packed, list(sites))] = worker, task
                     busy += 1
             joining = [worker.card for worker in self._workers if not worker.is_ready]
-            for ref in self._cluster.wait([*running, *joining], None):
+            self.watch(f"{sum(worker.is_ready for worker in self._workers)} of {len(self._workers)} workers")
+            for ref in self._cluster.wait([*running, *joining], WATCH_S):
                 if ref not in running:
                     continue  # `_ready` looks at it
                 worker, task = running[ref]

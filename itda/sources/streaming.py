@@ -28,7 +28,7 @@ from itda.sources.huggingface import LanguageModel, Splice, Spliced
 from itda.sources.replay import Form, NotReplayableError, form_of, run_block, run_head
 from itda.sources.sizes import groups_in_flight, left_for_states
 from itda.sources.states import States
-from itda.sources.weights import Weights, give_back_freed, open_weights
+from itda.sources.weights import Weights, open_weights
 from itda.sources.windows import Group, Windower
 
 LOGITS = 2**26
@@ -52,8 +52,6 @@ class StreamedModel(ActivationModel):
     form: Form | None
     memory: int
     scratch: Path | None = None
-    watch: Callable[[int, int], object] = lambda _block, _of: None
-    """Called as each block is begun, with its number and that of all that will be run."""
 
     @staticmethod
     def load(
@@ -75,7 +73,6 @@ class StreamedModel(ActivationModel):
         named = Checkpoint.named(
             name, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
-        give_back_freed()
         with named.explained():
             model, weights = open_weights(named.model, torch.device(named.device), head=head)
             inner = LanguageModel(model.eval(), named.tokenizer(), name)
@@ -173,9 +170,9 @@ class StreamedModel(ActivationModel):
         last = max(site.layer for site in sites)
         states = self._states(len(groups), groups[0].input_ids.numel())
         for layer in self.weights.stream(last + 1):
-            self.watch(layer, last + 1)
             here = [site for site in sites if site.layer == layer]
             for place, group in enumerate(groups):
+                self.watch(f"block {layer} of {last + 1}")
                 state = states.get(place) if layer else None
                 output, found = self._step(layer, group, state, here)
                 if layer < last:
@@ -226,9 +223,9 @@ class StreamedModel(ActivationModel):
         states = self._states(len(groups) * branches, groups[0].input_ids.numel())
         last = self.layers if self.is_causal else max(site.layer for site in sites) + 1
         for layer in self.weights.stream(last):
-            self.watch(layer, last)
             here = [site for site in sites if site.layer == layer]
             for place, group in enumerate(groups):
+                self.watch(f"block {layer} of {last}")
                 spliced: list[tuple[Site, str]] = [key for at, key in states.keys() if at == place and key is not None]  # noqa: SIM118
                 for key in spliced:
                     states.put((place, key), self._step(layer, group, states.get((place, key)), [])[0])

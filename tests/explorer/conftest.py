@@ -13,6 +13,10 @@ from strange_corpus import write_to
 from itda import config as settings
 from itda.explorer.pages import Explorer
 
+pytest.register_assert_rewrite("serving")
+
+from serving import own, port, shared, static  # noqa: E402, F401 - fixtures, for all files here
+
 
 @dataclass(frozen=True)
 class Served:

@@ -1,38 +1,14 @@
 """Corpora have the same documents with the same ids everywhere, and say in one line what cannot be read."""
 
-import json
 import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as parquet
 import pytest
+from sources.corpus_files import one_line, pairs, write_jsonl, write_parquet
 
 from itda.errors import CorpusError
-from itda.sources.corpus import Corpus, Document, is_held_out, open_corpus, python_docs, read_hub_rows
-
-HUB_WARNINGS = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-
-
-def write_jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def write_parquet(path, rows):
-    parquet.write_table(pa.Table.from_pylist(rows), path)
-
-
-def pairs(corpus):
-    return [(document.id, document.text) for document in corpus]
-
-
-def one_line(error):
-    text = str(error.value)
-    assert "\n" not in text
-    return text
+from itda.sources.corpus import Corpus, Document, is_held_out, open_corpus, python_docs
 
 
 @pytest.fixture
@@ -371,135 +347,3 @@ def test_python_docs_hold_out_about_one_in_ten(docs):
 def test_python_docs_with_tests_are_the_same_documents_and_more(docs):
     longer = {document.id for document in python_docs(tests=True)}
     assert {document.id for document in docs} <= longer
-
-
-# The Hub.
-
-
-@HUB_WARNINGS
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_hub_rows_are_streamed_with_numbered_ids(tmp_path, kind, monkeypatch):
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    data = tmp_path / "data"
-    data.mkdir()
-    rows = [{"text": f"row {i} é", "n": i} for i in range(5)]
-    (write_jsonl if kind == "jsonl" else write_parquet)(data / f"train.{kind}", rows)
-    documents = list(read_hub_rows(str(data), "text", None, "train", None))
-    assert [(d.id, d.text) for d in documents] == [(f"{data}/train:{i}", f"row {i} é") for i in range(5)]
-
-
-@HUB_WARNINGS
-def test_hub_rows_without_the_field_raise_and_name_the_remedy(tmp_path):
-    write_jsonl(tmp_path / "train.jsonl", [{"body": "one"}])
-    with pytest.raises(
-        CorpusError, match=r"row 0 has no text under 'text' .*: name the key with --text-field"
-    ) as error:
-        list(read_hub_rows(str(tmp_path), "text", None, "train", None))
-    one_line(error)
-
-
-@HUB_WARNINGS
-def test_hub_rows_of_an_unknown_split_raise_and_name_the_remedy(tmp_path):
-    write_jsonl(tmp_path / "train.jsonl", [{"text": "one"}])
-    with pytest.raises(CorpusError, match=r"cannot read the data set .*: check its name, config and split") as error:
-        list(read_hub_rows(str(tmp_path), "text", None, "validation", None))
-    one_line(error)
-
-
-@HUB_WARNINGS
-def test_hub_rows_of_an_empty_folder_raise_and_name_the_remedy(tmp_path):
-    with pytest.raises(CorpusError, match=r"cannot read the data set .*: check its name, config and split") as error:
-        list(read_hub_rows(str(tmp_path), "text", None, "train", None))
-    one_line(error)
-
-
-@HUB_WARNINGS
-def test_hub_rows_with_a_broken_line_raise_a_corpus_error(tmp_path):
-    (tmp_path / "train.jsonl").write_text('{"text": "one"}\n{"text": \n')
-    with pytest.raises(CorpusError) as error:
-        list(read_hub_rows(str(tmp_path), "text", None, "train", None))
-    one_line(error)
-
-
-def test_an_error_without_a_message_while_streaming_is_a_corpus_error(monkeypatch):
-    import datasets
-
-    def fail(*_args, **_options):
-        raise ConnectionError
-
-    monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(CorpusError, match="cannot read the data set owner/name") as error:
-        list(read_hub_rows("owner/name", "text", None, "train", None))
-    one_line(error)
-
-
-def test_hub_errors_that_are_no_oserrors_are_corpus_errors(monkeypatch):
-    import datasets
-    from huggingface_hub.errors import HTTPError
-
-    def fail(*_args, **_options):
-        raise HTTPError("timed out")
-
-    monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(CorpusError, match="cannot read the data set owner/name"):
-        list(read_hub_rows("owner/name", "text", None, "train", None))
-
-
-def hub_answers(monkeypatch, answer):
-    from huggingface_hub import HfApi
-
-    def dataset_info(self, repo_id, *, revision=None, **_options):
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(HfApi, "dataset_info", dataset_info)
-
-
-def test_a_hub_id_while_the_hub_cannot_be_reached_raises_with_a_remedy(monkeypatch):
-    hub_answers(monkeypatch, OSError("no route to host\nsecond line"))
-    with pytest.raises(CorpusError, match="the Hub cannot be reached: check the network, or use python-docs") as error:
-        open_corpus("owner/name")
-    assert "'owner/name'" in one_line(error)
-
-
-def test_an_unknown_hub_id_raises_with_a_remedy(monkeypatch):
-    from types import SimpleNamespace
-
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    response = SimpleNamespace(headers={}, request=None)
-    hub_answers(monkeypatch, RepositoryNotFoundError("404 Client Error\nnot found", response=response))
-    with pytest.raises(CorpusError, match="no file, folder or Hub data set 'owner/nmae': check the spelling") as error:
-        open_corpus("owner/nmae")
-    one_line(error)
-
-
-def test_the_fingerprint_of_a_hub_data_set_is_its_revision_and_settings(monkeypatch):
-    from types import SimpleNamespace
-
-    def of(sha="abc", **settings):
-        hub_answers(monkeypatch, SimpleNamespace(sha=sha))
-        return open_corpus("owner/name", **settings).fingerprint
-
-    same = of()
-    assert same == of()
-    assert len({same, of(sha="def"), of(config="en"), of(split="test"), of(text_field="body")}) == 5
-
-
-def test_a_hub_id_offline_raises_one_line_in_a_new_process():
-    code = (
-        "from itda.sources.corpus import open_corpus\n"
-        "try: open_corpus('owner/name')\n"
-        "except Exception as error: print(repr(error))"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout.startswith("CorpusError(")
-    assert run.stdout.count("\n") == 1
-    assert "the Hub cannot be reached" in run.stdout

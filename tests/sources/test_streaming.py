@@ -93,6 +93,24 @@ def test_each_byte_of_a_block_is_read_once_for_all_groups(saved, name):
     assert streamed.weights.bytes_read == sum(each.bytes for stored in streamed.weights.of_block[:2] for each in stored)
 
 
+def test_each_step_is_told_and_may_end_it(saved):
+    streamed = StreamedModel.load(str(saved("llama")))
+    groups, told = list(HuggingFaceSource(streamed, CORPUS, [Site(1)], window=12, batch_size=4)._groups()), []
+    with streamed.watched(told.append):
+        list(streamed.harvest(groups, [Site(1)]))
+    assert told == ["block 0 of 2"] * 4 + ["block 1 of 2"] * 4
+
+    def end(_place):
+        if len(told) == 11:
+            raise ZeroDivisionError
+        told.append("again")
+
+    with streamed.watched(end), pytest.raises(ZeroDivisionError):
+        list(streamed.harvest(groups, [Site(1)]))
+    assert all(value.is_meta for block in streamed.blocks for value in block.parameters())
+    same(read(streamed), read(LanguageModel.load(str(saved("llama")))))
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma-2", "qwen3-moe"])
 def test_loading_around_each_block_gives_the_same_bits(saved, name):
     folder = str(saved(name))

@@ -1,6 +1,5 @@
 """`itda train --workers` on a Ray cluster of two nodes: the dictionaries of one process, whatever dies."""
 
-import os
 import shutil
 import signal
 import threading
@@ -12,11 +11,6 @@ import pytest
 from itda import recipes
 from itda.config import Train
 
-# Read by Ray as it is imported; without it, Ray looks for 127.0.0.1 under the machine's own address.
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-pytest.importorskip("ray")
-pytestmark = pytest.mark.xdist_group("ray")
-
 SETTINGS = {
     "model": "tiny",
     "layers": "1,3",
@@ -26,21 +20,6 @@ SETTINGS = {
     "window": 32,
     "batch_size": 4,
 }
-
-
-@pytest.fixture(scope="module")
-def address():
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 2, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        machines = Cluster(initialize_head=True, head_node_args=node)
-        try:
-            machines.add_node(**node)
-            yield machines.address
-        finally:
-            machines.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,6 @@ from itda.sources.ray import RayModel
 from itda.sources.ray_cluster import Packed, RayCluster
 from itda.sources.ray_trainers import RayTrainers
 
-# Read by Ray as it is imported; without it, Ray looks for 127.0.0.1 under the machine's own address.
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-pytest.importorskip("ray")
-
 SITES = [Site(1), Site(3, "mlp_out")]
 TOKENS = 2500
 CORPUS = Corpus.from_texts([path.read_text() for path in sorted(Path(itda.__file__).parent.glob("core/b*.py"))])
@@ -34,19 +30,9 @@ TINY = partial(LanguageModel.load, "tiny", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 2, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        machines = Cluster(initialize_head=True, head_node_args=node)
-        try:
-            machines.add_node(**node)
-            with RayCluster.connect(machines.address) as connected:
-                yield connected
-        finally:
-            machines.shutdown()
+def cluster(address):
+    with RayCluster.connect(address) as connected:
+        yield connected
 
 
 @pytest.fixture(scope="module")
