@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import inspect
+import sys
 import typing
 
 import jaxtyping
@@ -16,6 +17,16 @@ from jaxtyping import _decorator as decorator
 
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("house")
+
+TOGETHER = ("tests/explorer/", "tests/workers/")
+"""Folders whose tests share a browser, or a cluster."""
+LONG = (
+    "tests/explorer/",
+    "tests/test_resume.py",
+    "tests/workers/",
+    "tests/core/test_build.py",
+    "tests/core/test_growth.py",
+)
 
 shape_checked = jaxtyping.jaxtyped
 type_checked = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
@@ -58,9 +69,25 @@ def pytest_xdist_make_scheduler(config, log):
     class Together(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            return next((folder for folder in ("tests/explorer", "tests/workers") if file.startswith(folder)), file)
+            return next((folder for folder in TOGETHER if file.startswith(folder)), file)
 
+    config.option.loadscopereorder = False
     return Together(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items):
+    """What takes long comes first, so that the processes end together."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: next((at for name, at in places.items() if item.nodeid.startswith(name)), len(LONG)))
+
+
+@pytest.fixture(autouse=True)
+def usual_memory():
+    """A command that a test runs in its own process sets limits for the whole of it."""
+    yield
+    if memory := sys.modules.get("itda.core.memory"):
+        memory.set_memory(None)
+        memory.set_fast(False)
 
 
 @pytest.fixture(autouse=True, scope="session")

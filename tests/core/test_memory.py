@@ -18,9 +18,6 @@ from itda.errors import SettingError
 @pytest.fixture(autouse=True)
 def default():
     gc.collect()
-    yield
-    itda.set_memory(None)
-    itda.set_fast(False)
 
 
 def test_by_default_half_of_what_is_free_may_be_taken():
