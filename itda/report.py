@@ -218,8 +218,9 @@ def plan_summary(made: Planned) -> str:
         f"{_end(shape.name, 40)}: {shape.parameters / 1e9:,.1f} billion parameters, {len(shape.blocks)} blocks of "
         f"width {shape.d_model:,}, {dtype}.",
         f"On disk {_gb(shape.bytes)}: {_gb(block)} a block, {_gb(outside)} embeddings, {head}.",
-        f"{made.tokens:,} tokens in windows of {options.window}, {options.batch_size} at once; {len(made.sites)} "
-        f"sites, of which the last is in block {layers} of {len(shape.blocks)}; {made.atoms:,} atoms each.",
+        f"{made.tokens:,} tokens in windows of {options.window}, {options.batch_size} at once; "
+        f"{len(made.sites)} site{'s, the last' * (len(made.sites) > 1)} in block {layers} of {len(shape.blocks)}; "
+        f"{made.atoms:,} atoms each.",
     ]
     if shape.quantized:
         about.append(f"Its weights are quantized: less is read, and held, than said here for {dtype}.")
@@ -256,8 +257,8 @@ def plan_summary(made: Planned) -> str:
     ]
     assumed = (
         f"Assumed, not measured: {options.tflops:g} TFLOP/s on the GPU (--tflops), {options.cpu_tflops:g} on a CPU "
-        f"(--cpu-tflops), {options.disk_gbps:g} GB/s from disk (--disk-gbps), 1.1 GB for CUDA. GB are 10^9 bytes; "
-        f"{options.gpu_memory} is 2^30 of them, {_gb(made.machines[GPU].gpu or 0)}. Nothing else uses the machine."
+        f"(--cpu-tflops), {options.disk_gbps:g} GB/s from disk (--disk-gbps), 1.1 GB for CUDA. GB are 10^9 bytes, "
+        f"G are 2^30: {options.gpu_memory} is {_gb(made.machines[GPU].gpu or 0)}. Nothing else uses the machine."
     )
     paragraphs = ["\n".join("\n".join(textwrap.wrap(line, WIDTH)) for line in about)]
     paragraphs.append(table(["", gpu, f"laptop of {options.laptop}"], rows))
@@ -282,13 +283,14 @@ def _verdicts(made: Planned) -> list[str]:
             lines.append(of + f"does not fit, it takes {_gb(found.ram)} of RAM: {what}fewer --atoms or layers may do.")
         elif made.whole[name]:
             lines.append(of + f"fits, and need not be streamed: all weights are {_gb(found.whole_model)}.")
-        else:
+        elif found.flights == 1:
             lines.append(of + f"fits, streamed; all weights at once would be {_gb(found.whole_model)}.")
         if found.flights > 1 and not made.whole[name]:
-            # Said of what does not fit too: a lower number of atoms would not change it.
-            barely = "barely: " if found.fits else ""
+            # Said of what does not fit too: fewer atoms would not change it.
+            one_group = found.in_flight <= made.options.window * made.options.batch_size
+            said = f"{'barely ' * one_group}fits, streamed: " * found.fits
             lines.append(
-                of + f"{barely}hidden states of only {found.in_flight:,} tokens fit at once, so the blocks are read "
+                of + f"{said}hidden states of only {found.in_flight:,} tokens fit at once, so the blocks are read "
                 f"{found.flights:,} times, {_gb(found.bytes_read)}: more --model-memory, or a --scratch folder, makes "
                 "it fewer."
             )

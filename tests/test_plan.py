@@ -96,7 +96,9 @@ def test_less_memory_means_more_flights_and_scratch_as_many_as_before():
     assert found.flights == 4
     assert found.states <= parse_bytes("4G")
     assert found.bytes_read == pytest.approx(4 * planned("70B", "40").training[GPU].bytes_read, rel=0.05)
-    assert "read 4 times" in plan_summary(little)
+    assert "GPU: fits, streamed: hidden states of only 262,144 tokens fit" in " ".join(plan_summary(little).split())
+    assert "laptop: barely fits, streamed: hidden states of only 1,024" in " ".join(plan_summary(little).split())
+    assert "yes, read 4 times" in plan_summary(little)
     on_disk = planned("70B", "40", model_memory="4G", scratch="100G").training[GPU]
     assert (on_disk.flights, on_disk.states_on_disk) == (1, True)
     assert on_disk.ram < found.ram
