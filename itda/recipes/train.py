@@ -189,7 +189,7 @@ class _Reading:
                         self.read.add(fresh[self.lead].labels)
                     progress.update(self.tokens - shown)
                     shown = self.tokens
-                    progress.set_postfix_str(self._atoms() + self._place)
+                    progress.set_postfix_str(self._place + self._atoms())
                     if time.monotonic() - logged >= LOG_EVERY_S:
                         logged = time.monotonic()
                         log(json.dumps(self._line(fresh)) + "\n")
@@ -202,12 +202,12 @@ class _Reading:
 
     def _watching(self, progress: Progress) -> Callable[[str], object]:
         """What a model calls that yields nothing for long: shows what is being done, and ends it on request."""
-        show = now_and_then(lambda place: progress.set_postfix_str(f"{self._atoms()}, {place}"))
+        show = now_and_then(lambda place: progress.set_postfix_str(f"{place}, {self._atoms()}"))
 
         def watch(place: str) -> None:
             if self.keeper.stopping:
                 raise _Asked
-            self._place = f", {place}"
+            self._place = f"{place}, "
             show(place)
 
         return watch

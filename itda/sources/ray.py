@@ -183,7 +183,7 @@ class RayModel(ActivationModel):
                     running[worker.actor.harvest.remote(packed, list(sites))] = worker, task
                     busy += 1
             joining = [worker.card for worker in self._workers if not worker.is_ready]
-            self.watch(f"{sum(worker.is_ready for worker in self._workers)} of {len(self._workers)} workers")
+            self.watch(f"{sum(worker.is_ready for worker in self._workers)}/{len(self._workers)} workers")
             for ref in self._cluster.wait([*running, *joining], WATCH_S):
                 if ref not in running:
                     continue  # `_ready` looks at it

@@ -172,7 +172,7 @@ class StreamedModel(ActivationModel):
         for layer in self.weights.stream(last + 1):
             here = [site for site in sites if site.layer == layer]
             for place, group in enumerate(groups):
-                self.watch(f"block {layer} of {last + 1}")
+                self.watch(f"block {layer + 1}/{last + 1}")
                 state = states.get(place) if layer else None
                 output, found = self._step(layer, group, state, here)
                 if layer < last:
@@ -225,7 +225,7 @@ class StreamedModel(ActivationModel):
         for layer in self.weights.stream(last):
             here = [site for site in sites if site.layer == layer]
             for place, group in enumerate(groups):
-                self.watch(f"block {layer} of {last}")
+                self.watch(f"block {layer + 1}/{last}")
                 spliced: list[tuple[Site, str]] = [key for at, key in states.keys() if at == place and key is not None]  # noqa: SIM118
                 for key in spliced:
                     states.put((place, key), self._step(layer, group, states.get((place, key)), [])[0])

@@ -98,7 +98,7 @@ def test_each_step_is_told_and_may_end_it(saved):
     groups, told = list(HuggingFaceSource(streamed, CORPUS, [Site(1)], window=12, batch_size=4)._groups()), []
     with streamed.watched(told.append):
         list(streamed.harvest(groups, [Site(1)]))
-    assert told == ["block 0 of 2"] * 4 + ["block 1 of 2"] * 4
+    assert told == ["block 1/2"] * 4 + ["block 2/2"] * 4
 
     def end(_place):
         if len(told) == 11:
