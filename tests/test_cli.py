@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from itda import ITDA
-from itda.cli import main
+from itda.cli import FULL, main
 from itda.config import parse_bytes
 from itda.core import memory
 from itda.store import RUN_FORMAT
@@ -191,6 +192,19 @@ def test_with_little_memory_or_fast_on_a_cpu_the_atoms_are_the_same_and_the_log_
     assert not (run / "log.jsonl").read_text() or "gram_rows" in json.loads(
         (run / "log.jsonl").read_text().splitlines()[0]
     )
+
+
+@pytest.mark.parametrize("number", FULL)
+def test_a_full_disk_anywhere_is_one_line(monkeypatch, capsys, number):
+    def full(_options):
+        raise OSError(number, os.strerror(number), "/data/x")
+
+    monkeypatch.setattr("itda.cli._info", full)
+    with pytest.raises(SystemExit) as stop:
+        main(["info", "run"])
+    assert stop.value.code == 2
+    said = f"itda: no space for /data/x ({os.strerror(number)}): free some, and run the command again\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import numba
@@ -33,9 +34,18 @@ def fast(function: F) -> F:
 def _compiled(function: F, **options: Any) -> F:
     options |= {"nogil": True, "error_model": "numpy"}
     try:
-        return cast(F, numba.njit(cache=True, **options)(inspect.unwrap(function)))
+        made = numba.njit(cache=True, **options)(inspect.unwrap(function))
     except RuntimeError:  # no folder for compiled code can be written to: then each process compiles for itself
         return cast(F, numba.njit(**options)(inspect.unwrap(function)))
+    cache: Any = made._cache  # pyright: ignore[reportAttributeAccessIssue]
+    save = cache.save_overload
+
+    def save_if_possible(*entry: Any) -> None:
+        with suppress(OSError):  # nor where the disk is full
+            save(*entry)
+
+    cache.save_overload = save_if_possible
+    return cast(F, made)
 
 
 @intrinsic
