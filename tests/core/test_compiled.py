@@ -2,6 +2,7 @@
 
 import errno
 
+import numba
 import numpy as np
 import pytest
 from numba.core import caching
@@ -10,8 +11,9 @@ from itda.core.pursuit.compiled import exact
 
 
 @pytest.mark.parametrize("method", ["_save_index", "_save_data"])
-def test_on_a_full_disk_a_loop_runs_and_is_not_kept(monkeypatch, method):
+def test_on_a_full_disk_a_loop_runs_and_is_not_kept(monkeypatch, tmp_path, method):
     tried = []
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
 
     def full(*arguments):
         tried.append(arguments)
@@ -27,3 +29,4 @@ def test_on_a_full_disk_a_loop_runs_and_is_not_kept(monkeypatch, method):
     monkeypatch.setattr(caching.IndexDataCacheFile, method, full)
     assert total(np.arange(5.0)) == 10
     assert tried
+    assert not list(tmp_path.rglob("*.nbc"))
