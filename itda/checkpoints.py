@@ -30,6 +30,7 @@ from torch import Tensor
 from itda.core.labels import Labels
 from itda.core.state import State
 from itda.errors import StoreError
+from itda.store import is_full
 
 FORMAT, FORMAT_VERSION = "itda-checkpoint", 1
 
@@ -53,8 +54,6 @@ DTYPES = {
     torch.bool: "BOOL",
 }
 """As safetensors names them."""
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +104,7 @@ def write_checkpoint(
         partial.rename(path)
         _sync(folder)
     except OSError as error:
-        if error.errno in FULL:
+        if is_full(error):
             raise StoreError(f"no space for a checkpoint in {folder}: free some, {remedy}") from error
         reason = error.strerror or type(error).__name__
         raise StoreError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -16,9 +15,6 @@ from itda.errors import ItdaError, SettingError
 
 if TYPE_CHECKING:
     from itda.recipes import Progress, Run, TokenDecomposition
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a full disk is told by, a quota and a limit on the size of files too."""
 
 DEMO_HELD_OUT, DEMO_USES, DEMO_INDEXED = "10k", "20k", "50k"
 DEMO_LAYERS, DEMO_TOKENS, DEMO_K, DEMO_THRESHOLD = "2,4", "200k", 16, 0.3
@@ -53,11 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output, `head` for one, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        if error.errno not in FULL:
+    except Exception as error:
+        from itda.store import is_full
+
+        if not is_full(error):
             raise
-        where = f" for {error.filename}" if error.filename else ""
-        print(f"itda: no space{where} ({error.strerror}): free some, and run the command again", file=sys.stderr)
+        print(f"itda: no space ({error}): free some, and run the command again", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -4,7 +4,9 @@ A folder is written under a temporary name beside its own and renamed when it is
 either all of it or nothing that could be taken for it. Nothing is ever unpickled.
 """
 
+import errno
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -28,6 +30,21 @@ FORMAT_VERSION = 1
 RUN_FORMAT, DICTIONARY_FORMAT, METRICS_FORMAT = "itda-run", "itda-dictionary", "itda-metrics"
 TOKENS_FORMAT = "itda-tokens"
 DICTIONARY_FILES = ("config.json", "atoms.safetensors", "labels.parquet", "README.md")
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a full disk, a quota, and a limit on the size of files are told by."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether something could not be written for want of space.
+
+    >>> is_full(OSError(errno.ENOSPC, "No space left on device")), is_full(FileNotFoundError())
+    (True, False)
+    """
+    if isinstance(error, SafetensorError):  # it has the number in its text alone
+        found = re.search(r"os error (\d+)", str(error))
+        return found is not None and int(found[1]) in FULL
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import time
 from contextlib import nullcontext
 
 import pytest
+from safetensors import SafetensorError
 
 from itda import recipes
 from itda.cli import main
@@ -245,11 +246,36 @@ def test_a_full_disk_is_one_line_and_with_room_again_it_goes_on(commands, corpus
 def test_a_full_disk_by_a_limit_on_files(commands, corpus, whole, tmp_path):
     expected, _ = whole("ordinary")
     out = tmp_path / "run"
+    # In a checkpoint, or, where there are few of them, in a dictionary.
     code, error = commands.run(*train(corpus, "ordinary", out), limit=300_000)
-    assert code == 2
+    assert (code, error.count("\n")) == (2, 1), error
     assert "no space" in error
-    assert error.count("\n") == 1
-    assert commands.run("train", "--resume", str(out), "--quiet") == (0, "")
+    if (out / "unfinished.json").exists():
+        assert error.endswith(f"go on with itda train --resume {out}\n")
+        assert commands.run("train", "--resume", str(out), "--quiet") == (0, "")
+        same(out, expected)
+
+
+@pytest.mark.parametrize("often", [True, False], ids=["after a checkpoint", "before the first"])
+def test_no_room_for_the_dictionaries_is_one_line_that_says_how_to_go_on(
+    corpus, whole, tmp_path, monkeypatch, capsys, often
+):
+    expected, _ = whole("ordinary")
+    out, arguments = tmp_path / "run", train(corpus, "ordinary", tmp_path / "run")
+
+    def full(*_arguments):
+        raise SafetensorError("Error while serializing: I/O error: File too large (os error 27)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("itda.store.save_file", full)
+        with pytest.raises(SystemExit) as stop:
+            main(arguments if often else arguments[: -len(OFTEN)])
+        assert stop.value.code == 2
+    error = capsys.readouterr().err
+    then = f"go on with itda train --resume {out}" if often else "run the same command again"
+    assert error == f"itda: no space to write {out}: free some, then {then}\n"
+    assert out.exists() == often
+    main(["train", "--resume", str(out), "--quiet"] if often else arguments)
     same(out, expected)
 
 

@@ -59,6 +59,7 @@ def _make(unfinished: Unfinished, bar: Bar, say: Callable[[str], object]) -> Run
     """Make a run, from the beginning or from where it was left."""
     options = unfinished.options
     with ExitStack() as stack:
+        stack.enter_context(unfinished.room())
         cluster = stack.enter_context(cluster_of(options))
         origin = open_origin(options, cluster)
         if origin.model is not None:

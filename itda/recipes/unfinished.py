@@ -29,7 +29,7 @@ from itda.checkpoints import Checkpoint, latest_checkpoint, write_checkpoint
 from itda.core.state import State
 from itda.errors import StoreError
 from itda.recipes.runs import UNFINISHED
-from itda.store import FORMAT_VERSION, RUN_FORMAT, read_json, write_json
+from itda.store import FORMAT_VERSION, RUN_FORMAT, is_full, read_json, write_json
 
 CHECKPOINTS, LOG = "checkpoints", "log.jsonl"
 UNFINISHED_FORMAT = "itda-unfinished-run"
@@ -130,6 +130,17 @@ class Unfinished:
     def write(self, record: Mapping[str, Any], states: Mapping[str, State]) -> None:
         """Write a checkpoint. Raises `StoreError`; the one before stays."""
         write_checkpoint(self.folder / CHECKPOINTS, record, states, remedy=f"then go on with {self.remedy}")
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """Raises `StoreError`, with how to go on, if there is no space to write."""
+        try:
+            yield
+        except Exception as error:
+            if not is_full(error):
+                raise
+            then = f"go on with {self.remedy}" if self.has_checkpoint else "run the same command again"
+            raise StoreError(f"no space to write {self.folder}: free some, then {then}") from error
 
     @contextmanager
     def log(self, seen: int) -> Iterator[Callable[[str], Any]]:
