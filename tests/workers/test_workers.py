@@ -35,9 +35,11 @@ def alone(corpus, tmp_path_factory):
     return recipes.train(Train(**SETTINGS, corpus=corpus, out=tmp_path_factory.mktemp("alone") / "run")).folder
 
 
-def same(run, expected):
-    paths = [path for path in expected.glob("layer_*/*") if path.parent.name in {each.name for each in run.iterdir()}]
-    assert len(paths) == 4 * len(list(run.glob("layer_*"))) > 0
+def same(run, expected, layers="3"):
+    names = {f"layer_{layer}" for layer in layers.split(",")}
+    assert {folder.name for folder in run.glob("layer_*")} == names
+    paths = [path for name in names for path in (expected / name).iterdir()]
+    assert len(paths) == 4 * len(names)
     for path in [*paths, expected / "tokens.parquet"]:
         name = path.relative_to(expected)
         assert (run / name).read_bytes() == path.read_bytes(), name
@@ -47,7 +49,7 @@ def same(run, expected):
 @pytest.mark.parametrize(("workers", "layers"), [(1, "3"), (2, "1,3"), (3, "3")])
 def test_any_number_of_workers_gives_the_dictionaries_of_one_process(address, corpus, alone, tmp_path, workers, layers):
     options = Train(**{**SETTINGS, "layers": layers}, corpus=corpus, out=tmp_path / "run", workers=workers, ray=address)
-    same(recipes.train(options).folder, alone)
+    same(recipes.train(options).folder, alone, layers)
 
 
 def workers_here():
