@@ -1,0 +1,98 @@
+"""The overlap of runs."""
+
+from __future__ import annotations
+
+import statistics
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from itda.core.batch import Site
+from itda.recipes.compare import Overlap, Pair, noise_floors
+from itda.report.text import WIDTH, end, number, table
+
+
+def comparison(pairs: Sequence[Pair]) -> str:
+    """The overlap of runs: a table for each pair, if they are few, and one line for each if they are many."""
+    parts = [_pair(pair, noise_floors(pairs, (pair.a, pair.b))) for pair in pairs[:MOST_PAIRS]]
+    if len(pairs) > MOST_PAIRS:
+        parts = []
+    if len(pairs) > 1:
+        parts.append(_pairs(pairs))
+    parts.append(
+        "\n".join(
+            [
+                "weighted: Jaccard of the atoms weighted by how much each was needed, 1 for equal",
+                "dictionaries. adjusted: Jaccard with what sets of these sizes share by chance",
+                "taken out. [ ]: 95%, by resampling documents. docs/comparing.md tells more.",
+            ]
+        )
+    )
+    return "\n\n".join(parts)
+
+
+MOST_PAIRS = 3
+"""More than these are not told site by site."""
+
+
+def _pair(pair: Pair, floors: Mapping[Site, Overlap]) -> str:
+    lines = [f"a: {pair.a}", f"b: {pair.b}"]
+    if pair.kind == "noise floor":
+        lines.append("One model: what differs is noise, the floor for every other comparison.")
+    a, b = (f"{share:.1%}" for share in pair.shares)
+    how = "the end of the token in its document, as tokenizers differ" if pair.by_end else "position"
+    lines += textwrap.wrap(f"{pair.tokens:,} tokens in both, {a} of those of a and {b} of b, matched by {how}.", WIDTH)
+    for note in pair.notes:
+        lines += textwrap.wrap(f"They differ in {note}.", WIDTH)
+    if pair.same:
+        with_floor = bool(floors) and pair.kind == "models"
+        header = ["site", "atoms a", "atoms b", "Jaccard", "adjusted", "weighted"]
+        rows = []
+        for site, found in pair.same.items():
+            cells = [str(site), *(f"{n:,}" for n in found.atoms)]
+            cells += [_with_interval(found, "jaccard"), f"{found.values['adjusted']:.3f}"]
+            cells.append(_with_interval(found, "weighted"))
+            if with_floor:
+                cells.append(f"{floors[site].values['weighted']:.3f}" if site in floors else "-")
+            rows.append(cells)
+        lines += ["", table([*header, *(["floor"] if with_floor else [])], rows)]
+        if with_floor:
+            lines.append("floor: the weighted index of a run with itself, made at another batch size.")
+    names = {"weighted": "weighted", "adjusted": "adjusted", "jaccard": "Jaccard"}
+    names |= {"matched": "equal sizes", "size_only": "sizes alone"}
+    rows = [
+        [site.short, *(",".join(best.short for best in pair.matches[name].best[site][:3]) for name in names)]
+        for site in pair.sites[0]
+    ]
+    if pair.same:
+        rows.append(["same site", *(f"{pair.matches[name].accuracy:.0%}" for name in names)])
+    lines += ["", "The site of b most similar to each of a, by index and by the controls:", ""]
+    lines.append(table(["a", *names.values()], rows))
+    if pair.same:
+        lines.append(f"same site: by chance it would be {1 / len(pair.sites[1]):.0%}.")
+    union = pair.union
+    lines += ["", f"All sites together: {union.both:,} labels of {union.atoms[0]:,} and {union.atoms[1]:,} in both,"]
+    lines.append(f"Jaccard {_with_interval(union, 'jaccard')}, adjusted {union.values['adjusted']:.3f}.")
+    return "\n".join(lines)
+
+
+def _pairs(pairs: Sequence[Pair]) -> str:
+    rows = []
+    for pair in pairs:
+        found = list(pair.same.values())
+        mean = {
+            name: statistics.fmean(each.values[name] for each in found) if found else None
+            for name in ("jaccard", "adjusted", "weighted")
+        }
+        match = f"{pair.matches['weighted'].accuracy:.0%}" if found else "-"
+        names = f"{end(pair.a, 14)} {end(pair.b, 14)}" + (" *" if pair.kind == "noise floor" else "")
+        cells = [names, *(number(value) for value in mean.values())]
+        rows.append([*cells, number(pair.union.values["jaccard"]), match])
+    text = table(["runs", "Jaccard", "adjusted", "weighted", "union", "match"], rows)
+    text += "\nJaccard to weighted: means over the sites that both have. union: Jaccard of all"
+    text += "\nsites together. match: sites whose best match by the weighted index is the same."
+    return text + ("\n* one model: noise." if any(pair.kind == "noise floor" for pair in pairs) else "")
+
+
+def _with_interval(overlap: Overlap, name: str) -> str:
+    low, high = overlap.intervals[name]
+    return f"{overlap.values[name]:.3f}" + (f" [{low:.2f},{high:.2f}]" if low == low else "")

@@ -1,0 +1,64 @@
+"""Measures of dictionaries: evaluation, and probes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+
+from itda.core.batch import Site
+from itda.evaluation import Evaluation
+from itda.probing import ProbeResult
+from itda.report.text import WIDTH, number, table
+
+
+def evaluation(results: Mapping[Site, Evaluation]) -> str:
+    """The measures of each dictionary, with a line on what they mean."""
+    rows = [
+        ["tokens", *(f"{r.tokens:,}" for r in results.values())],
+        ["atoms", *(f"{r.atoms:,}" for r in results.values())],
+        ["  of them never used", *(f"{r.unused_atoms:,}" for r in results.values())],
+        ["l0 (atoms per token)", *(f"{r.l0:.1f}" for r in results.values())],
+        ["fvu (variance unexplained)", *(number(r.fvu) for r in results.values())],
+        *_interval_row("fvu", results.values()),
+    ]
+    if all(result.ce_clean is not None for result in results.values()):
+        names = {
+            "CE of the model": "ce_clean",
+            "CE, dictionary spliced in": "ce_spliced",
+            "CE, mean activation": "ce_mean",
+            "CE, zeros": "ce_zero",
+            "CE loss score (1 is perfect)": "ce_loss_score",
+            "KL from the model, nats": "kl",
+        }
+        for title, name in names.items():
+            rows.append([title, *(number(asdict(r)[name]) for r in results.values())])
+            rows += _interval_row(name, results.values())
+    rows.append(["encoded per second", *(f"{r.encode_per_second:,.0f}" for r in results.values())])
+    return table(["", *(str(site) for site in results)], rows)
+
+
+def _interval_row(name: str, results: Iterable[Evaluation]) -> list[list[str]]:
+    found = [result.intervals.get(name) for result in results]
+    if all(each is None for each in found):
+        return []
+    return [["  95% interval", *("-" if each is None else f"{each[0]:.4f}-{each[1]:.4f}" for each in found)]]
+
+
+def probes(
+    names: Sequence[str], sizes: Sequence[int | None], results: Mapping[Site, Mapping[str, Sequence[ProbeResult]]]
+) -> str:
+    """Balanced accuracy of each readout, the mean over the classes, with 95% intervals under it."""
+    blocks = [
+        "Balanced accuracy of probes that read the best 1, 2 ... latents: the mean over\n"
+        + "\n".join(textwrap.wrap(", ".join(names) + ". 0.5 is chance. 95% intervals over documents.", WIDTH))
+    ]
+    for site, readouts in results.items():
+        rows = []
+        for name, found in readouts.items():
+            rows.append([name, *(f"{probe.mean.value:.3f}" for probe in found)])
+            ends = [f"{probe.mean.low:.2f}-{probe.mean.high:.2f}".replace("0.", ".") for probe in found]
+            if "nan" not in ends[0]:  # as it is where one document is all there is to judge on
+                rows.append(["", *ends])
+        blocks.append(table([str(site), *("all" if size is None else str(size) for size in sizes)], rows))
+    return "\n\n".join(blocks)

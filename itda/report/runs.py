@@ -1,0 +1,92 @@
+"""What is in a run folder, an index, a folder of activations."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from itda.core.batch import Site
+from itda.core.model import ITDA
+from itda.recipes import Run
+from itda.recipes.harvest import Harvest
+from itda.recipes.index import Indexing
+from itda.report.text import WIDTH, number, table
+
+
+def run_summary(run: Run, loaded: Mapping[Site, ITDA], metrics: Mapping[Site, Mapping[str, Any]]) -> str:
+    """What is in a run folder."""
+    record = run.record
+    lines = [
+        f"{run.folder}: {record['model']} on {record['corpus']} ({record['corpus_part']} part)",
+        f"{record['tokens']:,} tokens in windows of {record['window']}, mode {record['settings']['mode']}, "
+        f"in {record['seconds']:.0f} s",
+        "",
+    ]
+    if record["settings"].get("atoms") is not None:
+        found = ", ".join(f"{site} {number:,}" for site, number in record.get("found", {}).items())
+        shown = f"found before the crop to {record['settings']['atoms']} atoms: {found}"
+        lines[-1:] = [*textwrap.wrap(shown, WIDTH), ""]
+    rows = []
+    for site, dictionary in loaded.items():
+        measured = metrics.get(site, {})
+        cells = [str(site), f"{len(dictionary):,}", str(dictionary.d_model), str(dictionary.k), dictionary.pursuit]
+        cells += [f"{dictionary.threshold:.3g}", number(measured.get("fvu")), number(measured.get("ce_loss_score"))]
+        rows.append(cells)
+    header = ["site", "atoms", "d_model", "k", "pursuit", "threshold", "fvu", "CE score"]
+    lines.append(table(header, rows))
+    refined = {site: loaded[site].fidelity for site in loaded}
+    if any(fidelity is not None for fidelity in refined.values()):
+        lines += ["", "Refined: each atom was moved from the activation that its label names to where"]
+        lines += ["it reconstructs better. Fidelity is the cosine between the two.", ""]
+        lines.append(
+            table(
+                ["site", "fidelity: median", "a tenth below", "least"],
+                [
+                    [str(site), *(f"{f.quantile(q):.3f}" for q in (0.5, 0.1, 0.0))]
+                    for site, f in refined.items()
+                    if f is not None
+                ],
+            )
+        )
+    if not metrics:
+        lines += ["", f"Not evaluated yet: itda evaluate {run.folder}"]
+    return "\n".join(lines)
+
+
+def index_summary(run: Path, made: Indexing) -> str:
+    """What was indexed, how fast, and how its atoms are used."""
+    record, tokens = made.record, made.record["tokens"]
+    lines = [f"{made.folder}: {record['corpus']} ({record['corpus_part']} part), window {record['window']}"]
+    if made.new:
+        lines.append(f"{tokens:,} tokens in {record['seconds']:.1f} s, {tokens / record['seconds']:,.0f} per second")
+    else:
+        lines.append(f"{tokens:,} tokens. It was there already: nothing to do.")
+    rows = [
+        [str(site), f"{s.atoms:,}", f"{s.unused:,}", f"{s.codes / tokens:.1f}", f"{s.explained:.1%}"]
+        for site, s in made.sites.items()
+    ]
+    lines += ["", table(["site", "atoms", "never used", "atoms per token", "explained"], rows)]
+    return "\n".join([*lines, "", f"See it: itda explore {run}"])
+
+
+def harvest_summary(made: Harvest) -> str:
+    """What activations are there, how fast they came, and what they take on the disk."""
+    about = made.about
+    lines = textwrap.wrap(
+        f"{made.folder}: {about['model']} on {about['corpus']} ({about['corpus_part']} part), window "
+        f"{about['window']}, {about['order']} order",
+        WIDTH,
+        break_long_words=False,
+    )
+    lines.append(f"{made.tokens:,} tokens, {made.dtype} of width {made.d_model}, {made.bytes / 1e6:,.1f} MB")
+    if made.new:
+        speed = f"{made.new:,} in {made.seconds:.1f} s, {made.new / made.seconds:,.0f} per second"
+        rest = f"; {made.tokens - made.new:,} from before" if made.new < made.tokens else ""
+        lines.append(speed + rest)
+    else:
+        lines.append("It was there already: nothing to do.")
+    rows = [[str(site), f"{size / 1e6:,.1f}"] for site, size in made.sites.items()]
+    lines += ["", table(["site", "MB"], rows)]
+    return "\n".join([*lines, "", f"Train from it: itda train --activations {made.folder}"])

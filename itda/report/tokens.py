@@ -1,0 +1,33 @@
+"""Tokens taken apart, and the uses of an atom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from itda.core.labels import Label
+from itda.recipes import AtomUse, TokenDecomposition
+from itda.report.text import WIDTH, prompt
+
+
+def decomposition(tokens: Sequence[TokenDecomposition], top: int) -> str:
+    """Each token with the share explained and its atoms: coefficient, id, and the atom's prompt."""
+    blocks = []
+    for token in tokens:
+        head = f"{prompt(token.label, WIDTH - 20)}"
+        blocks.append(f"{head:<{WIDTH - 18}}  explained {token.explained:5.1%}")
+        for use in token.atoms[:top]:
+            faithful = f"  {use.fidelity:4.2f}" if use.fidelity is not None else ""
+            start = f"  {use.coefficient:+9.3f}  {use.atom:>6}{faithful}  "
+            blocks.append(start + prompt(use.label, WIDTH - len(start)))
+        if len(token.atoms) > top:
+            blocks.append(f"  {'':9}  and {len(token.atoms) - top} more atoms")
+    return "\n".join(blocks)
+
+
+def uses(atom: int, label: Label, found: Sequence[AtomUse]) -> str:
+    """An atom's own prompt, and the tokens that use it most."""
+    lines = [f"atom {atom}: {prompt(label, WIDTH - 8 - len(str(atom)))}"]
+    lines += [f"  {use.coefficient:+9.3f}  {prompt(use.label, WIDTH - 13)}" for use in found]
+    if not found:
+        lines.append("  used by no token here")
+    return "\n".join(lines)
