@@ -47,7 +47,7 @@ class Explorer:
         self._models: dict[str, tuple[LanguageModel, dict[int, str]]] = {}
         self._averages = Cache()
         self._lock = threading.Lock()
-        # Reading a site hangs hooks on the one model, which another thread's pass would meet.
+        # One pass at a time has all cores; two at once only take twice the memory.
         self._running = threading.Lock()
         self._answers: dict[str, Callable[[Query], Mapping[str, Any]]] = {
             "runs": self._runs,

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from itda.sources.activation_model import ActivationModel
 from itda.sources.blocks import find_blocks, site_module, tensor_of, with_tensor
 from itda.sources.checkpoint import Checkpoint
 from itda.sources.corpus import Corpus
+from itda.sources.hooks import Hook, evaluating, hooked
 from itda.sources.windows import Group, Windower
 
 Replace = Callable[[Tensor], Tensor]
@@ -34,7 +35,7 @@ class _Stop(Exception):  # noqa: N818 - not an error: the last site has been rea
 
 @dataclass(eq=False)
 class LanguageModel(ActivationModel):
-    """A transformers model with its tokenizer, whose sites can be read and replaced.
+    """A transformers model with its tokenizer, whose sites can be read and replaced, from many threads at once.
 
     >>> model = LanguageModel.load("tiny")
     >>> model.layers, model.d_model
@@ -126,8 +127,8 @@ class LanguageModel(ActivationModel):
         """
         found: dict[Site, Tensor] = {}
 
-        def reader(site: Site) -> Callable:
-            def read(_module: object, _inputs: object, output: Tensor | tuple) -> None:
+        def reader(site: Site) -> Hook:
+            def read(output: Tensor | tuple) -> None:
                 # A copy, since the model may go on in place (ModernBERT's residual sum, for one).
                 found[site] = (
                     tensor_of(output).clone().view(*group.input_ids.shape, -1)
@@ -138,11 +139,11 @@ class LanguageModel(ActivationModel):
             return read
 
         blocks = find_blocks(self.model)
-        with ExitStack() as stack:
-            for site in sites:
-                stack.enter_context(site_module(blocks, site).register_forward_hook(reader(site)))
-            with suppress(_Stop):
-                self.forward(self.model.base_model, group)
+        with hooked([(site_module(blocks, site), reader(site)) for site in sites]), suppress(_Stop):
+            self.forward(self.model.base_model, group)
+        missing = [str(site) for site in sites if site not in found]
+        if missing:
+            raise ModelError(f"{self.name} ran without its {missing[0]}: choose another layer")
         return {site: found[site] for site in sites}
 
     def check(self, sites: Sequence[Site]) -> None:
@@ -175,16 +176,16 @@ class LanguageModel(ActivationModel):
             raise ModelError(f"{self.name} does not predict the next token: evaluate a causal language model")
         mask = group.is_activation.to(self.model.device)
 
-        def splice(_module: object, _inputs: object, output: Tensor | tuple) -> Tensor | tuple:
+        def splice(output: Tensor | tuple) -> Tensor | tuple:
             assert replace is not None
             given = tensor_of(output)
             activations = given.clone().view(*mask.shape, -1)
             activations[mask] = replace(activations[mask]).to(activations.dtype)
             return with_tensor(output, activations.view_as(given))
 
-        with ExitStack() as stack:
-            if site is not None and replace is not None:
-                stack.enter_context(site_module(find_blocks(self.model), site).register_forward_hook(splice))
+        if site is None or replace is None:
+            return self.forward(self.model, group).logits
+        with hooked([(site_module(find_blocks(self.model), site), splice)]):
             return self.forward(self.model, group).logits
 
     def spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]:
@@ -209,10 +210,14 @@ class LanguageModel(ActivationModel):
                     yield place, (site, name), rows, logits[predicts]
 
     def forward(self, model: torch.nn.Module, group: Group, **options: Any) -> Any:
-        """What the model, or its base model, makes of a group; `options` as its own forward pass has them."""
+        """What the model, or its base model, makes of a group; `options` as its own forward pass has them.
+
+        A model in train mode is in evaluation mode meanwhile.
+        """
         device = self.model.device
         ids, mask = group.input_ids.to(device), group.attention_mask.to(device)
-        return model(input_ids=ids, attention_mask=mask, use_cache=False, **options)
+        with evaluating(self.model):
+            return model(input_ids=ids, attention_mask=mask, use_cache=False, **options)
 
 
 class HuggingFaceSource:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import re
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,9 @@ ORDER = ("attn_out", "mlp_out", "resid_post")
 
 PASSING = re.compile(r"time.?out|timed out|unavailable|overload|restart|try again|connection", re.IGNORECASE)
 """In what the server says of a failed request: worth another try."""
+
+_tracing = threading.Lock()
+"""nnsight builds one request at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +166,8 @@ class RemoteModel(ActivationModel):
         pause = FIRST_PAUSE_S
         for last in range(1, TRIES + 1):
             try:
-                return _request(self.traced, groups, readers, self.remote)
+                with _tracing:
+                    return _request(self.traced, groups, readers, self.remote)
             except Exception as error:  # nnsight's, httpx's, websocket's, torch's
                 reason = _reason(error)
                 if not _passes(error):

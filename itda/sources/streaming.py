@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from itda.errors import ModelError
 from itda.sources.activation_model import ActivationModel
 from itda.sources.blocks import find_blocks, site_module, tensor_of, with_tensor
 from itda.sources.checkpoint import Checkpoint
+from itda.sources.hooks import Hook, Turns, hooked
 from itda.sources.huggingface import LanguageModel, Splice, Spliced
 from itda.sources.replay import Form, NotReplayableError, form_of, run_block, run_head
 from itda.sources.sizes import groups_in_flight, left_for_states
@@ -52,6 +52,7 @@ class StreamedModel(ActivationModel):
     form: Form | None
     memory: int
     scratch: Path | None = None
+    turns: Turns = field(default_factory=Turns)
 
     @staticmethod
     def load(
@@ -151,7 +152,13 @@ class StreamedModel(ActivationModel):
     def harvest(
         self, groups: Sequence[Group], sites: Sequence[Site]
     ) -> Iterator[tuple[int, Mapping[Site, Float[Tensor, "activations d_model"]]]]:
-        """One layer of all groups after the other: see `ActivationModel`."""
+        """One layer of all groups after the other: see `ActivationModel`. Another thread waits until it is done."""
+        with self.turns.turn():
+            yield from self._harvested(groups, sites)
+
+    def _harvested(
+        self, groups: Sequence[Group], sites: Sequence[Site]
+    ) -> Iterator[tuple[int, Mapping[Site, Float[Tensor, "activations d_model"]]]]:
         given: set[tuple[int, Site]] = set()
         if self.form is not None:
             try:
@@ -184,8 +191,13 @@ class StreamedModel(ActivationModel):
     def spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]:
         """As `LanguageModel.spliced`, with clean and spliced states carried together through the blocks.
 
-        Raises `ModelError` if a block hands on more than its state and that is seen too late to begin anew.
+        Another thread waits until it is done. Raises `ModelError` if a block hands on more than its state and that is
+        seen too late to begin anew.
         """
+        with self.turns.turn():
+            yield from self._all_spliced(groups, sites, splice)
+
+    def _all_spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]:
         if self.form is None:
             yield from self.inner.spliced(groups, sites, splice)
             return
@@ -258,10 +270,10 @@ class StreamedModel(ActivationModel):
             return put(output)
         module = site_module(self.blocks, site)
 
-        def hook(_module: object, _inputs: object, given: Any) -> Any:
+        def hook(given: Any) -> Any:
             return with_tensor(given, put(tensor_of(given)))
 
-        with module.register_forward_hook(hook):
+        with hooked([(module, hook)]):
             return self._step(layer, group, state.clone() if state is not None else None, [])[0]
 
     @torch.inference_mode()
@@ -286,18 +298,16 @@ class StreamedModel(ActivationModel):
         assert self.form is not None
         found: dict[Site, Tensor] = {}
 
-        def reader(site: Site) -> Callable:
-            def read(_module: object, _inputs: object, output: Tensor | tuple) -> None:
+        def reader(site: Site) -> Hook:
+            def read(output: Tensor | tuple) -> None:
                 found[site] = tensor_of(output).clone().view(*group.input_ids.shape, -1)
 
             return read
 
-        with ExitStack() as stack:
-            for site in sites:
-                if site.stream != "resid_post":
-                    stack.enter_context(site_module(self.blocks, site).register_forward_hook(reader(site)))
-            state = state.to(self.weights.device) if state is not None else None
-            forward = lambda: self.inner.forward(self.inner.model.base_model, group)  # noqa: E731
+        inside = [(site_module(self.blocks, site), reader(site)) for site in sites if site.stream != "resid_post"]
+        state = state.to(self.weights.device) if state is not None else None
+        forward = lambda: self.inner.forward(self.inner.model.base_model, group)  # noqa: E731
+        with hooked(inside):
             output = run_block(self.blocks, layer, self.form, state, forward)
         if Site(layer) in sites:
             found[Site(layer)] = output.view(*group.input_ids.shape, -1)
