@@ -273,8 +273,7 @@ class StreamedModel(ActivationModel):
         def hook(given: Any) -> Any:
             return with_tensor(given, put(tensor_of(given)))
 
-        with hooked([(module, hook)]):
-            return self._step(layer, group, state.clone() if state is not None else None, [])[0]
+        return self._step(layer, group, state.clone() if state is not None else None, [], [(module, hook)])[0]
 
     @torch.inference_mode()
     def _logits(self, group: Group, part: _Part, state: Tensor) -> Tensor:
@@ -292,7 +291,12 @@ class StreamedModel(ActivationModel):
 
     @torch.inference_mode()
     def _step(
-        self, layer: int, group: Group, state: Tensor | None, sites: Sequence[Site]
+        self,
+        layer: int,
+        group: Group,
+        state: Tensor | None,
+        sites: Sequence[Site],
+        hooks: Sequence[tuple[nn.Module, Hook]] = (),
     ) -> tuple[Tensor, dict[Site, Tensor]]:
         """The state of a group after a block, and the activations at some sites of it, [windows, tokens, d_model]."""
         assert self.form is not None
@@ -307,7 +311,7 @@ class StreamedModel(ActivationModel):
         inside = [(site_module(self.blocks, site), reader(site)) for site in sites if site.stream != "resid_post"]
         state = state.to(self.weights.device) if state is not None else None
         forward = lambda: self.inner.forward(self.inner.model.base_model, group)  # noqa: E731
-        with hooked(inside):
+        with hooked([*inside, *hooks]):
             output = run_block(self.blocks, layer, self.form, state, forward)
         if Site(layer) in sites:
             found[Site(layer)] = output.view(*group.input_ids.shape, -1)
