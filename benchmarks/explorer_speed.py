@@ -31,11 +31,11 @@ from itda import config as settings
 from itda.core.batch import Site
 from itda.explorer.index import INDEX_FORMAT, sample
 from itda.explorer.indexing import PARTIAL, CodePart, TextPart, merge, parts_of, publish, write_part
+from itda.files import write_json
 from itda.recipes import train
 from itda.recipes.runs import open_run
 from itda.sources.corpus import open_corpus
 from itda.sources.huggingface import LanguageModel
-from itda.store import write_json
 
 SITE, K, WINDOW, BATCH = Site(3), 40, 128, 8
 GROUPS_PER_PART = 64

@@ -40,11 +40,11 @@ from itda import Site
 from itda import config as settings
 from itda.explorer.index import INDEX_FORMAT, CodeIndex, sample
 from itda.explorer.indexing import PARTIAL, CodePart, TextPart, emptied, merge, parts_of, publish, write_part
+from itda.files import FORMAT_VERSION, write_json
 from itda.recipes import open_run, train
 from itda.recipes.index import BLOCK, index_run
 from itda.sources.corpus import open_corpus
 from itda.sources.huggingface import HuggingFaceSource, LanguageModel
-from itda.store import FORMAT_VERSION, write_json
 
 K, THRESHOLD, REPEATS = 20, 0.3, 3
 SITE = Site(0)

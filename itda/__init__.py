@@ -1,17 +1,24 @@
-"""Inference-time decomposition of activations: a language model's activations as sparse sums of labelled ones."""
+"""Inference-time decomposition of activations: a language model's activations as sparse sums of labelled ones.
 
-from itda.core.batch import ActivationBatch, ActivationSource, Site
-from itda.core.build import Builder
-from itda.core.code import SparseCode
-from itda.core.labels import Label, Labels, jaccard
-from itda.core.memory import set_fast, set_memory
-from itda.core.metrics import Unexplained, atom_uses, ce_loss_score, l0
-from itda.core.model import ITDA
-from itda.core.pursuit import pursue
-from itda.core.reference import ReferenceTrainer
-from itda.core.refine import refine
-from itda.core.training import Trainer
-from itda.errors import ItdaError
+A name is imported when it is first asked for, so that commands which need no tensors start at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from itda.core.batch import ActivationBatch, ActivationSource, Site
+    from itda.core.build import Builder
+    from itda.core.code import SparseCode
+    from itda.core.labels import Label, Labels, jaccard
+    from itda.core.memory import set_fast, set_memory
+    from itda.core.metrics import Unexplained, atom_uses, ce_loss_score, l0
+    from itda.core.model import ITDA
+    from itda.core.pursuit import pursue
+    from itda.core.reference import ReferenceTrainer
+    from itda.core.refine import refine
+    from itda.core.training import Trainer
+    from itda.errors import ItdaError
 
 __version__ = "0.1.0"
 
@@ -37,3 +44,32 @@ __all__ = [
     "set_fast",
     "set_memory",
 ]
+
+_HOMES = {
+    "itda.core.batch": ("ActivationBatch", "ActivationSource"),
+    "itda.core.build": ("Builder",),
+    "itda.core.code": ("SparseCode",),
+    "itda.core.labels": ("Label", "Labels", "jaccard"),
+    "itda.core.memory": ("set_fast", "set_memory"),
+    "itda.core.metrics": ("Unexplained", "atom_uses", "ce_loss_score", "l0"),
+    "itda.core.model": ("ITDA",),
+    "itda.core.pursuit": ("pursue",),
+    "itda.core.reference": ("ReferenceTrainer",),
+    "itda.core.refine": ("refine",),
+    "itda.core.site": ("Site",),
+    "itda.core.training": ("Trainer",),
+    "itda.errors": ("ItdaError",),
+}
+"""Where each public name is made."""
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'itda' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -30,7 +30,7 @@ from torch import Tensor
 from itda.core.labels import Labels
 from itda.core.state import State
 from itda.errors import StoreError
-from itda.store import is_full
+from itda.files import is_full
 
 FORMAT, FORMAT_VERSION = "itda-checkpoint", 1
 

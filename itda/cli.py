@@ -11,10 +11,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from itda import config as settings
-from itda.errors import ItdaError, SettingError
+from itda.errors import ItdaError
 
 if TYPE_CHECKING:
-    from itda.recipes import Progress, Run, TokenDecomposition
+    from itda.recipes import Progress, TokenDecomposition
 
 DEMO_HELD_OUT, DEMO_USES, DEMO_INDEXED = "10k", "20k", "50k"
 DEMO_LAYERS, DEMO_TOKENS, DEMO_K, DEMO_THRESHOLD = "2,4", "200k", 16, 0.3
@@ -23,14 +23,16 @@ DEMO_PROMPTS = ("import os\n\ndef read_file(path", 'raise ValueError(f"expected 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `itda`. Exit status 0, or 2 with one line on standard error for bad usage or bad input."""
-    import tyro
-
     given = sys.argv[1:] if arguments is None else arguments
     if "--version" in given:
         from itda import __version__
 
         print(f"itda {__version__}")
         return
+    import tyro
+
+    from itda.checks import check
+
     command = tyro.cli(
         settings.Command,  # pyright: ignore[reportArgumentType] - a union of dataclasses
         prog="itda",
@@ -39,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
     )
     try:
+        check(command)
         _dispatch(command)
     except ItdaError as error:
         print(f"itda: {error}", file=sys.stderr)
@@ -50,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output, `head` for one, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        from itda.store import is_full
+        from itda.files import is_full
 
         if not is_full(error):
             raise
@@ -59,6 +62,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _dispatch(command: Any) -> None:
+    if isinstance(command, settings.Info):
+        _info(command)
+        return
     import transformers
 
     # One line per failure is ours to write; other libraries' bars and warnings would bury it.
@@ -80,8 +86,6 @@ def _dispatch(command: Any) -> None:
             _harvest(command)
         case settings.Plan():
             _plan(command)
-        case settings.Info():
-            _info(command)
         case settings.Decompose():
             _decompose(command)
         case settings.Evaluate():
@@ -107,9 +111,9 @@ def _train(options: settings.Train) -> None:
 
     run = recipes.train(options, _bar(options), say)
     if options.json:
-        _print_json({"run": str(run.folder), **_run_values(run)})
+        _print_json({"run": str(run.folder), **run.values(run.summaries())})
     else:
-        print(report.run_summary(run, {site: run.dictionary(site) for site in run.sites}, {}))
+        print(report.run_summary(run, run.summaries()))
 
 
 def _harvest(options: settings.Harvest) -> None:
@@ -138,31 +142,21 @@ def _plan(options: settings.Plan) -> None:
 
 
 def _info(options: settings.Info) -> None:
-    from itda import recipes, report
-    from itda.core.batch import Site
-    from itda.store import METRICS_FORMAT, read_json
+    from itda.records import open_record
+    from itda.report.runs import run_summary
 
-    run = recipes.open_run(options.run)
-    metrics: dict[Site, dict[str, Any]] = {
-        site: read_json(folder / "metrics.json", METRICS_FORMAT)
-        for site, folder in run.sites.items()
-        if (folder / "metrics.json").exists()
-    }
+    run = open_record(options.run)
+    summaries = run.summaries()
     if options.json:
-        values = _run_values(run)
-        for site, measured in metrics.items():
-            values["dictionaries"][str(site)]["metrics"] = measured
-        _print_json({"run": str(options.run), **values})
+        _print_json({"run": str(options.run), **run.values(summaries)})
     else:
-        print(report.run_summary(run, {site: run.dictionary(site) for site in run.sites}, metrics))
+        print(run_summary(run, summaries))
 
 
 def _decompose(options: settings.Decompose) -> None:
     from itda import recipes, report
     from itda.recipes.explore import prompt_address
 
-    if options.top < 1:
-        raise SettingError(f"--top is {options.top}: show at least 1 atom")
     site, tokens = recipes.decompose(options)
     if options.json:
         _print_json({"run": str(options.run), "site": str(site), "tokens": [_token_values(t) for t in tokens]})
@@ -225,8 +219,8 @@ def _compare(options: settings.Compare) -> None:
     pairs = compare_runs(options, _bar(options))
     values = finite(comparison_values(pairs))
     if options.out is not None:
+        from itda.files import new_folder, write_json
         from itda.plots import heat_maps
-        from itda.store import new_folder, write_json
 
         with new_folder(options.out) as folder:
             write_json(folder / "compare.json", values)
@@ -308,7 +302,8 @@ def _demo(options: settings.Demo) -> None:
     say("   tiny is a 6-layer Llama trained on the Python library; the corpus is this")
     say(f"   Python's own documentation and source. {DEMO_TOKENS} tokens, layers {DEMO_LAYERS}.\n")
     run = recipes.train(training, _bar(options))
-    say(report.run_summary(run, {site: run.dictionary(site) for site in run.sites}, {}).partition("\n\nNot")[0])
+    summaries = run.summaries()
+    say(report.run_summary(run, summaries).partition("\n\nNot")[0])
 
     say("\n2. Evaluate: the model on held-out files, with reconstructions for activations.\n")
     checking = settings.Evaluate(run=options.out, tokens=DEMO_HELD_OUT, quiet=options.quiet)
@@ -355,7 +350,7 @@ def _demo(options: settings.Demo) -> None:
         _print_json(
             {
                 "run": str(options.out),
-                **_run_values(run),
+                **run.values(summaries),
                 "evaluation": {str(s): recipes.finite(asdict(result)) for s, result in results.items()},
                 "prompts": [_token_values(token) for token in last],
                 "uses": [[asdict(use) for use in uses] for uses in found],
@@ -381,16 +376,6 @@ def _bar(options: settings.Output) -> Any:
         return tqdm(total=tokens, desc=name, unit="tok", unit_scale=True, disable=options.quiet or None, leave=False)
 
     return bar
-
-
-def _run_values(run: Run) -> dict[str, Any]:
-    sizes: dict[str, dict[str, Any]] = {}
-    for site in run.sites:
-        dictionary = run.dictionary(site)
-        sizes[str(site)] = {"atoms": len(dictionary), "d_model": dictionary.d_model, "k": dictionary.k}
-        if (fidelity := dictionary.fidelity) is not None:
-            sizes[str(site)]["fidelity"] = {"median": fidelity.median().item(), "least": fidelity.min().item()}
-    return {**run.record, "dictionaries": sizes}
 
 
 def _token_values(token: TokenDecomposition) -> dict[str, Any]:

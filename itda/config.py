@@ -38,14 +38,25 @@ def parse_bytes(text: str) -> int:
     return int(value)
 
 
+MOST_LAYERS = 10_000
+"""No model has as many: a larger number is a slip, and a list of all up to it would take a minute."""
+
+
 def parse_layers(text: str) -> list[int]:
     """Layer numbers: 3,4-6 is 3, 4, 5 and 6. Raises `SettingError`."""
     layers: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise SettingError(f"{text!r} is not a list of layers: write it as 3,4-6")
-        layers.update(range(int(first), int(last or first) + 1))
+        last = last if dash else first
+        if not first.isdecimal() or not last.isdecimal():
+            raise SettingError(f"{text[:80]!r} is not a list of layers: write it as 3,4-6")
+        if max(len(first), len(last)) > 9 or int(last) >= MOST_LAYERS:  # no list is made of what no model has
+            raise SettingError(
+                f"{text[:80]!r} has a layer of {MOST_LAYERS:,} or more: no model has so many, name fewer"
+            )
+        if int(last) < int(first):
+            raise SettingError(f"{text[:80]!r} is not a list of layers: write it as 3,4-6")
+        layers.update(range(int(first), int(last) + 1))
     return sorted(layers)
 
 

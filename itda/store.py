@@ -1,18 +1,12 @@
 """The run folder: dictionaries, labels and settings on disk, and on the Hub.
 
 A folder is written under a temporary name beside its own and renamed when it is whole, so a killed process leaves
-either all of it or nothing that could be taken for it. Nothing is ever unpickled.
+either all of it or nothing that could be taken for it. Nothing is ever unpickled. `itda.files` writes and
+renames, `itda.records` reads what needs no tensors.
 """
 
-import errno
-import json
-import re
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow
@@ -25,76 +19,15 @@ from itda.core.labels import Label, Labels
 from itda.core.model import ITDA
 from itda.core.tokens import Tokens
 from itda.errors import SettingError, StoreError
-
-FORMAT_VERSION = 1
-RUN_FORMAT, DICTIONARY_FORMAT, METRICS_FORMAT = "itda-run", "itda-dictionary", "itda-metrics"
-TOKENS_FORMAT = "itda-tokens"
-DICTIONARY_FILES = ("config.json", "atoms.safetensors", "labels.parquet", "README.md")
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a full disk, a quota, and a limit on the size of files are told by."""
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether something could not be written for want of space.
-
-    >>> is_full(OSError(errno.ENOSPC, "No space left on device")), is_full(FileNotFoundError())
-    (True, False)
-    """
-    if isinstance(error, SafetensorError):  # it has the number in its text alone
-        found = re.search(r"os error (\d+)", str(error))
-        return found is not None and int(found[1]) in FULL
-    return isinstance(error, OSError) and error.errno in FULL
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that becomes `path` if the block succeeds and vanishes if it does not.
-
-    Raises `StoreError` if `path` exists.
-    """
-    if path.exists():
-        raise StoreError(f"{path} exists already: name another folder, or remove it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise StoreError(f"cannot write beside {path} ({error.strerror}): name a folder that can be written") from error
-    try:
-        yield partial
-        partial.chmod(0o755)
-        try:
-            partial.rename(path)  # fails if somebody else has filled `path` meanwhile
-        except OSError as error:
-            raise StoreError(f"{path} appeared while this ran: name another folder") from error
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def read_json(path: Path, expected: str) -> dict[str, Any]:
-    """Read a JSON file of ours. Raises `StoreError` if it is missing, damaged, or not in the `expected` format."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise StoreError(f"{path.parent} has no {path.name}: name a folder written by itda") from error
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read, it may be cut short: write it anew") from error
-    if not isinstance(value, dict) or value.get("format") != expected:
-        raise StoreError(f"{path} is not an {expected} file: name a folder written by itda")
-    if value.get("format_version") != FORMAT_VERSION:
-        raise StoreError(
-            f"{path} has format version {value.get('format_version')}, this itda reads {FORMAT_VERSION}: "
-            "install the itda that wrote it"
-        )
-    return value
+from itda.files import (
+    DICTIONARY_FILES,
+    DICTIONARY_FORMAT,
+    FORMAT_VERSION,
+    TOKENS_FORMAT,
+    new_folder,
+    read_json,
+    write_json,
+)
 
 
 def save_dictionary(model: ITDA, folder: Path) -> None:
@@ -219,18 +152,6 @@ def read_tokens(run: Path) -> Tokens:
         return Tokens(names, *(np.asarray(column).astype(np.int32) for column in columns))
     except (OSError, pyarrow.ArrowException, KeyError, AttributeError) as error:
         raise StoreError(f"{path} cannot be read, it may be cut short: train the run anew") from error
-
-
-def dictionaries(run: Path) -> dict[Site, Path]:
-    """The dictionaries of a run by site. Raises `StoreError` if the folder is not a run."""
-    if not run.is_dir():
-        raise StoreError(f"no run folder {run}: check the path, or make one with `itda train`")
-    sites = read_json(run / "run.json", RUN_FORMAT).get("sites", [])
-    found = {Site.parse(name): run / name for name in sites}
-    for folder in found.values():
-        if not folder.is_dir():
-            raise StoreError(f"{run} lacks its {folder.name}: it is not whole, train or copy it anew")
-    return found
 
 
 def model_card(model: ITDA) -> str:

@@ -14,7 +14,7 @@ from itda import ITDA
 from itda.cli import main
 from itda.config import parse_bytes
 from itda.core import memory
-from itda.store import FULL, RUN_FORMAT
+from itda.files import FULL, RUN_FORMAT
 
 TRAIN = ["--k", "8", "--threshold", "0.4", "--tokens", "2k", "--window", "64", "--quiet"]
 

@@ -15,9 +15,9 @@ from itda.core.batch import Site
 from itda.errors import ModelError
 from itda.recipes.plan import GPU, LAPTOP, plan
 from itda.report import WIDTH, plan_summary
-from itda.sources.checkpoint import TINY
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import HuggingFaceSource
+from itda.sources.names import TINY
 from itda.sources.planning import Machine, ModelShape, Work, estimate
 from itda.sources.streaming import StreamedModel
 from tests.sources.families import FAMILIES, LLAMA_LIKE, Family, build

@@ -14,7 +14,8 @@ from core.helpers import normal, same_bits, unit_rows
 
 from itda import ITDA, Label, Labels, Site
 from itda.errors import StoreError
-from itda.store import DICTIONARY_FILES, load_dictionary, new_folder, save_dictionary
+from itda.files import DICTIONARY_FILES, new_folder
+from itda.store import load_dictionary, save_dictionary
 
 
 def model(**parts) -> ITDA:
@@ -71,7 +72,7 @@ def test_a_process_killed_half_way_leaves_nothing_that_can_be_taken_for_a_run(tm
     code = """
         import os, signal, sys
         from pathlib import Path
-        from itda.store import new_folder
+        from itda.files import new_folder
         with new_folder(Path(sys.argv[1])) as partial:
             (partial / "run.json").write_text('{"format": "itda-run", "format_version": 1}')
             os.kill(os.getpid(), signal.SIGKILL)

@@ -13,13 +13,14 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from itda.core.batch import ActivationBatch
+from itda.core.checks import check_number, check_offset_tokens, check_refinement, check_threshold
 from itda.core.labels import Labels
 from itda.core.model import ITDA, check_pursuit, check_width, target_of
 from itda.core.pursuit import Pursuit
-from itda.core.refine import PASS_TOKENS, check_refinement, refine
-from itda.core.schedule import Schedule, calibrated, check_number
+from itda.core.refine import PASS_TOKENS, refine
+from itda.core.schedule import Schedule, calibrated
 from itda.core.state import State
-from itda.core.training import Trainer, check_threshold
+from itda.core.training import Trainer
 from itda.errors import SettingError
 
 OFFSET_TOKENS = 4096
@@ -74,8 +75,7 @@ class Builder:
         for name, value in (("d_model", d_model), ("tokens", tokens), ("atoms", atoms), ("memory", memory)):
             if value is not None and value < 1:
                 raise SettingError(f"{name} is {value}: it must be at least 1")
-        if offset_tokens < 0:
-            raise SettingError(f"offset_tokens is {offset_tokens}: it must be at least 0, for no offset")
+        check_offset_tokens(offset_tokens)
         if atoms is not None:
             check_number(atoms, tokens)
         self.d_model, self.k, self.memory = d_model, k, memory

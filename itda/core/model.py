@@ -14,6 +14,7 @@ from torch import Tensor
 
 from itda.core.atom import Atom
 from itda.core.batch import Site
+from itda.core.checks import check_k
 from itda.core.code import SparseCode
 from itda.core.labels import Labels
 from itda.core.pursuit import PURSUITS, Encoder, Pursuit, decoded, encoder
@@ -210,8 +211,7 @@ class ITDA:
 
 def check_pursuit(k: int, pursuit: str) -> None:
     """Raises `SettingError` unless k and the pursuit make sense."""
-    if k < 1:
-        raise SettingError(f"k is {k}: it must be at least 1, the number of atoms per activation")
+    check_k(k)
     if pursuit not in PURSUITS:
         raise SettingError(f"no pursuit {pursuit!r}: use {', '.join(PURSUITS)}")
 

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from itda.core import refine_kernel
+from itda.core.checks import check_refinement
 from itda.core.code import SparseCode
 from itda.core.model import ITDA, check_width, target_of
 from itda.core.pursuit import decoded, encoder
@@ -103,16 +104,6 @@ def refine(
     if _error(result, guard) > _error(model, guard):
         return replace(model, fidelity=torch.ones(len(model)))
     return result
-
-
-def check_refinement(passes: int, min_fidelity: float) -> None:
-    """Raises `SettingError` unless passes and fidelity make sense."""
-    if passes < 0:
-        raise SettingError(f"{passes} passes of refinement: it must be at least 0")
-    if not 0 <= min_fidelity <= 1:
-        raise SettingError(
-            f"a fidelity of at least {min_fidelity}: it must be from 0 to 1, the cosine to the label's own"
-        )
 
 
 def improved(

@@ -8,9 +8,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from itda.core.checks import check_number
 from itda.core.growth import Growth
 from itda.core.pursuit import Pursuit
-from itda.errors import SettingError
 
 LOWEST, HIGHEST = 1e-6, 0.999
 """Thresholds that are tried."""
@@ -91,12 +91,6 @@ def exponent_of(atoms: int, tokens: int, sample: int) -> float:
     if not 0 < sample < tokens:
         return EXPONENT
     return max(EXPONENT, math.log(min(1.0, sample / (2 * atoms))) / math.log(sample / tokens))
-
-
-def check_number(atoms: int, tokens: int) -> None:
-    """Raises `SettingError` unless a stream of so many tokens can give so many atoms."""
-    if atoms < 1 or atoms > tokens:
-        raise SettingError(f"{atoms:,} atoms of {tokens:,} tokens: each atom is a token, so ask for fewer or read more")
 
 
 def calibrated(

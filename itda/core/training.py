@@ -7,15 +7,13 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from itda.core.batch import ActivationBatch
+from itda.core.checks import check_threshold
 from itda.core.growth import Growth
 from itda.core.labels import Labels
 from itda.core.model import ITDA, check_offset, check_pursuit, target_of
 from itda.core.pursuit import Pursuit
 from itda.core.state import State
 from itda.errors import SettingError
-
-LOWEST_THRESHOLD = 1e-6
-"""Below this, the rounding of float32 atoms would count as unexplained, and an activation could be added twice."""
 
 
 class Trainer:
@@ -147,12 +145,3 @@ class Trainer:
 
     def _targets(self, activations: Tensor) -> Tensor:
         return target_of(activations, self.d_model, self.offset).cpu()
-
-
-def check_threshold(threshold: float) -> None:
-    """Raises `SettingError` unless the threshold is a share that float32 atoms can reach."""
-    if not LOWEST_THRESHOLD <= threshold < 1:
-        raise SettingError(
-            f"the threshold is {threshold}: it must be at least {LOWEST_THRESHOLD} and below 1, the share of an "
-            "activation's energy that may stay unexplained"
-        )

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from itda.core.batch import Site
 from itda.errors import MissingError, StoreError
-from itda.store import read_json
+from itda.files import read_json
 
 INDEX_FORMAT = "itda-index"
 FOLDER, RECORD, TEXT = "index", "index.json", "text.safetensors"

@@ -14,7 +14,9 @@ from itda.core.labels import Labels
 from itda.core.model import ITDA
 from itda.errors import MissingError, SettingError, StoreError
 from itda.explorer.index import CodeIndex
-from itda.store import METRICS_FORMAT, RUN_FORMAT, dictionaries, load_dictionary, read_json
+from itda.files import METRICS_FORMAT, RUN_FORMAT, read_json
+from itda.records import dictionaries
+from itda.store import load_dictionary
 
 T = TypeVar("T")
 

@@ -12,13 +12,15 @@ from typing import Any, Literal
 import numpy as np
 
 from itda import config as settings
+from itda.checks import check_some
 from itda.core.batch import Site
 from itda.core.overlap import INDICES, Members, Universe, index_interval, index_matrices, matched, sums_of
 from itda.core.tokens import Tokens
 from itda.errors import SettingError
+from itda.files import FORMAT_VERSION
 from itda.recipes.runs import Bar, Run, check_unchanged, no_bar, open_run, open_spec
 from itda.recipes.train import train
-from itda.store import FORMAT_VERSION, read_tokens
+from itda.store import read_tokens
 
 COMPARISON_FORMAT = "itda-comparison"
 Kind = Literal["models", "noise floor", "repetition"]
@@ -97,8 +99,7 @@ def compare_runs(options: settings.Compare, bar: Bar = no_bar) -> list[Pair]:
     With `--noise-floor`, the first run is made again at another batch size and that pair comes last.
     Raises an `ItdaError` for runs that cannot be compared, with the reason.
     """
-    if not options.runs:
-        raise SettingError("no run to compare: name one or more run folders")
+    check_some(options.runs, "compare")
     opened = [_opened(folder) for folder in options.runs]
     chosen = list(combinations(opened, 2)) or [(opened[0], opened[0])]
     for a, b in chosen:

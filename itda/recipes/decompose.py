@@ -9,6 +9,7 @@ from typing import Literal, SupportsIndex, overload
 import torch
 
 from itda import config as settings
+from itda.checks import check_text
 from itda.core.batch import ActivationSource, Site
 from itda.core.code import SparseCode
 from itda.core.labels import Label
@@ -16,7 +17,8 @@ from itda.core.levels import two_levels
 from itda.core.markup_decomposition import decomposition, one_token
 from itda.core.model import ITDA
 from itda.errors import SettingError
-from itda.recipes.runs import chosen_site, open_run
+from itda.recipes.runs import open_run
+from itda.records import chosen_site
 from itda.sources.huggingface import LanguageModel
 from itda.sources.prompt import read_prompt
 
@@ -87,8 +89,7 @@ def decompose(options: settings.Decompose) -> tuple[Site, Decomposition]:
     """`itda decompose`: the tokens of a text with their atoms. Raises an `ItdaError` for bad input."""
     run = open_run(options.run)
     site = chosen_site(run, options.layer)
-    if not options.text.strip():
-        raise SettingError("there is no text: give one in quotes")
+    check_text(options.text)
     dictionary, model = run.dictionary(site), run.model(options)
     window, readout = run.record["window"], options.readout
     tokens = decompose_text(model, dictionary, site, options.text, window, options.batch_size, readout, options.top)

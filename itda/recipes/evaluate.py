@@ -10,17 +10,13 @@ from itda.core.batch import Site
 from itda.core.model import ITDA
 from itda.errors import SettingError
 from itda.evaluation import Evaluation, evaluate
+from itda.files import FORMAT_VERSION, METRICS_FORMAT, write_json
 from itda.recipes.origin import model_recipe
 from itda.recipes.runs import Bar, Run, check_unchanged, finite, no_bar, now_and_then, open_run, open_spec
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import LanguageModel
 from itda.sources.streaming import StreamedModel
 from itda.sources.windows import Group
-from itda.store import (
-    FORMAT_VERSION,
-    METRICS_FORMAT,
-    write_json,
-)
 
 
 def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar) -> dict[Site, Evaluation]:

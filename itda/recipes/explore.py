@@ -9,13 +9,15 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from itda import config as settings
+from itda.checks import check_export
 from itda.core.batch import Site
 from itda.errors import SettingError, StoreError
 from itda.explorer import PORT
 from itda.explorer.export import Contents, chosen_atoms, page
 from itda.explorer.pages import Explorer
 from itda.recipes.compare import compare_runs, comparison_values
-from itda.recipes.runs import Bar, chosen_site, finite, no_bar, open_run
+from itda.recipes.runs import Bar, finite, no_bar, open_run
+from itda.records import chosen_site
 from itda.sources.huggingface import LanguageModel
 
 WARM_AFTER_S = 2.0
@@ -65,10 +67,7 @@ def export(options: settings.Explore, bar: Bar = no_bar) -> int:
     """Write one self-contained page to `options.export`; returns its size in bytes. Raises an `ItdaError`."""
     assert options.export is not None
     target = options.export
-    if target.is_dir() or not target.parent.is_dir():
-        raise StoreError(f"cannot write {target}: name a file in a folder that is there")
-    if options.top < 1:
-        raise SettingError(f"--top is {options.top}: carry at least 1 atom")
+    check_export(options)
     explorer = explorer_of(options)
     prompts = tuple(text for text in options.prompts if text.strip())
     sites: dict[str, str] = {}

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from itda import config as settings
+from itda.checks import check_shape, parse_sites
 from itda.core.batch import Site
 from itda.errors import CorpusError, SettingError, StoreError
 from itda.recipes.origin import about_of, asked_of, closing_of, cluster_of, open_corpus_of, open_model
-from itda.recipes.runs import Bar, Progress, no_bar, parse_sites
+from itda.recipes.runs import Bar, Progress, no_bar
 from itda.sources.activation_model import ActivationModel
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import HuggingFaceSource
@@ -53,8 +54,7 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar) -> Harvest:
     """
     tokens = settings.parse_count(options.tokens)
     sites = parse_sites(options.layers, options.streams)
-    if options.batch_size < 1 or options.window < 1:
-        raise SettingError("--batch-size and --window must be at least 1")
+    check_shape(options)
     if options.seed and options.order != "shuffled":
         raise SettingError("--seed chooses a shuffled order: add --order shuffled")
     corpus = open_corpus_of(options)

@@ -16,8 +16,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from itda import config as settings
+from itda.checks import check_index_batch
 from itda.core.batch import Site
-from itda.errors import CorpusError, SettingError, StoreError
+from itda.errors import CorpusError, StoreError
 from itda.explorer.index import FOLDER, INDEX_FORMAT, CodeIndex, sample
 from itda.explorer.indexing import (
     PARTIAL,
@@ -32,12 +33,13 @@ from itda.explorer.indexing import (
     recover,
     write_part,
 )
-from itda.recipes.runs import Bar, Run, check_unchanged, chosen_site, no_bar, open_run, open_spec
+from itda.files import DICTIONARY_FORMAT, FORMAT_VERSION, read_json, write_json
+from itda.recipes.runs import Bar, Run, check_unchanged, no_bar, open_run, open_spec
+from itda.records import chosen_site
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import LanguageModel
 from itda.sources.pieces import partial_pieces
 from itda.sources.windows import Group
-from itda.store import DICTIONARY_FORMAT, FORMAT_VERSION, read_json, write_json
 
 BLOCK = 4096
 """Tokens, at least, that are encoded together and are a part on disk: pursuits of fewer rows are slower."""
@@ -83,8 +85,7 @@ def index_run(options: settings.Index, bar: Bar = no_bar) -> Indexing:
     sites = [chosen_site(run, name.strip()) for name in options.layer.split(",")] if options.layer else list(run.sites)
     sites = [site for site in run.sites if site in sites]
     tokens = settings.parse_count(options.tokens) if options.tokens is not None else int(run.record["tokens"])
-    if options.batch_size < 0:
-        raise SettingError(f"--batch-size is {options.batch_size}: it must be at least 1, or 0 for that of the run")
+    check_index_batch(options.batch_size)
     size, window = options.batch_size or int(run.record["batch_size"]), int(run.record["window"])
     corpus = _corpus(run, options)
     asked = {

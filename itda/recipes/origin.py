@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from itda import config as settings
+from itda.checks import parse_sites
 from itda.core.batch import ActivationSource, Site
 from itda.core.memory import free
 from itda.errors import ItdaError, SettingError
-from itda.recipes.runs import open_spec, parse_sites
+from itda.recipes.runs import open_spec
 from itda.sources.activation_model import ActivationModel
 from itda.sources.checkpoint import Checkpoint
 from itda.sources.corpus import Corpus

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from itda import config as settings
+from itda.checks import check_plan, parse_sites
 from itda.core.batch import Site
 from itda.errors import SettingError
-from itda.recipes.runs import parse_sites
 from itda.sources.checkpoint import DTYPES
 from itda.sources.planning import Estimate, Machine, ModelShape, Work, estimate, runs_whole
 
@@ -39,15 +39,10 @@ class Planned:
 
 def plan(options: settings.Plan) -> Planned:
     """`itda plan`: by arithmetic from a configuration alone. Raises an `ItdaError` for bad input."""
+    check_plan(options)
     sites = tuple(parse_sites(options.layers, options.streams))
     tokens, evaluated = settings.parse_count(options.tokens), settings.parse_count(options.evaluate)
     atoms = settings.parse_count(options.atoms)
-    for name in ("window", "batch_size", "k"):
-        if getattr(options, name) < 1:
-            raise SettingError(f"--{name.replace('_', '-')} must be at least 1")
-    for name in ("tflops", "cpu_tflops", "disk_gbps"):
-        if not getattr(options, name) > 0:
-            raise SettingError(f"--{name.replace('_', '-')} must be more than 0")
     machines = {
         GPU: _machine(options, settings.parse_bytes(options.gpu_memory), settings.parse_bytes(options.ram)),
         LAPTOP: _machine(options, None, settings.parse_bytes(options.laptop)),

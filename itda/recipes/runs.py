@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from itda import config as settings
-from itda.core.batch import STREAMS, Site
 from itda.core.model import ITDA
-from itda.errors import CorpusError, SettingError, StoreError
+from itda.core.site import Site
+from itda.errors import CorpusError
+from itda.records import RunRecord, open_record
 from itda.sources.corpus import Corpus, open_corpus
 from itda.sources.huggingface import LanguageModel
-from itda.store import (
-    RUN_FORMAT,
-    dictionaries,
-    load_dictionary,
-    read_json,
-)
+from itda.store import load_dictionary
 
 
 @runtime_checkable
@@ -37,9 +33,6 @@ class Progress(Protocol):
 
 
 SHOW_EVERY_S = 0.2
-
-UNFINISHED = "unfinished.json"
-"""The file of a run that is being made: `itda.recipes.unfinished`."""
 
 Bar = Callable[[str, int], AbstractContextManager[Progress]]
 """A progress bar for a task with a name and a number of tokens."""
@@ -72,13 +65,8 @@ def now_and_then(show: Callable[[str], object]) -> Callable[[str], object]:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run folder, opened."""
-
-    folder: Path
-    record: Mapping[str, Any]
-    """What run.json says."""
-    sites: Mapping[Site, Path]
+class Run(RunRecord):
+    """A run folder, opened, with what needs tensors."""
 
     def dictionary(self, site: Site) -> ITDA:
         """The dictionary of one site. Raises `StoreError`."""
@@ -91,31 +79,8 @@ class Run:
 
 def open_run(folder: Path) -> Run:
     """Open a run folder. Raises `StoreError` if it is missing, foreign or not whole."""
-    if (folder / UNFINISHED).exists() and not (folder / "run.json").exists():
-        raise StoreError(f"{folder} is unfinished: go on with itda train --resume {folder}")
-    sites = dictionaries(folder)
-    return Run(folder, read_json(folder / "run.json", RUN_FORMAT), sites)
-
-
-def chosen_site(run: Run, layer: str | None) -> Site:
-    """The site that the user names, or the middle one. Raises `SettingError` if the run lacks it."""
-    sites = list(run.sites)
-    if layer is None:
-        return sites[len(sites) // 2]
-    site = Site.parse(layer)
-    if site not in run.sites:
-        names = ", ".join(s.short for s in sites)
-        raise SettingError(f"the run has no layer {layer}: it has {names}")
-    return site
-
-
-def parse_sites(layers: str, streams: str) -> list[Site]:
-    """Each of the layers (3,4-6) with each of the streams (resid_post,mlp_out). Raises `SettingError`."""
-    names = [name.strip() for name in streams.split(",")]
-    for name in names:
-        if name not in STREAMS:
-            raise SettingError(f"no stream {name!r}: use {', '.join(STREAMS)}")
-    return [Site(layer, name) for layer in settings.parse_layers(layers) for name in STREAMS if name in names]
+    made = open_record(folder)
+    return Run(made.folder, made.record, made.sites)
 
 
 def check_unchanged(corpus: Corpus, run: Run, remedy: str) -> None:

@@ -14,17 +14,19 @@ from typing import Any
 
 from itda import config as settings
 from itda.checkpoints import Checkpoint
+from itda.checks import check_shape, parse_sites
 from itda.core.batch import ActivationBatch, Site
 from itda.core.build import Builder
 from itda.core.memory import available
 from itda.core.refine import PASS_TOKENS
 from itda.core.tokens import TokenLog
 from itda.errors import CorpusError, SettingError, StoreError
+from itda.files import FORMAT_VERSION, RUN_FORMAT, read_json
 from itda.recipes.origin import Origin, closing_of, cluster_of, open_origin, tokens_of, with_tokens
-from itda.recipes.runs import Bar, Progress, Run, no_bar, now_and_then, open_run, parse_sites
+from itda.recipes.runs import Bar, Progress, Run, no_bar, now_and_then, open_run
 from itda.recipes.trainers import LocalTrainers, Trainers, trainer_of
 from itda.recipes.unfinished import Keeper, Stopped, Unfinished, is_finished, plain, versions
-from itda.store import FORMAT_VERSION, RUN_FORMAT, read_json, write_dictionary, write_tokens
+from itda.store import write_dictionary, write_tokens
 
 LOG_EVERY_S = 1.0
 TOKENS = "tokens"
@@ -48,8 +50,7 @@ def train(options: settings.Train, bar: Bar = no_bar, say: Callable[[str], objec
     if options.activations is None:
         parse_sites(options.layers, options.streams)
     trainer_of(options, 1, None)  # bad settings are to be known before the model is loaded
-    if options.batch_size < 1 or options.window < 1:
-        raise SettingError("--batch-size and --window must be at least 1")
+    check_shape(options)
     out = options.out or _free_folder(options.model or str(options.activations))
     with Unfinished.begun(out, replace(options, out=out)) as unfinished:
         return _make(unfinished, bar, say)

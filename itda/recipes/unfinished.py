@@ -26,10 +26,11 @@ import torch
 
 from itda import config as settings
 from itda.checkpoints import Checkpoint, latest_checkpoint, write_checkpoint
+from itda.checks import check_free, check_resumable
 from itda.core.state import State
 from itda.errors import StoreError
-from itda.recipes.runs import UNFINISHED
-from itda.store import FORMAT_VERSION, RUN_FORMAT, is_full, read_json, write_json
+from itda.files import FORMAT_VERSION, RUN_FORMAT, is_full, read_json, write_json
+from itda.records import UNFINISHED
 
 CHECKPOINTS, LOG = "checkpoints", "log.jsonl"
 UNFINISHED_FORMAT = "itda-unfinished-run"
@@ -81,8 +82,7 @@ class Unfinished:
         """One that was left. Raises `StoreError` if there is none, or it is another itda's."""
         if (folder / "run.json").exists():
             raise StoreError(f"{folder} is finished: nothing to resume")
-        if not folder.is_dir():
-            raise StoreError(f"no folder {folder}: check the path, or begin the run with `itda train --out {folder}`")
+        check_resumable(folder)
         record = read_json(folder / UNFINISHED, UNFINISHED_FORMAT)
         known = {field.name for field in fields(settings.Train)}
         values: dict[str, Any] = {
@@ -183,14 +183,6 @@ def tidy(folder: Path) -> None:
     """Remove what a finished run had for going on."""
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     (folder / UNFINISHED).unlink(missing_ok=True)
-
-
-def check_free(folder: Path) -> None:
-    """Raises `StoreError` if there is something in the way of a new run."""
-    if (folder / UNFINISHED).exists() and not (folder / "run.json").exists():
-        raise StoreError(f"{folder} is there, unfinished: go on with itda train --resume {folder}, or remove it")
-    if folder.exists():
-        raise StoreError(f"{folder} exists already: name another folder, or remove it")
 
 
 def is_finished(folder: Path) -> bool:

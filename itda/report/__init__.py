@@ -1,11 +1,18 @@
-"""What the commands show a person: plain text, 80 columns wide. Pure functions from results to strings."""
+"""What the commands show a person: plain text, 80 columns wide. Pure functions from results to strings.
 
-from itda.report.comparisons import comparison
-from itda.report.measures import evaluation, probes
-from itda.report.plans import plan_summary
-from itda.report.runs import harvest_summary, index_summary, run_summary
-from itda.report.text import WIDTH, prompt, table, visible
-from itda.report.tokens import decomposition, uses
+A name is imported when it is asked for: what shows a record needs no tensors.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from itda.report.comparisons import comparison
+    from itda.report.measures import evaluation, probes
+    from itda.report.plans import plan_summary
+    from itda.report.runs import harvest_summary, index_summary, run_summary
+    from itda.report.text import WIDTH, prompt, table, visible
+    from itda.report.tokens import decomposition, uses
 
 __all__ = [
     "WIDTH",
@@ -22,3 +29,19 @@ __all__ = [
     "uses",
     "visible",
 ]
+
+_HOMES = {
+    "comparisons": ("comparison",),
+    "measures": ("evaluation", "probes"),
+    "plans": ("plan_summary",),
+    "runs": ("harvest_summary", "index_summary", "run_summary"),
+    "text": ("WIDTH", "prompt", "table", "visible"),
+    "tokens": ("decomposition", "uses"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module 'itda.report' has no attribute {name!r}")
+    return getattr(import_module(f"itda.report.{home}"), name)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from itda.core.batch import Site
-from itda.core.model import ITDA
-from itda.recipes import Run
-from itda.recipes.harvest import Harvest
-from itda.recipes.index import Indexing
+import numpy as np
+
+from itda.core.site import Site
+from itda.records import DictionaryRecord, RunRecord
 from itda.report.text import WIDTH, number, table
 
+if TYPE_CHECKING:
+    from itda.recipes.harvest import Harvest
+    from itda.recipes.index import Indexing
 
-def run_summary(run: Run, loaded: Mapping[Site, ITDA], metrics: Mapping[Site, Mapping[str, Any]]) -> str:
-    """What is in a run folder."""
+
+def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
+    """What is in a run folder. Columns of measures are there once it has been evaluated."""
     record = run.record
     lines = [
         f"{run.folder}: {record['model']} on {record['corpus']} ({record['corpus_part']} part)",
@@ -28,29 +31,25 @@ def run_summary(run: Run, loaded: Mapping[Site, ITDA], metrics: Mapping[Site, Ma
         found = ", ".join(f"{site} {number:,}" for site, number in record.get("found", {}).items())
         shown = f"found before the crop to {record['settings']['atoms']} atoms: {found}"
         lines[-1:] = [*textwrap.wrap(shown, WIDTH), ""]
+    header = ["site", "atoms", "d_model", "k", "pursuit", "threshold"]
+    evaluated = any(dictionary.metrics for dictionary in loaded.values())
+    measured = {"fvu": "fvu", "CE score": "ce_loss_score"} if evaluated else {}
     rows = []
     for site, dictionary in loaded.items():
-        measured = metrics.get(site, {})
-        cells = [str(site), f"{len(dictionary):,}", str(dictionary.d_model), str(dictionary.k), dictionary.pursuit]
-        cells += [f"{dictionary.threshold:.3g}", number(measured.get("fvu")), number(measured.get("ce_loss_score"))]
+        config, figures = dictionary.config, dictionary.metrics or {}
+        cells = [str(site), f"{dictionary.atoms:,}", str(config["d_model"]), str(config["k"]), config["pursuit"]]
+        threshold = config["threshold"]
+        cells += ["-" if threshold is None else f"{threshold:.3g}"]
+        cells += [*(number(figures.get(name)) for name in measured.values())]
         rows.append(cells)
-    header = ["site", "atoms", "d_model", "k", "pursuit", "threshold", "fvu", "CE score"]
-    lines.append(table(header, rows))
-    refined = {site: loaded[site].fidelity for site in loaded}
-    if any(fidelity is not None for fidelity in refined.values()):
+    lines.append(table([*header, *measured], rows))
+    refined = {site: each.fidelity for site, each in loaded.items() if each.fidelity is not None and each.atoms}
+    if refined:
         lines += ["", "Refined: each atom was moved from the activation that its label names to where"]
         lines += ["it reconstructs better. Fidelity is the cosine between the two.", ""]
-        lines.append(
-            table(
-                ["site", "fidelity: median", "a tenth below", "least"],
-                [
-                    [str(site), *(f"{f.quantile(q):.3f}" for q in (0.5, 0.1, 0.0))]
-                    for site, f in refined.items()
-                    if f is not None
-                ],
-            )
-        )
-    if not metrics:
+        rows = [[str(site), *(f"{np.quantile(f, q):.3f}" for q in (0.5, 0.1, 0.0))] for site, f in refined.items()]
+        lines.append(table(["site", "fidelity: median", "a tenth below", "least"], rows))
+    if not evaluated:
         lines += ["", f"Not evaluated yet: itda evaluate {run.folder}"]
     return "\n".join(lines)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from itda.core.labels import Label
+if TYPE_CHECKING:
+    from itda.core.labels import Label
 
 WIDTH = 80
 

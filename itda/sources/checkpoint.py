@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from itda.errors import ItdaError, ModelError, SettingError
+from itda.sources.names import folder_of
 
-TINY = Path(__file__).parent.parent / "assets" / "tiny"
 SAMPLES, SAMPLE_BYTES = 256, 4096
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -52,15 +52,15 @@ class Checkpoint:
         `device` auto is a GPU where there is one; `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere.
         Raises `ModelError` for a folder that is not there, `SettingError` for an unknown dtype.
         """
-        path = TINY if name == "tiny" else Path(name).expanduser()
-        if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
-            raise ModelError(f"no folder {name!r}: check the path, or name a Hub model or tiny")
+        path = folder_of(name)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype not in ("auto", *DTYPES):
             raise SettingError(f"no dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
         chosen = DTYPES.get(dtype, torch.float32 if device == "cpu" else "auto")
-        return Checkpoint(name, str(path) if path.is_dir() else name, device, chosen, revision, trust_remote_code)
+        return Checkpoint(
+            name, str(path) if path is not None and path.is_dir() else name, device, chosen, revision, trust_remote_code
+        )
 
     @property
     def _options(self) -> dict[str, Any]:

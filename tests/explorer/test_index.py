@@ -27,8 +27,8 @@ from itda.explorer.indexing import (
     recover,
     write_part,
 )
+from itda.files import FORMAT_VERSION, write_json
 from itda.sources.corpus import Corpus
-from itda.store import FORMAT_VERSION, write_json
 
 TEXTS = ["the cat sat", "naïve 🙂 日本", "a<bos>dog<pad>b", "", "the cat sat on the mat and ran " * 3, "é"]
 SITE, ATOMS, K = Site(2), 7, 3

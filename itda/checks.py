@@ -1,0 +1,192 @@
+"""What can be said of a command before anything heavy is loaded: its settings, its folders, its paths.
+
+The recipes check the same again where they use it, and what only a model or a corpus can tell. This is what makes a
+refusal of a slip come at once, not after the seconds that imports of tensors and models take.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from itda import config as settings
+from itda.core.checks import check_k, check_number, check_offset_tokens, check_refinement, check_threshold
+from itda.core.site import STREAMS, Site
+from itda.errors import SettingError, StoreError
+from itda.records import UNFINISHED, RunRecord, chosen_site, open_record
+from itda.sources.corpus import open_corpus
+from itda.sources.names import folder_of
+
+
+def check(command: object) -> None:
+    """Raises the `ItdaError` that the command would end with, as far as that needs no tensors and no network."""
+    if isinstance(command, settings.PursuitOptions) and command.memory is not None:
+        settings.parse_bytes(command.memory)
+    if isinstance(command, settings.LargeOptions):
+        if command.model_memory is not None:
+            settings.parse_bytes(command.model_memory)
+        if command.scratch is not None and not command.scratch.is_dir():
+            raise SettingError(f"no folder {command.scratch} for --scratch: make it, or name another")
+    match command:
+        case settings.Train():
+            _train(command)
+        case settings.Harvest():
+            settings.parse_count(command.tokens)
+            parse_sites(command.layers, command.streams)
+            check_shape(command)
+            if command.seed and command.order != "shuffled":
+                raise SettingError("--seed chooses a shuffled order: add --order shuffled")
+            _local(command.model, command.corpus, command)
+        case settings.Plan():
+            check_plan(command)
+            folder_of(command.model)
+        case settings.Decompose():
+            if command.top < 1:
+                raise SettingError(f"--top is {command.top}: show at least 1 atom")
+            chosen_site(_readable(command.run), command.layer)
+            check_text(command.text)
+        case settings.Evaluate() | settings.Probe():
+            settings.parse_count(command.tokens)
+            run = _readable(command.run)
+            if command.corpus is None and run.record["settings"]["part"] == "all":
+                raise SettingError("the run was trained on all of its corpus: name another one with --corpus")
+            _local(None, command.corpus, command)
+        case settings.Index():
+            if command.tokens is not None:
+                settings.parse_count(command.tokens)
+            check_index_batch(command.batch_size)
+            run = _readable(command.run)
+            for name in command.layer.split(",") if command.layer else ():
+                chosen_site(run, name.strip())
+            _local(None, command.corpus, command)
+        case settings.Compare():
+            check_some(command.runs, "compare")
+            for folder in command.runs:
+                _readable(folder)
+        case settings.Explore():
+            check_some(command.runs, "explore")
+            check_export(command)
+            for folder in command.runs:
+                run = _readable(folder)
+                if command.export is not None:
+                    chosen_site(run, command.layer)
+        case _:
+            pass
+
+
+def parse_sites(layers: str, streams: str) -> list[Site]:
+    """Each of the layers (3,4-6) with each of the streams (resid_post,mlp_out). Raises `SettingError`."""
+    names = [name.strip() for name in streams.split(",")]
+    for name in names:
+        if name not in STREAMS:
+            raise SettingError(f"no stream {name!r}: use {', '.join(STREAMS)}")
+    return [Site(layer, name) for layer in settings.parse_layers(layers) for name in STREAMS if name in names]
+
+
+def check_shape(options: settings.Train | settings.Harvest) -> None:
+    """Raises `SettingError` unless there is something in a batch."""
+    if options.batch_size < 1 or options.window < 1:
+        raise SettingError("--batch-size and --window must be at least 1")
+
+
+def check_index_batch(batch_size: int) -> None:
+    """Raises `SettingError` for a negative number."""
+    if batch_size < 0:
+        raise SettingError(f"--batch-size is {batch_size}: it must be at least 1, or 0 for that of the run")
+
+
+def check_text(text: str) -> None:
+    """Raises `SettingError` for a text of nothing but space."""
+    if not text.strip():
+        raise SettingError("there is no text: give one in quotes")
+
+
+def check_some(runs: Sequence[Path], verb: str) -> None:
+    """Raises `SettingError` where no run was named."""
+    if not runs:
+        raise SettingError(f"no run to {verb}: name one or more run folders")
+
+
+def check_export(options: settings.Explore) -> None:
+    """Raises `SettingError`, `StoreError` for a page that cannot be written or has nothing in it."""
+    target = options.export
+    if target is None:
+        return
+    if target.is_dir() or not target.parent.is_dir():
+        raise StoreError(f"cannot write {target}: name a file in a folder that is there")
+    if options.top < 1:
+        raise SettingError(f"--top is {options.top}: carry at least 1 atom")
+
+
+def check_plan(options: settings.Plan) -> None:
+    """Raises `SettingError` for numbers with which there is nothing to count."""
+    parse_sites(options.layers, options.streams)
+    for text in (options.tokens, options.evaluate, options.atoms):
+        settings.parse_count(text)
+    for name in ("window", "batch_size", "k"):
+        if getattr(options, name) < 1:
+            raise SettingError(f"--{name.replace('_', '-')} must be at least 1")
+    for name in ("tflops", "cpu_tflops", "disk_gbps"):
+        if not getattr(options, name) > 0:
+            raise SettingError(f"--{name.replace('_', '-')} must be more than 0")
+    for text in (options.gpu_memory, options.ram, options.laptop, options.model_memory):
+        if text is not None:
+            settings.parse_bytes(text)
+
+
+def check_free(folder: Path) -> None:
+    """Raises `StoreError` if there is something in the way of a new run."""
+    if (folder / UNFINISHED).exists() and not (folder / "run.json").exists():
+        raise StoreError(f"{folder} is there, unfinished: go on with itda train --resume {folder}, or remove it")
+    if folder.exists():
+        raise StoreError(f"{folder} exists already: name another folder, or remove it")
+
+
+def check_resumable(folder: Path) -> None:
+    """Raises `StoreError` if there is no run to go on with."""
+    if not folder.is_dir():
+        raise StoreError(f"no folder {folder}: check the path, or begin the run with `itda train --out {folder}`")
+    if not (folder / UNFINISHED).exists() and not (folder / "run.json").exists():
+        raise StoreError(f"{folder} has no {UNFINISHED}: name a folder written by itda")
+
+
+def _train(options: settings.Train) -> None:
+    if options.resume is not None:
+        check_resumable(options.resume)
+        return
+    options = settings.resolved(options)
+    if options.activations is None or options.layers:
+        parse_sites(options.layers, options.streams)
+    check_shape(options)
+    check_k(options.k)
+    if options.mode != "reference" and options.threshold is not None:
+        check_threshold(options.threshold)
+    check_refinement(options.refine or 0, options.min_fidelity or 0.0)
+    check_offset_tokens(options.offset or 0)
+    tokens = settings.parse_count(options.tokens) if options.tokens is not None else None
+    if options.atoms is not None:
+        atoms = settings.parse_count(options.atoms)
+        if tokens is not None:
+            check_number(atoms, tokens)
+    if options.out is not None:
+        check_free(options.out)
+    if options.activations is None:
+        _local(options.model, options.corpus, options)
+    elif not (options.activations / "manifest.json").exists():
+        folder = options.activations
+        raise StoreError(f"no activations in {folder}: check the path, or make them with `itda harvest`")
+
+
+def _readable(folder: Path) -> RunRecord:
+    run = open_record(folder)
+    run.summaries()
+    return run
+
+
+def _local(model: str | None, corpus: str | None, options: settings.CorpusOptions) -> None:
+    """A model or a corpus that is a path; of what is elsewhere only the network can tell."""
+    if model is not None:
+        folder_of(model)
+    if corpus is not None and (corpus.startswith((".", "~", os.sep)) or Path(corpus).expanduser().exists()):
+        open_corpus(corpus, text_field=options.text_field)

@@ -1,0 +1,140 @@
+"""What needs no model answers at once: `info`, help, and every refusal of a slip come without tensors being loaded.
+
+Seconds differ from machine to machine, so the modules that were imported are looked at instead.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_imports import HEAVY
+
+from itda import ITDA, Label, Labels
+from itda.core.site import Site
+from itda.files import METRICS_FORMAT, RUN_FORMAT, write_json
+from itda.store import save_dictionary
+
+CALLS = """
+import contextlib, io, json, os, sys
+from itda.cli import main
+told = []
+for arguments in json.load(sys.stdin):
+    output, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(error):
+        try:
+            main(arguments)
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+    told.append([status, output.getvalue(), error.getvalue(), sorted({m.partition(".")[0] for m in sys.modules})])
+print(json.dumps(told))
+"""
+
+
+def told(*commands: list[str]) -> list[tuple[int, str, str, set[str]]]:
+    """Status, output, errors and modules imported so far, of commands in one new process."""
+    given = json.dumps(commands)
+    made = subprocess.run([sys.executable, "-c", CALLS], input=given, capture_output=True, text=True, check=True)
+    return [(status, output, error, set(modules)) for status, output, error, modules in json.loads(made.stdout)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A finished run of two dictionaries, one of them refined and evaluated; no model has made it."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    folder.mkdir()
+    labels = Labels.of(*(Label("essay", i, i, i + 1, i, "", "x", "") for i in range(4)))
+    fidelity = torch.tensor([0.9, 0.95, 0.97, 1.0])
+    for layer, more in ((2, {}), (4, {"fidelity": fidelity})):
+        model = ITDA(torch.eye(4, 8), labels, k=2, threshold=0.25, site=Site(layer), **more)
+        save_dictionary(model, folder / f"layer_{layer}")
+    kind = {"format": METRICS_FORMAT, "format_version": 1}
+    write_json(folder / "layer_4" / "metrics.json", {**kind, "fvu": 0.125, "ce_loss_score": 0.5})
+    settings = {"mode": "paper", "atoms": None, "part": "all", "revision": None}
+    record = {"model": "tiny", "corpus": "essays", "corpus_part": "all", "tokens": 1000, "window": 64, "seconds": 1.5}
+    record |= {"format": RUN_FORMAT, "format_version": 1, "sites": ["layer_2", "layer_4"], "settings": settings}
+    write_json(folder / "run.json", record)
+    return folder
+
+
+def test_info_and_help_import_no_tensors(run):
+    commands = ("demo", "train", "harvest", "plan", "info", "decompose", "evaluate", "probe", "compare", "index")
+    helps = [["--help"], *([each, "--help"] for each in (*commands, "explore")), ["--version"]]
+    found = told(["info", str(run)], ["info", str(run), "--json"], *helps)
+    assert [status for status, *_ in found] == [0] * len(found)
+    assert not found[-1][3] & HEAVY
+    assert "layer_4      4        8  2       mp       0.25  0.1250    0.5000" in found[0][1]
+    assert "layer_4             0.960          0.915  0.900" in found[0][1]
+    values = json.loads(found[1][1])
+    assert values["dictionaries"]["layer_2"] == {"atoms": 4, "d_model": 8, "k": 2}
+    refined = values["dictionaries"]["layer_4"]
+    assert refined["fidelity"] == {"median": pytest.approx(0.95), "least": pytest.approx(0.9)}
+    assert refined["metrics"]["fvu"] == 0.125
+    assert all("itda" in output for _, output, *_ in found[2:])
+
+
+def test_a_run_that_was_not_evaluated_has_no_columns_of_dashes(run, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "layer_4" / "metrics.json").unlink()
+    ((_, output, *_),) = told(["info", str(copy)])
+    assert "fvu" not in output
+    assert "CE score" not in output
+    assert f"Not evaluated yet: itda evaluate {copy}" in output
+
+
+TRAIN = ["--layers", "2", "--corpus", "python-docs", "--tokens", "1k"]
+SLIPS: dict[str, tuple[list[str], str]] = {
+    "an unknown run": (["info", "./nowhere"], "no run folder nowhere"),
+    "no run to decompose with": (["decompose", "./nowhere", "text"], "no run folder"),
+    "no run to evaluate": (["evaluate", "./nowhere"], "no run folder"),
+    "no run to probe": (["probe", "./nowhere"], "no run folder"),
+    "no run to compare": (["compare", "./nowhere"], "no run folder"),
+    "no run to index": (["index", "./nowhere"], "no run folder"),
+    "no run to explore": (["explore", "./nowhere"], "no run folder"),
+    "a layer that the run lacks": (["decompose", "RUN", "text", "--layer", "3"], "it has 2, 4"),
+    "no site": (["decompose", "RUN", "text", "--layer", "x"], "no site 'x'"),
+    "an endless site": (["decompose", "RUN", "text", "--layer", "9" * 5000], "no site '999"),
+    "no text": (["decompose", "RUN", " "], "there is no text"),
+    "no atoms to show": (["decompose", "RUN", "text", "--top", "0"], "at least 1 atom"),
+    "nothing held out": (["evaluate", "RUN"], "name another one with --corpus"),
+    "no tokens to evaluate": (["evaluate", "RUN", "--tokens", "none"], "write it as 50000"),
+    "a corpus that is no path": (["evaluate", "RUN", "--corpus", "./nothing.txt"], "no file or folder"),
+    "a negative batch": (["index", "RUN", "--batch-size", "-1"], "at least 1, or 0"),
+    "a page in no folder": (["explore", "RUN", "--export", "nowhere/page.html"], "name a file in a folder"),
+    "no model": (["train"], "no model given"),
+    "a missing folder": (["train", "./nothing", *TRAIN], "no folder './nothing'"),
+    "a missing corpus": (["train", "tiny", *TRAIN, "--corpus", "./nothing.txt"], "no file or folder"),
+    "layers that are none": (["train", "tiny", *TRAIN, "--layers", "two"], "write it as 3,4-6"),
+    "a hundred million layers": (["train", "tiny", *TRAIN, "--layers", "0-99999999"], "no model has so many"),
+    "layers without end": (["train", "tiny", *TRAIN, "--layers", "0-" + "9" * 5000], "no model has so many"),
+    "an unknown stream": (["train", "tiny", *TRAIN, "--streams", "resid"], "use resid_post"),
+    "k of 0": (["train", "tiny", *TRAIN, "--k", "0"], "k is 0"),
+    "a threshold of 1": (["train", "tiny", *TRAIN, "--threshold", "1"], "below 1"),
+    "more atoms than tokens": (["train", "tiny", *TRAIN, "--atoms", "2k"], "each atom is a token"),
+    "both": (["train", "tiny", *TRAIN, "--atoms", "10", "--threshold", "0.2"], "give one of them"),
+    "an empty batch": (["train", "tiny", *TRAIN, "--batch-size", "0"], "at least 1"),
+    "little memory": (["train", "tiny", *TRAIN, "--memory", "100k"], "at least 1M"),
+    "no scratch": (["train", "tiny", *TRAIN, "--scratch", "./nowhere"], "no folder nowhere for --scratch"),
+    "no room": (["train", "tiny", *TRAIN, "--out", "RUN"], "exists already"),
+    "nothing to resume": (["train", "--resume", "./nowhere"], "no folder nowhere"),
+    "no activations": (["train", "--activations", "./nowhere"], "no activations in nowhere"),
+    "no harvest": (["harvest", "tiny", *TRAIN, "--out", "x", "--window", "0"], "at least 1"),
+    "a seed of no order": (["harvest", "tiny", *TRAIN, "--out", "x", "--seed", "1"], "add --order shuffled"),
+    "no plan": (["plan", "tiny", "--layers", "2", "--k", "0"], "--k must be at least 1"),
+    "usage": (["fly"], ""),
+}
+
+
+def test_every_slip_is_refused_in_one_line_before_tensors_are_imported(run):
+    commands = [[str(run) if word == "RUN" else word for word in given] for given, _ in SLIPS.values()]
+    found = told(*commands)
+    for name, (_, remedy), (status, output, error, modules) in zip(SLIPS, SLIPS.values(), found, strict=True):
+        assert (name, status) == (name, 2)
+        assert remedy in error, name
+        assert name == "usage" or (output, error.count("\n"), error[:6]) == ("", 1, "itda: "), name
+        assert not modules & HEAVY, name
