@@ -177,6 +177,8 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     """Refinement holds each atom's cosine to the activation that its label names at this or above; mode best: 0.9."""
     window: int = 128
     """Tokens that the model reads at once, special ones included."""
+    bos: Literal["auto", "always", "never"] = "auto"
+    """In front of each window: what the tokenizer puts there (auto), a BOS in any case (always), or nothing (never)."""
     revision: str | None = None
     """The commit, tag or branch of a Hub model."""
     part: Literal["train", "all"] = "train"
@@ -227,8 +229,9 @@ def resolved(options: Train) -> Train:
 def check_source(options: Train) -> None:
     """Raises `SettingError` unless the settings name one source of activations."""
     if options.activations is not None:
-        for name in ("model", "corpus", "stream", "workers", "ray", "remote"):
-            if getattr(options, name):
+        named = {name: getattr(options, name) for name in ("model", "corpus", "stream", "workers", "ray", "remote")}
+        for name, value in {**named, "bos": options.bos != "auto"}.items():
+            if value:
                 flag = "a model" if name == "model" else f"--{name}"
                 raise SettingError(f"--activations has been read from a model and a corpus already: leave out {flag}")
         return
@@ -281,6 +284,8 @@ class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Outpu
     """Which shuffled order."""
     window: int = 128
     """Tokens that the model reads at once, special ones included."""
+    bos: Literal["auto", "always", "never"] = "auto"
+    """In front of each window: what the tokenizer puts there (auto), a BOS in any case (always), or nothing (never)."""
     revision: str | None = None
     """The commit, tag or branch of a Hub model."""
     part: Literal["train", "all"] = "train"

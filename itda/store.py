@@ -176,7 +176,7 @@ with the document and the token at which it was read (`labels.parquet`). An acti
 | threshold | {model.threshold} |
 | corpus | {made.get("corpus", "-")} |
 | tokens | {made.get("tokens", "-")} |
-| window | {made.get("window", "-")} |
+| window | {made.get("window", "-")}{_on_front(made)} |
 
 ```python
 import itda
@@ -187,6 +187,12 @@ model.labels[code.indices]            # the labels of the atoms
 
 Method: Leask, Nanda, Al Moubayed, "Inference-Time Decomposition of Activations (ITDA)", ICML 2025, arXiv 2505.17769.
 """
+
+
+def _on_front(made: Mapping[str, Any]) -> str:
+    if "prefix" not in made:
+        return ""
+    return f", each begins with {' '.join(made['prefix'])}" if made["prefix"] else ", without a BOS"
 
 
 def _on_refinement(model: ITDA) -> str:

@@ -18,7 +18,7 @@ from itda.explorer.windows import rounded
 POINTS = 200
 """Of a curve: more than a screen shows tell nothing."""
 
-SETTINGS = ("mode", "k", "order", "refine", "min_fidelity", "window")
+SETTINGS = ("mode", "k", "order", "refine", "min_fidelity", "window", "bos")
 MEASURES = ("fvu", "l0", "ce_loss_score", "kl", "unused_atoms", "tokens")
 
 

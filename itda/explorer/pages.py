@@ -139,9 +139,10 @@ class Explorer:
             raise SettingError(f"the text has {len(text):,} characters: shorten it to {MOST_CHARACTERS:,}")
         dictionary = self._dictionary(query)
         model, pieces = self._model(run)
-        window = self.opened.record(run)["window"]
+        record = self.opened.record(run)
+        window, bos = record["window"], record["settings"].get("bos", "auto")
         with self._running:
-            labels, found = read_prompt(model, text, [site], window, self._batch_size)
+            labels, found = read_prompt(model, text, [site], window, self._batch_size, bos)
         code, error = dictionary.model.decompose(found[site])
         ids = labels.token_id.tolist()
         partial = {place: pieces[token] for place, token in enumerate(ids) if token in pieces}

@@ -189,7 +189,8 @@ def _tokenizer(opened: _Opened) -> object:
 def _settings_of(opened: _Opened) -> dict[str, Any]:
     """The settings of a run that this itda knows."""
     known = {field.name for field in fields(settings.Train)}
-    return {name: value for name, value in opened.run.record["settings"].items() if name in known}
+    made = {name: value for name, value in opened.run.record["settings"].items() if name in known}
+    return {"bos": opened.run.bos, **made}
 
 
 def _told(opened: _Opened) -> dict[str, Any]:
@@ -200,8 +201,17 @@ def _told(opened: _Opened) -> dict[str, Any]:
     return made | {"device": record["device"]} | {f"{n} version": v for n, v in record["versions"].items()}
 
 
-def _kind(a: _Opened, b: _Opened) -> Kind:
+def _both_told(a: _Opened, b: _Opened) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What made each of two runs; of BOS, what stood in front of the windows counts and not how it was asked for."""
     left, right = _told(a), _told(b)
+    if all("prefix" in each.run.record for each in (a, b)):
+        for told, each in ((left, a), (right, b)):
+            told["bos"] = " ".join(each.run.record["prefix"]) or "none"
+    return left, right
+
+
+def _kind(a: _Opened, b: _Opened) -> Kind:
+    left, right = _both_told(a, b)
     different = {name for name in left.keys() | right.keys() if left.get(name) != right.get(name)}
     if any(name not in BITS and not name.endswith(" version") for name in different):
         return "models"
@@ -209,7 +219,7 @@ def _kind(a: _Opened, b: _Opened) -> Kind:
 
 
 def _differences(a: _Opened, b: _Opened) -> Iterator[str]:
-    left, right = _told(a), _told(b)
+    left, right = _both_told(a, b)
     for name in [*left, *(name for name in right if name not in left)]:
         if left.get(name) != right.get(name) and name not in ("model", "revision"):
             yield f"{name}: {left.get(name)} and {right.get(name)}"

@@ -21,6 +21,7 @@ from itda.recipes.runs import open_run
 from itda.records import chosen_site
 from itda.sources.huggingface import LanguageModel
 from itda.sources.prompt import read_prompt
+from itda.sources.special import Bos
 
 Readout = Literal["code", "levels", "similarity"]
 
@@ -92,7 +93,9 @@ def decompose(options: settings.Decompose) -> tuple[Site, Decomposition]:
     check_text(options.text)
     dictionary, model = run.dictionary(site), run.model(options)
     window, readout = run.record["window"], options.readout
-    tokens = decompose_text(model, dictionary, site, options.text, window, options.batch_size, readout, options.top)
+    tokens = decompose_text(
+        model, dictionary, site, options.text, window, options.batch_size, readout, options.top, run.bos
+    )
     if options.token is None:
         return site, tokens
     if not -len(tokens) <= options.token < len(tokens):
@@ -109,6 +112,7 @@ def decompose_text(
     batch_size: int = 1,
     readout: Readout = "code",
     top: int = 5,
+    bos: Bos = "auto",
 ) -> Decomposition:
     """Every token of a text that the model reads at once. Raises `SettingError` if it is longer than that.
 
@@ -116,7 +120,7 @@ def decompose_text(
     the very activations that were its atoms. The atoms are those of the code, of the code on two
     levels, or the `top` closest ones.
     """
-    labels, found_at = read_prompt(model, text, [site], window, batch_size)
+    labels, found_at = read_prompt(model, text, [site], window, batch_size, bos)
     x = found_at[site]
     code, error = dictionary.decompose(x)
     if readout == "similarity":

@@ -15,6 +15,7 @@ from itda.recipes.origin import model_recipe
 from itda.recipes.runs import Bar, Run, check_unchanged, finite, no_bar, now_and_then, open_run, open_spec
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import LanguageModel
+from itda.sources.special import Bos
 from itda.sources.streaming import StreamedModel
 from itda.sources.windows import Group
 
@@ -29,7 +30,7 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar) -> dict[Site, Ev
     corpus = corpus_to_measure_on(run, options.corpus, options)
     model = model_recipe(run.record["model"], options, run.record["settings"]["revision"], head=True)()
     loaded = {site: run.dictionary(site).to(model.device) for site in run.sites}
-    results = evaluate_on(model, corpus, loaded, tokens, run.record["window"], options.batch_size, bar)
+    results = evaluate_on(model, corpus, loaded, tokens, run.record["window"], options.batch_size, bar, bos=run.bos)
     for site, result in results.items():
         on = {"corpus": corpus.name, "part": corpus.part, "fingerprint": corpus.fingerprint}
         kind = {"format": METRICS_FORMAT, "format_version": FORMAT_VERSION}
@@ -60,9 +61,11 @@ def evaluate_on(
     window: int,
     batch_size: int,
     bar: Bar = no_bar,
+    *,
+    bos: Bos = "auto",
 ) -> dict[Site, Evaluation]:
     """Measure dictionaries on the first `tokens` tokens of a corpus."""
-    windower = model.windower(window)
+    windower = model.windower(window, bos)
 
     def groups() -> Iterator[Group]:
         left = tokens

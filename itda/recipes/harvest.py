@@ -14,7 +14,7 @@ from itda import config as settings
 from itda.checks import check_shape, parse_sites
 from itda.core.batch import Site
 from itda.errors import CorpusError, SettingError, StoreError
-from itda.recipes.origin import about_of, asked_of, closing_of, cluster_of, open_corpus_of, open_model
+from itda.recipes.origin import about_of, asked_of, closing_of, cluster_of, open_corpus_of, open_model, prefix_of
 from itda.recipes.runs import Bar, Progress, no_bar
 from itda.sources.activation_model import ActivationModel
 from itda.sources.corpus import Corpus
@@ -22,7 +22,7 @@ from itda.sources.huggingface import HuggingFaceSource
 from itda.sources.shards import ShardSource, ShardWriter, check_made_alike
 
 KEPT_SETTINGS = ("revision", "device", "dtype", "trust_remote_code", "window", "batch_size", "part", "order", "seed")
-KEPT_SETTINGS += ("text_field", "dataset_config", "dataset_split", "dataset_revision")
+KEPT_SETTINGS += ("bos", "text_field", "dataset_config", "dataset_split", "dataset_revision")
 """What is needed besides to open the model and the corpus again."""
 
 
@@ -72,6 +72,7 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar) -> Harvest:
         closing_of(open_model(options.model, options, options.revision, cluster)) as model,
     ):
         about = {**asked, **about_of(options.model, model, corpus), "device": model.device}
+        about["prefix"] = prefix_of(options, model)
         # Those whose other versions may have other bits.
         about["versions"] = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
         return _filled(options, about, model, corpus, sites, tokens, bar)
@@ -123,6 +124,7 @@ def _write(
             batch_size=options.batch_size,
             tokens=tokens if end is None else end,
             skip=first,
+            bos=options.bos,
         )
         for batches in source:
             writer.add(batches)

@@ -39,7 +39,7 @@ from itda.records import chosen_site
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import LanguageModel
 from itda.sources.pieces import partial_pieces
-from itda.sources.windows import Group
+from itda.sources.windows import Group, Windower
 
 BLOCK = 4096
 """Tokens, at least, that are encoded together and are a part on disk: pursuits of fewer rows are slower."""
@@ -111,12 +111,13 @@ def index_run(options: settings.Index, bar: Bar = no_bar) -> Indexing:
             "tokenizer": model.tokenizer_hash,
             "device": str(model.model.device),
             "dtype": str(model.model.dtype).removeprefix("torch."),
+            "bos": run.bos,
             "versions": {name: version(name) for name in ("itda", "torch", "transformers", "tokenizers", "numpy")}
             | {"python": platform.python_version()},
         }
         partial = run.folder / PARTIAL
         _prepare(partial, {**asked, **made_by})
-        groups = _groups(model, corpus, window, size, tokens)
+        groups = _groups(model.windower(window, run.bos), corpus, size, tokens)
         with bar("index", tokens) as progress:
             parts = parts_of(partial)
             _skip(groups, parts, partial)
@@ -199,10 +200,10 @@ def _prepare(partial: Path, wanted: Mapping[str, Any]) -> None:
     write_json(partial / "settings.json", {**kind, **wanted})
 
 
-def _groups(model: LanguageModel, corpus: Corpus, window: int, size: int, tokens: int) -> Iterator[Masked]:
+def _groups(windower: Windower, corpus: Corpus, size: int, tokens: int) -> Iterator[Masked]:
     """The groups of `HuggingFaceSource`, one by one, with the activations that it would yield."""
     left = tokens
-    for group in model.windower(window).groups(corpus, size):
+    for group in windower.groups(corpus, size):
         mask = group.is_activation
         mask = mask & (mask.flatten().cumsum(0).view_as(mask) <= left)
         left -= int(mask.sum())

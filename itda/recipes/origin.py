@@ -28,11 +28,11 @@ from itda.sources.weights import give_back_freed
 ModelRecipe = Callable[[], ActivationModel]
 
 PROVENANCE = ("model", "revision", "tokenizer", "corpus", "corpus_part", "corpus_revision", "fingerprint", "window")
-PROVENANCE += ("batch_size", "dtype", "order")
+PROVENANCE += ("batch_size", "dtype", "order", "bos", "prefix")
 """What a dictionary says of where it comes from."""
 
 INHERITED = ("revision", "text_field", "dataset_config", "dataset_split", "dataset_revision", "part", "order", "seed")
-INHERITED += ("window", "batch_size", "trust_remote_code")
+INHERITED += ("window", "batch_size", "trust_remote_code", "bos")
 """Settings of a harvest that a run from its activations has too."""
 
 
@@ -70,6 +70,7 @@ def open_origin(options: settings.Train, cluster: Any = None) -> Origin:
         batch_size=options.batch_size,
         tokens=tokens_of(options),
         every_position=options.mode == "reference",
+        bos=options.bos,
     )
     source(skip=0)  # a site that the model lacks, or a window too long, is to be known now
     provenance = provenance_of(options, corpus, model)
@@ -78,7 +79,7 @@ def open_origin(options: settings.Train, cluster: Any = None) -> Origin:
         sites=sites,
         source=lambda skip: source(skip=skip),
         provenance=provenance,
-        about=about_of(options.model, model, corpus),
+        about={**about_of(options.model, model, corpus), "prefix": provenance["prefix"]},
         device=model.device,
         model=model,
     )
@@ -95,13 +96,20 @@ def asked_of(options: settings.Train | settings.Harvest, corpus: Corpus) -> dict
         "order": f"shuffled, seed {options.seed}" if options.order == "shuffled" else "corpus",
         "window": options.window,
         "batch_size": options.batch_size,
+        "bos": options.bos,
     }
+
+
+def prefix_of(options: settings.Train | settings.Harvest, model: ActivationModel) -> list[str]:
+    """The special tokens in front of each window, which `--bos` and the tokenizer decide together."""
+    windower = model.windower(options.window, options.bos)
+    return [str(token) for token in windower.tokenizer.convert_ids_to_tokens(windower.prefix)]
 
 
 def provenance_of(options: settings.Train, corpus: Corpus, model: ActivationModel) -> dict[str, Any]:
     """What a dictionary says of where it comes from."""
     made = {"revision": model.revision, "tokenizer": model.tokenizer_hash, "dtype": model.dtype}
-    return {**asked_of(options, corpus), **made}
+    return {**asked_of(options, corpus), **made, "prefix": prefix_of(options, model)}
 
 
 def about_of(name: str, model: ActivationModel, corpus: Corpus) -> dict[str, Any]:

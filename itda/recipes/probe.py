@@ -39,7 +39,13 @@ def probe_run(options: settings.Probe, bar: Bar = no_bar) -> tuple[list[str], di
     corpus = _python(corpus_to_measure_on(run, options.corpus, options)).shuffled(0)
     model, sites = run.model(options), list(run.sites)
     source = HuggingFaceSource(
-        model, _beginnings(corpus), sites, window=run.record["window"], batch_size=options.batch_size, tokens=tokens
+        model,
+        _beginnings(corpus),
+        sites,
+        window=run.record["window"],
+        batch_size=options.batch_size,
+        tokens=tokens,
+        bos=run.bos,
     )
     found: dict[Site, list[Tensor]] = {site: [] for site in sites}
     labels = []

@@ -16,6 +16,7 @@ from itda.errors import CorpusError
 from itda.records import RunRecord, open_record
 from itda.sources.corpus import Corpus, open_corpus
 from itda.sources.huggingface import LanguageModel
+from itda.sources.special import Bos
 from itda.store import load_dictionary
 
 
@@ -68,6 +69,11 @@ def now_and_then(show: Callable[[str], object]) -> Callable[[str], object]:
 class Run(RunRecord):
     """A run folder, opened, with what needs tensors."""
 
+    @property
+    def bos(self) -> Bos:
+        """What stands in front of each window."""
+        return bos_of(self.record)
+
     def dictionary(self, site: Site) -> ITDA:
         """The dictionary of one site. Raises `StoreError`."""
         return load_dictionary(self.sites[site])
@@ -75,6 +81,11 @@ class Run(RunRecord):
     def model(self, options: settings.ModelOptions) -> LanguageModel:
         """The language model that the run was made from. Raises `ModelError`."""
         return load_model(self.record["model"], options, self.record["settings"]["revision"])
+
+
+def bos_of(record: Mapping[str, Any]) -> Bos:
+    """What a run.json says of what stands in front of each window; runs from before `--bos` were made with auto."""
+    return record["settings"].get("bos", "auto")
 
 
 def open_run(folder: Path) -> Run:

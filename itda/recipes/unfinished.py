@@ -116,7 +116,8 @@ class Unfinished:
             self._write()
             return
         was, now = _flat(self.about), _flat(json.loads(json.dumps(about)))
-        for name in {**was, **now}:
+        # What an earlier itda did not note yet is not known to have changed.
+        for name in was:
             if was.get(name) != now.get(name):
                 raise StoreError(
                     f"{_said(name)} was {_short(was.get(name))} when {self.folder} was begun, and is "

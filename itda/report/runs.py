@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
     """What is in a run folder. Columns of measures are there once it has been evaluated."""
     record = run.record
+    front = ""
+    if "prefix" in record:
+        front = f" that begin with {' '.join(record['prefix'])}" if record["prefix"] else " without a BOS"
     lines = [
         f"{run.folder}: {record['model']} on {record['corpus']} ({record['corpus_part']} part)",
-        f"{record['tokens']:,} tokens in windows of {record['window']}, mode {record['settings']['mode']}, "
+        f"{record['tokens']:,} tokens in windows of {record['window']}{front}, mode {record['settings']['mode']}, "
         f"in {record['seconds']:.0f} s",
         "",
     ]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from itda.core.batch import Site
+from itda.sources.special import Bos
 from itda.sources.windows import Group, Windower
 
 
@@ -70,8 +71,11 @@ class ActivationModel(ABC):
         """Where it runs: cpu, cuda:0, ..."""
 
     @abstractmethod
-    def windower(self, window: int) -> Windower:
-        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context."""
+    def windower(self, window: int, bos: Bos = "auto") -> Windower:
+        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context.
+
+        `bos` says what stands in front of each: `itda.sources.special`.
+        """
 
     @abstractmethod
     def check(self, sites: Sequence[Site]) -> None:

@@ -22,6 +22,7 @@ from itda.sources.blocks import find_blocks, site_module, tensor_of, with_tensor
 from itda.sources.checkpoint import Checkpoint
 from itda.sources.corpus import Corpus
 from itda.sources.hooks import Hook, evaluating, hooked
+from itda.sources.special import Bos
 from itda.sources.windows import Group, Windower
 
 Replace = Callable[[Tensor], Tensor]
@@ -115,9 +116,12 @@ class LanguageModel(ActivationModel):
         shown = {name: value for name, value in parts.items() if name not in ("padding", "truncation")}
         return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
 
-    def windower(self, window: int) -> Windower:
-        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context."""
-        return Windower(self.tokenizer, window, context=self.context)
+    def windower(self, window: int, bos: Bos = "auto") -> Windower:
+        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context.
+
+        `bos` says what stands in front of each: `itda.sources.special`.
+        """
+        return Windower(self.tokenizer, window, context=self.context, bos=bos)
 
     @torch.inference_mode()
     def activations(self, group: Group, sites: Sequence[Site]) -> dict[Site, Float[Tensor, "windows tokens d_model"]]:
@@ -245,9 +249,10 @@ class HuggingFaceSource:
         tokens: int | None = None,
         skip: int = 0,
         every_position: bool = False,
+        bos: Bos = "auto",
     ) -> None:
         self.model, self.corpus, self.sites, self.tokens, self.skip = model, corpus, list(sites), tokens, skip
-        self.batch_size, self.windower = batch_size, model.windower(window)
+        self.batch_size, self.windower = batch_size, model.windower(window, bos)
         self.every_position = every_position
         """Padding and special tokens too, and one window per document: only mode `reference` wants that."""
         model.check(self.sites)

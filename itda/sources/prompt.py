@@ -12,20 +12,22 @@ from itda.core.labels import Labels
 from itda.errors import SettingError
 from itda.sources.corpus import Document
 from itda.sources.huggingface import LanguageModel
+from itda.sources.special import Bos
 
 
 def read_prompt(
-    model: LanguageModel, text: str, sites: Sequence[Site], window: int, batch_size: int = 1
+    model: LanguageModel, text: str, sites: Sequence[Site], window: int, batch_size: int = 1, bos: Bos = "auto"
 ) -> tuple[Labels, Mapping[Site, Float[Tensor, "tokens d_model"]]]:
     """The tokens of a text that the model reads at once, as labels of a document `prompt`, and their activations.
 
     The model runs in the shape it was trained in where the text fits, so that a prompt of the training corpus gives
-    the very activations that were its atoms. Raises `SettingError` for no text, or more than the model reads.
+    the very activations that were its atoms. Raises `SettingError` for no text, one of special tokens
+    alone, or more than the model reads.
     """
     if not text.strip():
         raise SettingError("there is no text: give one in quotes")
     document = Document("prompt", text)
-    windower = model.windower(window)
+    windower = model.windower(window, bos)
     windows = windower.windows(document)
     if len(windows) > 1:
         length, room = sum(len(w.token_ids) for w in windows), (model.context or window) - windower.window
@@ -33,9 +35,11 @@ def read_prompt(
             raise SettingError(
                 f"the text has {length} tokens and the model reads at most {windower.content + room}: shorten it"
             )
-        windower = model.windower(windower.window - windower.content + length)
+        windower = model.windower(windower.window - windower.content + length, bos)
         windows = windower.windows(document)
     group = windower.group(windows, batch_size)
+    if not group.is_activation.any():
+        raise SettingError("the text has no token but special ones, which have no activation here: give it some words")
     found = model.activations(group, sites)
     mask = group.is_activation
     return group.labels(), {site: x[mask.to(x.device)].cpu() for site, x in found.items()}

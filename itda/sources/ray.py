@@ -23,6 +23,7 @@ from itda.core.batch import Site
 from itda.errors import ModelError, SettingError
 from itda.sources.activation_model import ActivationModel
 from itda.sources.ray_cluster import PATIENCE_S, LostError, Packed, RayCluster, no_room
+from itda.sources.special import Bos
 from itda.sources.windows import Group, Windower
 
 Recipe = Callable[[], ActivationModel]
@@ -138,9 +139,12 @@ class RayModel(ActivationModel):
         """The process id of each worker that has started, on its own machine."""
         return [self._cluster.get(worker.started) for worker in self._workers if worker.has_started]
 
-    def windower(self, window: int) -> Windower:
-        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context."""
-        return self._ask("windower", window)
+    def windower(self, window: int, bos: Bos = "auto") -> Windower:
+        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context.
+
+        `bos` says what stands in front of each: `itda.sources.special`.
+        """
+        return self._ask("windower", window, bos)
 
     def check(self, sites: Sequence[Site]) -> None:
         """Raises `ModelError` for a site that the model does not have."""
@@ -302,8 +306,8 @@ class _ModelActor:
         m = self._model
         return _Card(m.name, m.layers, m.d_model, m.revision, m.tokenizer_hash, m.dtype, m.device)
 
-    def windower(self, window: int) -> Windower:
-        return self._model.windower(window)
+    def windower(self, window: int, bos: Bos) -> Windower:
+        return self._model.windower(window, bos)
 
     def check(self, sites: list[Site]) -> None:
         self._model.check(sites)

@@ -23,6 +23,7 @@ from itda.sources.activation_model import ActivationModel
 from itda.sources.blocks import find_blocks, site_module
 from itda.sources.checkpoint import Checkpoint
 from itda.sources.huggingface import LanguageModel
+from itda.sources.special import Bos
 from itda.sources.windows import Group, Windower
 
 NDIF = "https://api.ndif.us"
@@ -132,9 +133,12 @@ class RemoteModel(ActivationModel):
         """Where it runs: ndif, or a device of this machine."""
         return "ndif" if self.remote is True else self.model.device
 
-    def windower(self, window: int) -> Windower:
-        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context."""
-        return self.model.windower(window)
+    def windower(self, window: int, bos: Bos = "auto") -> Windower:
+        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context.
+
+        `bos` says what stands in front of each: `itda.sources.special`.
+        """
+        return self.model.windower(window, bos)
 
     def check(self, sites: Sequence[Site]) -> None:
         """Raises `ModelError` for a site that the model does not have."""

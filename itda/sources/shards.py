@@ -36,6 +36,8 @@ SHARD_BYTES = 2**28
 """What a shard of one site takes, about."""
 BATCH = 4096
 """Activations that `ShardSource` yields together."""
+BEFORE = {"bos": "auto", "settings.bos": "auto"}
+"""Settings that folders of an earlier itda do not name, and what they were then."""
 
 
 @dataclass
@@ -390,12 +392,14 @@ def check_made_alike(folder: Path, asked: Mapping[str, Any]) -> Manifest | None:
             raise StoreError(f"{folder} holds something else than activations: name another folder")
         return None
     made = Manifest.read(folder)
+    asked = {name: value for name, value in asked.items() if name != "prefix" or name in made.settings}
     _check_same(folder, {name: made.settings.get(name) for name in asked}, asked)
     return made
 
 
 def _check_same(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     found, wanted = _flat(made), _flat(asked)
+    found |= {name: value for name, value in BEFORE.items() if name in wanted and found.get(name) is None}
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     if names:
         shown = ", ".join(f"{n} {found.get(n)!s:.40}, not {wanted.get(n)!s:.40}" for n in names[:3])

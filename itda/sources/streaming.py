@@ -27,6 +27,7 @@ from itda.sources.hooks import Hook, Turns, hooked
 from itda.sources.huggingface import LanguageModel, Splice, Spliced
 from itda.sources.replay import Form, NotReplayableError, form_of, run_block, run_head
 from itda.sources.sizes import groups_in_flight, left_for_states
+from itda.sources.special import Bos
 from itda.sources.states import States
 from itda.sources.weights import Weights, open_weights
 from itda.sources.windows import Group, Windower
@@ -131,9 +132,12 @@ class StreamedModel(ActivationModel):
         """Whether it predicts the next token."""
         return self.inner.is_causal
 
-    def windower(self, window: int) -> Windower:
-        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context."""
-        return self.inner.windower(window)
+    def windower(self, window: int, bos: Bos = "auto") -> Windower:
+        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context.
+
+        `bos` says what stands in front of each: `itda.sources.special`.
+        """
+        return self.inner.windower(window, bos)
 
     def check(self, sites: Sequence[Site]) -> None:
         """Raises `ModelError` for a site that the model does not have."""

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from itda.core.labels import Labels
 from itda.errors import ModelError, SettingError
 from itda.sources.corpus import Document
+from itda.sources.special import Bos, dressing, special_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,23 +89,21 @@ class Group:
 class Windower:
     """Cuts documents into windows of `window` tokens, special tokens included.
 
-    Raises `ModelError` for a tokenizer that cannot tell where its tokens lie in the text, and `SettingError` for a
-    window that has no room.
+    `bos` says what stands in front of each window: `itda.sources.special`. Raises `ModelError` for a tokenizer that
+    cannot tell where its tokens lie in the text, and `SettingError` for a window that has no room, or a BOS that the
+    tokenizer does not have.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, window: int, *, context: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, window: int, *, context: int | None = None, bos: Bos = "auto"
+    ) -> None:
         if not tokenizer.is_fast:
             raise ModelError(
                 f"the tokenizer {type(tokenizer).__name__} gives no character offsets, which labels need: "
                 "use a model with a tokenizer.json"
             )
-        self.tokenizer, self.window = tokenizer, window
-        bare, dressed = (
-            tokenizer("a", add_special_tokens=special, return_attention_mask=False)["input_ids"]
-            for special in (False, True)
-        )
-        start = next(i for i in range(len(dressed) + 1) if dressed[i : i + len(bare)] == bare)
-        self.prefix, self.suffix = dressed[:start], dressed[start + len(bare) :]
+        self.tokenizer, self.window, self.bos = tokenizer, window, bos
+        self.prefix, self.suffix = dressing(tokenizer, bos)
         self.content = window - len(self.prefix) - len(self.suffix)
         if self.content < 1:
             raise SettingError(
@@ -113,9 +112,7 @@ class Windower:
             )
         if context is not None and window > context:
             raise SettingError(f"a window of {window} tokens, but the model reads at most {context}: use --window")
-        named = set(tokenizer.all_special_ids)
-        added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self.special = np.array(sorted(named | added), dtype=np.int64)
+        self.special = np.array(sorted(special_ids(tokenizer)), dtype=np.int64)
         pad = tokenizer.pad_token_id
         # Padding is masked, so any id that the model has will do.
         self.pad = int(pad if pad is not None else tokenizer.eos_token_id or 0)  # pyright: ignore[reportArgumentType]

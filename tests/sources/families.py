@@ -44,6 +44,16 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
+def end_of_text(**names) -> PreTrainedTokenizerFast:
+    """As GPT-2's: byte-level, `<|endoftext|>` is the EOS, and nothing is put around a text."""
+    tokens = ["<|endoftext|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    found = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    found.add_special_tokens({"additional_special_tokens": ["<|endoftext|>", "<|im_end|>"]})
+    return found
+
+
 TOKENIZERS = {"bos": byte_tokenizer, "plain": lambda: byte_tokenizer(bos=False), "words": word_tokenizer}
 
 
