@@ -6,7 +6,9 @@ renames, `itda.records` reads what needs no tensors.
 """
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
