@@ -175,6 +175,9 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     """Passes of refinement, of up to 20,000 tokens each, that improve the atoms. Default: 8 in mode best, else 0."""
     min_fidelity: float | None = None
     """Refinement holds each atom's cosine to the activation that its label names at this or above; mode best: 0.9."""
+    massive: Literal["skip", "atoms", "off"] | None = None
+    """Activations of over 10 times the median norm, such as each window's first: skip (the default) leaves them out,
+    atoms lets them be atoms, off (of mode reference) has no such rule."""
     window: int = 128
     """Tokens that the model reads at once, special ones included."""
     bos: Literal["auto", "always", "never"] = "auto"
@@ -186,9 +189,16 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
 
 
 MODES: dict[str, dict[str, object]] = {
-    "paper": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0, "min_fidelity": 0.0},
-    "best": {"pursuit": "mp_refit", "offset": 4096, "order": "shuffled", "refine": 8, "min_fidelity": 0.9},
-    "reference": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0, "min_fidelity": 0.0},
+    "paper": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0, "min_fidelity": 0.0, "massive": "skip"},
+    "best": {
+        "pursuit": "mp_refit",
+        "offset": 4096,
+        "order": "shuffled",
+        "refine": 8,
+        "min_fidelity": 0.9,
+        "massive": "skip",
+    },
+    "reference": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0, "min_fidelity": 0.0, "massive": "off"},
 }
 """What a mode says about settings that the user left out."""
 

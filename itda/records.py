@@ -39,9 +39,16 @@ class DictionaryRecord:
         return self.config["atoms"]
 
     @property
+    def massive(self) -> Mapping[str, Any] | None:
+        """What training found of massive activations; None where the rule was off, or in older dictionaries."""
+        return self.config.get("provenance", {}).get("massive")
+
+    @property
     def values(self) -> dict[str, Any]:
         """What `itda info --json` says of it."""
         found = {name: self.config[name] for name in ("atoms", "d_model", "k")}
+        if self.massive is not None:
+            found["massive"] = dict(self.massive)
         if self.fidelity is not None and len(self.fidelity):
             middle = self.fidelity[(len(self.fidelity) - 1) // 2]
             found["fidelity"] = {"median": float(middle), "least": float(self.fidelity[0])}

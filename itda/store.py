@@ -51,6 +51,7 @@ def write_dictionary(model: ITDA, folder: Path) -> None:
         "threshold": model.threshold,
         "mode": model.mode,
         "refined": model.fidelity is not None,
+        "massive_norm": model.massive_norm,
         "site": str(model.site) if model.site is not None else None,
         "provenance": dict(model.provenance),
     }
@@ -93,6 +94,8 @@ def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
             fidelity=tensors["fidelity"] if config.get("refined", False) else None,
             # Absent from older dictionaries, and from those of mode reference.
             novelty=tensors.get("novelty"),
+            # Absent from what was written before there was the rule.
+            massive_norm=config.get("massive_norm"),
             site=Site.parse(config["site"]) if config["site"] is not None else None,
             provenance=config["provenance"],
         )

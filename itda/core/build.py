@@ -15,6 +15,8 @@ from torch import Tensor
 from itda.core.batch import ActivationBatch
 from itda.core.checks import check_number, check_offset_tokens, check_refinement, check_threshold
 from itda.core.labels import Labels
+from itda.core.massive import FIRST_TOKENS, Tally, Use, median_norm
+from itda.core.massive import massive as massive_of
 from itda.core.model import ITDA, check_pursuit, check_width, target_of
 from itda.core.pursuit import Pursuit
 from itda.core.refine import PASS_TOKENS, refine
@@ -40,6 +42,9 @@ class Builder:
     - `atoms`: instead of a threshold. It is calibrated on the first activations so that the dictionary has about
       that many when `tokens` are seen, and cropped to them (`itda.core.schedule`).
     - `passes` of refinement (`itda.refine`), over activations kept evenly from the whole stream, with `min_fidelity`.
+    - `massive`: activations whose norm is above 10 times the median of the first 4,096 (`itda.core.massive`) are left
+      out of all of this ("skip"), or become atoms like the others and are left out of the rest ("atoms"); None for a
+      rule that is off: then they are like the others in everything. The dictionary's `massive_norm` is the limit.
 
     Nothing depends on how the stream is cut into batches. Raises `SettingError` for settings out of range.
 
@@ -64,6 +69,7 @@ class Builder:
         offset_tokens: int = OFFSET_TOKENS,
         passes: int = 0,
         min_fidelity: float = 0.0,
+        massive: Use | None = "skip",
         memory: int | None = None,
     ) -> None:
         check_pursuit(k, pursuit)
@@ -76,20 +82,26 @@ class Builder:
             if value is not None and value < 1:
                 raise SettingError(f"{name} is {value}: it must be at least 1")
         check_offset_tokens(offset_tokens)
+        if massive not in ("skip", "atoms", None):
+            raise SettingError(f"massive is {massive!r}: it must be skip, atoms, or None for no rule")
         if atoms is not None:
             check_number(atoms, tokens)
         self.d_model, self.k, self.memory = d_model, k, memory
         self.pursuit: Pursuit = pursuit
         self.budget, self.threshold, self.atoms = tokens, threshold, atoms
         self.offset_tokens, self.passes, self.min_fidelity = offset_tokens, passes, min_fidelity
+        self.massive: Use | None = massive
         self.tokens = 0
-        """Activations seen."""
+        """Activations seen, massive ones too."""
+        self.tally: Tally | None = None
+        """The count of massive activations, once there is a limit."""
         self.found: int | None = None
         """Atoms before the crop to `atoms`."""
         self._first: list[ActivationBatch] = []
         self._trainer: Trainer | None = None
         self._schedule: Schedule | None = None
         self._kept: list[Tensor] = []
+        self._ordinary = 0
         wanted = min(passes * PASS_TOKENS, max(1, KEPT_BYTES // (4 * d_model)))
         self._stride = math.ceil(tokens / wanted) if passes else 0
 
@@ -103,11 +115,9 @@ class Builder:
         Raises `ActivationError` for a wrong width or a row that is not finite; the batch is left out then.
         """
         target_of(batch.activations, self.d_model, None)
-        if self._stride:
-            self._kept.append(batch.activations[-self.tokens % self._stride :: self._stride].cpu().clone())
         self.tokens += len(batch)
         if self._trainer is not None:
-            self._grow(batch)
+            self._take(batch)
             return
         # A copy: a source may use its tensor again. On the CPU: that is where those of a state are.
         self._first.append(ActivationBatch(batch.activations.to("cpu", copy=True), batch.labels))
@@ -122,11 +132,23 @@ class Builder:
             return torch.ones(len(activations), dtype=torch.float64)
         return self._trainer.error(activations)
 
+    @property
+    def massive_norm(self) -> float | None:
+        """The norm above which an activation is massive; None before it is known, and where the rule is off."""
+        return self.tally.limit if self.tally is not None else None
+
     def finish(self, progress: Callable[[int], object] = lambda _tokens: None, **parts: Any) -> ITDA:
-        """The dictionary, refined; `parts` are its `mode`, `site` and `provenance`. `progress` counts its tokens."""
+        """The dictionary, refined; `parts` are its `mode`, `site` and `provenance`. `progress` counts its tokens.
+
+        Its provenance says under `massive` what was found of massive activations, unless the rule is off.
+        """
         if self._trainer is None:
             self._begin()
         assert self._trainer is not None
+        if self.tally is not None:
+            parts["massive_norm"] = self.tally.limit
+            found = {"use": self.massive, **self.tally.record()}
+            parts["provenance"] = {**parts.get("provenance", {}), "massive": found}
         model = self._trainer.finish(**parts)
         self.found = len(model)
         if self.atoms is not None and len(model) > self.atoms:
@@ -146,6 +168,7 @@ class Builder:
     def state(self) -> State:
         """All that `restore` needs to go on from here."""
         # A group of one dtype each: a cut into batches changes nothing, a dtype would.
+        schedule = self._schedule
         first = [list(group) for _, group in itertools.groupby(self._first, lambda batch: batch.activations.dtype)]
         tensors = {f"first.{i}": torch.cat([b.activations for b in group]) for i, group in enumerate(first)}
         if self._kept:
@@ -154,7 +177,9 @@ class Builder:
             "of": "Builder",
             "settings": self._settings,
             "tokens": self.tokens,
-            "schedule": self._schedule.state() if self._schedule is not None else None,
+            "ordinary": self._ordinary,
+            "tally": self.tally.state() if self.tally is not None else None,
+            "schedule": {**schedule.state(), "tokens": schedule.tokens} if schedule is not None else None,
             "trainer": None,
         }
         state = State(values, tensors, {"first": Labels.concatenate([batch.labels for batch in self._first])})
@@ -169,7 +194,8 @@ class Builder:
         state.check("Builder", self._settings, self.tokens)
         if state.values["schedule"] is not None:
             assert self.atoms is not None
-            self._schedule = Schedule.restored(state.values["schedule"], atoms=self.atoms, tokens=self.budget)
+            values = state.values["schedule"]
+            self._schedule = Schedule.restored(values, atoms=self.atoms, tokens=values["tokens"])
         if state.values["trainer"] is not None:
             part = state.part("trainer")
             offset = part.tensors["offset"].clone() if "offset" in part.tensors else None
@@ -183,7 +209,8 @@ class Builder:
             self._first.append(ActivationBatch(activations.clone(), state.labels["first"][start:stop]))
             start = stop
         self._kept = [state.tensors["kept"].clone()] if "kept" in state.tensors else []
-        self.tokens = state.values["tokens"]
+        self.tokens, self._ordinary = state.values["tokens"], state.values["ordinary"]
+        self.tally = Tally(**state.values["tally"]) if state.values["tally"] is not None else None
 
     @property
     def gram_rows(self) -> int | Literal["all"]:
@@ -193,26 +220,35 @@ class Builder:
     @property
     def _wait(self) -> int:
         """Activations to have before the first can be gone through."""
-        return max(self.offset_tokens, SAMPLE_TOKENS if self.atoms is not None else 0, 1)
+        limit = FIRST_TOKENS if self.massive is not None else 0
+        return max(self.offset_tokens, SAMPLE_TOKENS if self.atoms is not None else 0, limit, 1)
 
     def _begin(self) -> None:
         first = torch.cat([batch.activations for batch in self._first] or [torch.empty(0, self.d_model)])
         first = first[: min(self._wait, self.budget)]  # not what the last batch happens to bring besides
+        ordinary = torch.ones(len(first), dtype=torch.bool)
+        if self.massive is not None:
+            self.tally = Tally(median_norm(first[:FIRST_TOKENS]))
+            ordinary = ~massive_of(first, self.tally.limit)
         offset = None
         if self.offset_tokens and len(first):
             # The mean in float64 of rows added in a fixed order: the same for any number of threads.
-            offset = first[: self.offset_tokens].double().cumsum(dim=0)[-1]
-            offset = (offset / len(first[: self.offset_tokens])).float()
+            begun = first[: self.offset_tokens][ordinary[: self.offset_tokens]]
+            if len(begun):
+                offset = (begun.double().cumsum(dim=0)[-1] / len(begun)).float()
         threshold = self.threshold
         if self.atoms is not None:
-            sample = target_of(first[:SAMPLE_TOKENS], self.d_model, offset)
-            settings = {"atoms": self.atoms, "tokens": self.budget, "k": self.k, "pursuit": self.pursuit}
+            sample = target_of(first[:SAMPLE_TOKENS][ordinary[:SAMPLE_TOKENS]], self.d_model, offset)
+            budget = self.budget
+            if self.massive == "skip" and len(first):  # of those that are gone through
+                budget = max(self.atoms, round(budget * int(ordinary.sum()) / len(first)))
+            settings = {"atoms": self.atoms, "tokens": budget, "k": self.k, "pursuit": self.pursuit}
             self._schedule = calibrated(sample, memory=self.memory, **settings)
             threshold = self._schedule.threshold
         assert threshold is not None
         self._trainer = self._new_trainer(threshold, offset)
         for batch in self._first:
-            self._grow(batch)
+            self._take(batch)
         self._first.clear()
 
     def _new_trainer(self, threshold: float, offset: Tensor | None) -> Trainer:
@@ -233,7 +269,21 @@ class Builder:
             "offset_tokens": self.offset_tokens,
             "passes": self.passes,
             "min_fidelity": self.min_fidelity,
+            "massive": self.massive,
         }
+
+    def _take(self, batch: ActivationBatch) -> None:
+        """Go through a batch, without those that are massive unless they may be atoms."""
+        ordinary = batch
+        if self.tally is not None:
+            massive = self.tally.update(batch.activations, batch.labels.first)
+            if bool(massive.any()):
+                kept = ~massive
+                ordinary = ActivationBatch(batch.activations[kept.to(batch.activations.device)], batch.labels[kept])
+        if self._stride:
+            self._kept.append(ordinary.activations[-self._ordinary % self._stride :: self._stride].cpu().clone())
+            self._ordinary += len(ordinary)
+        self._grow(batch if self.massive == "atoms" else ordinary)
 
     def _grow(self, batch: ActivationBatch) -> None:
         trainer, schedule = self._trainer, self._schedule

@@ -116,6 +116,11 @@ class Labels:
             after=window[end - origin :],
         )
 
+    @property
+    def first(self) -> np.ndarray:
+        """Which tokens are the first of the text that the model saw."""
+        return self.char_start == self.window_start
+
     def keys(self) -> list[Key]:
         """The identities, row by row."""
         columns = (self.document.ravel().tolist(), self.position.ravel().tolist(), self.char_end.ravel().tolist())

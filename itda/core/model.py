@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
 from itda.core.atom import Atom
@@ -17,6 +17,7 @@ from itda.core.batch import Site
 from itda.core.checks import check_k
 from itda.core.code import SparseCode
 from itda.core.labels import Labels
+from itda.core.massive import check_limit, massive
 from itda.core.pursuit import PURSUITS, Encoder, Pursuit, decoded, encoder
 from itda.core.readout import all_cosines, best_cosines
 from itda.errors import ActivationError, SettingError
@@ -53,6 +54,8 @@ class ITDA:
     """The cosine of each atom to the activation that its label names (after the offset); None: they are the same."""
     novelty: Float32[Tensor, " atoms"] | None = None
     """The error of each atom's activation in the dictionary as it was before it: how much the atom was needed."""
+    massive_norm: float | None = None
+    """The norm above which an activation is massive (`itda.core.massive`) and no measure's business; None: none is."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What made it: model, revision, corpus, window, versions. JSON values only."""
 
@@ -64,6 +67,7 @@ class ITDA:
                 "one label per atom"
             )
         check_offset(self.offset, self.d_model)
+        check_limit(self.massive_norm)
         for name, values in (("fidelity", self.fidelity), ("novelty", self.novelty)):
             if values is not None and values.shape != (len(self.atoms),):
                 raise SettingError(f"a {name} of shape {tuple(values.shape)}: give one number per atom")
@@ -131,6 +135,22 @@ class ITDA:
         dtype = torch.promote_types(activations.dtype, torch.float32)
         code = replace(code, coefficients=code.coefficients.to(dtype))
         return code.shaped(lead, activations.device), error.reshape(lead).to(activations.device)
+
+    @torch.no_grad()
+    def is_massive(self, activations: Float[Tensor, "*batch d_model"]) -> Bool[Tensor, "*batch"]:
+        """Which activations [..., d_model] are massive: their norm is above `massive_norm`. None where there is none.
+
+        They can be encoded like others, but what that says is about them alone: leave them out of averages. The same
+        to the bit for any batch. Raises `ActivationError` for a wrong width.
+
+        >>> import torch, itda
+        >>> labels = itda.Labels.of(itda.Label("essay", 0, 0, 1, 0, "", "x", ""))
+        >>> model = itda.ITDA(torch.eye(1), labels, k=1, massive_norm=50.0)
+        >>> model.is_massive(torch.tensor([[49.0], [-51.0]])).tolist()
+        [False, True]
+        """
+        check_width(activations, self.d_model)
+        return massive(activations, self.massive_norm)
 
     @torch.no_grad()
     def error(self, activations: Float[Tensor, "*batch d_model"], code: SparseCode) -> Float64[Tensor, "*batch"]:

@@ -109,6 +109,8 @@ def _finish(reading: _Reading, bar: Bar) -> Run:
         "gram_rows": {str(site): rows for site, rows in trainers.gram_rows().items()},
         # Atoms before the crop to --atoms.
         "found": {str(site): number for site, number in trainers.found().items()},
+        # Of each site; nothing in mode reference, or with --massive off.
+        "massive": {str(site): d.provenance["massive"] for site, d in made.items() if "massive" in d.provenance},
         "versions": versions(),
     }
     write_tokens(reading.read.table(), unfinished.folder / "tokens.parquet")
@@ -232,8 +234,8 @@ class _Reading:
             "tokens": self.seen[self.lead],
             "tokens_per_s": round(self.tokens / self.seconds, 1),
             "atoms": {str(site): size for site, size in self.trainers.sizes().items()},
-            # Of this batch's first activations: enough to see where it goes.
-            "mean_error": {str(site): error.mean().item() for site, error in errors.items()},
+            # Of this batch's first activations, massive ones apart: enough to see where it goes.
+            "mean_error": {str(site): error.mean().item() for site, error in errors.items() if len(error)},
             # Rows of the Gram matrix in memory: all, or the number of those that fit.
             "gram_rows": {str(site): rows for site, rows in self.trainers.gram_rows().items()},
         }

@@ -11,6 +11,7 @@ from torch import Tensor
 from itda import config as settings
 from itda.core.batch import ActivationBatch, Site
 from itda.core.build import Builder
+from itda.core.massive import massive
 from itda.core.model import ITDA
 from itda.core.reference import ReferenceTrainer
 from itda.core.state import State
@@ -31,7 +32,7 @@ class Trainers(Protocol):
         ...
 
     def errors(self, activations: Mapping[Site, Tensor]) -> dict[Site, Float64[Tensor, " batch"]]:
-        """What the dictionaries so far leave unexplained of activations [batch, d_model]."""
+        """What the dictionaries so far leave unexplained of activations [batch, d_model], massive ones left out."""
         ...
 
     def states(self) -> Mapping[Site, State]:
@@ -77,11 +78,14 @@ class LocalTrainers:
         return {site: len(trainer) for site, trainer in self.trainers.items()}
 
     def errors(self, activations: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
-        """What the dictionaries so far leave unexplained of activations [batch, d_model]."""
+        """What the dictionaries so far leave unexplained of activations [batch, d_model], massive ones left out."""
         found = {}
         for site, x in activations.items():
             trainer = self.trainers[site]
-            found[site] = trainer.error(x) if isinstance(trainer, Builder) else trainer.finish().decompose(x)[1]
+            if isinstance(trainer, Builder):
+                found[site] = trainer.error(x[~massive(x, trainer.massive_norm)])
+            else:
+                found[site] = trainer.finish().decompose(x)[1]
         return found
 
     def states(self) -> dict[Site, State]:
@@ -132,5 +136,6 @@ def trainer_of(options: settings.Train, d_model: int, memory: int | None) -> Bui
         offset_tokens=options.offset or 0,
         passes=options.refine or 0,
         min_fidelity=options.min_fidelity or 0.0,
+        massive=None if options.massive in (None, "off") else options.massive,
         memory=memory,
     )

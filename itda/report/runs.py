@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,6 +46,7 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
         cells += [*(number(figures.get(name)) for name in measured.values())]
         rows.append(cells)
     lines.append(table([*header, *measured], rows))
+    lines += _massive({site: each.massive for site, each in loaded.items() if each.massive is not None})
     refined = {site: each.fidelity for site, each in loaded.items() if each.fidelity is not None and each.atoms}
     if refined:
         lines += ["", "Refined: each atom was moved from the activation that its label names to where"]
@@ -55,6 +56,33 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
     if not evaluated:
         lines += ["", f"Not evaluated yet: itda evaluate {run.folder}"]
     return "\n".join(lines)
+
+
+def _massive(found: Mapping[Site, Mapping[str, Any]]) -> list[str]:
+    """What training found of massive activations; nothing where the rule was off."""
+    if not found:
+        return []
+    multiple, use = (next(iter(found.values()))[name] for name in ("multiple", "use"))
+    there = {site: each for site, each in found.items() if each["tokens"]}
+    if not there:
+        return ["", f"No massive activations: no norm is over {multiple:g} times the median."]
+    became = "they were left out of training" if use == "skip" else "they could become atoms, and no more"
+    said = (
+        f"Massive activations, whose norm is over {multiple:g} times the median: they say little of the text and would "
+        f"drown the rest, so {became}, and measures are of the other tokens."
+    )
+    rows = [
+        [
+            str(site),
+            f"{each['tokens']:,} of {each['seen']:,}",
+            f"{each['energy']:.1%}",
+            f"{each['first']:,} of {each['windows']:,}",
+            f"{each['median']:,.4g}",
+        ]
+        for site, each in there.items()
+    ]
+    header = ["site", "massive tokens", "of all energy", "windows begun by one", "median norm"]
+    return ["", *textwrap.wrap(said, WIDTH), "", table(header, rows)]
 
 
 def index_summary(run: Path, made: Indexing) -> str:

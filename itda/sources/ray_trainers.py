@@ -12,6 +12,7 @@ from torch import Tensor
 
 from itda.core.batch import ActivationBatch, Site
 from itda.core.build import Builder
+from itda.core.massive import massive
 from itda.core.model import ITDA
 from itda.errors import ModelError
 from itda.sources.ray_cluster import PATIENCE_S, LostError, Packed, RayCluster, no_room
@@ -74,7 +75,10 @@ class RayTrainers:
         return self._all("size", dict.fromkeys(self._actors, ()))
 
     def errors(self, activations: Mapping[Site, Tensor]) -> dict[Site, Float64[Tensor, " batch"]]:
-        """||z - z_hat||^2 / ||z||^2 of activations [batch, d_model] of some sites in their dictionaries so far."""
+        """||z - z_hat||^2 / ||z||^2 of activations [batch, d_model] of some sites in their dictionaries so far.
+
+        Massive ones are left out.
+        """
         return self._all("error", {site: (Packed.of(x),) for site, x in activations.items()})
 
     def states(self) -> dict[Site, Any]:
@@ -147,7 +151,8 @@ class _BuilderActor:
         return self._builder.gram_rows
 
     def error(self, activations: Packed) -> Tensor:
-        return self._builder.error(activations.tensor())
+        x = activations.tensor()
+        return self._builder.error(x[~massive(x, self._builder.massive_norm)])
 
     def state(self) -> Any:
         return self._builder.state()

@@ -51,7 +51,8 @@ def assert_same(a: ITDA, b: ITDA) -> None:
 @pytest.fixture
 def short_waits(monkeypatch):
     """A sample and a pass of few tokens, so that a short stream goes through all of the procedure."""
-    monkeypatch.setattr("itda.core.build.SAMPLE_TOKENS", 90)
+    for name in ("SAMPLE_TOKENS", "FIRST_TOKENS"):
+        monkeypatch.setattr(f"itda.core.build.{name}", 90)
     for module in ("build", "refine"):
         monkeypatch.setattr(f"itda.core.{module}.PASS_TOKENS", 70)
 
