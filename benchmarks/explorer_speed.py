@@ -49,6 +49,8 @@ TEXT = (
 def make_run(folder: Path, atoms: int, tokens: int) -> None:
     """A run whose dictionary has at least so many atoms, with a made-up index of so many tokens."""
     options = settings.Train(
+        mode="paper",
+        order="corpus",
         model="tiny",
         layers=str(SITE.layer),
         corpus="python-docs",

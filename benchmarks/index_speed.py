@@ -54,6 +54,7 @@ def layer_speed(layer: int, tokens: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder, site = Path(temporary) / "run", Site(layer)
         given = {"model": "tiny", "corpus": "python-docs", "tokens": str(tokens), "k": K, "threshold": THRESHOLD}
+        given |= {"mode": "paper", "order": "corpus"}
         train(settings.Train(layers=str(layer), out=folder, **given))
         run, model = open_run(folder), LanguageModel.load("tiny")
         dictionary, window, size = run.dictionary(site), run.record["window"], run.record["batch_size"]

@@ -132,6 +132,7 @@ def watched() -> Iterator[dict[str, int]]:
 
 def options_for(task: dict[str, Any], out: Path, **given: Any) -> settings.Train:
     usual = {"k": K, "threshold": THRESHOLD, "window": WINDOW, "batch_size": BATCH, "quiet": True, "device": "cpu"}
+    usual |= {"mode": "paper", "order": "corpus"}
     usual |= {"model": task["model"], "corpus": "python-docs", "tokens": str(task["tokens"]), "layers": task["layers"]}
     return settings.Train(out=out, stream=task["side"] != "memory", **{**usual, **given})
 

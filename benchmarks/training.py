@@ -213,6 +213,8 @@ def command(task: Task) -> dict[str, Any]:
     HuggingFaceSource.__iter__, itda.Trainer.offer = timed_read, timed_offer
     with tempfile.TemporaryDirectory() as folder:
         options = config.Train(
+            mode="paper",
+            order="corpus",
             model="tiny",
             layers="2,4",
             corpus="python-docs",
@@ -283,8 +285,9 @@ def report(results: Results, settings: Task) -> str:
         tokens = found["command"]["tokens"]
         parts += [
             paragraph(
-                f"itda train tiny --layers 2,4 --corpus python-docs --tokens {tokens} --k 16 --threshold 0.3: seconds "
-                "of loading, in the model, in pursuits, in growth (replay and Gram rows; told apart from pursuits by "
+                f"itda train tiny --layers 2,4 --corpus python-docs --tokens {tokens} --k 16 --threshold 0.3 "
+                "--mode paper --order corpus: seconds of loading, in the model, in pursuits, in growth (replay and "
+                "Gram rows; told apart from pursuits by "
                 f"looking at the stack {found['command']['samples']:,} times), and in the rest (the log, writing)."
             ),
             command_table(found["command"]),

@@ -35,8 +35,7 @@ def check(command: object) -> None:
             settings.parse_count(command.tokens)
             parse_sites(command.layers, command.streams)
             check_shape(command)
-            if command.seed and command.order != "shuffled":
-                raise SettingError("--seed chooses a shuffled order: add --order shuffled")
+            settings.check_seed(command)
             _local(command.model, command.corpus, command)
         case settings.Plan():
             check_plan(command)

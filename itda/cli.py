@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from itda.recipes import Progress, TokenDecomposition
 
 DEMO_HELD_OUT, DEMO_USES, DEMO_INDEXED = "10k", "20k", "50k"
-DEMO_LAYERS, DEMO_TOKENS, DEMO_K, DEMO_THRESHOLD = "2,4", "200k", 16, 0.3
+DEMO_LAYERS, DEMO_TOKENS, DEMO_K = "2,4", "200k", 16
 DEMO_PROMPTS = ("import os\n\ndef read_file(path", 'raise ValueError(f"expected a', "The method returns a new list")
 
 
@@ -291,7 +291,6 @@ def _demo(options: settings.Demo) -> None:
         out=options.out,
         tokens=DEMO_TOKENS,
         k=DEMO_K,
-        threshold=DEMO_THRESHOLD,
         quiet=options.quiet,
         json=options.json,
         memory=options.memory,
@@ -300,7 +299,8 @@ def _demo(options: settings.Demo) -> None:
     recipes.make_room(options.out, training)
     say("1. Train: an activation that the dictionary explains badly becomes an atom.")
     say("   tiny is a 6-layer Llama trained on the Python library; the corpus is this")
-    say(f"   Python's own documentation and source. {DEMO_TOKENS} tokens, layers {DEMO_LAYERS}.\n")
+    say(f"   Python's own documentation and source. {DEMO_TOKENS} tokens, layers {DEMO_LAYERS}. In the")
+    say("   end the atoms are refined; --mode paper does what the paper does and no more.\n")
     run = recipes.train(training, _bar(options))
     summaries = run.summaries()
     say(report.run_summary(run, summaries).partition("\n\nNot")[0])

@@ -156,19 +156,21 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     k: int = 40
     """Atoms per activation."""
     threshold: float | None = None
-    """The share of an activation's energy that may stay unexplained; default 0.2. Mode reference: 2(1-cos)/d_model."""
+    """The share of an activation's energy that may stay unexplained, instead of --atoms. Mode reference:
+    2(1-cos)/d_model, default 0.2."""
     atoms: str | None = None
-    """Atoms to end with, such as 4096 or 4k, instead of a threshold: it is found from a sample and corrected."""
+    """Atoms to end with, such as 4096 or 4k: the threshold is found from a sample. Default: 8 for each dimension of the
+    model, but at most one for every 10 tokens."""
     tokens: str | None = None
     """Activations to read: 50000, 50k, 1M. Default: 1M, or all that --activations has."""
-    mode: Mode = "paper"
-    """paper: as in the paper. best: what reconstructs best. reference: the released script's, batch size and all."""
+    mode: Mode = "best"
+    """best: what reconstructs best. paper: as in the paper. reference: the released script's, batch size and all."""
     pursuit: Literal["mp", "mp_refit", "omp"] | None = None
-    """mp (the default of mode paper), mp_refit with a final least-squares fit (of best), omp with one at every step."""
+    """mp_refit (the default) with a final least-squares fit, mp without (of mode paper), omp with one at every step."""
     offset: int | None = None
     """Subtract the mean of so many first activations; 0 for no offset. Default: 4096 in mode best, else 0."""
     order: Literal["corpus", "shuffled"] | None = None
-    """The order of the documents. Default: shuffled in mode best, else corpus."""
+    """The order of the documents. Default: shuffled, in mode reference corpus."""
     seed: int = 0
     """Which shuffled order."""
     refine: int | None = None
@@ -189,7 +191,6 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
 
 
 MODES: dict[str, dict[str, object]] = {
-    "paper": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0, "min_fidelity": 0.0, "massive": "skip"},
     "best": {
         "pursuit": "mp_refit",
         "offset": 4096,
@@ -198,11 +199,20 @@ MODES: dict[str, dict[str, object]] = {
         "min_fidelity": 0.9,
         "massive": "skip",
     },
+    "paper": {"pursuit": "mp", "offset": 0, "order": "shuffled", "refine": 0, "min_fidelity": 0.0, "massive": "skip"},
     "reference": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0, "min_fidelity": 0.0, "massive": "off"},
 }
 """What a mode says about settings that the user left out."""
 
-DEFAULT_THRESHOLD = 0.2
+REFERENCE_THRESHOLD = 0.2
+"""Of mode reference, where none is given."""
+
+ATOMS_PER_DIMENSION = 8
+"""Atoms for each dimension of the model, where neither their number nor a threshold is given."""
+
+TOKENS_PER_ATOM = 10
+"""At least so many activations for each of those atoms: few tokens make a small dictionary, not a list of them."""
+
 DEFAULT_TOKENS = "1M"
 
 
@@ -228,12 +238,29 @@ def resolved(options: Train) -> Train:
             raise SettingError("--min-fidelity says how far refinement may go: add --refine 8, or --mode best")
         filled["min_fidelity"] = 0.0
     if options.seed and filled.get("order", options.order) != "shuffled":
-        raise SettingError("--seed chooses a shuffled order: add --order shuffled, or --mode best")
-    if options.threshold is None and options.atoms is None:
-        filled["threshold"] = DEFAULT_THRESHOLD
+        what = "--mode reference" if options.mode == "reference" else "--order corpus"
+        raise SettingError(f"--seed chooses a shuffled order: leave out {what}, or the seed")
+    if options.mode == "reference" and options.threshold is None:
+        filled["threshold"] = REFERENCE_THRESHOLD
     if options.tokens is None and options.activations is None:
         filled["tokens"] = DEFAULT_TOKENS
     return replace(options, **filled)
+
+
+def sized(options: Train, d_model: int) -> tuple[Train, str]:
+    """Resolved settings with a number of atoms where there is no threshold either, and why that many ("" if given).
+
+    >>> sized(Train(tokens="1M"), 192)[0].atoms, sized(Train(tokens="5k"), 192)[1]
+    ('1536', 'one for every 10 of 5,000 tokens')
+    """
+    if options.threshold is not None or options.atoms is not None:
+        return options, ""
+    tokens = parse_count(options.tokens or DEFAULT_TOKENS)
+    atoms, most = ATOMS_PER_DIMENSION * d_model, max(1, tokens // TOKENS_PER_ATOM)
+    why = f"{ATOMS_PER_DIMENSION} for each of {d_model:,} dimensions"
+    if atoms > most:
+        atoms, why = most, f"one for every {TOKENS_PER_ATOM} of {tokens:,} tokens"
+    return replace(options, atoms=str(atoms)), why
 
 
 def check_source(options: Train) -> None:
@@ -288,8 +315,8 @@ class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Outpu
     """What to read of each layer: resid_post, mlp_out, attn_out, or several with commas."""
     tokens: str = "1M"
     """Activations to read: 50000, 50k, 1M."""
-    order: Literal["corpus", "shuffled"] = "corpus"
-    """The order of the documents; mode best of `itda train` wants shuffled."""
+    order: Literal["corpus", "shuffled"] = "shuffled"
+    """The order of the documents: what `itda train` makes of them depends on it."""
     seed: int = 0
     """Which shuffled order."""
     window: int = 128
@@ -300,6 +327,12 @@ class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Outpu
     """The commit, tag or branch of a Hub model."""
     part: Literal["train", "all"] = "train"
     """train leaves one document in ten for `itda evaluate`."""
+
+
+def check_seed(options: Harvest) -> None:
+    """Raises `SettingError` for a seed of no order."""
+    if options.seed and options.order != "shuffled":
+        raise SettingError("--seed chooses a shuffled order: leave out --order corpus, or the seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -454,7 +487,7 @@ class Explore(ModelOptions, PursuitOptions, Output):
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(PursuitOptions, Output):
-    """The whole story on the bundled model, offline, in about a minute."""
+    """The whole story on the bundled model, offline, in about a minute or two."""
 
     out: Path = Path("runs/demo")
     """The run folder to make; runs/demo is made anew each time."""

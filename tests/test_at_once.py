@@ -124,7 +124,7 @@ SLIPS: dict[str, tuple[list[str], str]] = {
     "nothing to resume": (["train", "--resume", "./nowhere"], "no folder nowhere"),
     "no activations": (["train", "--activations", "./nowhere"], "no activations in nowhere"),
     "no harvest": (["harvest", "tiny", *TRAIN, "--out", "x", "--window", "0"], "at least 1"),
-    "a seed of no order": (["harvest", "tiny", *TRAIN, "--out", "x", "--seed", "1"], "add --order shuffled"),
+    "a seed of no order": (["harvest", "tiny", *TRAIN, "--out", "x", "--seed", "1", "--order", "corpus"], "leave out"),
     "no plan": (["plan", "tiny", "--layers", "2", "--k", "0"], "--k must be at least 1"),
     "usage": (["fly"], ""),
 }

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from test_cli import printed, refused
 
 from itda import ITDA
 from itda.cli import main
-from itda.config import MODES, Train, resolved
+from itda.config import MODES, Harvest, Train, resolved, sized
 from itda.errors import SettingError
 
+PLACE = {"model": "tiny", "layers": "3", "corpus": "c"}
 BEST = ["--mode", "best", "--atoms", "60", "--k", "6", "--tokens", "3k", "--window", "64", "--quiet"]
 
 
@@ -131,8 +134,11 @@ def test_the_number_of_atoms_and_a_threshold_exclude_each_other(corpus, tmp_path
     assert "ask for fewer or read more" in refused(capsys, *command, "--atoms", "5k", "--tokens", "1k")
     assert "it must be from 0 to 1" in refused(capsys, *command, "--mode", "best", "--min-fidelity", "1.5")
     assert "at least 0" in refused(capsys, *command, "--refine", "-1")
-    assert "add --refine 8, or --mode best" in refused(capsys, *command, "--min-fidelity", "0.9")
-    assert "add --order shuffled, or --mode best" in refused(capsys, *command, "--seed", "1")
+    paper = (*command, "--mode", "paper")
+    assert "add --refine 8, or --mode best" in refused(capsys, *paper, "--min-fidelity", "0.9")
+    seed = "--seed chooses a shuffled order: leave out "
+    assert f"{seed}--order corpus, or the seed" in refused(capsys, *command, "--seed", "1", "--order", "corpus")
+    assert f"{seed}--mode reference, or the seed" in refused(capsys, *command, "--seed", "1", "--mode", "reference")
     for name in ("--offset", "--refine"):
         assert f"mode reference has no {name}" in refused(capsys, *command, "--mode", "reference", name, "5")
     assert "mode reference has no --atoms" in refused(capsys, *command, "--mode", "reference", "--atoms", "50")
@@ -144,12 +150,55 @@ def test_a_mode_fills_in_what_was_left_out_and_nothing_else(mode):
     left_out = Train(model="tiny", layers="3", corpus="c", mode=mode)
     filled = resolved(left_out)
     assert all(getattr(filled, name) == value for name, value in MODES[mode].items())
-    assert filled.threshold == 0.2
+    assert (filled.threshold, filled.atoms) == (0.2 if mode == "reference" else None, None)
     assert resolved(filled) == filled
     without = resolved(Train(model="tiny", layers="3", corpus="c", mode=mode, refine=0))
     assert (without.refine, without.min_fidelity) == (0, 0.0)
     if mode != "reference":
         assert resolved(Train(model="tiny", layers="3", corpus="c", mode=mode, refine=3, atoms="9")).refine == 3
+
+
+def test_by_default_the_mode_is_best_and_only_reference_keeps_the_order_of_the_corpus():
+    assert Train().mode == "best"
+    orders = {mode: resolved(Train(model="tiny", layers="3", corpus="c", mode=mode)).order for mode in MODES}
+    assert orders == {"best": "shuffled", "paper": "shuffled", "reference": "corpus"}
+    assert Harvest(model="tiny", layers="3", corpus="c", out=Path("acts")).order == "shuffled"
+
+
+@given(st.integers(1, 20_000), st.integers(1, 10**9), st.sampled_from(["best", "paper"]))
+def test_the_size_by_default_is_8_for_each_dimension_and_never_more_than_a_tenth_of_the_tokens(d_model, tokens, mode):
+    options, why = sized(Train(mode=mode, tokens=str(tokens)), d_model)
+    assert options.atoms == str(max(1, min(8 * d_model, tokens // 10)))
+    assert why == (
+        f"8 for each of {d_model:,} dimensions"
+        if 8 * d_model <= max(1, tokens // 10)
+        else f"one for every 10 of {tokens:,} tokens"
+    )
+    assert sized(options, d_model) == (options, "")
+
+
+def test_a_size_or_a_threshold_that_is_given_stays():
+    for options in (Train(threshold=0.3), Train(atoms="7"), resolved(Train(**PLACE, mode="reference"))):
+        assert sized(options, 192) == (options, "")
+
+
+def test_a_run_says_how_many_atoms_it_chose_and_why(corpus, tmp_path, capsys):
+    arguments = ["train", "tiny", "--layers", "1,3", "--corpus", str(corpus), "--tokens", "2k", "--window", "64"]
+    main([*arguments, "--refine", "0", "--out", str(tmp_path / "run")])
+    output, error = capsys.readouterr()
+    reason = "one for every 10 of 2,000 tokens"
+    assert f"itda: 200 atoms for each dictionary, {reason}: --atoms or --threshold say otherwise\n" in error
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["settings"]["atoms"], record["atoms_default"]) == ("200", reason)
+    assert (record["order"], record["settings"]["mode"]) == ("shuffled, seed 0", "best")
+    shown = " ".join(output.split())
+    assert f"found before the crop to 200 atoms ({reason}, by default): layer_1" in shown
+    assert "mode best, documents shuffled, in" in shown
+    assert_narrow(output, tmp_path)
+    main([*arguments, "--refine", "0", "--out", str(tmp_path / "told"), "--atoms", "200", "--quiet"])
+    assert "by default" not in printed(capsys, "info", str(tmp_path / "told"))
+    made = [ITDA.from_pretrained(tmp_path / name / "layer_3") for name in ("run", "told")]
+    assert made[0].labels.keys() == made[1].labels.keys()
 
 
 def test_reference_takes_no_shuffling():

@@ -16,7 +16,8 @@ from itda.config import parse_bytes
 from itda.core import memory
 from itda.files import FULL, RUN_FORMAT
 
-TRAIN = ["--k", "8", "--threshold", "0.4", "--tokens", "2k", "--window", "64", "--quiet"]
+TRAIN = ["--mode", "paper", "--order", "corpus", "--k", "8", "--threshold", "0.4", "--tokens", "2k", "--window", "64"]
+TRAIN += ["--quiet"]
 
 
 @pytest.fixture(scope="session")
@@ -181,6 +182,7 @@ def test_with_little_memory_or_fast_on_a_cpu_the_atoms_are_the_same_and_the_log_
     limit = str(2**20 + sum(memory._granted.values()))  # besides what fixtures of other files keep alive
     limits = ["--memory", limit, "--fast", "--threshold", "0.001"]
     arguments = ["train", "tiny", "--layers", "2", "--corpus", "python-docs", "--quiet", "--tokens", "1500", "--k", "4"]
+    arguments += ["--mode", "paper", "--order", "corpus"]
     main([*arguments, "--out", str(folder), *limits])
     main([*arguments, "--out", str(tmp_path / "large"), "--threshold", "0.001"])
     records = [json.loads((path / "run.json").read_text()) for path in (folder, tmp_path / "large")]

@@ -20,6 +20,7 @@ from itda.sources.huggingface import LanguageModel
 from itda.store import read_tokens
 
 SETTINGS = ["--layers", "1-3", "--k", "4", "--threshold", "0.2", "--tokens", "1500", "--window", "64", "--quiet"]
+SETTINGS += ["--mode", "paper", "--order", "corpus"]
 
 
 @pytest.fixture(scope="module")

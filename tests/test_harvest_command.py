@@ -282,7 +282,7 @@ def test_another_tokenizer_or_library_is_refused(whole, corpus, tmp_path, capsys
         (["--tokens", "none"], "is not a number of tokens"),
         (["--batch-size", "0"], "must be at least 1"),
         (["--corpus", "./nothing.txt"], "no file or folder"),
-        (["--order", "corpus"], "--seed chooses a shuffled order: add --order shuffled"),
+        (["--order", "corpus"], "--seed chooses a shuffled order: leave out --order corpus, or the seed"),
         (["--window", "300"], "the model reads at most 256"),
     ],
 )

@@ -27,6 +27,7 @@ from itda.store import read_tokens
 
 SITES = [Site(1), Site(2, "mlp_out")]
 TRAIN = ["--k", "6", "--threshold", "0.4", "--tokens", "2k", "--window", "48", "--batch-size", "4", "--quiet"]
+TRAIN += ["--mode", "paper"]
 
 
 @pytest.fixture(scope="module")

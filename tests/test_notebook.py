@@ -148,6 +148,7 @@ def folder(tmp_path_factory) -> Path:
     for i in range(10):
         (folder / "corpus" / f"{i}.py").write_text(f"import os\n\n\ndef f_{i}(path):\n    return os.open(path)\n" * 3)
     settings = ["--k", "4", "--threshold", "0.3", "--tokens", "500", "--window", "64", "--quiet"]
+    settings += ["--mode", "paper", "--order", "corpus"]
     main(
         [
             "train",

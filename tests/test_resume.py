@@ -20,11 +20,12 @@ from itda.sources.checkpoint import TINY
 from tests.forking import forking
 
 KILLS = 20
-SETTINGS = ["--tokens", "3000", "--k", "6", "--threshold", "0.25", "--window", "32", "--quiet"]
+SETTINGS = ["--tokens", "3000", "--k", "6", "--window", "32", "--quiet"]
+PAPER = ["--mode", "paper", "--order", "corpus", "--threshold", "0.25"]
 OFTEN = ["--checkpoint-every", "0.05"]
 WAYS = {
-    "ordinary": ["--layers", "1,3"],
-    "streamed": ["--layers", "1,3", "--stream", "--model-memory", "3M"],
+    "ordinary": [*PAPER, "--layers", "1,3"],
+    "streamed": [*PAPER, "--layers", "1,3", "--stream", "--model-memory", "3M"],
     "best": ["--layers", "2", "--mode", "best", "--threshold", "0.2", "--offset", "300", "--refine", "2"],
 }
 FILES = ("atoms.safetensors", "labels.parquet", "config.json")
@@ -181,6 +182,7 @@ class StopsAt:
 def test_stopped_where_a_streamed_model_yields_nothing_yet_it_does_not_wait(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr("itda.recipes.runs.SHOW_EVERY_S", 0.0)
     settings = {"model": "tiny", "layers": "4", "corpus": str(corpus), "tokens": "1000", "k": 6, "threshold": 0.25}
+    settings |= {"mode": "paper", "order": "corpus"}
     settings |= {"window": 32, "quiet": True}
     expected = recipes.train(Train(**settings, out=tmp_path / "expected")).folder
     bar, out = StopsAt("block 3/5"), tmp_path / "run"

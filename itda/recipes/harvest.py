@@ -55,8 +55,7 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar) -> Harvest:
     tokens = settings.parse_count(options.tokens)
     sites = parse_sites(options.layers, options.streams)
     check_shape(options)
-    if options.seed and options.order != "shuffled":
-        raise SettingError("--seed chooses a shuffled order: add --order shuffled")
+    settings.check_seed(options)
     corpus = open_corpus_of(options)
     asked = {
         **asked_of(options, corpus),

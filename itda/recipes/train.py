@@ -49,7 +49,7 @@ def train(options: settings.Train, bar: Bar = no_bar, say: Callable[[str], objec
     options = with_tokens(settings.resolved(options))
     if options.activations is None:
         parse_sites(options.layers, options.streams)
-    trainer_of(options, 1, None)  # bad settings are to be known before the model is loaded
+    trainer_of(settings.sized(options, 1)[0], 1, None)  # bad settings are to be known before the model is loaded
     check_shape(options)
     out = options.out or _free_folder(options.model or str(options.activations))
     with Unfinished.begun(out, replace(options, out=out)) as unfinished:
@@ -66,6 +66,10 @@ def _make(unfinished: Unfinished, bar: Bar, say: Callable[[str], object]) -> Run
         if origin.model is not None:
             stack.enter_context(closing_of(origin.model))
         unfinished.check(origin.about)
+        options, why = settings.sized(options, origin.d_model)
+        if why:
+            say(f"{int(options.atoms or 0):,} atoms for each dictionary, {why}: --atoms or --threshold say otherwise")
+        unfinished.options = options
         reading = _Reading(unfinished, origin, stack.enter_context(_trainers(options, origin, cluster)))
         checkpoint = unfinished.latest()
         if checkpoint is not None:
@@ -74,11 +78,11 @@ def _make(unfinished: Unfinished, bar: Bar, say: Callable[[str], object]) -> Run
                 say(f"passed over {line}")
             say(f"going on from {reading.tokens:,} tokens")
         reading.run(bar)
-        return _finish(reading, bar)
+        return _finish(reading, bar, why)
 
 
-def _finish(reading: _Reading, bar: Bar) -> Run:
-    """Write the dictionaries and run.json."""
+def _finish(reading: _Reading, bar: Bar, why: str) -> Run:
+    """Write the dictionaries and run.json, with the reason of their size if nobody gave it."""
     unfinished, origin, trainers = reading.unfinished, reading.origin, reading.trainers
     options = unfinished.options
     seen = reading.seen[reading.lead]
@@ -107,6 +111,8 @@ def _finish(reading: _Reading, bar: Bar) -> Run:
         "seconds": round(seconds, 3),
         "checkpoints": {"written": reading.keeper.written, "seconds": round(reading.keeper.seconds, 3)},
         "gram_rows": {str(site): rows for site, rows in trainers.gram_rows().items()},
+        # Why --atoms is what it is, if nobody said.
+        **({"atoms_default": why} if why else {}),
         # Atoms before the crop to --atoms.
         "found": {str(site): number for site, number in trainers.found().items()},
         # Of each site; nothing in mode reference, or with --massive off.
@@ -277,6 +283,8 @@ def make_room(folder: Path, options: settings.Train) -> None:
     else:
         made = plain(Unfinished.opened(folder).options)
     asked = plain(settings.resolved(options))
-    if any(made.get(name) != value for name, value in asked.items() if name not in settings.FREE):
+    # A number of atoms that nobody asked for is in run.json all the same.
+    asked = {name: value for name, value in asked.items() if name not in settings.FREE and value is not None}
+    if any(made.get(name) != value for name, value in asked.items()):
         raise StoreError(f"{folder} is not a run of the demo: name another folder with --out")
     shutil.rmtree(folder)

@@ -24,15 +24,17 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
     front = ""
     if "prefix" in record:
         front = f" that begin with {' '.join(record['prefix'])}" if record["prefix"] else " without a BOS"
+    order = "in corpus order" if record.get("order", "corpus") == "corpus" else "documents shuffled"
+    read = f"{record['tokens']:,} tokens in windows of {record['window']}{front}"
     lines = [
         f"{run.folder}: {record['model']} on {record['corpus']} ({record['corpus_part']} part)",
-        f"{record['tokens']:,} tokens in windows of {record['window']}{front}, mode {record['settings']['mode']}, "
-        f"in {record['seconds']:.0f} s",
+        *textwrap.wrap(f"{read}, mode {record['settings']['mode']}, {order}, in {record['seconds']:.0f} s", WIDTH),
         "",
     ]
     if record["settings"].get("atoms") is not None:
         found = ", ".join(f"{site} {number:,}" for site, number in record.get("found", {}).items())
-        shown = f"found before the crop to {record['settings']['atoms']} atoms: {found}"
+        why = f" ({record['atoms_default']}, by default)" if "atoms_default" in record else ""
+        shown = f"found before the crop to {record['settings']['atoms']} atoms{why}: {found}"
         lines[-1:] = [*textwrap.wrap(shown, WIDTH), ""]
     header = ["site", "atoms", "d_model", "k", "pursuit", "threshold"]
     evaluated = any(dictionary.metrics for dictionary in loaded.values())

@@ -79,7 +79,8 @@ def worth_showing(request, tmp_path_factory):
     from itda.recipes.index import index_run
 
     out = tmp_path_factory.mktemp("pictures") / "demo"
-    train(settings.Train(model="tiny", layers="2,4", corpus="python-docs", tokens="200k", k=16, threshold=0.3, out=out))
+    paper = {"mode": "paper", "order": "corpus", "threshold": 0.3}
+    train(settings.Train(model="tiny", layers="2,4", corpus="python-docs", tokens="200k", k=16, out=out, **paper))
     evaluate_run(settings.Evaluate(run=out, tokens="10k"))
     index_run(settings.Index(run=out))
     PICTURES.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,8 @@ from itda import recipes
 from itda.config import Train
 
 SETTINGS = {
+    "mode": "paper",
+    "order": "corpus",
     "model": "tiny",
     "layers": "1,3",
     "tokens": "4000",
