@@ -13,7 +13,7 @@ from typing import Any
 from itda import config as settings
 from itda.checks import check_shape, parse_sites
 from itda.core.batch import Site
-from itda.errors import CorpusError, SettingError, StoreError
+from itda.errors import CorpusError, StoreError
 from itda.recipes.origin import about_of, asked_of, closing_of, cluster_of, open_corpus_of, open_model, prefix_of
 from itda.recipes.runs import Bar, Progress, no_bar
 from itda.sources.activation_model import ActivationModel
