@@ -44,7 +44,7 @@ from itda import config as settings
 from itda.recipes import open_run, train
 from itda.recipes.origin import open_origin
 from itda.recipes.plan import plan
-from itda.sources.checkpoint import TINY
+from itda.sources.names import TINY
 from itda.sources.planning import PROCESS_BYTES, ModelShape, Work, estimate
 from itda.sources.streaming import StreamedModel
 

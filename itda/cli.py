@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -105,11 +105,7 @@ def _dispatch(command: Any) -> None:
 def _train(options: settings.Train) -> None:
     from itda import recipes, report
 
-    def say(line: str) -> None:
-        if not options.quiet:
-            print(f"itda: {line}", file=sys.stderr)
-
-    run = recipes.train(options, _bar(options), say)
+    run = recipes.train(options, _bar(options), _say(options))
     if options.json:
         _print_json({"run": str(run.folder), **run.values(run.summaries())})
     else:
@@ -157,7 +153,7 @@ def _decompose(options: settings.Decompose) -> None:
     from itda import recipes, report
     from itda.recipes.explore import prompt_address
 
-    site, tokens = recipes.decompose(options)
+    site, tokens = recipes.decompose(options, _say(options))
     if options.json:
         _print_json({"run": str(options.run), "site": str(site), "tokens": [_token_values(t) for t in tokens]})
     else:
@@ -172,7 +168,7 @@ def _decompose(options: settings.Decompose) -> None:
 def _evaluate(options: settings.Evaluate) -> None:
     from itda import recipes, report
 
-    results = recipes.evaluate_run(options, _bar(options))
+    results = recipes.evaluate_run(options, _bar(options), _say(options))
     if options.json:
         sites = {str(site): recipes.finite(asdict(result)) for site, result in results.items()}
         _print_json({"run": str(options.run), "sites": sites})
@@ -185,7 +181,7 @@ def _probe(options: settings.Probe) -> None:
     from itda.recipes import finite
     from itda.recipes.probe import SIZES, probe_run
 
-    names, results = probe_run(options, _bar(options))
+    names, results = probe_run(options, _bar(options), _say(options))
     if not options.json:
         print(report.probes(names, SIZES, results))
         return
@@ -238,7 +234,7 @@ def _index(options: settings.Index) -> None:
     from itda.recipes.index import index_run
 
     with _resumable():
-        made = index_run(options, _bar(options))
+        made = index_run(options, _bar(options), _say(options))
     if options.json:
         sites = {str(site): asdict(values) for site, values in made.sites.items()}
         record = {name: value for name, value in made.record.items() if name != "pieces"}
@@ -251,7 +247,7 @@ def _explore(options: settings.Explore) -> None:
     from itda.recipes.explore import explore, export
 
     if options.export is not None:
-        size = export(options, _bar(options))
+        size = export(options, _bar(options), _say(options))
         address = options.export.resolve().as_uri()
         if options.json:
             _print_json({"page": str(options.export), "address": address, "bytes": size})
@@ -270,7 +266,7 @@ def _explore(options: settings.Explore) -> None:
 
             webbrowser.open(address)
 
-    explore(options, ready)
+    explore(options, ready, _say(options))
 
 
 def _demo(options: settings.Demo) -> None:
@@ -367,6 +363,14 @@ def _resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         print("itda: stopped; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _say(options: settings.Output) -> Callable[[str], object]:
+    def say(line: str) -> None:
+        if not options.quiet:
+            print(f"itda: {line}", file=sys.stderr)
+
+    return say
 
 
 def _bar(options: settings.Output) -> Any:

@@ -85,6 +85,18 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunOptions(ModelOptions):
+    """How the language model of a run is run again."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto is that of the run, wherever it runs now."""
+    model_path: str | None = None
+    """Where the model of the run is now, if it was moved."""
+    changed_model: bool = False
+    """Go on with a model whose files are not what they were when the run was made."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PursuitOptions:
     """What pursuits may use."""
 
@@ -106,6 +118,14 @@ class CorpusOptions:
     """The split of a Hub data set."""
     dataset_revision: str | None = None
     """The commit, tag or branch of a Hub data set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCorpusOptions(CorpusOptions):
+    """Where the documents of a run are now."""
+
+    corpus_path: str | None = None
+    """Where the corpus of the run is now, if it was moved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,7 +410,7 @@ class Info(Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decompose(ModelOptions, PursuitOptions, Output):
+class Decompose(RunOptions, PursuitOptions, Output):
     """Take the activations of a text apart: for each token its atoms, with the prompts that they came from."""
 
     run: Positional[Path]
@@ -408,7 +428,7 @@ class Decompose(ModelOptions, PursuitOptions, Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(CorpusOptions, ModelOptions, LargeOptions, PursuitOptions, Output):
+class Evaluate(RunCorpusOptions, RunOptions, LargeOptions, PursuitOptions, Output):
     """Splice each dictionary into the model, on documents held out from training."""
 
     run: Positional[Path]
@@ -420,7 +440,7 @@ class Evaluate(CorpusOptions, ModelOptions, LargeOptions, PursuitOptions, Output
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(CorpusOptions, ModelOptions, PursuitOptions, Output):
+class Probe(RunCorpusOptions, RunOptions, PursuitOptions, Output):
     """How well a few latents tell Python's comments, strings, names ... apart: codes, similarities, neurons."""
 
     run: Positional[Path]
@@ -444,7 +464,7 @@ class Compare(PursuitOptions, Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Index(CorpusOptions, ModelOptions, PursuitOptions, Output):
+class Index(RunCorpusOptions, RunOptions, PursuitOptions, Output):
     """Keep the codes of a corpus in the run, by token and by atom, for the explorer. Started again, it goes on."""
 
     run: Positional[Path]
@@ -460,7 +480,7 @@ class Index(CorpusOptions, ModelOptions, PursuitOptions, Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explore(ModelOptions, PursuitOptions, Output):
+class Explore(RunOptions, PursuitOptions, Output):
     """See a run in a browser: its atoms, where they are used, prompts taken apart, comparisons; or as one file."""
 
     runs: Positional[tuple[Path, ...]]

@@ -16,7 +16,7 @@ from itda import recipes
 from itda.cli import main
 from itda.config import Train
 from itda.recipes.unfinished import COST, Keeper, Stopped
-from itda.sources.checkpoint import TINY
+from itda.sources.names import TINY
 from tests.forking import forking
 
 KILLS = 20

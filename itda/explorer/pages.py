@@ -153,8 +153,9 @@ class Explorer:
             raise MissingError("the model is not loaded here: start `itda explore` without --no-model")
         folder = self.opened.folder(run)
         record = self.opened.record(run)
-        # Runs of one model share it.
-        key = json.dumps([record["model"], record["settings"].get("revision")])
+        # Runs of one model share it, if they read it in one dtype.
+        made = [record.get(name) for name in ("model", "revision", "model_fingerprint", "dtype")]
+        key = json.dumps([*made, record["settings"].get("revision")])
         with self._lock:
             if key not in self._models:
                 model = self._loader(folder)

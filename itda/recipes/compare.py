@@ -231,7 +231,9 @@ def _made_again(opened: _Opened, folder: Path, bar: Bar) -> _Opened:
     size = made["batch_size"]
     again = settings.Train(**{**made, "out": folder / "again", "quiet": True, "json": False})
     again = replace(again, batch_size=size - 1 if size > 1 else 2)
-    again = replace(again, dataset_revision=opened.run.record["corpus_revision"] or again.dataset_revision)
+    record = opened.run.record
+    again = replace(again, dataset_revision=record["corpus_revision"] or again.dataset_revision)
+    again = replace(again, revision=record["revision"] or again.revision)
     check_unchanged(open_spec(again.corpus, again), opened.run, "leave out --noise-floor")
     train(again, bar)
     return replace(_opened(folder / "again"), name=f"{opened.name} at --batch-size {again.batch_size}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, SupportsIndex, overload
 
@@ -86,12 +86,17 @@ class Decomposition(list[TokenDecomposition]):
         return decomposition(self, self.site, "cosine" if self.readout == "similarity" else "coefficient")
 
 
-def decompose(options: settings.Decompose) -> tuple[Site, Decomposition]:
-    """`itda decompose`: the tokens of a text with their atoms. Raises an `ItdaError` for bad input."""
+def decompose(
+    options: settings.Decompose, say: Callable[[str], object] = lambda _line: None
+) -> tuple[Site, Decomposition]:
+    """`itda decompose`: the tokens of a text with their atoms.
+
+    `say` is told what the user should know. Raises an `ItdaError` for bad input.
+    """
     run = open_run(options.run)
     site = chosen_site(run, options.layer)
     check_text(options.text)
-    dictionary, model = run.dictionary(site), run.model(options)
+    dictionary, model = run.dictionary(site), run.model(options, say)
     window, readout = run.record["window"], options.readout
     tokens = decompose_text(
         model, dictionary, site, options.text, window, options.batch_size, readout, options.top, run.bos

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 
 from itda import config as settings
@@ -12,7 +12,8 @@ from itda.errors import SettingError
 from itda.evaluation import Evaluation, evaluate
 from itda.files import FORMAT_VERSION, METRICS_FORMAT, write_json
 from itda.recipes.origin import model_recipe
-from itda.recipes.runs import Bar, Run, check_unchanged, finite, no_bar, now_and_then, open_run, open_spec
+from itda.recipes.reopening import reopened
+from itda.recipes.runs import Bar, Run, corpus_of, finite, no_bar, now_and_then, open_run, open_spec
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import LanguageModel
 from itda.sources.special import Bos
@@ -20,19 +21,23 @@ from itda.sources.streaming import StreamedModel
 from itda.sources.windows import Group
 
 
-def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar) -> dict[Site, Evaluation]:
+def evaluate_run(
+    options: settings.Evaluate, bar: Bar = no_bar, say: Callable[[str], object] = lambda _line: None
+) -> dict[Site, Evaluation]:
     """`itda evaluate`: measure a run's dictionaries on held-out documents; the figures are kept in metrics.json.
 
-    Raises an `ItdaError` for bad input.
+    `say` is told what the user should know. Raises an `ItdaError` for bad input.
     """
     tokens = settings.parse_count(options.tokens)
     run = open_run(options.run)
     corpus = corpus_to_measure_on(run, options.corpus, options)
-    model = model_recipe(run.record["model"], options, run.record["settings"]["revision"], head=True)()
+    where = reopened(run.folder, run.record, options, say)
+    model = model_recipe(where.name, where.options, where.revision, head=True)()
     loaded = {site: run.dictionary(site).to(model.device) for site in run.sites}
     results = evaluate_on(model, corpus, loaded, tokens, run.record["window"], options.batch_size, bar, bos=run.bos)
     for site, result in results.items():
         on = {"corpus": corpus.name, "part": corpus.part, "fingerprint": corpus.fingerprint}
+        on |= {"dtype": model.dtype, "changed_model": where.changed}
         kind = {"format": METRICS_FORMAT, "format_version": FORMAT_VERSION}
         write_json(run.sites[site] / "metrics.json", {**kind, **finite(asdict(result)), **on})
     return results
@@ -42,14 +47,9 @@ def corpus_to_measure_on(run: Run, spec: str | None, options: settings.CorpusOpt
     """The corpus that the user names, or the documents of the run's own that it was not trained on."""
     if spec is not None:
         return open_spec(spec, options)
-    stored = run.record["settings"]
-    names = ("text_field", "dataset_config", "dataset_split", "dataset_revision")
-    again = replace(options, **{name: stored[name] for name in names})
-    again = replace(again, dataset_revision=run.record["corpus_revision"] or again.dataset_revision)
-    corpus = open_spec(run.record["corpus"], again)
-    if stored["part"] == "all":
+    if run.record["settings"]["part"] == "all":
         raise SettingError("the run was trained on all of its corpus: name another one with --corpus")
-    check_unchanged(corpus, run, "name a corpus with --corpus")
+    corpus = corpus_of(run, options, "name a corpus with --corpus")
     return corpus.split("heldout")
 
 

@@ -23,11 +23,14 @@ from itda.sources.huggingface import LanguageModel
 WARM_AFTER_S = 2.0
 
 
-def explorer_of(options: settings.Explore) -> Explorer:
-    """The explorer of some runs. Raises an `ItdaError` for a folder that is not a run."""
+def explorer_of(options: settings.Explore, say: Callable[[str], object] = lambda _line: None) -> Explorer:
+    """The explorer of some runs. `say` is told of models that have changed.
+
+    Raises an `ItdaError` for a folder that is not a run.
+    """
 
     def load(folder: Path) -> LanguageModel:
-        return open_run(folder).model(options)
+        return open_run(folder).model(options, say)
 
     return Explorer(
         options.runs, loader=load if options.model else None, compare=_compared, batch_size=options.batch_size
@@ -49,11 +52,16 @@ def prompt_address(run: Path, site: Site, text: str, token: int | None = None) -
     return f"http://127.0.0.1:{PORT}/#/prompt?{urlencode(values, quote_via=quote)}"
 
 
-def explore(options: settings.Explore, on_ready: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C; `on_ready` is told the address. Raises an `ItdaError` for bad input."""
+def explore(
+    options: settings.Explore, on_ready: Callable[[str], None], say: Callable[[str], object] = lambda _line: None
+) -> None:
+    """Serve until Ctrl-C; `on_ready` is told the address, `say` what else the user should know.
+
+    Raises an `ItdaError` for bad input.
+    """
     from itda.explorer.server import serve
 
-    explorer = explorer_of(options)
+    explorer = explorer_of(options, say)
     explorer.prepare()
     if options.model:
         # After the first view, which it would slow; a prompt that comes first waits.
@@ -63,12 +71,12 @@ def explore(options: settings.Explore, on_ready: Callable[[str], None]) -> None:
     serve(explorer, port=options.port, on_ready=on_ready)
 
 
-def export(options: settings.Explore, bar: Bar = no_bar) -> int:
+def export(options: settings.Explore, bar: Bar = no_bar, say: Callable[[str], object] = lambda _line: None) -> int:
     """Write one self-contained page to `options.export`; returns its size in bytes. Raises an `ItdaError`."""
     assert options.export is not None
     target = options.export
     check_export(options)
-    explorer = explorer_of(options)
+    explorer = explorer_of(options, say)
     prompts = tuple(text for text in options.prompts if text.strip())
     sites: dict[str, str] = {}
     atoms: dict[str, list[int]] = {}

@@ -15,6 +15,7 @@ from itda.checks import check_shape, parse_sites
 from itda.core.batch import Site
 from itda.errors import CorpusError, StoreError
 from itda.recipes.origin import about_of, asked_of, closing_of, cluster_of, open_corpus_of, open_model, prefix_of
+from itda.recipes.reopening import located
 from itda.recipes.runs import Bar, Progress, no_bar
 from itda.sources.activation_model import ActivationModel
 from itda.sources.corpus import Corpus
@@ -53,7 +54,7 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar) -> Harvest:
     all is there. Raises an `ItdaError` for bad input; a folder that was made otherwise is left as it is.
     """
     tokens = settings.parse_count(options.tokens)
-    sites = parse_sites(options.layers, options.streams)
+    sites, options = parse_sites(options.layers, options.streams), located(options)
     check_shape(options)
     settings.check_seed(options)
     corpus = open_corpus_of(options)
@@ -70,7 +71,7 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar) -> Harvest:
         cluster_of(options) as cluster,
         closing_of(open_model(options.model, options, options.revision, cluster)) as model,
     ):
-        about = {**asked, **about_of(options.model, model, corpus), "device": model.device}
+        about = {**asked, **about_of(options, model, corpus), "device": model.device}
         about["prefix"] = prefix_of(options, model)
         # Those whose other versions may have other bits.
         about["versions"] = {name: version(name) for name in ("torch", "transformers", "tokenizers")}

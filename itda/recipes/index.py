@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ from itda.explorer.indexing import (
     write_part,
 )
 from itda.files import DICTIONARY_FORMAT, FORMAT_VERSION, read_json, write_json
-from itda.recipes.runs import Bar, Run, check_unchanged, no_bar, open_run, open_spec
+from itda.recipes.reopening import reopened
+from itda.recipes.runs import Bar, Run, corpus_of, load_model, no_bar, open_run, open_spec
 from itda.records import chosen_site
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import LanguageModel
@@ -75,11 +76,14 @@ class Indexing:
     """False if it had been there before."""
 
 
-def index_run(options: settings.Index, bar: Bar = no_bar) -> Indexing:
+def index_run(
+    options: settings.Index, bar: Bar = no_bar, say: Callable[[str], object] = lambda _line: None
+) -> Indexing:
     """`itda index`: encode a corpus with a run's dictionaries and keep the codes in RUN/index.
 
     Goes on where a killed process with the same settings was; does nothing if the index is there already. Another
-    index is replaced, once the new one is whole. Raises an `ItdaError` for bad input.
+    index is replaced, once the new one is whole. `say` is told what the user should know. Raises an `ItdaError` for bad
+    input.
     """
     run = open_run(options.run)
     sites = [chosen_site(run, name.strip()) for name in options.layer.split(",")] if options.layer else list(run.sites)
@@ -99,15 +103,17 @@ def index_run(options: settings.Index, bar: Bar = no_bar) -> Indexing:
         "settings": {"device": options.device, "dtype": options.dtype},
         "sites": {str(site): _site_record(run, site) for site in sites},
     }
+    where = reopened(run.folder, run.record, options, say)
     with one_at_a_time(run.folder):
         recover(run.folder)
-        record = _existing(run, asked, sites)
+        record = _existing(run, asked, sites, where.options.dtype, where.changed)
         if record is not None:
             return Indexing(run.folder / FOLDER, record, _summaries(run, sites), new=False)
-        model = run.model(options)
+        model = load_model(where.name, where.options, where.revision)
         made_by = {
             "model": run.record["model"],
             "revision": model.revision,
+            "changed_model": where.changed,
             "tokenizer": model.tokenizer_hash,
             "device": str(model.model.device),
             "dtype": str(model.model.dtype).removeprefix("torch."),
@@ -148,12 +154,7 @@ def _corpus(run: Run, options: settings.Index) -> Corpus:
     """The corpus that the user names, or what the run was made from, in the same order."""
     if options.corpus is not None:
         return open_spec(options.corpus, options)
-    stored = run.record["settings"]
-    names = ("text_field", "dataset_config", "dataset_split", "dataset_revision")
-    again = replace(options, **{name: stored[name] for name in names})
-    again = replace(again, dataset_revision=run.record["corpus_revision"] or again.dataset_revision)
-    corpus = open_spec(run.record["corpus"], again)
-    check_unchanged(corpus, run, "name a corpus with --corpus")
+    stored, corpus = run.record["settings"], corpus_of(run, options, "name a corpus with --corpus")
     corpus = corpus.split(stored["part"])
     return corpus.shuffled(stored["seed"]) if stored["order"] == "shuffled" else corpus
 
@@ -173,10 +174,15 @@ def _by_site(asked: Mapping[str, Any]) -> dict[Site, Mapping[str, Any]]:
     return {Site.parse(name): made for name, made in asked["sites"].items()}
 
 
-def _existing(run: Run, asked: Mapping[str, Any], sites: Sequence[Site]) -> dict[str, Any] | None:
+def _existing(
+    run: Run, asked: Mapping[str, Any], sites: Sequence[Site], dtype: str, changed: bool
+) -> dict[str, Any] | None:
     """The record of the index that is there, if it is whole and has what is asked for."""
     try:
         record = read_json(run.folder / FOLDER / "index.json", INDEX_FORMAT)
+        # An older itda took float32 where it was not said; of a changed model nobody knows which one it was.
+        if dtype not in ("auto", record["dtype"]) or changed or record.get("changed_model", False):
+            return None
         if any(record.get(name) != value for name, value in asked.items() if name != "sites"):
             return None
         for site in sites:

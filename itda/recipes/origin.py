@@ -17,6 +17,7 @@ from itda.checks import parse_sites
 from itda.core.batch import ActivationSource, Site
 from itda.core.memory import free
 from itda.errors import ItdaError, SettingError
+from itda.recipes.reopening import MODEL
 from itda.recipes.runs import open_spec
 from itda.sources.activation_model import ActivationModel
 from itda.sources.checkpoint import Checkpoint
@@ -27,9 +28,12 @@ from itda.sources.weights import give_back_freed
 
 ModelRecipe = Callable[[], ActivationModel]
 
-PROVENANCE = ("model", "revision", "tokenizer", "corpus", "corpus_part", "corpus_revision", "fingerprint", "window")
-PROVENANCE += ("batch_size", "dtype", "order", "bos", "prefix")
+PROVENANCE = ("model", "revision", MODEL, "tokenizer", "corpus", "corpus_part", "corpus_revision", "fingerprint")
+PROVENANCE += ("window", "batch_size", "dtype", "order", "bos", "prefix")
 """What a dictionary says of where it comes from."""
+
+MADE_BY = ("revision", MODEL, "tokenizer", "dtype", "prefix")
+"""Of these what is known once the model is loaded."""
 
 INHERITED = ("revision", "text_field", "dataset_config", "dataset_split", "dataset_revision", "part", "order", "seed")
 INHERITED += ("window", "batch_size", "trust_remote_code", "bos")
@@ -73,13 +77,14 @@ def open_origin(options: settings.Train, cluster: Any = None) -> Origin:
         bos=options.bos,
     )
     source(skip=0)  # a site that the model lacks, or a window too long, is to be known now
-    provenance = provenance_of(options, corpus, model)
+    about = {**about_of(options, model, corpus), "prefix": prefix_of(options, model)}
+    provenance = {**asked_of(options, corpus), **{name: about[name] for name in MADE_BY}}
     return Origin(
         d_model=model.d_model,
         sites=sites,
         source=lambda skip: source(skip=skip),
         provenance=provenance,
-        about={**about_of(options.model, model, corpus), "prefix": provenance["prefix"]},
+        about=about,
         device=model.device,
         model=model,
     )
@@ -106,19 +111,15 @@ def prefix_of(options: settings.Train | settings.Harvest, model: ActivationModel
     return [str(token) for token in windower.tokenizer.convert_ids_to_tokens(windower.prefix)]
 
 
-def provenance_of(options: settings.Train, corpus: Corpus, model: ActivationModel) -> dict[str, Any]:
-    """What a dictionary says of where it comes from."""
-    made = {"revision": model.revision, "tokenizer": model.tokenizer_hash, "dtype": model.dtype}
-    return {**asked_of(options, corpus), **made, "prefix": prefix_of(options, model)}
-
-
-def about_of(name: str, model: ActivationModel, corpus: Corpus) -> dict[str, Any]:
+def about_of(options: settings.Train | settings.Harvest, model: ActivationModel, corpus: Corpus) -> dict[str, Any]:
     """What the bits of a model's activations depend on, settings apart."""
+    here = not options.remote  # what NDIF runs is not known here
     return {
-        "weights": Checkpoint.named(name).fingerprint(),
+        MODEL: Checkpoint.named(options.model, revision=model.revision).fingerprint() if here else None,
         "revision": model.revision,
         "tokenizer": model.tokenizer_hash,
         "fingerprint": corpus.fingerprint,
+        "corpus_revision": corpus.revision,
         "dtype": model.dtype,
         "device": torch.device(model.device).type if model.device else "",
     }

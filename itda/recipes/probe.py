@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,16 +28,19 @@ LEAST = 50
 """Tokens in and out of a class, for it to be probed."""
 
 
-def probe_run(options: settings.Probe, bar: Bar = no_bar) -> tuple[list[str], dict[Site, dict[str, list[ProbeResult]]]]:
+def probe_run(
+    options: settings.Probe, bar: Bar = no_bar, say: Callable[[str], object] = lambda _line: None
+) -> tuple[list[str], dict[Site, dict[str, list[ProbeResult]]]]:
     """The classes, and by site and readout the probes of `itda.probing` for `SIZES` latents.
 
-    Probes are fitted on three in four documents and judged on the rest. Raises an `ItdaError` for bad input.
+    Probes are fitted on three in four documents and judged on the rest. `say` is told what the user should
+    know. Raises an `ItdaError` for bad input.
     """
     tokens = settings.parse_count(options.tokens)
     run = open_run(options.run)
     # Shuffled: neighbours in a library are alike, and a few long files must not be all there is.
     corpus = _python(corpus_to_measure_on(run, options.corpus, options)).shuffled(0)
-    model, sites = run.model(options), list(run.sites)
+    model, sites = run.model(options, say), list(run.sites)
     source = HuggingFaceSource(
         model,
         _beginnings(corpus),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ from itda import config as settings
 from itda.core.model import ITDA
 from itda.core.site import Site
 from itda.errors import CorpusError
+from itda.recipes.reopening import reopened
 from itda.records import RunRecord, open_record
 from itda.sources.corpus import Corpus, open_corpus
 from itda.sources.huggingface import LanguageModel
@@ -78,9 +79,13 @@ class Run(RunRecord):
         """The dictionary of one site. Raises `StoreError`."""
         return load_dictionary(self.sites[site])
 
-    def model(self, options: settings.ModelOptions) -> LanguageModel:
-        """The language model that the run was made from. Raises `ModelError`."""
-        return load_model(self.record["model"], options, self.record["settings"]["revision"])
+    def model(self, options: settings.ModelOptions, say: Callable[[str], object] = lambda _line: None) -> LanguageModel:
+        """The language model that the run was made from. `say` is told of one that has changed.
+
+        Raises `ModelError` if it is not there, or not what it was and `options` do not say that this may be.
+        """
+        where = reopened(self.folder, self.record, options, say)
+        return load_model(where.name, where.options, where.revision)
 
 
 def bos_of(record: Mapping[str, Any]) -> Bos:
@@ -101,6 +106,26 @@ def check_unchanged(corpus: Corpus, run: Run, remedy: str) -> None:
             f"{run.record['corpus']} is not what it was when the run was made (another Python, or changed files): "
             f"{remedy}"
         )
+
+
+def corpus_of(run: Run, options: settings.CorpusOptions, remedy: str) -> Corpus:
+    """All documents of the corpus that a run was made from, in its own order.
+
+    Raises `CorpusError`, with the remedy, if it is not there, or not what it was.
+    """
+    stored, spec = run.record["settings"], run.record["corpus"]
+    names = ("text_field", "dataset_config", "dataset_split", "dataset_revision")
+    again = replace(options, **{name: stored[name] for name in names})
+    again = replace(again, dataset_revision=run.record["corpus_revision"] or again.dataset_revision)
+    given = getattr(options, "corpus_path", None)
+    if given is None and Path(spec).is_absolute() and not Path(spec).exists():
+        raise CorpusError(
+            f"the corpus of {run.folder} was in {spec}, and is not there now: put it back, or name its place with "
+            "--corpus-path"
+        )
+    corpus = open_spec(given or spec, again)
+    check_unchanged(corpus, run, remedy)
+    return corpus
 
 
 def open_spec(spec: str, options: settings.CorpusOptions) -> Corpus:

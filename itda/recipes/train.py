@@ -23,6 +23,7 @@ from itda.core.tokens import TokenLog
 from itda.errors import CorpusError, SettingError, StoreError
 from itda.files import FORMAT_VERSION, RUN_FORMAT, read_json
 from itda.recipes.origin import Origin, closing_of, cluster_of, open_origin, tokens_of, with_tokens
+from itda.recipes.reopening import located
 from itda.recipes.runs import Bar, Progress, Run, no_bar, now_and_then, open_run
 from itda.recipes.trainers import LocalTrainers, Trainers, trainer_of
 from itda.recipes.unfinished import Keeper, Stopped, Unfinished, is_finished, plain, versions
@@ -46,7 +47,7 @@ def train(options: settings.Train, bar: Bar = no_bar, say: Callable[[str], objec
         unfinished = Unfinished.opened(options.resume)
         unfinished.options = settings.with_free(unfinished.options, options)
         return _make(unfinished, bar, say)
-    options = with_tokens(settings.resolved(options))
+    options = located(with_tokens(settings.resolved(options)))
     if options.activations is None:
         parse_sites(options.layers, options.streams)
     trainer_of(settings.sized(options, 1)[0], 1, None)  # bad settings are to be known before the model is loaded
@@ -62,7 +63,7 @@ def _make(unfinished: Unfinished, bar: Bar, say: Callable[[str], object]) -> Run
     with ExitStack() as stack:
         stack.enter_context(unfinished.room())
         cluster = stack.enter_context(cluster_of(options))
-        origin = open_origin(options, cluster)
+        origin = open_origin(unfinished.pinned, cluster)
         if origin.model is not None:
             stack.enter_context(closing_of(origin.model))
         unfinished.check(origin.about)

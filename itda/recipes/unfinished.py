@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,14 @@ class Unfinished:
         return any((self.folder / CHECKPOINTS).glob("checkpoint-*"))
 
     @property
+    def pinned(self) -> settings.Train:
+        """The settings, at the commits that the run was begun with where these are known: branches move."""
+        about = self.about or {}
+        model = about.get("revision") or self.options.revision
+        corpus = about.get("corpus_revision") or self.options.dataset_revision
+        return replace(self.options, revision=model, dataset_revision=corpus)
+
+    @property
     def remedy(self) -> str:
         """How to go on."""
         return f"itda train --resume {self.folder}"
@@ -116,12 +124,12 @@ class Unfinished:
             self._write()
             return
         was, now = _flat(self.about), _flat(json.loads(json.dumps(about)))
-        # What an earlier itda did not note yet is not known to have changed.
-        for name in was:
-            if was.get(name) != now.get(name):
+        # What an earlier itda did not note yet is not known to have changed, nor what this one no longer notes.
+        for name in [each for each in was if each in now]:
+            if was[name] != now[name]:
                 raise StoreError(
-                    f"{_said(name)} was {_short(was.get(name))} when {self.folder} was begun, and is "
-                    f"{_short(now.get(name))} now: bring it back, or begin anew in another folder"
+                    f"{_said(name)} was {_short(was[name])} when {self.folder} was begun, and is "
+                    f"{_short(now[name])} now: bring it back, or begin anew in another folder"
                 )
 
     def latest(self) -> Checkpoint | None:
@@ -265,7 +273,8 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 def _said(name: str) -> str:
     return {
         "fingerprint": "the corpus",
-        "weights": "the model",
+        "model_fingerprint": "the model",
+        "revision": "the commit of the model",
         "tokenizer": "the tokenizer",
         "activations": "the folder of activations",
     }.get(name, name)

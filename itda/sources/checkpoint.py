@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.hub import cached_file
 
 from itda.errors import ItdaError, ModelError, SettingError
+from itda.sources.identity import COMMIT, commit_of, files_of, fingerprint
 from itda.sources.names import folder_of
 
-SAMPLES, SAMPLE_BYTES = 256, 4096
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -53,6 +54,11 @@ class Checkpoint:
         Raises `ModelError` for a folder that is not there, `SettingError` for an unknown dtype.
         """
         path = folder_of(name)
+        if path is not None and not path.is_absolute() and name != "tiny" and COMMIT.fullmatch(revision or ""):
+            raise ModelError(
+                f"{name} at {revision} is a model of the Hub, and the folder {path.absolute()} is in its way: "
+                "rename that, or run itda elsewhere"
+            )
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype not in ("auto", *DTYPES):
@@ -62,9 +68,26 @@ class Checkpoint:
             name, str(path) if path is not None and path.is_dir() else name, device, chosen, revision, trust_remote_code
         )
 
+    @cached_property
+    def commit(self) -> str | None:
+        """The commit of a model from the Hub: the one of now, if none was asked for. None for a local folder.
+
+        Raises `ModelError` where it cannot be known, and what transformers raises for a model that is not there.
+        """
+        if Path(self.source).exists():
+            return None
+        file = cached_file(self.source, "config.json", revision=self.revision)
+        commit = commit_of(file) if file is not None else None
+        if commit is None:
+            raise ModelError(
+                f"cannot tell which commit of {self.name} this is ({file}): download it into a folder and name that"
+            )
+        return commit
+
     @property
     def _options(self) -> dict[str, Any]:
-        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        # All parts of one commit, even if the branch moves meanwhile.
+        return {"revision": self.commit, "trust_remote_code": self.trust_remote_code}
 
     def config(self) -> Any:
         """Its configuration."""
@@ -81,21 +104,12 @@ class Checkpoint:
         return AutoTokenizer.from_pretrained(self.source, **self._options)
 
     def fingerprint(self) -> str | None:
-        """SHA-256 over samples of the files of a local folder: tells other weights at once. None for a Hub id.
+        """Tells other files of a local model from these: `itda.sources.identity`. None for a Hub id.
 
         A Hub id is told by its commit.
         """
-        folder, digest = Path(self.source), hashlib.sha256()
-        if not folder.is_dir():
-            return None
-        for path in sorted(p for pattern in ("config.json", "*.safetensors", "*.bin") for p in folder.glob(pattern)):
-            digest.update(f"{path.name} {path.stat().st_size} ".encode())
-            with path.open("rb") as file:
-                last = max(0, path.stat().st_size - SAMPLE_BYTES)
-                for place in sorted({last * i // (SAMPLES - 1) for i in range(SAMPLES)}):
-                    file.seek(place)
-                    digest.update(file.read(SAMPLE_BYTES))
-        return digest.hexdigest()
+        folder = Path(self.source)
+        return fingerprint(files_of(folder)) if folder.is_dir() else None
 
     def bytes(self) -> int:
         """What its weights need in memory, from its configuration alone."""

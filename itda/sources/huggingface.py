@@ -46,6 +46,8 @@ class LanguageModel(ActivationModel):
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str = "model"
+    commit: str | None = None
+    """Of a model from the Hub."""
 
     @staticmethod
     def load(
@@ -67,7 +69,7 @@ class LanguageModel(ActivationModel):
         with named.explained():
             model, tokenizer = named.model(), named.tokenizer()
             torch.nn.Module.to(model, named.device)
-        return LanguageModel(model.eval(), tokenizer, name)
+        return LanguageModel(model.eval(), tokenizer, name, named.commit)
 
     @property
     def layers(self) -> int:
@@ -93,7 +95,7 @@ class LanguageModel(ActivationModel):
     @property
     def revision(self) -> str | None:
         """The commit of a model from the Hub."""
-        return getattr(self.model.config, "_commit_hash", None)
+        return self.commit
 
     @property
     def dtype(self) -> str:

@@ -77,7 +77,7 @@ class StreamedModel(ActivationModel):
         )
         with named.explained():
             model, weights = open_weights(named.model, torch.device(named.device), head=head)
-            inner = LanguageModel(model.eval(), named.tokenizer(), name)
+            inner = LanguageModel(model.eval(), named.tokenizer(), name, named.commit)
         blocks = find_blocks(model)
         form = form_of(blocks, lambda: inner.forward(model.base_model, _trial()))
         if memory is None:
