@@ -437,6 +437,8 @@ class Evaluate(RunCorpusOptions, RunOptions, LargeOptions, PursuitOptions, Outpu
     """Another corpus than that of the run; all of it is used."""
     tokens: str = "50k"
     """Activations to evaluate on."""
+    massive: Literal["clean", "splice"] = "clean"
+    """Massive activations, over 10 times the median norm, stay what they are in the splice, or are replaced too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from itda.core.batch import Site
 from itda.core.bootstrap import by_document, interval
+from itda.core.code import SparseCode
 from itda.core.metrics import Unexplained, atom_uses, ce_loss_score, cross_entropy, kl_divergence
 from itda.core.model import ITDA
 from itda.errors import CorpusError, ModelError
@@ -24,21 +26,33 @@ REPLACEMENTS = ("spliced", "zero", "mean")
 """What stands in for activations: reconstructions, nothing, their mean."""
 
 
+Massive = Literal["clean", "splice"]
+"""What becomes of massive activations in a splice, and in ablations: they stay, or are replaced like the others."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What was measured for one dictionary. Cross-entropies and KL are in nats per predicted token.
 
-    They are None for a model that does not predict the next token.
+    They are None for a model that does not predict the next token. `fvu`, `l0` and `unused_atoms` are of the tokens
+    that are not massive (`ITDA.is_massive`).
     """
 
     tokens: int
-    """Activations decomposed."""
+    """Activations decomposed, massive ones too."""
     predicted: int
-    """Tokens whose prediction was scored: those that follow a replaced activation."""
+    """Tokens whose prediction was scored: those that follow an activation, be it replaced or massive."""
     fvu: float
     l0: float
     atoms: int
     unused_atoms: int
+    massive_tokens: int = 0
+    massive_energy: float = 0.0
+    """Their share of sum ||x||^2."""
+    fvu_all: float = math.nan
+    """fvu of all tokens, massive ones too: where there are some, it is about them."""
+    massive: Massive = "clean"
+    """What became of them in the splice."""
     ce_clean: float | None = None
     ce_spliced: float | None = None
     ce_zero: float | None = None
@@ -62,8 +76,13 @@ _CAUSAL_RATIOS = {"ce_loss_score": ("gained", "lost"), "kl": ("kl", "predicted")
 @dataclass
 class _Sums:
     unexplained: Unexplained
+    everything: Unexplained
+    """Massive tokens too."""
     uses: Tensor
     picks: int = 0
+    massive: int = 0
+    energy: float = 0.0
+    massive_energy: float = 0.0
     ce: dict[str, float] = field(default_factory=lambda: dict.fromkeys(REPLACEMENTS, 0.0))
     kl: float = 0.0
     seconds: float = 0.0
@@ -90,26 +109,30 @@ def evaluate(
     groups: Callable[[], Iterable[Group]],
     dictionaries: Mapping[Site, ITDA],
     *,
+    massive: Massive = "clean",
     progress: Callable[[int], None] = lambda _tokens: None,
 ) -> dict[Site, Evaluation]:
     """Measure each dictionary on the tokens of `groups`, which is called twice: for the mean activation, and for all.
 
-    Every dictionary, and every ablation, sees the same tokens. CE and KL are over the tokens that follow a replaced
-    activation in its window. Raises `CorpusError` if there is no token, `ModelError` if the model's loss is not a
-    number.
+    Every dictionary, and every ablation, sees the same tokens. CE and KL are over the tokens that follow an activation
+    in its window. Activations that the dictionary calls massive have no part in fvu, l0 and the mean; in the splice,
+    and in ablations, they stay what they are ("clean") or are replaced too ("splice"). Raises `CorpusError` if there
+    is no token, `ModelError` if the model's loss is not a number.
     """
     sites = list(dictionaries)
-    means = {site: Unexplained(dictionaries[site].d_model) for site in sites}
+    means, seen = {site: Unexplained(dictionaries[site].d_model) for site in sites}, 0
     for flight in _flights(model, groups(), 1):
         for _, found in model.harvest(flight, sites):
             for site, x in found.items():
-                means[site].update(x.float(), x.float())
-    if not sites or means[sites[0]].tokens == 0:
+                seen += len(x)
+                ordinary = x[~dictionaries[site].is_massive(x)].float()
+                means[site].update(ordinary, ordinary)
+    if seen == 0:
         raise CorpusError("there is no token to evaluate on: name another corpus with --corpus")
 
     sums = {
-        site: _Sums(Unexplained(dictionary.d_model), torch.zeros(len(dictionary), dtype=torch.long))
-        for site, dictionary in dictionaries.items()
+        site: _Sums(Unexplained(d.d_model), Unexplained(d.d_model), torch.zeros(len(d), dtype=torch.long))
+        for site, d in dictionaries.items()
     }
     ce_clean, predicted = 0.0, 0
     for flight in _flights(model, groups(), 1 + len(REPLACEMENTS) * len(sites)):
@@ -118,7 +141,7 @@ def evaluate(
 
         def splice(place: int, site: Site, x: Tensor, documents: list[np.ndarray] = documents) -> dict[str, Tensor]:
             # The clean activations: the spliced run's are the same up to its site, and encoding them once will do.
-            return _replacements(x, dictionaries[site], means[site], sums[site], documents[place])
+            return _replacements(x, dictionaries[site], means[site], sums[site], documents[place], massive)
 
         for place, key, rows, logits in model.spliced(flight, sites, splice):
             scores[place].add(key, rows, logits)
@@ -129,7 +152,7 @@ def evaluate(
                 for site in sites:
                     _add_scores(sums[site], score, site, group.labels(group.predicts).document)
             progress(int(group.is_activation.sum()))
-    return {site: _result(sums[site], ce_clean, predicted, len(dictionaries[site])) for site in sites}
+    return {site: _result(sums[site], ce_clean, predicted, len(dictionaries[site]), massive) for site in sites}
 
 
 def _flights(model: LanguageModel | StreamedModel, groups: Iterable[Group], branches: int) -> Iterator[list[Group]]:
@@ -145,28 +168,38 @@ def _flights(model: LanguageModel | StreamedModel, groups: Iterable[Group], bran
 
 
 def _replacements(
-    x: Tensor, dictionary: ITDA, mean: Unexplained, total: _Sums, documents: np.ndarray
+    x: Tensor, dictionary: ITDA, mean: Unexplained, total: _Sums, documents: np.ndarray, massive: Massive
 ) -> dict[str, Tensor]:
     """What stands in for the activations [tokens, d_model] of a group, by `REPLACEMENTS`; counted in `total`."""
     started = time.perf_counter()
     code = dictionary.encode(x)
-    if total.unexplained.tokens:  # the first one compiles, and computes what later ones find ready
+    if total.everything.tokens:  # the first one compiles, and computes what later ones find ready
         total.seconds += time.perf_counter() - started
         total.timed += len(x)
     reconstruction = dictionary.decode(code)
-    exact = x.double()
+    exact, apart = x.double(), dictionary.is_massive(x)
+    ordinary = ~apart
     total.of_tokens(
         documents,
-        tokens=torch.ones(len(x)),
-        picks=code.count,
-        residual=(exact - reconstruction.double()).square().sum(dim=1),
-        variance=(exact - mean.mean.to(exact)).square().sum(dim=1),
+        tokens=ordinary,
+        picks=code.count * ordinary.to(code.count.device),
+        residual=(exact - reconstruction.double()).square().sum(dim=1) * ordinary,
+        variance=(exact - mean.mean.to(exact)).square().sum(dim=1) * ordinary,
     )
-    total.unexplained.update(x, reconstruction)
-    total.uses += atom_uses(code, len(dictionary)).cpu()
-    total.picks += int(code.count.sum())
+    total.unexplained.update(x[ordinary], reconstruction[ordinary])
+    total.everything.update(x, reconstruction)
+    of_others = SparseCode(code.indices[ordinary], code.coefficients[ordinary], code.count[ordinary])
+    total.uses += atom_uses(of_others, len(dictionary)).cpu()
+    total.picks += int(of_others.count.sum())
+    total.massive += int(apart.sum())
+    energy = exact.square().sum(dim=1)
+    total.energy += energy.sum().item()
+    total.massive_energy += energy[apart].sum().item()
     average = mean.mean.to(reconstruction).expand_as(reconstruction)
-    return {"spliced": reconstruction, "zero": torch.zeros_like(reconstruction), "mean": average}
+    made = {"spliced": reconstruction, "zero": torch.zeros_like(reconstruction), "mean": average}
+    if massive == "splice" or not bool(apart.any()):
+        return made
+    return {name: torch.where(apart[:, None], x.to(values), values) for name, values in made.items()}
 
 
 class _Scores:
@@ -204,13 +237,17 @@ def _add_scores(total: _Sums, score: _Scores, site: Site, documents: np.ndarray)
     )
 
 
-def _result(total: _Sums, ce_clean: float, predicted: int, atoms: int) -> Evaluation:
-    tokens, sums = total.unexplained.tokens, total.by_document
+def _result(total: _Sums, ce_clean: float, predicted: int, atoms: int, massive: Massive) -> Evaluation:
+    ordinary, sums = total.unexplained.tokens, total.by_document
     common = {
-        "tokens": tokens,
+        "tokens": total.everything.tokens,
         "predicted": predicted,
         "fvu": total.unexplained.value(),
-        "l0": total.picks / tokens,
+        "l0": total.picks / ordinary if ordinary else math.nan,
+        "massive_tokens": total.massive,
+        "massive_energy": total.massive_energy / total.energy if total.energy else 0.0,
+        "fvu_all": total.everything.value(),
+        "massive": massive,
         "atoms": atoms,
         "unused_atoms": int((total.uses == 0).sum()),
         "encode_per_second": total.timed / total.seconds if total.seconds else 0.0,

@@ -182,7 +182,7 @@ with the document and the token at which it was read (`labels.parquet`). An acti
 | corpus | {made.get("corpus", "-")} |
 | tokens | {made.get("tokens", "-")} |
 | window | {made.get("window", "-")}{_on_front(made)} |
-
+{_on_massive(model)}
 ```python
 import itda
 model = itda.ITDA.from_pretrained("path or repository")
@@ -198,6 +198,17 @@ def _on_front(made: Mapping[str, Any]) -> str:
     if "prefix" not in made:
         return ""
     return f", each begins with {' '.join(made['prefix'])}" if made["prefix"] else ", without a BOS"
+
+
+def _on_massive(model: ITDA) -> str:
+    if model.massive_norm is None:
+        return ""
+    found = model.provenance.get("massive", {})
+    said = f", as had {found['tokens']:,} of {found['seen']:,} tokens of training" if "seen" in found else ""
+    return f"""
+Activations of a norm above {model.massive_norm:.6g}{said}, are massive: outliers that no measure here counts
+(`model.is_massive`).
+"""
 
 
 def _on_refinement(model: ITDA) -> str:

@@ -170,7 +170,7 @@ def test_groups_in_another_order_give_the_same_measures_within_rounding(tiny, do
     groups = groups_of(tiny, docs)()
     other = evaluate(tiny, lambda: groups[::-1], {SITE: few})[SITE]
     for field in fields(other):
-        if field.name not in ("encode_per_second", "intervals"):
+        if field.name not in ("encode_per_second", "intervals", "massive"):
             assert getattr(other, field.name) == pytest.approx(getattr(by_few, field.name), rel=1e-9), field.name
     for name, ends in other.intervals.items():
         assert ends == pytest.approx(by_few.intervals[name], rel=1e-9), name

@@ -9,7 +9,7 @@ from itda import config as settings
 from itda.core.batch import Site
 from itda.core.model import ITDA
 from itda.errors import SettingError
-from itda.evaluation import Evaluation, evaluate
+from itda.evaluation import Evaluation, Massive, evaluate
 from itda.files import FORMAT_VERSION, METRICS_FORMAT, write_json
 from itda.recipes.origin import model_recipe
 from itda.recipes.reopening import reopened
@@ -34,7 +34,17 @@ def evaluate_run(
     where = reopened(run.folder, run.record, options, say)
     model = model_recipe(where.name, where.options, where.revision, head=True)()
     loaded = {site: run.dictionary(site).to(model.device) for site in run.sites}
-    results = evaluate_on(model, corpus, loaded, tokens, run.record["window"], options.batch_size, bar, bos=run.bos)
+    results = evaluate_on(
+        model,
+        corpus,
+        loaded,
+        tokens,
+        run.record["window"],
+        options.batch_size,
+        bar,
+        bos=run.bos,
+        massive=options.massive,
+    )
     for site, result in results.items():
         on = {"corpus": corpus.name, "part": corpus.part, "fingerprint": corpus.fingerprint}
         on |= {"dtype": model.dtype, "changed_model": where.changed}
@@ -63,6 +73,7 @@ def evaluate_on(
     bar: Bar = no_bar,
     *,
     bos: Bos = "auto",
+    massive: Massive = "clean",
 ) -> dict[Site, Evaluation]:
     """Measure dictionaries on the first `tokens` tokens of a corpus."""
     windower = model.windower(window, bos)
@@ -80,4 +91,4 @@ def evaluate_on(
                 return
 
     with bar("evaluate", tokens) as progress, model.watched(now_and_then(progress.set_postfix_str)):
-        return evaluate(model, groups, loaded, progress=progress.update)
+        return evaluate(model, groups, loaded, massive=massive, progress=progress.update)

@@ -14,13 +14,20 @@ from itda.report.text import WIDTH, number, table
 
 def evaluation(results: Mapping[Site, Evaluation]) -> str:
     """The measures of each dictionary, with a line on what they mean."""
+    some = any(result.massive_tokens for result in results.values())
+    apart = [
+        ["  of them massive", *(f"{r.massive_tokens:,}" for r in results.values())],
+        ["  their share of all energy", *(f"{r.massive_energy:.1%}" for r in results.values())],
+    ]
     rows = [
         ["tokens", *(f"{r.tokens:,}" for r in results.values())],
+        *(apart if some else []),
         ["atoms", *(f"{r.atoms:,}" for r in results.values())],
         ["  of them never used", *(f"{r.unused_atoms:,}" for r in results.values())],
         ["l0 (atoms per token)", *(f"{r.l0:.1f}" for r in results.values())],
         ["fvu (variance unexplained)", *(number(r.fvu) for r in results.values())],
         *_interval_row("fvu", results.values()),
+        *([["  of all tokens, massive too", *(number(r.fvu_all) for r in results.values())]] if some else []),
     ]
     if all(result.ce_clean is not None for result in results.values()):
         names = {
@@ -35,7 +42,18 @@ def evaluation(results: Mapping[Site, Evaluation]) -> str:
             rows.append([title, *(number(asdict(r)[name]) for r in results.values())])
             rows += _interval_row(name, results.values())
     rows.append(["encoded per second", *(f"{r.encode_per_second:,.0f}" for r in results.values())])
-    return table(["", *(str(site) for site in results)], rows)
+    shown = table(["", *(str(site) for site in results)], rows)
+    return f"{shown}\n\n{_on_massive(next(iter(results.values())).massive)}" if some else shown
+
+
+def _on_massive(massive: str) -> str:
+    stay = "in the splice they stay what they are (--massive splice replaces them too)."
+    gone = "in the splice they are replaced too (--massive splice)."
+    said = (
+        "Massive tokens, whose norm is over 10 times the median, have no part in l0, fvu and the mean; "
+        f"{gone if massive == 'splice' else stay}"
+    )
+    return "\n".join(textwrap.wrap(said, WIDTH))
 
 
 def _interval_row(name: str, results: Iterable[Evaluation]) -> list[list[str]]:
