@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from itda import config as settings
 from itda.core.checks import check_k, check_number, check_offset_tokens, check_refinement, check_threshold
 from itda.core.site import STREAMS, Site
 from itda.errors import SettingError, StoreError
+from itda.files import locked
 from itda.records import UNFINISHED, RunRecord, chosen_site, open_record
 from itda.sources.corpus import open_corpus
 from itda.sources.names import folder_of
+from itda.terminal import is_text
 
 
 def check(command: object) -> None:
@@ -30,8 +33,10 @@ def check(command: object) -> None:
             raise SettingError(f"no folder {command.scratch} for --scratch: make it, or name another")
     match command:
         case settings.Train():
+            check_here()
             _train(command)
         case settings.Harvest():
+            check_here()
             settings.parse_count(command.tokens)
             parse_sites(command.layers, command.streams)
             check_shape(command)
@@ -101,6 +106,15 @@ def check_text(text: str) -> None:
         raise SettingError("there is no text: give one in quotes")
 
 
+def check_here() -> None:
+    """Raises `SettingError` in a folder whose name is no text: what is made says where it was made from."""
+    with suppress(OSError):  # it may have been removed
+        here = Path.cwd()
+        if not is_text(here):
+            shown = ascii(os.fsencode(here)).removeprefix("b")
+            raise SettingError(f"this folder, {shown}, is not UTF-8: go to another one")
+
+
 def check_some(runs: Sequence[Path], verb: str) -> None:
     """Raises `SettingError` where no run was named."""
     if not runs:
@@ -146,14 +160,17 @@ def check_resumable(folder: Path) -> None:
     """Raises `StoreError` if there is no run to go on with."""
     if not folder.is_dir():
         raise StoreError(f"no folder {folder}: check the path, or begin the run with `itda train --out {folder}`")
-    if not (folder / UNFINISHED).exists() and not (folder / "run.json").exists():
+    if (folder / "run.json").exists():
+        return
+    if not (folder / UNFINISHED).exists():
         raise StoreError(f"{folder} has no {UNFINISHED}: name a folder written by itda")
 
 
 def _train(options: settings.Train) -> None:
     if options.resume is not None:
         check_resumable(options.resume)
-        return
+        with locked(options.resume, "made"):  # if somebody is at it, it is told now
+            return
     options = settings.resolved(options)
     if options.activations is None or options.layers:
         parse_sites(options.layers, options.streams)

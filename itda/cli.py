@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +10,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from itda import config as settings
+from itda.checks import check
 from itda.errors import ItdaError
+from itda.terminal import check_arguments, json_line, prepare_output
 
 if TYPE_CHECKING:
     from itda.recipes import Progress, TokenDecomposition
@@ -29,18 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
 
         print(f"itda {__version__}")
         return
-    import tyro
-
-    from itda.checks import check
-
-    command = tyro.cli(
-        settings.Command,  # pyright: ignore[reportArgumentType] - a union of dataclasses
-        prog="itda",
-        args=given,
-        description="Take a language model's activations apart into labelled ones.",
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-    )
+    prepare_output()
     try:
+        check_arguments(given)
+        command = _parsed(_spelled(given))
         check(command)
         _dispatch(command)
     except ItdaError as error:
@@ -59,6 +52,18 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"itda: no space ({error}): free some, and run the command again", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _parsed(arguments: list[str]) -> Any:
+    import tyro
+
+    return tyro.cli(
+        settings.Command,  # pyright: ignore[reportArgumentType] - a union of dataclasses
+        prog="itda",
+        args=arguments,
+        description="Take a language model's activations apart into labelled ones.",
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+    )
 
 
 def _dispatch(command: Any) -> None:
@@ -355,6 +360,18 @@ def _demo(options: settings.Demo) -> None:
         )
 
 
+def _spelled(arguments: list[str]) -> list[str]:
+    """--layer and --layers are one flag, whichever of the two a command has."""
+    named = {"train": "--layers", "harvest": "--layers", "plan": "--layers"}.get(arguments[0] if arguments else "")
+    named = named or "--layer"
+
+    def one(argument: str) -> str:
+        flag, equals, value = argument.partition("=")
+        return named + equals + value if flag in ("--layer", "--layers") else argument
+
+    return [one(argument) for argument in arguments]
+
+
 @contextmanager
 def _resumable() -> Iterator[None]:
     """Says of a command that was stopped how to go on with it."""
@@ -375,9 +392,18 @@ def _say(options: settings.Output) -> Callable[[str], object]:
 
 def _bar(options: settings.Output) -> Any:
     def bar(name: str, tokens: int) -> AbstractContextManager[Progress]:
+        from itda.progress import UNITS, Lines
+
+        if options.quiet:
+            from itda.recipes import no_bar
+
+            return no_bar(name, tokens)
+        if not sys.stderr.isatty():
+            return Lines(name, tokens)
         from tqdm import tqdm
 
-        return tqdm(total=tokens, desc=name, unit="tok", unit_scale=True, disable=options.quiet or None, leave=False)
+        unit = {"tokens": "tok"}.get(UNITS.get(name, "tokens"), f" {UNITS.get(name)}")
+        return tqdm(total=tokens, desc=name, unit=unit, unit_scale=True, leave=False)
 
     return bar
 
@@ -387,7 +413,7 @@ def _token_values(token: TokenDecomposition) -> dict[str, Any]:
 
 
 def _print_json(values: dict[str, Any]) -> None:
-    print(json.dumps(values, ensure_ascii=False, allow_nan=False))
+    print(json_line(values))
 
 
 if __name__ == "__main__":

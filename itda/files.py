@@ -5,6 +5,7 @@ Nothing here needs tensors, so that what reads JSON alone starts at once.
 
 import errno
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -59,6 +60,37 @@ def new_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def lock(folder: Path, doing: str) -> int | None:
+    """A descriptor that keeps others out of a folder until it is closed; a killed process is in nobody's way.
+
+    None where there are no such locks. Raises `StoreError` if somebody has it: it is being `doing`, made for instance.
+    """
+    try:
+        import fcntl
+    except ImportError:  # a system without such locks
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StoreError(f"{folder} is being {doing} by another process: wait for it, or end it") from None
+    except OSError:  # a file system without such locks
+        pass
+    return descriptor
+
+
+@contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Keeps others out of a folder within this. Raises `StoreError` if somebody is in it."""
+    descriptor = lock(folder, doing)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

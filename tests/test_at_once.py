@@ -4,6 +4,7 @@ Seconds differ from machine to machine, so the modules that were imported are lo
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,8 @@ SLIPS: dict[str, tuple[list[str], str]] = {
     "layers that are none": (["train", "tiny", *TRAIN, "--layers", "two"], "write it as 3,4-6"),
     "a hundred million layers": (["train", "tiny", *TRAIN, "--layers", "0-99999999"], "no model has so many"),
     "layers without end": (["train", "tiny", *TRAIN, "--layers", "0-" + "9" * 5000], "no model has so many"),
+    "layers under the other name": (["train", "tiny", "--layer", "x", *TRAIN[2:]], "'x' is not a list of layers"),
+    "a layer under the other name": (["decompose", "RUN", "text", "--layers=3"], "it has 2, 4"),
     "an unknown stream": (["train", "tiny", *TRAIN, "--streams", "resid"], "use resid_post"),
     "k of 0": (["train", "tiny", *TRAIN, "--k", "0"], "k is 0"),
     "a threshold of 1": (["train", "tiny", *TRAIN, "--threshold", "1"], "below 1"),
@@ -138,3 +141,71 @@ def test_every_slip_is_refused_in_one_line_before_tensors_are_imported(run):
         assert remedy in error, name
         assert name == "usage" or (output, error.count("\n"), error[:6]) == ("", 1, "itda: "), name
         assert not modules & HEAVY, name
+
+
+def run_in(here: Path, *arguments: str | bytes, **variables: str) -> tuple[int, str, str]:
+    """Status, output and errors of a command in a process of its own."""
+    made = subprocess.run(
+        [sys.executable, "-m", "itda.cli", *arguments], cwd=here, env={**os.environ, **variables}, capture_output=True
+    )
+    return made.returncode, made.stdout.decode("latin-1"), made.stderr.decode("latin-1")
+
+
+def test_a_name_or_text_of_other_bytes_than_utf_8_is_one_line_before_any_work(run, tmp_path):
+    name = b"r\xe9n"
+    here = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    here.mkdir()
+    train = [b"train", b"tiny", b"--layers", b"2", b"--corpus", b"python-docs", b"--tokens", b"1k"]
+    for arguments in ([*train, b"--out", name + b"x"], [b"decompose", os.fsencode(run), name]):
+        status, output, error = run_in(tmp_path, *arguments)
+        assert (status, output, error.count("\n")) == (2, "", 1)
+        assert "r\\xe9n" in error
+        assert "is not UTF-8: rename the file, or type the text anew" in error
+    status, output, error = run_in(here, *train)
+    assert (status, output, error.count("\n")) == (2, "", 1)
+    assert "is not UTF-8: go to another one" in error
+    assert [*here.iterdir(), *tmp_path.iterdir()] == [here]
+
+
+def test_help_is_shown_on_terminals_of_few_signs(tmp_path):
+    for encoding in ("ascii", "cp1252", "utf-8"):
+        status, output, error = run_in(tmp_path, "train", "--help", PYTHONIOENCODING=encoding)
+        assert (status, error) == (0, "")
+        assert "--layers" in output
+        assert "?????" not in output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of folders")
+def test_a_run_that_is_being_made_is_not_resumed_by_a_second_process_and_a_killed_one_is_in_nobodys_way(tmp_path):
+    from itda.config import Train
+    from itda.errors import StoreError
+    from itda.recipes.unfinished import Unfinished
+
+    folder = tmp_path / "run"
+    holding = f"""
+import sys
+from pathlib import Path
+from itda.config import Train
+from itda.recipes.unfinished import Unfinished
+with Unfinished.begun(Path({str(folder)!r}), Train(model="tiny", layers="2", corpus="python-docs")):
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+    process = subprocess.Popen([sys.executable, "-c", holding], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == b"begun\n"
+    ((status, output, error, modules),) = told(["train", "--resume", str(folder)])
+    assert (status, output) == (2, "")
+    assert error == f"itda: {folder} is being made by another process: wait for it, or end it\n"
+    assert not modules & HEAVY
+    with pytest.raises(StoreError, match="is being made by another process"), Unfinished.resumed(folder):
+        pass
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+    with Unfinished.resumed(folder) as unfinished:
+        assert unfinished.options == Train(model="tiny", layers="2", corpus="python-docs")
+        with pytest.raises(StoreError, match="is being made"), Unfinished.resumed(folder):
+            pass

@@ -13,6 +13,9 @@ import itda
 PACKAGE = Path(itda.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
+# What settings and records need: nothing heavy.
+LIGHT = {"errors", "core", "files", "records", "terminal", "checks", "config"}
+
 # What each room may import from, besides itself. `itda` alone is the package's own names, for no room inside it.
 ALLOWED = {
     "errors": set(),
@@ -26,37 +29,13 @@ ALLOWED = {
     "probing": {"errors", "core"},
     "explorer": {"errors", "core", "files", "records", "store", "sources"},
     "config": {"errors"},
-    "checks": {"errors", "core", "files", "records", "sources", "config"},
-    "recipes": {
-        "errors",
-        "core",
-        "files",
-        "records",
-        "checks",
-        "store",
-        "checkpoints",
-        "sources",
-        "evaluation",
-        "probing",
-        "explorer",
-        "config",
-    },
+    "progress": set(),
+    "terminal": {"errors"},
+    "checks": {"errors", "core", "files", "records", "sources", "config", "terminal"},
+    "recipes": {"store", "checkpoints", "sources", "evaluation", "probing", "explorer"} | LIGHT,
     "report": {"errors", "core", "records", "evaluation", "probing", "recipes"},
     "plots": {"errors", "core", "recipes"},
-    "cli": {
-        "errors",
-        "core",
-        "files",
-        "records",
-        "checks",
-        "store",
-        "sources",
-        "evaluation",
-        "config",
-        "recipes",
-        "report",
-        "plots",
-    },
+    "cli": {"store", "sources", "evaluation", "progress", "recipes", "report", "plots"} | LIGHT,
     "__init__": {"errors", "core"},
 }
 # ITDA.save_pretrained, from_pretrained and push_to_hub: where people look for them first.

@@ -24,6 +24,7 @@ from itda.core.batch import Site
 from itda.core.code import SparseCode
 from itda.errors import StoreError
 from itda.explorer.index import FOLDER, INDEX_FORMAT, TEXT
+from itda.files import locked
 from itda.sources.windows import Group
 
 PARTIAL, NEW, OLD = ".index.partial", ".index.new", ".index.old"
@@ -169,24 +170,8 @@ def recover(run: Path) -> None:
 @contextmanager
 def one_at_a_time(run: Path) -> Iterator[None]:
     """Raises `StoreError` if another process indexes this run; a killed one is in nobody's way."""
-    try:
-        import fcntl
-    except ImportError:  # a system without such locks
+    with locked(run, "indexed"):
         yield
-        return
-    import os
-
-    descriptor = os.open(run, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"{run} is being indexed by another process: wait for it, or end it") from None
-        except OSError:  # a file system without such locks
-            pass
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _merged_text(parts: Sequence[PartRecord]) -> dict[str, np.ndarray]:

@@ -49,7 +49,7 @@ def prompt_address(run: Path, site: Site, text: str, token: int | None = None) -
     values = {"run": run.resolve().name, "site": str(site), "text": text}
     if token is not None and token >= 0:
         values["t"] = str(token)
-    return f"http://127.0.0.1:{PORT}/#/prompt?{urlencode(values, quote_via=quote)}"
+    return f"http://127.0.0.1:{PORT}/#/prompt?{urlencode(values, quote_via=quote, errors='surrogateescape')}"
 
 
 def explore(

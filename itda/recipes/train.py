@@ -44,9 +44,9 @@ def train(options: settings.Train, bar: Bar = no_bar, say: Callable[[str], objec
         if is_finished(options.resume):
             say(f"{options.resume} is finished")
             return open_run(options.resume)
-        unfinished = Unfinished.opened(options.resume)
-        unfinished.options = settings.with_free(unfinished.options, options)
-        return _make(unfinished, bar, say)
+        with Unfinished.resumed(options.resume) as unfinished:
+            unfinished.options = settings.with_free(unfinished.options, options)
+            return _make(unfinished, bar, say)
     options = located(with_tokens(settings.resolved(options)))
     if options.activations is None:
         parse_sites(options.layers, options.streams)
@@ -92,7 +92,6 @@ def _finish(reading: _Reading, bar: Bar, why: str) -> Run:
     provenance = {**origin.provenance, "tokens": seen}
     if options.refine:
         provenance["refinement"] = {"passes": options.refine, "min_fidelity": options.min_fidelity}
-    started = time.monotonic()
     with bar("refine", (options.refine or 0) * PASS_TOKENS * len(origin.sites)) as progress:
         if isinstance(trainers, LocalTrainers):
             trainers.progress = progress
@@ -101,7 +100,6 @@ def _finish(reading: _Reading, bar: Bar, why: str) -> Run:
     for site, dictionary in made.items():
         with unfinished.place_for(str(site)) as folder:
             write_dictionary(dictionary, folder)
-    seconds = reading.seconds + time.monotonic() - started
     record = {
         "format": RUN_FORMAT,
         "format_version": FORMAT_VERSION,
@@ -109,7 +107,7 @@ def _finish(reading: _Reading, bar: Bar, why: str) -> Run:
         **provenance,
         "settings": {**plain(options), **(origin.settings or {})},
         "device": origin.device,
-        "seconds": round(seconds, 3),
+        "seconds": round(reading.seconds, 3),
         "checkpoints": {"written": reading.keeper.written, "seconds": round(reading.keeper.seconds, 3)},
         "gram_rows": {str(site): rows for site, rows in trainers.gram_rows().items()},
         # Why --atoms is what it is, if nobody said.

@@ -29,7 +29,7 @@ from itda.checkpoints import Checkpoint, latest_checkpoint, write_checkpoint
 from itda.checks import check_free, check_resumable
 from itda.core.state import State
 from itda.errors import StoreError
-from itda.files import FORMAT_VERSION, RUN_FORMAT, is_full, read_json, write_json
+from itda.files import FORMAT_VERSION, RUN_FORMAT, is_full, locked, read_json, write_json
 from itda.records import UNFINISHED
 
 CHECKPOINTS, LOG = "checkpoints", "log.jsonl"
@@ -69,13 +69,22 @@ class Unfinished:
             reason = error.strerror or type(error).__name__
             raise StoreError(f"cannot write {folder} ({reason}): name a folder that can be written") from error
         unfinished = Unfinished(folder, options, None)
-        try:
-            unfinished._write()
-            yield unfinished
-        except BaseException:
-            if not unfinished.has_checkpoint and (folder / UNFINISHED).exists():
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
+        with locked(folder, "made"):
+            try:
+                unfinished._write()
+                yield unfinished
+            except BaseException:
+                if not unfinished.has_checkpoint and (folder / UNFINISHED).exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+
+    @staticmethod
+    @contextmanager
+    def resumed(folder: Path) -> Iterator[Unfinished]:
+        """One that was left, which nobody else may go on with meanwhile. Raises `StoreError`."""
+        check_resumable(folder)
+        with locked(folder, "made"):
+            yield Unfinished.opened(folder)
 
     @staticmethod
     def opened(folder: Path) -> Unfinished:
@@ -159,7 +168,7 @@ class Unfinished:
             for line in path.read_text(encoding="utf-8").splitlines():
                 with suppress(ValueError, KeyError, TypeError):  # the last one may be cut short
                     lines += [line] if json.loads(line)["tokens"] <= seen else []
-        with path.open("w", encoding="utf-8") as file:
+        with path.open("w", encoding="utf-8", buffering=1) as file:  # line by line, for those who look on
             file.writelines(f"{line}\n" for line in lines)
             yield file.write
 

@@ -17,13 +17,13 @@ def plan_summary(made: Planned) -> str:
     block, outside = size * max(shape.blocks), size * shape.embeddings
     dtype = str(shape.dtype).removeprefix("torch.")
     head = f"{_gb(size * shape.head)} head" if shape.head else "no head of its own"
-    layers = max(site.layer for site in made.sites) + 1
+    where = f"at layer {max(site.layer for site in made.sites)} of 0 to {len(shape.blocks) - 1}"
     about = [
-        f"{end(shape.name, 40)}: {shape.parameters / 1e9:,.1f} billion parameters, {len(shape.blocks)} blocks of "
+        f"{end(shape.name, 40)}: {_parameters(shape.parameters)} parameters, {len(shape.blocks)} blocks of "
         f"width {shape.d_model:,}, {dtype}.",
         f"On disk {_gb(shape.bytes)}: {_gb(block)} a block, {_gb(outside)} embeddings, {head}.",
         f"{made.tokens:,} tokens in windows of {options.window}, {options.batch_size} at once; "
-        f"{len(made.sites)} site{'s, the last' * (len(made.sites) > 1)} in block {layers} of {len(shape.blocks)}; "
+        f"{len(made.sites)} site{'s, the last' * (len(made.sites) > 1)} {where}; "
         f"{made.atoms:,} atoms each.",
     ]
     if shape.quantized:
@@ -99,6 +99,12 @@ def _verdicts(made: Planned) -> list[str]:
                 "it fewer."
             )
     return lines
+
+
+def _parameters(number: int) -> str:
+    if number >= 1e9:
+        return f"{number / 1e9:,.1f} billion"
+    return f"{number / 1e6:,.1f}M" if number >= 1e6 else f"{number / 1e3:,.1f}k"
 
 
 def _gb(size: int) -> str:

@@ -16,6 +16,7 @@ import torch
 from itda.core.batch import ActivationBatch, Site
 from itda.core.labels import Labels
 from itda.errors import SettingError, StoreError
+from itda.files import lock
 from itda.sources.shard_files import (
     DTYPES,
     LABELS,
@@ -187,7 +188,7 @@ class ShardWriter:
         self.close()
 
     def _go_on(self, *, cut_alike: bool) -> None:
-        self._begun, self._lock = True, _locked(self.folder)
+        self._begun, self._lock = True, lock(self.folder, "written")
         try:
             made = Manifest.read(self.folder)  # again, now that nobody else may write it
             asked = self._manifest if cut_alike else replace(self._manifest, shard_tokens=made.shard_tokens)
@@ -202,7 +203,7 @@ class ShardWriter:
         """Not before there is something to write, so that bad input leaves nothing behind."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        self._begun, self._lock = True, _locked(self.folder)
+        self._begun, self._lock = True, lock(self.folder, "written")
         if check_made_alike(self.folder, {}) is not None:
             raise StoreError(f"{self.folder} appeared while this ran: run the same command again to go on")
         self._write(self._manifest)
@@ -426,20 +427,3 @@ def _is_there(folder: Path, each: Range) -> bool:
 def _shard_tokens(d_model: int, dtype: str) -> int:
     fitting = SHARD_BYTES // (d_model * getattr(torch, dtype).itemsize)
     return max(1, fitting - fitting % BATCH if fitting > BATCH else fitting)
-
-
-def _locked(folder: Path) -> int | None:
-    """A descriptor that keeps others out until it is closed; a killed process is in nobody's way."""
-    try:
-        import fcntl
-    except ImportError:  # a system without such locks
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StoreError(f"{folder} is being written by another process: wait for it, or end it") from None
-    except OSError:  # a file system without such locks
-        pass
-    return descriptor

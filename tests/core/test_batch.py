@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itda import ActivationBatch
-from itda.core.batch import STREAMS, Site
+from itda.core.site import STREAMS, Site
 from itda.errors import SettingError
 
 

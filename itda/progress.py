@@ -1,0 +1,116 @@
+"""How far a command is, on standard error: a bar in a terminal, a line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+EVERY_S = 10.0
+"""Seconds between lines."""
+START_S = 0.5
+"""What is counted before that was there already: a run that goes on begins with what it has."""
+UNITS = {"export": "atoms", "probes": "readouts"}
+"""What is counted, where it is not tokens."""
+
+
+def short_count(number: int | float) -> str:
+    """A number of tokens in a few characters.
+
+    >>> short_count(950), short_count(9_500), short_count(120_400), short_count(1_000_000)
+    ('950', '9.5k', '120k', '1.0M')
+    """
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        # What rounds to the next unit belongs to it.
+        if number >= size * (1 - 5e-4 if size > 1e3 else 1):
+            value = number / size
+            return f"{value:.1f}{unit}" if value < 99.95 else f"{value:.0f}{unit}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: int | float) -> str:
+    """Seconds as people say them.
+
+    >>> duration(8.2), duration(280), duration(7_500)
+    ('8s', '4m40s', '2h05m')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+
+
+class Lines:
+    """Progress where there is no terminal: nothing for what is done at once, else a line every ten seconds.
+
+    Within its context it counts as tqdm does: `update` and `set_postfix_str`. The rate is that of the time since the
+    line before, as a dictionary's growth makes it slower.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        write: Callable[[str], object] | None = None,
+    ) -> None:
+        self._name, self._total, self._clock = name, total, clock
+        self._write = write if write is not None else _write
+        self._done = self._before = 0
+        self._remark = ""
+        self._begun = self._told = clock()
+        self._told_at = 0
+        self._lines = 0
+
+    def update(self, n: int, /) -> None:
+        """Count n more."""
+        now = self._clock()
+        if self._done == 0 and now - self._begun < START_S:
+            self._before = self._told_at = n
+        self._done += n
+        self._tell(now)
+
+    def set_postfix_str(self, s: str, /) -> None:
+        """What to say besides."""
+        self._remark = s
+        self._tell(self._clock())
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lines and kind is None:
+            took = self._clock() - self._begun
+            self._write(f"itda: {self._name} {short_count(self._done)} {self._unit} in {duration(took)}")
+
+    @property
+    def _unit(self) -> str:
+        return UNITS.get(self._name, "tokens")
+
+    def _tell(self, now: float) -> None:
+        if now - self._told < EVERY_S:
+            return
+        # Where a step is longer than that, the rate of all of it.
+        new, seconds = self._done - self._told_at, now - self._told
+        if not new:
+            new, seconds = self._done - self._before, now - self._begun
+        rate = new / seconds
+        parts = [f"{self._name} {short_count(self._done)} of {short_count(self._total)} {self._unit}"]
+        if rate > 0:
+            parts.append(f"{rate:,.{0 if rate >= 10 else 1}f}/s")
+        parts += [self._remark] if self._remark else []
+        if rate > 0 and self._done < self._total:
+            parts.append(f"{duration((self._total - self._done) / rate)} left")
+        self._write("itda: " + ", ".join(parts))
+        self._told, self._told_at = now, self._done
+        self._lines += 1
+
+
+def _write(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
