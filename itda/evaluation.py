@@ -15,14 +15,17 @@ from torch import Tensor
 from itda.core.batch import Site
 from itda.core.bootstrap import by_document, interval
 from itda.core.code import SparseCode
-from itda.core.metrics import Unexplained, atom_uses, ce_loss_score, cross_entropy, kl_divergence
+from itda.core.metrics import Unexplained, atom_uses, ce_loss_score, cross_entropy, kl_divergence, log_normalizer
 from itda.core.model import ITDA
 from itda.errors import CorpusError, ModelError
 from itda.sources.huggingface import LanguageModel
+from itda.sources.resume import splicer_of
+from itda.sources.splicing import Key, Spliced
 from itda.sources.streaming import StreamedModel
 from itda.sources.windows import Group
 
-REPLACEMENTS = ("spliced", "zero", "mean")
+SPLICED = "spliced"
+REPLACEMENTS = (SPLICED, "zero", "mean")
 """What stands in for activations: reconstructions, nothing, their mean."""
 
 
@@ -120,9 +123,12 @@ def evaluate(
     is no token, `ModelError` if the model's loss is not a number.
     """
     sites = list(dictionaries)
+    if not sites:
+        return {}
+    splicer = splicer_of(model, sites, (SPLICED,))
     means, seen = {site: Unexplained(dictionaries[site].d_model) for site in sites}, 0
     for flight in _flights(model, groups(), 1):
-        for _, found in model.harvest(flight, sites):
+        for _, found in splicer.harvest(flight):
             for site, x in found.items():
                 seen += len(x)
                 ordinary = x[~dictionaries[site].is_massive(x)].float()
@@ -143,8 +149,8 @@ def evaluate(
             # The clean activations: the spliced run's are the same up to its site, and encoding them once will do.
             return _replacements(x, dictionaries[site], means[site], sums[site], documents[place], massive)
 
-        for place, key, rows, logits in model.spliced(flight, sites, splice):
-            scores[place].add(key, rows, logits)
+        for predictions in splicer.spliced(flight, splice):
+            scores[predictions.place].add(predictions)
         for group, score in zip(flight, scores, strict=True):
             if None in score.ce:
                 ce_clean += score.ce[None].sum().item()
@@ -196,7 +202,7 @@ def _replacements(
     total.energy += energy.sum().item()
     total.massive_energy += energy[apart].sum().item()
     average = mean.mean.to(reconstruction).expand_as(reconstruction)
-    made = {"spliced": reconstruction, "zero": torch.zeros_like(reconstruction), "mean": average}
+    made = {SPLICED: reconstruction, "zero": torch.zeros_like(reconstruction), "mean": average}
     if massive == "splice" or not bool(apart.any()):
         return made
     return {name: torch.where(apart[:, None], x.to(values), values) for name, values in made.items()}
@@ -207,20 +213,24 @@ class _Scores:
 
     def __init__(self, group: Group) -> None:
         self.targets, self.count = group.targets, int(group.predicts.sum())
-        self.ce: dict[tuple[Site, str] | None, Float64[Tensor, " predicted"]] = {}
+        self.ce: dict[Key, Float64[Tensor, " predicted"]] = {}
         self.kl: dict[Site, Float64[Tensor, " predicted"]] = {}
-        self._clean: Tensor | None = None
+        self._clean: tuple[Tensor, Tensor] | None = None
 
-    def add(self, key: tuple[Site, str] | None, rows: Tensor, logits: Tensor) -> None:
-        """Logits [rows, vocabulary] of some predictions; the clean ones of the same rows come before others."""
+    def add(self, predictions: Spliced) -> None:
+        """Score some predictions; the clean ones of the same rows come before those that are compared with them."""
+        _, key, rows, logits, at = predictions
+        normalizer = log_normalizer(logits)
         if key is None:
-            self._clean = logits
-        found = self.ce.setdefault(key, torch.empty(self.count, dtype=torch.float64))
-        found[rows] = cross_entropy(logits, self.targets[rows].to(logits.device)).cpu()
-        if key is not None and key[1] == "spliced":
+            self._clean = logits, normalizer
+        if key is not None and key[1] == SPLICED:
             assert self._clean is not None
             kl = self.kl.setdefault(key[0], torch.empty(self.count, dtype=torch.float64))
-            kl[rows] = kl_divergence(self._clean, logits).cpu()
+            kl[rows] = kl_divergence(self._clean[0], logits, self._clean[1], normalizer).cpu()
+        found = self.ce.setdefault(key, torch.empty(self.count, dtype=torch.float64))
+        at = torch.arange(len(logits)) if at is None else at
+        targets = self.targets[rows].to(logits.device)
+        found[rows] = cross_entropy(logits, targets, at.to(logits.device), normalizer).cpu()
 
 
 def _add_scores(total: _Sums, score: _Scores, site: Site, documents: np.ndarray) -> None:
@@ -231,7 +241,7 @@ def _add_scores(total: _Sums, score: _Scores, site: Site, documents: np.ndarray)
     total.of_tokens(
         documents,
         predicted=torch.ones(score.count),
-        gained=zero - score.ce[site, "spliced"],
+        gained=zero - score.ce[site, SPLICED],
         lost=zero - score.ce[None],
         kl=score.kl[site],
     )
@@ -263,10 +273,10 @@ def _result(total: _Sums, ce_clean: float, predicted: int, atoms: int, massive: 
     return Evaluation(
         **common,
         ce_clean=clean,
-        ce_spliced=ce["spliced"],
+        ce_spliced=ce[SPLICED],
         ce_zero=ce["zero"],
         ce_mean=ce["mean"],
-        ce_loss_score=ce_loss_score(clean=clean, spliced=ce["spliced"], zero=ce["zero"]),
+        ce_loss_score=ce_loss_score(clean=clean, spliced=ce[SPLICED], zero=ce["zero"]),
         kl=total.kl / predicted,
     )
 

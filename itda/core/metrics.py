@@ -8,8 +8,11 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 
-TOKENS_AT_ONCE, VOCABULARY_AT_ONCE = 256, 2**14
-"""What is computed from logits is computed of so many at once, for the sake of memory: in float64 they are large."""
+TOKENS_AT_ONCE, VOCABULARY_AT_ONCE = 8, 2**13
+"""What is computed from logits is computed of so many at once, in float64: as many as a processor's cache holds."""
+
+ON_A_GPU = 64
+"""So many times as many tokens at once on a GPU, which has to be kept busy."""
 
 
 class Unexplained:
@@ -89,47 +92,73 @@ def ce_loss_score(*, clean: float, spliced: float, zero: float) -> float:
 
 
 def cross_entropy(
-    logits: Float[Tensor, "tokens vocabulary"], targets: Int64[Tensor, " tokens"]
+    logits: Float[Tensor, "places vocabulary"],
+    targets: Int64[Tensor, " tokens"],
+    at: Int64[Tensor, " tokens"] | None = None,
+    normalizer: Float64[Tensor, " places"] | None = None,
 ) -> Float64[Tensor, " tokens"]:
     """-log of the probability of each target, in nats, computed in float64 some tokens and vocabulary at a time.
+
+    `at` says which of the logits each target has, by default one after the other; `normalizer` is the
+    `log_normalizer` of the logits, where it is at hand.
 
     >>> cross_entropy(torch.zeros(1, 8), torch.tensor([3])).exp().round(decimals=12).tolist()
     [8.0]
     """
-    target = logits.gather(1, targets[:, None])[:, 0]
-    return _log_normalizer(logits) - target.double()
+    at = torch.arange(len(targets), device=logits.device) if at is None else at
+    normalizer = log_normalizer(logits) if normalizer is None else normalizer
+    return normalizer[at] - logits[at, targets].double()
 
 
 def kl_divergence(
-    p: Float[Tensor, "tokens vocabulary"], q: Float[Tensor, "tokens vocabulary"]
+    p: Float[Tensor, "tokens vocabulary"],
+    q: Float[Tensor, "tokens vocabulary"],
+    log_p: Float64[Tensor, " tokens"] | None = None,
+    log_q: Float64[Tensor, " tokens"] | None = None,
 ) -> Float64[Tensor, " tokens"]:
     """KL(p || q) of the distributions that logits stand for, in nats, computed as `cross_entropy` is.
+
+    `log_p` and `log_q` are the `log_normalizer` of each, where they are at hand.
 
     >>> kl_divergence(torch.zeros(1, 4), torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf]])).tolist()
     [inf]
     """
-    log_p, log_q = _log_normalizer(p), _log_normalizer(q)
+    log_p = log_normalizer(p) if log_p is None else log_p
+    log_q = log_normalizer(q) if log_q is None else log_q
     total = torch.zeros_like(log_p)
     for tokens, vocabulary in _tiles(p):
-        at_p = p[tokens, vocabulary].double() - log_p[tokens, None]
-        at_q = q[tokens, vocabulary].double() - log_q[tokens, None]
-        share = at_p.exp()
-        # What p never says costs nothing, whatever q thinks of it.
-        total[tokens] += torch.where(share == 0, 0.0, share * (at_p - at_q)).sum(dim=1)
-    return total
+        share = p[tokens, vocabulary].double()
+        difference = q[tokens, vocabulary].double()
+        torch.sub(share, difference, out=difference)
+        share.sub_(log_p[tokens, None]).exp_()
+        found = torch.linalg.vecdot(share, difference)
+        if not bool(found.isfinite().all()):
+            # What p never says costs nothing, whatever q thinks of it.
+            found = torch.where(share == 0, 0.0, share * difference).sum(dim=1)
+        total[tokens] += found
+    return total - (log_p - log_q)
 
 
-def _log_normalizer(logits: Float[Tensor, "tokens vocabulary"]) -> Float64[Tensor, " tokens"]:
-    """The log of the sum of exponentials."""
-    total = torch.full((len(logits),), -torch.inf, dtype=torch.float64, device=logits.device)
+def log_normalizer(logits: Float[Tensor, "tokens vocabulary"]) -> Float64[Tensor, " tokens"]:
+    """The log of the sum of exponentials, in float64.
+
+    >>> log_normalizer(torch.zeros(1, 8)).exp().round(decimals=12).tolist()
+    [8.0]
+    """
+    if logits.shape[1] == 0:
+        return torch.full((len(logits),), -torch.inf, dtype=torch.float64, device=logits.device)
+    largest = logits.amax(dim=1).double()
+    # Subtracting an infinity from itself would make a NaN of what is 0 or infinite.
+    shift = torch.where(largest.isinf(), 0.0, largest)
+    total = torch.zeros_like(largest)
     for tokens, vocabulary in _tiles(logits):
-        found = logits[tokens, vocabulary].double().logsumexp(dim=1)
-        total[tokens] = torch.logaddexp(total[tokens], found)
-    return total
+        total[tokens] += logits[tokens, vocabulary].double().sub_(shift[tokens, None]).exp_().sum(dim=1)
+    return total.log() + shift
 
 
 def _tiles(logits: Tensor) -> Iterator[tuple[slice, slice]]:
     """Tokens and vocabulary that are computed at once; all of the vocabulary before the next tokens."""
-    for token in range(0, logits.shape[0], TOKENS_AT_ONCE):
+    at_once = TOKENS_AT_ONCE * (ON_A_GPU if logits.is_cuda else 1)
+    for token in range(0, logits.shape[0], at_once):
         for word in range(0, logits.shape[1], VOCABULARY_AT_ONCE):
-            yield slice(token, token + TOKENS_AT_ONCE), slice(word, word + VOCABULARY_AT_ONCE)
+            yield slice(token, token + at_once), slice(word, word + VOCABULARY_AT_ONCE)

@@ -23,11 +23,10 @@ from itda.sources.checkpoint import Checkpoint
 from itda.sources.corpus import Corpus
 from itda.sources.hooks import Hook, evaluating, hooked
 from itda.sources.special import Bos
+from itda.sources.splicing import Splice, Spliced
 from itda.sources.windows import Group, Windower
 
 Replace = Callable[[Tensor], Tensor]
-Splice = Callable[[int, Site, Tensor], Mapping[str, Tensor]]
-Spliced = tuple[int, tuple[Site, str] | None, Tensor, Tensor]
 
 
 class _Stop(Exception):  # noqa: N818 - not an error: the last site has been read
@@ -195,25 +194,22 @@ class LanguageModel(ActivationModel):
             return self.forward(self.model, group).logits
 
     def spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]:
-        """The predictions of some groups, clean and with other activations at each site in turn.
+        """The predictions of some groups, clean and with other activations at each site in turn: the whole model each.
 
-        `splice` is given the number of a group, a site, and the activations there where `is_activation` is true,
-        [activations, d_model]; it returns what is to stand in for them, by name. It is called once for each group and
-        site. Yields, for each group and some of its predictions, the clean logits and then those of each splice: the
-        number of the group; None, or the site and the name; which of the places where `predicts` is true, row by row;
-        logits [places, vocabulary]. A model that predicts nothing yields nothing.
+        Yields, for each group and some of its predictions, the clean logits and then those of each splice. A model
+        that predicts nothing yields nothing. `itda.sources.resume` does the same in less time.
         """
         for place, group in enumerate(groups):
             predicts, rows = group.predicts.to(self.model.device), torch.arange(int(group.predicts.sum()))
             scored = self.is_causal and len(rows) > 0
             if scored:
-                yield place, None, rows, self.logits(group)[predicts]
+                yield Spliced(place, None, rows, self.logits(group)[predicts])
             for site, activations in self.activations(group, sites).items():
                 x = activations[group.is_activation.to(activations.device)]
                 replacements = splice(place, site, x)
                 for name, values in replacements.items() if scored else ():
                     logits = self.logits(group, site, lambda _, values=values: values)
-                    yield place, (site, name), rows, logits[predicts]
+                    yield Spliced(place, (site, name), rows, logits[predicts])
 
     def forward(self, model: torch.nn.Module, group: Group, **options: Any) -> Any:
         """What the model, or its base model, makes of a group; `options` as its own forward pass has them.

@@ -9,8 +9,12 @@ the state goes from block to block. `form_of` finds out; a model for which it is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -93,36 +97,115 @@ def with_state(state: Tensor, args: tuple, kwargs: dict[str, Any]) -> tuple[tupl
     return ((state, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": state})
 
 
+@dataclass
+class _Installed:
+    real: Callable
+    own: bool
+    """Whether the block had a forward pass of its own, not that of its class."""
+    times: int = 0
+
+
+_forwards: ContextVar[dict[nn.Module, Callable]] = ContextVar("itda_forwards")
+"""What this thread has in place of the forward passes of some blocks."""
+_installed: WeakKeyDictionary[nn.Module, _Installed] = WeakKeyDictionary()
+_changing = Lock()
+
+
 @contextmanager
 def replaced(blocks: Sequence[nn.Module] | nn.ModuleList, forwards: Sequence[Callable]) -> Iterator[None]:
-    """Other functions in place of the forward passes of the first blocks; what reads their attributes still can."""
-    with ExitStack() as stack:
-        for block, forward in zip(blocks, forwards, strict=False):
-            block.forward = forward
-            stack.callback(delattr, block, "forward")
+    """Other functions in place of the forward passes of the first blocks; what reads their attributes still can.
+
+    Only in the passes of this thread: one of another thread goes through the blocks as they are.
+    """
+    own = dict(zip(blocks, forwards, strict=False))
+    with _changing:
+        for block in own:
+            _install(block)
+    token = _forwards.set({**_forwards.get({}), **own})
+    try:
         yield
+    finally:
+        _forwards.reset(token)
+        with _changing:
+            for block in own:
+                _uninstall(block)
+
+
+def _install(block: nn.Module) -> None:
+    if block not in _installed:
+        real, own = block.forward, "forward" in vars(block)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return _forwards.get({}).get(block, real)(*args, **kwargs)
+
+        _installed[block] = _Installed(real, own)
+        block.forward = forward
+    _installed[block].times += 1
+
+
+def _uninstall(block: nn.Module) -> None:
+    entry = _installed[block]
+    entry.times -= 1
+    if not entry.times:
+        del _installed[block]
+        if entry.own:
+            block.forward = entry.real
+        else:
+            del block.forward
+
+
+def real_forward(block: nn.Module) -> Callable:
+    """A block's forward pass, whatever threads have in its place."""
+    with _changing:
+        entry = _installed.get(block)
+        return block.forward if entry is None else entry.real
+
+
+def run_blocks(
+    blocks: nn.ModuleList,
+    layers: range,
+    form: Form,
+    state: Tensor | None,
+    forward: Callable[[], object],
+    watch: Callable[[int, Tensor], object] = lambda _layer, _state: None,
+) -> Tensor:
+    """What consecutive blocks make of a state, or of the model's embeddings if there is none.
+
+    `watch` is given the number of each block and the state that goes into it, which the block may write to. Raises
+    `NotReplayableError` if a block returns more than a state.
+    """
+    if not layers:
+        assert state is not None
+        return state
+    found: list[Tensor] = []
+
+    def runs(layer: int) -> Callable:
+        real = real_forward(blocks[layer])
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if layer == layers[0] and state is not None:
+                args, kwargs = with_state(state, args, kwargs)
+            watch(layer, split(args, kwargs)[0])
+            output = real(*args, **kwargs)
+            check_form(output, form)
+            if layer != layers[-1]:
+                return output
+            found.append(tensor_of(output))
+            raise Stop
+
+        return run
+
+    forwards = [*(passing(form) for _ in range(layers[0])), *map(runs, layers)]
+    with replaced(blocks, forwards), suppress(Stop):
+        forward()
+    return found[0]
 
 
 def run_block(
     blocks: nn.ModuleList, layer: int, form: Form, state: Tensor | None, forward: Callable[[], object]
 ) -> Tensor:
-    """What a block makes of a state, or of the model's embeddings if there is none.
-
-    Raises `NotReplayableError` if it returns more than a state.
-    """
-    found: list[Tensor] = []
-    real = blocks[layer].forward
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = with_state(state, args, kwargs) if state is not None else (args, kwargs)
-        output = real(*args, **kwargs)
-        check_form(output, form)
-        found.append(tensor_of(output))
-        raise Stop
-
-    with replaced(blocks, [*(passing(form) for _ in range(layer)), run]), suppress(Stop):
-        forward()
-    return found[0]
+    """As `run_blocks`, for one block."""
+    return run_blocks(blocks, range(layer, layer + 1), form, state, forward)
 
 
 def run_head(blocks: nn.ModuleList, form: Form, state: Tensor, forward: Callable[[], Any]) -> Any:

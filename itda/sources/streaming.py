@@ -24,10 +24,11 @@ from itda.sources.activation_model import ActivationModel
 from itda.sources.blocks import find_blocks, site_module, tensor_of, with_tensor
 from itda.sources.checkpoint import Checkpoint
 from itda.sources.hooks import Hook, Turns, hooked
-from itda.sources.huggingface import LanguageModel, Splice, Spliced
+from itda.sources.huggingface import LanguageModel
 from itda.sources.replay import Form, NotReplayableError, form_of, run_block, run_head
 from itda.sources.sizes import groups_in_flight, left_for_states
 from itda.sources.special import Bos
+from itda.sources.splicing import Splice, Spliced
 from itda.sources.states import States
 from itda.sources.weights import Weights, open_weights
 from itda.sources.windows import Group, Windower
@@ -229,7 +230,7 @@ class StreamedModel(ActivationModel):
             keys = sorted(found, key=lambda key: key[1] is not None)  # the clean one first
             for rows, part in _parts(group, self.inner.model.config.get_text_config().vocab_size):
                 for _, key in keys:
-                    yield place, key, rows, self._logits(group, part, states.get((place, key)))
+                    yield Spliced(place, key, rows, self._logits(group, part, states.get((place, key))))
             for key in keys:
                 states.drop(key)
 

@@ -1,0 +1,69 @@
+"""Windows that become the same where their activations are replaced: each is run once, and its states used again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+REPEATED_BYTES = 2**27
+"""What the states of such windows may take, for each replacement."""
+
+FEW, ONE_IN = 2, 8
+"""A window is taken for repeated if so few states differ from those before them: some, and one in so many."""
+
+
+class Repeats:
+    """Windows that were run alone: the states that went in, and what the blocks made of them, [tokens, d_model].
+
+    As no token sees a later one, a window that is the beginning of another has the states of that one.
+
+    >>> repeats = Repeats()
+    >>> repeats.keep(torch.ones(3, 2), torch.zeros(3, 2))
+    >>> repeats.find(torch.ones(2, 2)) is None, repeats.find(torch.zeros(2, 2)) is None
+    (False, True)
+    """
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[bytes, list[tuple[Tensor, Tensor]]] = OrderedDict()
+        self._bytes = 0
+
+    def find(self, begins: Float[Tensor, "some d_model"]) -> Float[Tensor, "tokens d_model"] | None:
+        """What the blocks made of a window that begins with these states; None if there is none."""
+        for states, after in self._held.get(_first(begins), ()):
+            if torch.equal(states[: len(begins)], begins):
+                return after
+        return None
+
+    def keep(self, states: Float[Tensor, "tokens d_model"], after: Float[Tensor, "tokens d_model"]) -> None:
+        """Keep a window; what came first goes first where there is no room."""
+        self._held.setdefault(_first(states), []).append((states, after))
+        self._bytes += states.nbytes + after.nbytes
+        while self._bytes > REPEATED_BYTES and len(self._held) > 1:
+            self._bytes -= sum(states.nbytes + after.nbytes for states, after in self._held.popitem(last=False)[1])
+
+
+def _first(states: Tensor) -> bytes:
+    return states[0].contiguous().view(torch.uint8).cpu().numpy().tobytes()
+
+
+def needed(predicts: Bool[Tensor, "windows tokens"]) -> Int64[Tensor, " windows"]:
+    """How many of each window's first states its predictions need.
+
+    >>> needed(torch.tensor([[True, False, True, False], [False, False, False, False]])).tolist()
+    [3, 0]
+    """
+    return (predicts * torch.arange(1, predicts.shape[1] + 1, device=predicts.device)).amax(dim=1)
+
+
+def are_repeated(states: Float[Tensor, "windows tokens d_model"], length: Int64[Tensor, " windows"]) -> bool:
+    """Whether, in each window, nearly all of the first `length` states are the one before them.
+
+    >>> are_repeated(torch.ones(1, 9, 2), torch.tensor([9])), are_repeated(torch.rand(1, 9, 2), torch.tensor([9]))
+    (True, False)
+    """
+    changes = (states[:, 1:] != states[:, :-1]).any(dim=2)
+    inside = torch.arange(1, states.shape[1], device=states.device) < length[:, None]
+    return bool(((changes & inside).sum(dim=1) <= FEW + length // ONE_IN).all())
