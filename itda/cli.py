@@ -122,7 +122,7 @@ def _harvest(options: settings.Harvest) -> None:
     from itda.recipes.harvest import harvest
 
     with _resumable():
-        made = harvest(options, _bar(options))
+        made = harvest(options, _bar(options), _say(options))
     if options.json:
         values = {name: value for name, value in vars(made).items() if name not in ("folder", "about", "sites")}
         sites = {str(site): {"bytes": size} for site, size in made.sites.items()}

@@ -66,7 +66,7 @@ class CorpusOptions:
     """Where text comes from within a corpus."""
 
     text_field: str = "text"
-    """The key or column that holds the text, in .jsonl, .parquet and Hub data sets."""
+    """The key or column that holds the text, in tables (.jsonl .json .csv .parquet) and Hub data sets."""
     dataset_config: str | None = None
     """The configuration of a Hub data set."""
     dataset_split: str = "train"
@@ -117,7 +117,7 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     layers: str = ""
     """Layers to read, for example 3,4-6."""
     corpus: str = ""
-    """python-docs, a file or folder (.txt .md .py .jsonl .parquet), or a Hub data set."""
+    """python-docs, a file or folder (.txt .md .py .jsonl .json .csv .parquet, or .gz of one), or a Hub data set."""
     activations: Path | None = None
     """A folder that `itda harvest` made, instead of a model and a corpus. --layers then defaults to all in it."""
     resume: Path | None = None
@@ -283,7 +283,7 @@ class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Outpu
     layers: str
     """Layers to read, for example 3,4-6."""
     corpus: str
-    """python-docs, a file or folder (.txt .md .py .jsonl .parquet), or a Hub data set."""
+    """python-docs, a file or folder (.txt .md .py .jsonl .json .csv .parquet, or .gz of one), or a Hub data set."""
     out: Path
     """The folder to make, or to go on with."""
     streams: str = "resid_post"

@@ -120,6 +120,7 @@ def test_a_run_from_before_the_setting_is_one_with_auto(here, capsys, tmp_path):
 def test_harvested_activations_know_it(here, capsys):
     command = ["harvest", str(here / "model"), "--corpus", str(here / "corpus"), "--layers", "1", "--tokens", "600"]
     command += ["--window", "32", "--out", str(here / "kept"), "--quiet"]
+    command += ["--order", "corpus"]
     printed(capsys, *command, "--bos", "always")
     assert "made with other settings (bos always, not auto" in refused(capsys, *command)
     printed(capsys, "train", "--activations", str(here / "kept"), "--out", str(here / "from"), *SETTINGS, *QUIET[:1])

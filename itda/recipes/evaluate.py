@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 
 from itda import config as settings
@@ -13,7 +13,7 @@ from itda.evaluation import Evaluation, Massive, evaluate
 from itda.files import FORMAT_VERSION, METRICS_FORMAT, write_json
 from itda.recipes.origin import model_recipe
 from itda.recipes.reopening import reopened
-from itda.recipes.runs import Bar, Run, corpus_of, finite, no_bar, now_and_then, open_run, open_spec
+from itda.recipes.runs import Bar, Run, Say, corpus_of, finite, no_bar, now_and_then, open_run, open_spec, unsaid
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import LanguageModel
 from itda.sources.special import Bos
@@ -21,16 +21,14 @@ from itda.sources.streaming import StreamedModel
 from itda.sources.windows import Group
 
 
-def evaluate_run(
-    options: settings.Evaluate, bar: Bar = no_bar, say: Callable[[str], object] = lambda _line: None
-) -> dict[Site, Evaluation]:
+def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar, say: Say = unsaid) -> dict[Site, Evaluation]:
     """`itda evaluate`: measure a run's dictionaries on held-out documents; the figures are kept in metrics.json.
 
     `say` is told what the user should know. Raises an `ItdaError` for bad input.
     """
     tokens = settings.parse_count(options.tokens)
     run = open_run(options.run)
-    corpus = corpus_to_measure_on(run, options.corpus, options)
+    corpus = corpus_to_measure_on(run, options.corpus, options, say)
     where = reopened(run.folder, run.record, options, say)
     model = model_recipe(where.name, where.options, where.revision, head=True)()
     loaded = {site: run.dictionary(site).to(model.device) for site in run.sites}
@@ -53,10 +51,10 @@ def evaluate_run(
     return results
 
 
-def corpus_to_measure_on(run: Run, spec: str | None, options: settings.CorpusOptions) -> Corpus:
+def corpus_to_measure_on(run: Run, spec: str | None, options: settings.CorpusOptions, say: Say = unsaid) -> Corpus:
     """The corpus that the user names, or the documents of the run's own that it was not trained on."""
     if spec is not None:
-        return open_spec(spec, options)
+        return open_spec(spec, options, say)
     if run.record["settings"]["part"] == "all":
         raise SettingError("the run was trained on all of its corpus: name another one with --corpus")
     corpus = corpus_of(run, options, "name a corpus with --corpus")

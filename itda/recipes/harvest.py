@@ -16,7 +16,7 @@ from itda.core.batch import Site
 from itda.errors import CorpusError, StoreError
 from itda.recipes.origin import about_of, asked_of, closing_of, cluster_of, open_corpus_of, open_model, prefix_of
 from itda.recipes.reopening import located
-from itda.recipes.runs import Bar, Progress, no_bar
+from itda.recipes.runs import Bar, Progress, Say, no_bar, unsaid
 from itda.sources.activation_model import ActivationModel
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import HuggingFaceSource
@@ -47,7 +47,7 @@ class Harvest:
     """That this took."""
 
 
-def harvest(options: settings.Harvest, bar: Bar = no_bar) -> Harvest:
+def harvest(options: settings.Harvest, bar: Bar = no_bar, say: Say = unsaid) -> Harvest:
     """`itda harvest`: keep the activations of a corpus in a folder, with their labels.
 
     Goes on where a killed process with the same settings was, makes anew what has vanished since, and does nothing if
@@ -57,7 +57,7 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar) -> Harvest:
     sites, options = parse_sites(options.layers, options.streams), located(options)
     check_shape(options)
     settings.check_seed(options)
-    corpus = open_corpus_of(options)
+    corpus = open_corpus_of(options, say)
     asked = {
         **asked_of(options, corpus),
         "tokens_asked": tokens,
@@ -72,7 +72,7 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar) -> Harvest:
         closing_of(open_model(options.model, options, options.revision, cluster)) as model,
     ):
         about = {**asked, **about_of(options, model, corpus), "device": model.device}
-        about["prefix"] = prefix_of(options, model)
+        about |= {"prefix": prefix_of(options, model), "corpus_rules": corpus.rules}
         # Those whose other versions may have other bits.
         about["versions"] = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
         return _filled(options, about, model, corpus, sites, tokens, bar)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +35,7 @@ from itda.explorer.indexing import (
 )
 from itda.files import DICTIONARY_FORMAT, FORMAT_VERSION, read_json, write_json
 from itda.recipes.reopening import reopened
-from itda.recipes.runs import Bar, Run, corpus_of, load_model, no_bar, open_run, open_spec
+from itda.recipes.runs import Bar, Run, Say, corpus_of, load_model, no_bar, open_run, open_spec, unsaid
 from itda.records import chosen_site
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import LanguageModel
@@ -76,9 +76,7 @@ class Indexing:
     """False if it had been there before."""
 
 
-def index_run(
-    options: settings.Index, bar: Bar = no_bar, say: Callable[[str], object] = lambda _line: None
-) -> Indexing:
+def index_run(options: settings.Index, bar: Bar = no_bar, say: Say = unsaid) -> Indexing:
     """`itda index`: encode a corpus with a run's dictionaries and keep the codes in RUN/index.
 
     Goes on where a killed process with the same settings was; does nothing if the index is there already. Another
@@ -91,7 +89,7 @@ def index_run(
     tokens = settings.parse_count(options.tokens) if options.tokens is not None else int(run.record["tokens"])
     check_index_batch(options.batch_size)
     size, window = options.batch_size or int(run.record["batch_size"]), int(run.record["window"])
-    corpus = _corpus(run, options)
+    corpus = _corpus(run, options, say)
     asked = {
         "corpus": corpus.name if options.corpus is not None else run.record["corpus"],
         "corpus_part": corpus.part,
@@ -150,10 +148,10 @@ def index_run(
     return Indexing(run.folder / FOLDER, record, _summaries(run, sites), new=True)
 
 
-def _corpus(run: Run, options: settings.Index) -> Corpus:
+def _corpus(run: Run, options: settings.Index, say: Say) -> Corpus:
     """The corpus that the user names, or what the run was made from, in the same order."""
     if options.corpus is not None:
-        return open_spec(options.corpus, options)
+        return open_spec(options.corpus, options, say)
     stored, corpus = run.record["settings"], corpus_of(run, options, "name a corpus with --corpus")
     corpus = corpus.split(stored["part"])
     return corpus.shuffled(stored["seed"]) if stored["order"] == "shuffled" else corpus

@@ -18,7 +18,7 @@ from itda.core.batch import ActivationSource, Site
 from itda.core.memory import free
 from itda.errors import ItdaError, SettingError
 from itda.recipes.reopening import MODEL
-from itda.recipes.runs import open_spec
+from itda.recipes.runs import Say, open_spec, unsaid
 from itda.sources.activation_model import ActivationModel
 from itda.sources.checkpoint import Checkpoint
 from itda.sources.corpus import Corpus
@@ -29,7 +29,7 @@ from itda.sources.weights import give_back_freed
 ModelRecipe = Callable[[], ActivationModel]
 
 PROVENANCE = ("model", "revision", MODEL, "tokenizer", "corpus", "corpus_part", "corpus_revision", "fingerprint")
-PROVENANCE += ("window", "batch_size", "dtype", "order", "bos", "prefix")
+PROVENANCE += ("window", "batch_size", "dtype", "order", "bos", "prefix", "corpus_rules")
 """What a dictionary says of where it comes from."""
 
 MADE_BY = ("revision", MODEL, "tokenizer", "dtype", "prefix")
@@ -58,12 +58,15 @@ class Origin:
     """Settings that the activations brought with them."""
 
 
-def open_origin(options: settings.Train, cluster: Any = None) -> Origin:
-    """What the settings name. `cluster` is a `RayCluster` if there are workers. Raises an `ItdaError`."""
+def open_origin(options: settings.Train, cluster: Any = None, say: Say = unsaid) -> Origin:
+    """What the settings name. Raises an `ItdaError`.
+
+    `cluster` is a `RayCluster` if there are workers; `say` is told what the user should know.
+    """
     if options.activations is not None:
         return _from_shards(options, options.activations)
     sites = parse_sites(options.layers, options.streams)
-    corpus = open_corpus_of(options)
+    corpus = open_corpus_of(options, say)
     model = open_model(options.model, options, options.revision, cluster)
     source = partial(
         HuggingFaceSource,
@@ -79,6 +82,7 @@ def open_origin(options: settings.Train, cluster: Any = None) -> Origin:
     source(skip=0)  # a site that the model lacks, or a window too long, is to be known now
     about = {**about_of(options, model, corpus), "prefix": prefix_of(options, model)}
     provenance = {**asked_of(options, corpus), **{name: about[name] for name in MADE_BY}}
+    provenance["corpus_rules"] = corpus.rules
     return Origin(
         d_model=model.d_model,
         sites=sites,
@@ -125,9 +129,11 @@ def about_of(options: settings.Train | settings.Harvest, model: ActivationModel,
     }
 
 
-def open_corpus_of(options: settings.Train | settings.Harvest) -> Corpus:
-    """The documents to read, in their order. Raises `CorpusError`."""
-    corpus = open_spec(options.corpus, options).split(options.part)
+def open_corpus_of(options: settings.Train | settings.Harvest, say: Say = unsaid) -> Corpus:
+    """The documents to read, in their order; `say` is told what the user should know. Raises `CorpusError`."""
+    if options.model == "tiny" and Path("tiny").is_dir():
+        say("tiny is the bundled model; the folder of that name here is ./tiny")
+    corpus = open_spec(options.corpus, options, say).split(options.part)
     return corpus.shuffled(options.seed) if options.order == "shuffled" else corpus
 
 

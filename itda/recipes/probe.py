@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from itda.core.model import ITDA
 from itda.errors import CorpusError
 from itda.probing import ProbeResult, probe
 from itda.recipes import Bar, corpus_to_measure_on, no_bar, open_run
+from itda.recipes.runs import Say, unsaid
 from itda.sources.corpus import Corpus, Document
 from itda.sources.huggingface import HuggingFaceSource
 from itda.sources.python_classes import classes_of
@@ -29,7 +30,7 @@ LEAST = 50
 
 
 def probe_run(
-    options: settings.Probe, bar: Bar = no_bar, say: Callable[[str], object] = lambda _line: None
+    options: settings.Probe, bar: Bar = no_bar, say: Say = unsaid
 ) -> tuple[list[str], dict[Site, dict[str, list[ProbeResult]]]]:
     """The classes, and by site and readout the probes of `itda.probing` for `SIZES` latents.
 
@@ -39,7 +40,7 @@ def probe_run(
     tokens = settings.parse_count(options.tokens)
     run = open_run(options.run)
     # Shuffled: neighbours in a library are alike, and a few long files must not be all there is.
-    corpus = _python(corpus_to_measure_on(run, options.corpus, options)).shuffled(0)
+    corpus = _python(corpus_to_measure_on(run, options.corpus, options, say)).shuffled(0)
     model, sites = run.model(options, say), list(run.sites)
     source = HuggingFaceSource(
         model,
@@ -88,7 +89,7 @@ def _python(corpus: Corpus) -> Corpus:
 
 def _beginnings(corpus: Corpus) -> Corpus:
     """What is read of each document: intervals are over documents, so there should be many."""
-    return replace(corpus, read=lambda: (Document(d.id, d.text[:CHARACTERS]) for d in corpus.read()))
+    return replace(corpus, read=lambda: (Document(d.id, d.beginning(CHARACTERS)) for d in corpus.read()))
 
 
 def _classes(corpus: Corpus, labels: list[Any]) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from itda.records import RunRecord, open_record
 from itda.sources.corpus import Corpus, open_corpus
 from itda.sources.huggingface import LanguageModel
 from itda.sources.special import Bos
+from itda.sources.text_files import NEWEST, Rules
 from itda.store import load_dictionary
 
 
@@ -38,6 +39,14 @@ SHOW_EVERY_S = 0.2
 
 Bar = Callable[[str, int], AbstractContextManager[Progress]]
 """A progress bar for a task with a name and a number of tokens."""
+
+
+Say = Callable[[str], object]
+"""Told, in one line, what the user should know and no failure is."""
+
+
+def unsaid(_line: str) -> None:
+    """For somebody who wants to know nothing."""
 
 
 class _Silent:
@@ -123,20 +132,24 @@ def corpus_of(run: Run, options: settings.CorpusOptions, remedy: str) -> Corpus:
             f"the corpus of {run.folder} was in {spec}, and is not there now: put it back, or name its place with "
             "--corpus-path"
         )
-    corpus = open_spec(given or spec, again)
+    corpus = open_spec(given or spec, again, rules=run.record.get("corpus_rules", 1))
     check_unchanged(corpus, run, remedy)
     return corpus
 
 
-def open_spec(spec: str, options: settings.CorpusOptions) -> Corpus:
-    """The corpus that `spec` names, read as the settings say. Raises `CorpusError`."""
-    return open_corpus(
+def open_spec(spec: str, options: settings.CorpusOptions, say: Say = unsaid, *, rules: Rules = NEWEST) -> Corpus:
+    """The corpus that `spec` names, read as the settings say; `say` is told its notes. Raises `CorpusError`."""
+    corpus = open_corpus(
         spec,
         text_field=options.text_field,
         config=options.dataset_config,
         split=options.dataset_split,
         revision=options.dataset_revision,
+        rules=rules,
     )
+    for note in corpus.notes:
+        say(note)
+    return corpus
 
 
 def load_model(name: str, options: settings.ModelOptions, revision: str | None) -> LanguageModel:

@@ -63,7 +63,7 @@ def _make(unfinished: Unfinished, bar: Bar, say: Callable[[str], object]) -> Run
     with ExitStack() as stack:
         stack.enter_context(unfinished.room())
         cluster = stack.enter_context(cluster_of(options))
-        origin = open_origin(unfinished.pinned, cluster)
+        origin = open_origin(unfinished.pinned, cluster, say)
         if origin.model is not None:
             stack.enter_context(closing_of(origin.model))
         unfinished.check(origin.about)

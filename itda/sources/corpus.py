@@ -7,7 +7,6 @@ revision) tells whether two corpora are the same.
 
 import hashlib
 import itertools
-import json
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,22 +15,14 @@ from pathlib import Path
 from typing import Literal
 
 from itda.errors import CorpusError
+from itda.sources.document import Document
+from itda.sources.text_files import NEWEST, Rules, find, kind_of
 
 Part = Literal["train", "heldout", "all"]
 
 HELD_OUT_ONE_IN = 10
 SHUFFLED_AT_ONCE = 20_000
-"""Documents in memory while they are shuffled: a corpus may be larger than memory."""
-TEXT_SUFFIXES = (".txt", ".md", ".py")
-TABLE_SUFFIXES = (".jsonl", ".parquet")
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text with an id that is stable across machines."""
-
-    id: str
-    text: str
+"""Documents in memory while they are shuffled, long files apart: a corpus may be larger than memory."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +47,15 @@ class Corpus:
     """False for a corpus of too few documents to keep some apart."""
     seed: int | None = None
     """Documents come in the order of a hash of it and their id; None for the corpus's own order."""
+    rules: Rules = NEWEST
+    """How files were found and read."""
+    notes: tuple[str, ...] = ()
+    """What the user should know: files that are left out, a folder that has the name of something else."""
 
     def __iter__(self) -> Iterator[Document]:
         for document in self.read() if self.seed is None else _shuffled(self.read(), self.seed):
             if self.part == "all" or not self.holds_out or is_held_out(document.id) == (self.part == "heldout"):
-                if document.text:
+                if not document.is_empty:
                     yield document
 
     def split(self, part: Part) -> "Corpus":
@@ -86,14 +81,20 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of every id and text of the whole corpus, whichever part of it this is."""
+        """SHA-256 of every id and text of the whole corpus, whichever part of it this is.
+
+        Reads all of it once, part by part, unless it has an `identity`.
+        """
         digest = hashlib.sha256()
         if self.identity is not None:
             digest.update(self.identity.encode())
         else:
             for document in self.read():
                 digest.update(hashlib.sha256(document.id.encode()).digest())
-                digest.update(hashlib.sha256(document.text.encode(errors="surrogatepass")).digest())
+                text = hashlib.sha256()
+                for part in document.parts():
+                    text.update(part.encode(errors="surrogatepass"))
+                digest.update(text.digest())
         return digest.hexdigest()
 
     @staticmethod
@@ -114,19 +115,27 @@ def is_held_out(document_id: str) -> bool:
 
 
 def open_corpus(
-    spec: str, *, text_field: str = "text", config: str | None = None, split: str = "train", revision: str | None = None
+    spec: str,
+    *,
+    text_field: str = "text",
+    config: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    rules: Rules = NEWEST,
 ) -> Corpus:
     """The corpus that `spec` names: `python-docs`, a file or folder, or else a Hub data set id.
 
-    `text_field` is the column or key that holds the text of .jsonl, .parquet and Hub rows; `config`, `split` and
-    `revision` choose within a Hub data set. Raises `CorpusError` if there is nothing to read.
+    `text_field` is the column or key that holds the text of tables (.jsonl, .json, .csv, .parquet) and Hub rows;
+    `config`, `split` and `revision` choose within a Hub data set; `rules` are those of an earlier itda, for the corpora
+    of its runs. Raises `CorpusError` if there is nothing to read.
     """
-    if spec == "python-docs":
-        return python_docs()
     path = Path(spec).expanduser()
+    if spec == "python-docs":
+        note = "python-docs is the documentation of this Python; the folder of that name here is ./python-docs"
+        return replace(python_docs(), notes=(note,) if path.exists() else ())
     if spec and path.exists():
-        return _from_files(path, text_field)
-    looks_local = path.is_absolute() or spec.startswith((".", "~")) or path.suffix in TEXT_SUFFIXES + TABLE_SUFFIXES
+        return _from_files(path, text_field, rules)
+    looks_local = path.is_absolute() or spec.startswith((".", "~")) or kind_of(path) is not None
     if looks_local or spec.count("/") > 1 or not spec:
         raise CorpusError(f"no file or folder {spec!r}: check the path, or use --corpus python-docs")
     return _from_hub(spec, text_field, config, split, revision)
@@ -161,97 +170,20 @@ def _read_python_docs(tests: bool) -> Iterator[Document]:
         yield Document("python-docs/" + "/".join(parts), text)
 
 
-def _from_files(path: Path, text_field: str) -> Corpus:
-    root = path if path.is_dir() else path.parent
-    known = TEXT_SUFFIXES + TABLE_SUFFIXES
-    candidates = sorted(path.rglob("*")) if path.is_dir() else [path]
-    hidden = {file for file in candidates if any(part.startswith(".") for part in file.relative_to(root).parts)}
-    files = [file for file in candidates if file.suffix in known and file.is_file() and file not in hidden]
-    if not files:
-        raise CorpusError(f"{path} holds no {', '.join(known)} file: name one, or a folder with some")
-    read = partial(_read_files, root, files, text_field)
-    few = all(file.suffix in TEXT_SUFFIXES for file in files) and len(files) < HELD_OUT_ONE_IN
-    if not few and len(files) < HELD_OUT_ONE_IN:  # tables: count rows, but no more than are needed
+def _from_files(path: Path, text_field: str, rules: Rules) -> Corpus:
+    found = find(path, text_field, rules)
+    read = partial(found.documents, text_field)
+    few = found.are_texts and len(found.files) < HELD_OUT_ONE_IN
+    if not few and len(found.files) < HELD_OUT_ONE_IN:  # tables: count rows, but no more than are needed
         few = sum(1 for _ in zip(read(), range(HELD_OUT_ONE_IN), strict=False)) < HELD_OUT_ONE_IN
-    return Corpus(str(path), read, holds_out=not few)
-
-
-def _read_files(root: Path, files: list[Path], text_field: str) -> Iterator[Document]:
-    for file in files:
-        name = file.relative_to(root).as_posix()
-        try:
-            if file.suffix == ".jsonl":
-                rows: Iterator[object] = _jsonl_rows(file)
-            elif file.suffix == ".parquet":
-                rows = _parquet_rows(file)
-            else:
-                yield Document(name, file.read_text(encoding="utf-8"))
-                continue
-            for number, row in enumerate(rows):
-                yield Document(f"{name}:{number}", _text_of(row, text_field, f"{file}, row {number}"))
-        except (OSError, ValueError) as error:  # pyarrow's and json's errors are ValueErrors or OSErrors
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CorpusError(f"cannot read {file} ({reason}): mend it or leave it out") from error
-
-
-def _jsonl_rows(file: Path) -> Iterator[object]:
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip():
-                yield json.loads(line)
-
-
-def _parquet_rows(file: Path) -> Iterator[object]:
-    import pyarrow.parquet as parquet
-
-    with parquet.ParquetFile(file) as table:
-        for batch in table.iter_batches(batch_size=256):
-            yield from batch.to_pylist()
-
-
-def _text_of(row: object, text_field: str, where: str) -> str:
-    if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
-        found = ", ".join(map(repr, row)) if isinstance(row, dict) else type(row).__name__
-        raise CorpusError(f"{where} has no text under {text_field!r} (found: {found}): name the key with --text-field")
-    text = row[text_field]
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise CorpusError(f"{where} holds half a surrogate pair: mend it or leave it out") from error
-    return text
+    return Corpus(str(path), read, holds_out=not few, rules=rules, notes=tuple(found.notes))
 
 
 def _from_hub(spec: str, text_field: str, config: str | None, split: str, revision: str | None) -> Corpus:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from itda.sources.hub_rows import find_set
 
-    try:
-        commit = HfApi().dataset_info(spec, revision=revision).sha
-    except RepositoryNotFoundError as error:
-        raise CorpusError(
-            f"no file, folder or Hub data set {spec!r}: check the spelling, or `hf auth login`"
-        ) from error
-    except Exception as error:  # the HTTP library's own errors, which change from release to release
-        raise CorpusError(
-            f"no file or folder {spec!r}, and the Hub cannot be reached: check the network, or use python-docs"
-        ) from error
-    read = partial(read_hub_rows, spec, text_field, config, split, commit)
+    found = find_set(spec, text_field, config, split, revision)
     # The revision pins every row, so the texts need not be read to know what they are.
-    return Corpus(spec, read, identity=f"hub:{spec}@{commit}/{config}/{split}/{text_field}", revision=commit)
-
-
-def read_hub_rows(
-    path: str, text_field: str, config: str | None, split: str, revision: str | None
-) -> Iterator[Document]:
-    """Stream the rows of a data set that `datasets.load_dataset` knows: document `path/split:row`."""
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(path, config, split=split, revision=revision, streaming=True)
-        for number, row in enumerate(rows):
-            yield Document(f"{path}/{split}:{number}", _text_of(row, text_field, f"{path}, row {number}"))
-    except CorpusError:
-        raise
-    except Exception as error:  # the HTTP library's own errors too
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CorpusError(f"cannot read the data set {path} ({reason}): check its name, config and split") from error
+    identity = f"hub:{spec}@{found.commit}/{config}/{split}/{text_field}"
+    note = f"the Hub cannot be reached: {spec} is read as it was kept on this machine, at {found.commit[:8]}"
+    return Corpus(spec, found.read, identity=identity, revision=found.commit, notes=(note,) if found.cached else ())

@@ -39,6 +39,8 @@ BATCH = 4096
 """Activations that `ShardSource` yields together."""
 BEFORE = {"bos": "auto", "settings.bos": "auto"}
 """Settings that folders of an earlier itda do not name, and what they were then."""
+UNKNOWN = ("prefix", "corpus_rules")
+"""What they do not name either, and what follows from the rest."""
 
 
 @dataclass
@@ -393,7 +395,7 @@ def check_made_alike(folder: Path, asked: Mapping[str, Any]) -> Manifest | None:
             raise StoreError(f"{folder} holds something else than activations: name another folder")
         return None
     made = Manifest.read(folder)
-    asked = {name: value for name, value in asked.items() if name != "prefix" or name in made.settings}
+    asked = {name: value for name, value in asked.items() if name not in UNKNOWN or name in made.settings}
     _check_same(folder, {name: made.settings.get(name) for name in asked}, asked)
     return made
 

@@ -96,7 +96,7 @@ def test_a_folder_whose_name_ends_like_a_file_is_not_read_as_one(tmp_path):
 
 
 def test_an_empty_folder_raises_and_names_what_is_read(tmp_path):
-    with pytest.raises(CorpusError, match=r"holds no \.txt, \.md, \.py, \.jsonl, \.parquet file: name one") as error:
+    with pytest.raises(CorpusError, match=r"holds no \.txt, \.md, .* \.json, \.csv file: name one") as error:
         open_corpus(str(tmp_path))
     assert str(tmp_path) in one_line(error)
 
@@ -165,9 +165,7 @@ def test_parquet_with_damaged_pages_raises_and_names_the_file(tmp_path):
     assert str(file) in one_line(error)
 
 
-@pytest.mark.parametrize(
-    ("row", "found"), [({"body": "one"}, "'body'"), ({"text": 3}, "'text'"), ({"text": None}, "'text'"), ([1], "list")]
-)
+@pytest.mark.parametrize(("row", "found"), [({"body": "one"}, "'body'"), ({"text": 3}, "'text'"), ([1], "list")])
 def test_a_row_without_its_text_raises_and_names_file_row_and_remedy(tmp_path, row, found):
     write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}, row])
     with pytest.raises(CorpusError, match="name the key with --text-field") as error:

@@ -8,7 +8,8 @@ import pytest
 from sources.corpus_files import one_line, write_jsonl, write_parquet
 
 from itda.errors import CorpusError
-from itda.sources.corpus import open_corpus, read_hub_rows
+from itda.sources.corpus import open_corpus
+from itda.sources.hub_rows import read_hub_rows
 
 HUB_WARNINGS = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
@@ -140,3 +141,73 @@ def test_a_hub_id_offline_raises_one_line_in_a_new_process():
     assert run.stdout.startswith("CorpusError(")
     assert run.stdout.count("\n") == 1
     assert "the Hub cannot be reached" in run.stdout
+
+
+COMMIT = "0123456789" * 4
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """A data set as `datasets` keeps what it has loaded once, with the Hub out of reach."""
+    import datasets
+
+    folder = tmp_path / "me___texts" / "default" / "0.0.0" / COMMIT
+    folder.mkdir(parents=True)
+    rows = datasets.Dataset.from_dict({"text": ["one", "two", "three"]})
+    with datasets.arrow_writer.ArrowWriter(path=str(folder / "texts-train.arrow"), features=rows.features) as writer:
+        for row in rows:
+            writer.write(row)
+        writer.finalize()
+    splits = datasets.SplitDict(dataset_name="texts")
+    splits.add(datasets.SplitInfo("train", num_examples=3))
+    info = datasets.DatasetInfo(
+        features=rows.features, config_name="default", dataset_name="texts", version="0.0.0", splits=splits
+    )
+    info.write_to_directory(str(folder))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
+    hub_answers(monkeypatch, OSError("offline mode is enabled"))
+
+
+@HUB_WARNINGS
+def test_a_data_set_that_is_kept_here_is_read_without_the_hub_and_that_is_said(kept, monkeypatch):
+    from types import SimpleNamespace
+
+    corpus, texts = open_corpus("me/texts"), ("one", "two", "three")
+    assert [(d.id, d.text) for d in corpus] == [(f"me/texts/train:{i}", t) for i, t in enumerate(texts)]
+    assert corpus.revision == COMMIT
+    (note,) = corpus.notes
+    assert note.startswith("the Hub cannot be reached: me/texts is read as it was kept on this machine, at 01234567")
+    # It is what the Hub has at that commit.
+    hub_answers(monkeypatch, SimpleNamespace(sha=COMMIT))
+    assert open_corpus("me/texts").fingerprint == corpus.fingerprint
+
+
+@HUB_WARNINGS
+@pytest.mark.parametrize("revision", [None, "main", COMMIT])
+def test_what_is_kept_is_of_the_commit_that_is_asked_for(kept, revision):
+    assert open_corpus("me/texts", revision=revision).revision == COMMIT
+
+
+@HUB_WARNINGS
+@pytest.mark.parametrize("settings", [{"revision": "f" * 40}, {"revision": "v1"}, {"config": "other"}])
+def test_another_commit_or_configuration_than_is_kept_needs_the_hub(kept, settings):
+    with pytest.raises(CorpusError, match="the Hub cannot be reached"):
+        open_corpus("me/texts", **settings)
+
+
+@HUB_WARNINGS
+def test_a_split_that_is_not_kept_is_named(kept):
+    with pytest.raises(CorpusError, match=r"cannot read the data set me/texts .*: check its name, config and split"):
+        list(open_corpus("me/texts", split="validation"))
+
+
+def test_a_revision_that_a_data_set_does_not_have_is_named(monkeypatch):
+    from types import SimpleNamespace
+
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    response = SimpleNamespace(headers={}, request=None)
+    hub_answers(monkeypatch, RevisionNotFoundError("404", response=response))
+    with pytest.raises(CorpusError, match="owner/name has no revision 'v9': check --dataset-revision") as error:
+        open_corpus("owner/name", revision="v9")
+    one_line(error)
