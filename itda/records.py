@@ -33,6 +33,9 @@ class DictionaryRecord:
     metrics: Mapping[str, Any] | None
     """What `itda evaluate` measured; None if it has not."""
 
+    def __repr__(self) -> str:
+        return f"<DictionaryRecord {self.folder}: {self.atoms:,} atoms of width {self.config['d_model']}>"
+
     @property
     def atoms(self) -> int:
         """How many it has."""
@@ -90,6 +93,26 @@ class RunRecord:
     record: Mapping[str, Any]
     """What run.json says."""
     sites: Mapping[Site, Path]
+
+    def __repr__(self) -> str:
+        # That of a dataclass would have every setting and version.
+        return f"<{type(self).__name__} {self.folder}: {'; '.join(self._facts.values())}>"
+
+    def _repr_html_(self) -> str:
+        from itda.core.display import facts_html
+
+        return facts_html(f"{type(self).__name__} {self.folder}", self._facts)
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        made, known = self.record, self.record.get("settings", {})
+        of = f"{made.get('model')} on {made.get('corpus')}"
+        found = {"of": " ".join(of.split())[:100]}
+        if "tokens" in made:
+            found["tokens"] = f"{made['tokens']:,} tokens"
+        if "mode" in known:
+            found["mode"] = f"mode {known['mode']}"
+        return found | {"sites": ", ".join(map(str, self.sites))}
 
     def summaries(self) -> dict[Site, DictionaryRecord]:
         """What its dictionaries say of themselves. Raises `StoreError`."""

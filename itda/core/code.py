@@ -47,6 +47,12 @@ class SparseCode:
             indices.gather(1, order).masked_fill(padding, 0), merged.gather(1, order).masked_fill(padding, 0), number
         )
 
+    def __repr__(self) -> str:
+        lead = tuple(self.count.shape)
+        many = f"{lead[0]:,} activations" if len(lead) == 1 else f"activations of shape {list(lead)}"
+        mean = f", {self.count.double().mean():.1f} on average" if self.count.numel() else ""
+        return f"<SparseCode of {many}: at most {self.k} atoms each{mean}>"
+
     @property
     def k(self) -> int:
         """The most atoms that a row can have."""

@@ -38,6 +38,19 @@ class Label:
         """What makes two labels the same."""
         return self.document, self.position, self.char_end
 
+    def __repr__(self) -> str:
+        # That of a dataclass would have the whole window.
+        from itda.core import markup
+
+        document = markup.plain(markup.clip(self.document, 60))
+        return f"<Label {document}, token {self.position}: {markup.one_line(self)}>"
+
+    def _repr_html_(self) -> str:
+        from itda.core import markup
+
+        where = f"<bdi>{markup.escaped(markup.clip(self.document, 200))}</bdi>, token {self.position:,}"
+        return f"<div><div>{where}</div>{markup.passage(self)}</div>"
+
 
 @dataclass(frozen=True, eq=False)
 class Labels:
@@ -87,7 +100,8 @@ class Labels:
         return len(self.document)
 
     def __iter__(self) -> Iterator[Label]:
-        return (self._one(i) for i in range(len(self)))
+        """A `Label` each; where there is more than one axis, `Labels` of the others."""
+        return (self[i] for i in range(len(self)))
 
     @overload
     def __getitem__(self, index: int) -> Label: ...
@@ -95,22 +109,29 @@ class Labels:
     @overload
     def __getitem__(self, index: "slice | list | np.ndarray | Tensor") -> "Labels": ...
 
+    @overload
+    def __getitem__(self, index: tuple[Any, ...]) -> "Label | Labels": ...
+
     def __getitem__(self, index: Any) -> "Label | Labels":
-        """A `Label` for an integer; `Labels` of the index's shape for an array, tensor, list or slice."""
-        index = np.asarray(index) if not isinstance(index, slice | np.ndarray) else index
-        if isinstance(index, np.ndarray) and index.ndim == 0:
-            return self._one(int(index))
+        """`Labels` of the shape that the index gives, as of an array; a `Label` where that is a single one.
+
+        The index is an integer, a slice, a list, an array or tensor, such as a code's indices, or a tuple of some.
+        """
+        index = tuple(map(_index, index)) if isinstance(index, tuple) else _index(index)
+        if not isinstance(self.document[index], np.ndarray):
+            return self.at(index)
         return Labels(*(getattr(self, field.name)[index] for field in fields(self)))
 
-    def _one(self, i: int) -> Label:
-        start, end, origin = int(self.char_start[i]), int(self.char_end[i]), int(self.window_start[i])
-        window = self.window[i]
+    def at(self, place: Any) -> Label:
+        """One label: of an integer, or of one for each axis."""
+        start, end, origin = int(self.char_start[place]), int(self.char_end[place]), int(self.window_start[place])
+        window = str(self.window[place])
         return Label(
-            document=str(self.document[i]),
-            position=int(self.position[i]),
+            document=str(self.document[place]),
+            position=int(self.position[place]),
             char_start=start,
             char_end=end,
-            token_id=int(self.token_id[i]),
+            token_id=int(self.token_id[place]),
             before=window[: start - origin],
             token=window[start - origin : end - origin],
             after=window[end - origin :],
@@ -120,6 +141,16 @@ class Labels:
     def first(self) -> np.ndarray:
         """Which tokens are the first of the text that the model saw."""
         return self.char_start == self.window_start
+
+    def __repr__(self) -> str:
+        from itda.core.display import labels_line
+
+        return labels_line(self)
+
+    def _repr_html_(self) -> str:
+        from itda.core.display import labels_html
+
+        return labels_html(self)
 
     def keys(self) -> list[Key]:
         """The identities, row by row."""
@@ -136,6 +167,16 @@ def jaccard(a: Labels, b: Labels) -> float:
     """
     left, right = set(a.keys()), set(b.keys())
     return len(left & right) / len(left | right) if left or right else 1.0
+
+
+def _index(index: Any) -> Any:
+    """A part of an index as numpy takes it; one that selects nothing has no type of its own."""
+    if isinstance(index, Tensor):
+        return index.cpu().numpy()
+    if isinstance(index, list):
+        array = np.asarray(index)
+        return array if array.size else array.astype(np.int64)
+    return index
 
 
 def _strings(values: list[str]) -> np.ndarray:

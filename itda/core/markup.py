@@ -20,14 +20,20 @@ BOX += ";font-family:monospace;white-space:pre-wrap;line-height:1.8"
 SIGNS = {"\n": ("⏎", "newline"), "\t": ("⇥", "tab"), "\r": ("␍", "carriage return"), "\u00a0": ("⍽", "no-break space")}
 
 
-def one_line(label: Label) -> str:
+def one_line(label: Label, before: int = 36, token: int = 30, after: int = 20) -> str:
     r"""The token in its prompt as plain text of one line.
 
     >>> one_line(Label("essay", 1, 2, 5, 9, before="To", token=" be", after="\nor"))
     'To« be»⏎or'
     """
-    before, token, after = (plain(part) for part in clipped(label))
-    return f"{before}«{token}»{after}"
+    left, inside, right = (plain(part) for part in clipped(label, before, token, after))
+    return f"{left}«{inside}»{right}"
+
+
+def in_prompt(label: Label) -> str:
+    """The token in its prompt as HTML of one line."""
+    before, token, after = clipped(label)
+    return f"<bdi>{escaped(before)}</bdi>{marked(token)}<bdi>{escaped(after)}</bdi>"
 
 
 def plain(text: str) -> str:

@@ -8,19 +8,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
 from itda.core.atom import Atom
-from itda.core.batch import Site
+from itda.core.batch import Site, tensor_of
 from itda.core.checks import check_k
 from itda.core.code import SparseCode
+from itda.core.display import model_html, model_line
 from itda.core.labels import Labels
 from itda.core.massive import check_limit, massive
 from itda.core.pursuit import PURSUITS, Encoder, Pursuit, decoded, encoder
 from itda.core.readout import all_cosines, best_cosines
 from itda.errors import ActivationError, SettingError
+
+Activations = Float[Tensor, "*batch d_model"] | Float[np.ndarray, "*batch d_model"]
+"""A tensor, or an array, which is copied into one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +84,12 @@ class ITDA:
     def __len__(self) -> int:
         return len(self.atoms)
 
+    def __repr__(self) -> str:
+        return model_line(self)
+
+    def _repr_html_(self) -> str:
+        return model_html(self)
+
     @property
     def d_model(self) -> int:
         """Width of the activations."""
@@ -118,26 +129,33 @@ class ITDA:
         return replace(self, atoms=self.atoms.to(device), offset=offset)
 
     @torch.no_grad()
-    def encode(self, activations: Float[Tensor, "*batch d_model"]) -> SparseCode:
+    def encode(self, activations: Activations) -> SparseCode:
         """Decompose activations [..., d_model] into codes [..., k], by the dictionary's pursuit.
 
-        Coefficients are float32, or float64 for float64 activations. The bits of a row depend on that row alone.
-        Raises `ActivationError` for a wrong width or a row that is not finite.
+        Coefficients are float32, or float64 for float64 activations. The bits of a row depend on that row alone. An
+        array is taken as a tensor is. Raises `ActivationError` for a wrong width, a row that is not finite, or one so
+        large that its coefficients would not be.
         """
         return self.decompose(activations)[0]
 
     @torch.no_grad()
-    def decompose(self, activations: Float[Tensor, "*batch d_model"]) -> tuple[SparseCode, Float64[Tensor, "*batch"]]:
+    def decompose(self, activations: Activations) -> tuple[SparseCode, Float64[Tensor, "*batch"]]:
         """As `encode`, with the error ||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset."""
+        activations = tensor_of(activations)
         check_width(activations, self.d_model)
         flat, lead = activations.reshape(-1, self.d_model), activations.shape[:-1]
         code, error = self._encoder(target_of(flat, self.d_model, self.offset).to(self.atoms.device))
         dtype = torch.promote_types(activations.dtype, torch.float32)
         code = replace(code, coefficients=code.coefficients.to(dtype))
+        finite = torch.isfinite(code.coefficients).all(dim=-1)
+        if not bool(finite.all()):
+            row = int(finite.logical_not().nonzero()[0])
+            kind = str(dtype).removeprefix("torch.")
+            raise ActivationError(f"the code of activation {row} does not fit into {kind}: scale the activations down")
         return code.shaped(lead, activations.device), error.reshape(lead).to(activations.device)
 
     @torch.no_grad()
-    def is_massive(self, activations: Float[Tensor, "*batch d_model"]) -> Bool[Tensor, "*batch"]:
+    def is_massive(self, activations: Activations) -> Bool[Tensor, "*batch"]:
         """Which activations [..., d_model] are massive: their norm is above `massive_norm`. None where there is none.
 
         They can be encoded like others, but what that says is about them alone: leave them out of averages. The same
@@ -149,12 +167,14 @@ class ITDA:
         >>> model.is_massive(torch.tensor([[49.0], [-51.0]])).tolist()
         [False, True]
         """
+        activations = tensor_of(activations)
         check_width(activations, self.d_model)
         return massive(activations, self.massive_norm)
 
     @torch.no_grad()
-    def error(self, activations: Float[Tensor, "*batch d_model"], code: SparseCode) -> Float64[Tensor, "*batch"]:
+    def error(self, activations: Activations, code: SparseCode) -> Float64[Tensor, "*batch"]:
         """||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset, in a code of any kind; 0 where z is zero."""
+        activations = tensor_of(activations)
         offset = self.offset.to(activations.device) if self.offset is not None else 0
         z = activations.double() - offset
         left = (activations.double() - self.decode(code).to(activations.device)).square().sum(dim=-1)
@@ -172,7 +192,7 @@ class ITDA:
 
     @torch.no_grad()
     def similarity(
-        self, activations: Float[Tensor, "*batch d_model"], *, top: int | None = None, least: float | None = None
+        self, activations: Activations, *, top: int | None = None, least: float | None = None
     ) -> Float32[Tensor, "*batch atoms"] | SparseCode:
         """Cosines of activations [..., d_model], after the offset, to the atoms: for detecting what a code scatters.
 
@@ -189,6 +209,7 @@ class ITDA:
         >>> model.similarity(torch.tensor([[0.0, 3.0, -4.0]]), top=1).indices.tolist()
         [[1]]
         """
+        activations = tensor_of(activations)
         check_width(activations, self.d_model)
         flat, lead = activations.reshape(-1, self.d_model), activations.shape[:-1]
         targets = target_of(flat, self.d_model, self.offset).to(self.atoms.device)
@@ -196,7 +217,7 @@ class ITDA:
             return all_cosines(targets, self.atoms).reshape(*lead, len(self)).to(activations.device)
         return best_cosines(targets, self.atoms, top=top, least=least).shaped(lead, activations.device)
 
-    def __call__(self, activations: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    def __call__(self, activations: Activations) -> Float[Tensor, "*batch d_model"]:
         """The reconstruction: `decode(encode(activations))`."""
         return self.decode(self.encode(activations))
 

@@ -14,6 +14,7 @@ from itda.core.batch import ActivationSource, Site
 from itda.core.code import SparseCode
 from itda.core.labels import Label
 from itda.core.levels import two_levels
+from itda.core.markup import one_line
 from itda.core.markup_decomposition import decomposition, one_token
 from itda.core.model import ITDA
 from itda.errors import SettingError
@@ -47,6 +48,10 @@ class TokenDecomposition:
     """Share of the activation's energy that the atoms explain, 1 - ||z - z_hat||^2 / ||z||^2."""
     atoms: list[AtomUse]
     """In pick order."""
+
+    def __repr__(self) -> str:
+        # That of a dataclass would have the prompt of every atom.
+        return f"<{one_line(self.label)} with {len(self.atoms)} atoms>"
 
     def _repr_html_(self) -> str:
         # Of which readout they are is not known here.

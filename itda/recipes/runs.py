@@ -75,7 +75,7 @@ def now_and_then(show: Callable[[str], object]) -> Callable[[str], object]:
     return maybe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run(RunRecord):
     """A run folder, opened, with what needs tensors."""
 

@@ -31,6 +31,11 @@ class ActivationModel(ABC):
     watch: Callable[[str], object] = staticmethod(lambda _place: None)
     """Called often where nothing is yielded for long, with what is being done; what it raises ends that."""
 
+    def __repr__(self) -> str:
+        # That of a dataclass would have every module, and the tokenizer's vocabulary.
+        where = f" on {self.device}" if self.device else ""
+        return f"<{type(self).__name__} {self.name}: {self.layers} layers of width {self.d_model}, {self.dtype}{where}>"
+
     @contextmanager
     def watched(self, watch: Callable[[str], object]) -> Iterator[None]:
         """Within this, `watch` is another one."""

@@ -58,6 +58,10 @@ class Corpus:
                 if not document.is_empty:
                     yield document
 
+    def __repr__(self) -> str:
+        # That of a dataclass would have every file.
+        return f"<Corpus {self.name}, {'all of it' if self.part == 'all' else f'{self.part} part'}>"
+
     def split(self, part: Part) -> "Corpus":
         """The documents to train on, those held out (one in ten, by a hash of the id), or all.
 

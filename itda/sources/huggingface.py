@@ -33,7 +33,7 @@ class _Stop(Exception):  # noqa: N818 - not an error: the last site has been rea
     pass
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LanguageModel(ActivationModel):
     """A transformers model with its tokenizer, whose sites can be read and replaced, from many threads at once.
 

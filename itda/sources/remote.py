@@ -45,7 +45,7 @@ _tracing = threading.Lock()
 """nnsight builds one request at a time."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RemoteModel(ActivationModel):
     """A model whose forward pass runs on another machine; this one has its structure and its tokenizer.
 

@@ -37,7 +37,7 @@ LOGITS = 2**26
 """Logits that are computed at once."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class StreamedModel(ActivationModel):
     """A transformers model that is read block by block from its checkpoint.
 
