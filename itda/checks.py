@@ -18,7 +18,7 @@ from itda.errors import SettingError, StoreError
 from itda.files import locked
 from itda.records import UNFINISHED, RunRecord, chosen_site, open_record
 from itda.sources.corpus import open_corpus
-from itda.sources.names import folder_of
+from itda.sources.names import folder_of, gguf_of
 from itda.terminal import is_text
 
 
@@ -203,6 +203,6 @@ def _readable(folder: Path) -> RunRecord:
 def _local(model: str | None, corpus: str | None, options: settings.CorpusOptions) -> None:
     """A model or a corpus that is a path; of what is elsewhere only the network can tell."""
     if model is not None:
-        folder_of(model)
+        gguf_of(model)
     if corpus is not None and (corpus.startswith((".", "~", os.sep)) or Path(corpus).expanduser().exists()):
         open_corpus(corpus, text_field=options.text_field)

@@ -113,7 +113,7 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     """Build dictionaries for layers of a model, in one pass over a corpus."""
 
     model: Positional[str] = ""
-    """A Hub id, a local folder, or tiny (the bundled model)."""
+    """A Hub id, a local folder, a GGUF file (owner/name:file.gguf on the Hub), or tiny (the bundled model)."""
     layers: str = ""
     """Layers to read, for example 3,4-6."""
     corpus: str = ""
@@ -279,7 +279,7 @@ class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Outpu
     """Keep activations on disk, to train many dictionaries from one pass over a model. Started again, it goes on."""
 
     model: Positional[str]
-    """A Hub id, a local folder, or tiny (the bundled model)."""
+    """A Hub id, a local folder, a GGUF file (owner/name:file.gguf on the Hub), or tiny (the bundled model)."""
     layers: str
     """Layers to read, for example 3,4-6."""
     corpus: str

@@ -163,7 +163,8 @@ def model_card(model: ITDA) -> str:
     """The README of a dictionary's folder, with the metadata that the Hub reads."""
     made = model.provenance
     base = made.get("model")
-    tag = f"base_model: {base}\n" if isinstance(base, str) and base.count("/") == 1 and base[0] not in "./~" else ""
+    repository = base.partition(":")[0] if isinstance(base, str) else ""
+    tag = f"base_model: {repository}\n" if repository.count("/") == 1 and repository[0] not in "./~" else ""
     return f"""---
 library_name: itda
 tags: [itda, interpretability, sparse-coding]
@@ -177,7 +178,7 @@ with the document and the token at which it was read (`labels.parquet`). An acti
 
 | setting | value |
 |---|---|
-| mode | {model.mode} |
+{_on_quantisation(made)}| mode | {model.mode} |
 | threshold | {model.threshold} |
 | corpus | {made.get("corpus", "-")} |
 | tokens | {made.get("tokens", "-")} |
@@ -209,6 +210,10 @@ def _on_massive(model: ITDA) -> str:
 Activations of a norm above {model.massive_norm:.6g}{said}, are massive: outliers that no measure here counts
 (`model.is_massive`).
 """
+
+
+def _on_quantisation(made: Mapping[str, Any]) -> str:
+    return f"| the model is stored as | {made['quantisation']} |\n" if made.get("quantisation") else ""
 
 
 def _on_refinement(model: ITDA) -> str:

@@ -21,7 +21,8 @@ from itda.recipes.explore import explorer_of
 from itda.sources.checkpoint import Checkpoint
 from itda.sources.huggingface import LanguageModel
 
-TRAIN = ["--layers", "1", "--tokens", "300", "--k", "4", "--window", "32", "--threshold", "0.3", "--quiet"]
+TRAIN = ["--layers", "1", "--tokens", "300", "--k", "4", "--window", "32", "--threshold", "0.3"]
+TRAIN += ["--mode", "paper", "--quiet"]
 COMMITS = "a" * 40, "b" * 40
 
 

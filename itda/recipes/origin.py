@@ -28,11 +28,11 @@ from itda.sources.weights import give_back_freed
 
 ModelRecipe = Callable[[], ActivationModel]
 
-PROVENANCE = ("model", "revision", MODEL, "tokenizer", "corpus", "corpus_part", "corpus_revision", "fingerprint")
-PROVENANCE += ("window", "batch_size", "dtype", "order", "bos", "prefix", "corpus_rules")
+PROVENANCE = ("model", "revision", MODEL, "quantisation", "tokenizer", "corpus", "corpus_part", "corpus_revision")
+PROVENANCE += ("fingerprint", "window", "batch_size", "dtype", "order", "bos", "prefix", "corpus_rules")
 """What a dictionary says of where it comes from."""
 
-MADE_BY = ("revision", MODEL, "tokenizer", "dtype", "prefix")
+MADE_BY = ("revision", MODEL, "quantisation", "tokenizer", "dtype", "prefix")
 """Of these what is known once the model is loaded."""
 
 INHERITED = ("revision", "text_field", "dataset_config", "dataset_split", "dataset_revision", "part", "order", "seed")
@@ -117,9 +117,11 @@ def prefix_of(options: settings.Train | settings.Harvest, model: ActivationModel
 
 def about_of(options: settings.Train | settings.Harvest, model: ActivationModel, corpus: Corpus) -> dict[str, Any]:
     """What the bits of a model's activations depend on, settings apart."""
-    here = not options.remote  # what NDIF runs is not known here
+    # What NDIF runs is not known here.
+    made = Checkpoint.named(options.model, revision=model.revision) if not options.remote else None
     return {
-        MODEL: Checkpoint.named(options.model, revision=model.revision).fingerprint() if here else None,
+        MODEL: made.fingerprint() if made is not None else None,
+        "quantisation": made.quantisation() if made is not None else None,
         "revision": model.revision,
         "tokenizer": model.tokenizer_hash,
         "fingerprint": corpus.fingerprint,

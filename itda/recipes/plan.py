@@ -11,8 +11,9 @@ from typing import Any
 from itda import config as settings
 from itda.checks import check_plan, parse_sites
 from itda.core.batch import Site
-from itda.errors import SettingError
+from itda.errors import ModelError, SettingError
 from itda.sources.checkpoint import DTYPES
+from itda.sources.names import gguf_of
 from itda.sources.planning import Estimate, Machine, ModelShape, Work, estimate, runs_whole
 
 GPU, LAPTOP = "GPU", "laptop"
@@ -47,6 +48,11 @@ def plan(options: settings.Plan) -> Planned:
         GPU: _machine(options, settings.parse_bytes(options.gpu_memory), settings.parse_bytes(options.ram)),
         LAPTOP: _machine(options, None, settings.parse_bytes(options.laptop)),
     }
+    if gguf_of(options.model) is not None:
+        raise ModelError(
+            f"{options.model} is in GGUF, which is unpacked as a whole and not streamed, so there is nothing to plan: "
+            "plan with the config.json of the model that it was made from"
+        )
     shape = ModelShape.of(
         options.model, sites=sites, revision=options.revision, trust_remote_code=options.trust_remote_code
     )

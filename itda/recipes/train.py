@@ -27,6 +27,7 @@ from itda.recipes.reopening import located
 from itda.recipes.runs import Bar, Progress, Run, no_bar, now_and_then, open_run
 from itda.recipes.trainers import LocalTrainers, Trainers, trainer_of
 from itda.recipes.unfinished import Keeper, Stopped, Unfinished, is_finished, plain, versions
+from itda.sources.names import GGUF
 from itda.store import write_dictionary, write_tokens
 
 LOG_EVERY_S = 1.0
@@ -269,7 +270,7 @@ def _trainers(options: settings.Train, origin: Origin, cluster: Any) -> Iterator
 
 
 def _free_folder(model: str) -> Path:
-    name = Path(model).name or "run"
+    name = Path(model.rpartition(":")[2]).name.removesuffix(GGUF) or "run"
     return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
 
 

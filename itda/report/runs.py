@@ -11,7 +11,7 @@ import numpy as np
 
 from itda.core.site import Site
 from itda.records import DictionaryRecord, RunRecord
-from itda.report.text import WIDTH, number, table
+from itda.report.text import WIDTH, number, place, table
 
 if TYPE_CHECKING:
     from itda.recipes.harvest import Harvest
@@ -27,7 +27,8 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
     order = "in corpus order" if record.get("order", "corpus") == "corpus" else "documents shuffled"
     read = f"{record['tokens']:,} tokens in windows of {record['window']}{front}"
     lines = [
-        f"{run.folder}: {record['model']} on {record['corpus']} ({record['corpus_part']} part)",
+        f"{run.folder}: {place(record['model'])} on {place(record['corpus'])} ({record['corpus_part']} part)",
+        *([f"the model is stored as {record['quantisation']}"] if record.get("quantisation") else []),
         *textwrap.wrap(f"{read}, mode {record['settings']['mode']}, {order}, in {record['seconds']:.0f} s", WIDTH),
         "",
     ]

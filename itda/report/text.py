@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,3 +52,10 @@ def number(value: float | None) -> str:
 def end(text: str, width: int) -> str:
     """The end of a text, where that of a path or a name tells most."""
     return text if len(text) <= width else "…" + text[-width + 1 :]
+
+
+def place(name: str) -> str:
+    """A path as it is called from here, if it is in this folder; what is no path stays."""
+    path = Path(name)
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else name

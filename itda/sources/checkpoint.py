@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
@@ -21,8 +24,9 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from itda.errors import ItdaError, ModelError, SettingError
+from itda.sources.gguf_header import GgufHeader
 from itda.sources.identity import COMMIT, commit_of, files_of, fingerprint
-from itda.sources.names import folder_of
+from itda.sources.names import GGUF, folder_of, gguf_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,6 +42,8 @@ class Checkpoint:
     dtype: torch.dtype | str
     revision: str | None
     trust_remote_code: bool
+    gguf: str | None = None
+    """The file in it that holds the model, if it is in GGUF."""
 
     @staticmethod
     def named(
@@ -48,10 +54,11 @@ class Checkpoint:
         dtype: str = "auto",
         trust_remote_code: bool = False,
     ) -> Checkpoint:
-        """A Hub id, a local folder, or `tiny`, the bundled model.
+        """A Hub id, a local folder, a file in GGUF (owner/name:file.gguf on the Hub), or `tiny`, the bundled model.
 
         `device` auto is a GPU where there is one; `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere.
-        Raises `ModelError` for a folder that is not there, `SettingError` for an unknown dtype.
+        Raises `ModelError` for a folder or a file that is not there, or holds several models, `SettingError` for an
+        unknown dtype.
         """
         path = folder_of(name)
         if path is not None and not path.is_absolute() and name != "tiny" and COMMIT.fullmatch(revision or ""):
@@ -64,9 +71,10 @@ class Checkpoint:
         if dtype not in ("auto", *DTYPES):
             raise SettingError(f"no dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
         chosen = DTYPES.get(dtype, torch.float32 if device == "cpu" else "auto")
-        return Checkpoint(
-            name, str(path) if path is not None and path.is_dir() else name, device, chosen, revision, trust_remote_code
-        )
+        if path is not None and path.is_file() and path.suffix.lower() != GGUF:
+            raise ModelError(f"{name} is a file: name the folder that holds the model, or a file in GGUF")
+        source, gguf = gguf_of(name) or (str(path) if path is not None else name, None)
+        return Checkpoint(name, source, device, chosen, revision, trust_remote_code, gguf)
 
     @cached_property
     def commit(self) -> str | None:
@@ -76,7 +84,7 @@ class Checkpoint:
         """
         if Path(self.source).exists():
             return None
-        file = cached_file(self.source, "config.json", revision=self.revision)
+        file = cached_file(self.source, self.gguf or "config.json", revision=self.revision)
         commit = commit_of(file) if file is not None else None
         if commit is None:
             raise ModelError(
@@ -87,17 +95,35 @@ class Checkpoint:
     @property
     def _options(self) -> dict[str, Any]:
         # All parts of one commit, even if the branch moves meanwhile.
-        return {"revision": self.commit, "trust_remote_code": self.trust_remote_code}
+        named = {"revision": self.commit, "trust_remote_code": self.trust_remote_code}
+        return {**named, "gguf_file": self.gguf} if self.gguf is not None else named
+
+    @cached_property
+    def file(self) -> Path | None:
+        """The file in GGUF, on this machine; None for another form."""
+        if self.gguf is None:
+            return None
+        found = cached_file(self.source, self.gguf, revision=self.commit)
+        return Path(found) if found is not None else None
 
     def config(self) -> Any:
         """Its configuration."""
+        if self.file is not None:
+            GgufHeader.read(self.file)  # one that is cut short is to be known now, and said in our words
         return AutoConfig.from_pretrained(self.source, **self._options)
 
     def model(self) -> PreTrainedModel:
         """The model, on the CPU; with its head if it predicts the next token."""
-        causal = any("CausalLM" in a or "LMHead" in a for a in self.config().architectures or [])
+        config = self.config()
+        if self.file is not None:
+            causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+            options = {**self._options, "config": config, **_dequantised()}
+        else:
+            causal = any("CausalLM" in a or "LMHead" in a for a in config.architectures or [])
+            options = self._options
         loader = AutoModelForCausalLM if causal else AutoModel
-        return loader.from_pretrained(self.source, dtype=self.dtype, **self._options)
+        with _quiet():
+            return loader.from_pretrained(self.source, dtype=self.dtype, **options)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer."""
@@ -109,7 +135,20 @@ class Checkpoint:
         A Hub id is told by its commit.
         """
         folder = Path(self.source)
+        if self.gguf is not None and folder.is_dir():
+            return fingerprint([folder / self.gguf])
         return fingerprint(files_of(folder)) if folder.is_dir() else None
+
+    def quantisation(self) -> str | None:
+        """How the weights were made smaller, in words; None if they were not, as far as the checkpoint says."""
+        if self.file is not None:
+            return GgufHeader.read(self.file).quantisation
+        made = getattr(self.config(), "quantization_config", None)
+        if made is None:
+            return None
+        values = made if isinstance(made, dict) else made.to_dict()
+        bits = values.get("bits") or (4 if values.get("load_in_4bit") else 8 if values.get("load_in_8bit") else None)
+        return f"{values.get('quant_method', 'quantised')}{f', {bits} bits' if bits else ''}"
 
     def bytes(self) -> int:
         """What its weights need in memory, from its configuration alone."""
@@ -127,6 +166,29 @@ class Checkpoint:
             raise
         except Exception as error:  # transformers raises whatever its parts raise
             raise ModelError(_why_not_loaded(self.name, error)) from error
+
+
+def _dequantised() -> dict[str, Any]:
+    """What has transformers unpack all weights of a GGUF file, where it could leave them packed: hooks see floats."""
+    made = getattr(transformers, "GgufConfig", None)
+    return {"quantization_config": made(dequantize=True)} if made is not None else {}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bar of a GGUF file's tensors, which transformers' own setting does not reach."""
+    reading: Any = None
+    with suppress(ImportError):  # in a later transformers it is elsewhere, or gone
+        reading = import_module("transformers.modeling_gguf_pytorch_utils")
+    shown = getattr(reading, "tqdm", None)
+    if shown is None:
+        yield
+        return
+    reading.tqdm = lambda values, **_options: values
+    try:
+        yield
+    finally:
+        reading.tqdm = shown
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:

@@ -76,6 +76,11 @@ class StreamedModel(ActivationModel):
         named = Checkpoint.named(
             name, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
+        if named.gguf is not None:
+            raise ModelError(
+                f"{name} is in GGUF, which is unpacked as a whole and cannot be streamed: leave out --stream, allow "
+                "more --model-memory or take --dtype bfloat16, or name the folder of the model it was made from"
+            )
         with named.explained():
             model, weights = open_weights(named.model, torch.device(named.device), head=head)
             inner = LanguageModel(model.eval(), named.tokenizer(), name, named.commit)
