@@ -98,7 +98,7 @@ def codes(random: np.random.Generator, tokens: int, weights: np.ndarray) -> Code
     size = np.sort(random.exponential(100, size=(tokens, K)))[:, ::-1] * random.choice([1, 1, 1, -1], size=(tokens, K))
     error = random.beta(2, 8, size=tokens).astype(np.float32)
     count = np.full(tokens, K, np.int32)
-    return CodePart(count, atoms.ravel(), size.astype(np.float32).ravel(), error)
+    return CodePart(count, atoms.ravel(), size.astype(np.float32).ravel(), error, np.zeros_like(error))
 
 
 class Explorer:

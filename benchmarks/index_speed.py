@@ -99,7 +99,14 @@ def make_index(run: Path, tokens: int, k: int, atoms: int, window: int = 127, pa
         codes = np.stack([_distinct(row, k, atoms) for row in picked]).astype(np.int32)
         weights = rng.standard_exponential((part, k)).astype(np.float32)
         count, error = np.full(part, k, np.int32), rng.random(part, np.float32)
-        write_part(run / PARTIAL, i, 1, 1.0, text, {SITE: CodePart(count, codes.ravel(), weights.ravel(), error)})
+        write_part(
+            run / PARTIAL,
+            i,
+            1,
+            1.0,
+            text,
+            {SITE: CodePart(count, codes.ravel(), weights.ravel(), error, np.zeros_like(error))},
+        )
     whole, started = run / PARTIAL / "whole", time.perf_counter()
     merge(parts_of(run / PARTIAL), whole, {SITE: (atoms, k)})
     taken = time.perf_counter() - started

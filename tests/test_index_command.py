@@ -117,7 +117,7 @@ def test_the_index_is_that_of_a_plain_loop(run, corpus):
 def test_the_activations_are_those_of_the_source_to_the_bit(run, corpus):
     expected, _ = stream(run, corpus)
     model, documents = LanguageModel.load("tiny"), open_corpus(str(corpus)).split("train").shuffled(3)
-    groups = list(recipe._groups(model, documents, 48, 4, 2000))
+    groups = list(recipe._groups(model.windower(48), documents, 4, 2000))
     for site in SITES:
         assert torch.equal(torch.cat([model.activations(g, [site])[site][m] for g, m in groups]), expected[site])
 

@@ -134,7 +134,7 @@ def test_a_decomposition_is_a_list_whose_slices_are_shown_too():
     assert repr(part) == "<Decomposition of 2 tokens at layer_4>"
     for other in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
         assert (other, other.site, other.readout) == (found, "layer_4", "code")
-    assert set(asdict(found[0])) == {"label", "explained", "atoms"}
+    assert set(asdict(found[0])) == {"label", "explained", "atoms", "massive"}
     cosines = Decomposition(found, readout="similarity")
     assert "cosine" in Read(cosines[:1]._repr_html_()).raw
     assert "coefficient" in Read(found._repr_html_()).raw

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 from itda.core.labels import Label
 from itda.core.markup import (
     BOX,
+    LINE,
     NEGATIVE,
     POSITIVE,
     SHARE,
@@ -73,8 +74,13 @@ class Parts(Protocol):
         ...
 
     @property
-    def explained(self) -> float:
-        """The share of its activation that the atoms explain."""
+    def explained(self) -> float | None:
+        """The share of its activation that the atoms explain; None where it is massive."""
+        ...
+
+    @property
+    def massive(self) -> float | None:
+        """Of a massive activation the norm, in medians."""
         ...
 
     @property
@@ -85,7 +91,11 @@ class Parts(Protocol):
 
 def one_token(parts: Parts, weight: str) -> str:
     """A token in its prompt, the share explained, and its atoms; `weight` is what the coefficients are called."""
-    caption = f"Atoms of the token {chip(parts.label.token)}, which explain {share(parts.explained)} of its activation"
+    caption = f"Atoms of the token {chip(parts.label.token)}, "
+    if parts.explained is None:
+        caption += f"whose activation is {_massive(parts)}"
+    else:
+        caption += f"which explain {share(parts.explained)} of its activation"
     return f"<div>{passage(parts.label)}{_atoms(parts.atoms, caption, weight, MOST_ATOMS)}</div>"
 
 
@@ -101,11 +111,14 @@ def decomposition(tokens: Sequence[Parts], where: str | None, weight: str) -> st
     number = f"{len(tokens):,} token{'s' if len(tokens) > 1 else ''}" + (
         f" at {escaped(clip(where, 100))}" if where else ""
     )
-    mean = statistics.fmean(parts.explained for parts in tokens)
+    ordinary = [parts.explained for parts in tokens if parts.explained is not None]
+    mean = f"{share(statistics.fmean(ordinary))} explained on average" if ordinary else "all of them massive"
+    if 0 < len(ordinary) < len(tokens):
+        mean += f"; {len(tokens) - len(ordinary):,} massive, left out of this"
     scale = " ".join(_tinted(f"{percent}%", percent / 100, "") for percent in (50, 75, 100))
     legend = f"Shade and line of a token: how much of its activation its atoms explain, {scale}"
     return (
-        f"<div><div><b>{number}</b>, {share(mean)} explained on average</div>"
+        f"<div><div><b>{number}</b>, {mean}</div>"
         f'<div dir="{direction(tokens[0].label)}" style="{BOX}">{"".join(text)}</div>'
         f"{_left_out(len(tokens) - len(text), 'tokens', len(text))}"
         f"<div>{legend}. Open a token to see its atoms, or look at one alone, such as [0]:</div>{''.join(tables)}"
@@ -127,7 +140,14 @@ def _shaded(tokens: Sequence[Parts]) -> Iterable[str]:
 
 def _shaded_token(place: int, parts: Parts, instead: str | None) -> str:
     inside = instead or escaped(clip(parts.label.token, 60), token=True, lines=True)
+    if parts.explained is None:  # no shade and no line: it is apart
+        title = f' title="token {place}: {_massive(parts)}"'
+        return f'<bdi{title} style="border:1px dashed {LINE};padding:2px 0 4px;margin:0 1px">{inside}</bdi>'
     return _tinted(inside, parts.explained, f' title="token {place}: {parts.explained:.1%} explained"')
+
+
+def _massive(parts: Parts) -> str:
+    return f"massive, its norm {parts.massive:,.0f} times the median"
 
 
 def _tinted(inside: str, value: float, title: str) -> str:
@@ -140,9 +160,10 @@ def _tinted(inside: str, value: float, title: str) -> str:
 
 def _details(place: int, parts: Parts, weight: str, most: int) -> str:
     name = f'<span style="display:inline-block;min-width:12em">{place} {chip(parts.label.token)}</span>'
+    shown = _massive(parts) if parts.explained is None else share(parts.explained)
     # One is open, to show what there is to see.
     return (
-        f"<details{'' if place else ' open'}><summary>{name} {share(parts.explained)}</summary>"
+        f"<details{'' if place else ' open'}><summary>{name} {shown}</summary>"
         f"{_atoms(parts.atoms, f'Atoms of token {place}', weight, most)}</details>"
     )
 

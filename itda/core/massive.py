@@ -78,6 +78,17 @@ def medians(norm: Float64[Tensor, "*batch"], limit: float | None) -> Float64[Ten
     return norm / (limit / MULTIPLE) if limit is not None else torch.full_like(norm, torch.nan)
 
 
+def massive_medians(activations: Float[Tensor, "tokens d_model"], limit: float | None) -> list[float | None]:
+    """The norms of massive activations in medians; None for each of the others.
+
+    >>> massive_medians(torch.tensor([[3.0], [400.0]]), 50.0)
+    [None, 80.0]
+    """
+    if limit is None:
+        return [None] * len(activations)
+    return [each if each > MULTIPLE else None for each in medians(norms(activations), limit).tolist()]
+
+
 def check_limit(limit: float | None) -> None:
     """Raises `SettingError` unless the limit is None or a positive number."""
     if limit is not None and not 0 < limit < float("inf"):

@@ -106,8 +106,8 @@ def chosen_atoms(explorer: Explorer, run: str, site: str, prompts: Sequence[str]
     """The atoms to carry where nobody says which: those that start the codes of the prompts, then the most used."""
     first: list[int] = []
     for text in prompts:
-        codes = explorer.answer("decompose", {"run": run, "site": site, "text": text})["codes"]
-        first += [ids[0] for ids, _ in codes if ids]
+        found = explorer.answer("decompose", {"run": run, "site": site, "text": text})
+        first += [ids[0] for (ids, _), share in zip(found["codes"], found["explained"], strict=True) if ids and share]
     uses = explorer.answer("atoms", {"run": run, "site": site})["uses"]
     number = len(explorer.opened.dictionary(run, site).model)
     ranked = np.argsort(-np.array(uses), kind="stable").tolist() if uses is not None else list(range(number))

@@ -50,6 +50,8 @@ CODE_TENSORS = {
     "strongest": "float32",
     "steps": "int32",
 }
+LATER_TENSORS = {"massive": "int32", "massive_medians": "float32"}
+"""What an index from before there was the rule lacks: no token is massive there."""
 
 SAMPLES, SAMPLE_BYTES = 64, 4096
 
@@ -76,7 +78,10 @@ class _Mapped:
                 self.arrays: dict[str, np.ndarray] = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, TypeError) as error:
             raise StoreError(f"{path} is damaged or not whole: {remedy}") from error
-        if {name: str(array.dtype) for name, array in self.arrays.items()} != dict(expected):
+        found = {name: str(array.dtype) for name, array in self.arrays.items()}
+        if {name: dtype for name, dtype in found.items() if name not in LATER_TENSORS} != dict(expected) or any(
+            found.get(name, dtype) != dtype for name, dtype in LATER_TENSORS.items()
+        ):
             raise StoreError(f"{path} is not a file of an index: {remedy}")
 
     def _now(self) -> tuple[int, ...]:
@@ -206,8 +211,13 @@ class CodeIndex:
         file.require(a["steps"].shape == (atoms, k) and len(a["atom_start"]) == atoms + 1)
         file.require(len(a["strongest"]) == atoms)
         number = len(a["atom"])
-        file.require(all(len(a[name]) == number for name in ("coefficient", "token", "atom_coefficient")))
-        file.require(_rows(a["start"], number) and _rows(a["atom_start"], number))
+        used = len(a["token"])  # fewer where there are massive tokens: these are no uses
+        file.require(len(a["coefficient"]) == number and len(a["atom_coefficient"]) == used <= number)
+        file.require(_rows(a["start"], number) and _rows(a["atom_start"], used))
+        massive = a.get("massive", np.zeros(0, np.int32))
+        file.require(len(massive) == len(a.get("massive_medians", ())))
+        file.require(bool(((massive >= 0) & (massive < tokens)).all()))
+        file.require(number - used == int((a["start"][massive + 1] - a["start"][massive]).sum()))
         return CodeIndex(record, text, tokens, atoms, k, file)
 
     def check(self) -> None:
@@ -226,6 +236,32 @@ class CodeIndex:
         """The largest coefficient of each atom; 0 for one without a use."""
         self.check()
         return self._file.arrays["strongest"].copy()
+
+    @cached_property
+    def massive(self) -> Int32[np.ndarray, " massive"]:
+        """The tokens whose activations are massive, in order: they use no atom and belong in no average."""
+        self.check()
+        return self._file.arrays.get("massive", np.zeros(0, np.int32)).copy()
+
+    @cached_property
+    def ordinary(self) -> int:
+        """How many tokens are not massive."""
+        return self.tokens - len(self.massive)
+
+    def medians(self, start: int, stop: int) -> dict[int, float]:
+        """Of the massive ones among the tokens from `start` up to `stop` the norms, in medians.
+
+        Raises `MissingError` for tokens there are not.
+        """
+        self.check()
+        _within(start, stop, self.tokens)
+        own = slice(*np.searchsorted(self.massive, [start, stop]).tolist())
+        found = self._file.arrays.get("massive_medians", np.zeros(0, np.float32))[own]
+        return dict(zip(self.massive[own].tolist(), found.tolist(), strict=True))
+
+    def ordinary_errors(self) -> Float32[np.ndarray, " tokens"]:
+        """The errors of all tokens that are not massive."""
+        return np.delete(self.errors(0, self.tokens), self.massive)
 
     def codes(self, token: int) -> tuple[Int32[np.ndarray, " codes"], Float32[np.ndarray, " codes"]]:
         """The atoms of a token and their coefficients, in pick order. Raises `MissingError` for no such token."""
@@ -247,7 +283,10 @@ class CodeIndex:
         return rows - rows[0], a["atom"][own].copy(), a["coefficient"][own].copy()
 
     def errors(self, start: int, stop: int) -> Float32[np.ndarray, " tokens"]:
-        """The error of each of the tokens from `start` up to `stop`. Raises `MissingError` for tokens there are not."""
+        """The error of each of the tokens from `start` up to `stop`, massive ones too.
+
+        Raises `MissingError` for tokens there are not.
+        """
         self.check()
         _within(start, stop, self.tokens)
         return self._file.arrays["error"][start:stop].copy()
@@ -255,7 +294,7 @@ class CodeIndex:
     def uses(self, atom: int) -> tuple[Int32[np.ndarray, " uses"], Float32[np.ndarray, " uses"]]:
         """The tokens that use an atom and its coefficients there, the largest first; equal ones in token order.
 
-        Raises `MissingError` for an atom there is not.
+        Massive tokens are left out. Raises `MissingError` for an atom there is not.
         """
         self.check()
         self._has(atom)

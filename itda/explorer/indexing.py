@@ -77,13 +77,18 @@ class CodePart:
     coefficient: Float32[np.ndarray, " codes"]
     """In pick order."""
     error: Float32[np.ndarray, " tokens"]
+    medians: Float32[np.ndarray, " tokens"]
+    """The norms of massive activations in medians, 0 for others."""
 
     @staticmethod
-    def of(code: SparseCode, error: Float64[Tensor, " tokens"]) -> CodePart:
-        """Codes without their padding."""
+    def of(
+        code: SparseCode, error: Float64[Tensor, " tokens"], medians: Sequence[float | None] | None = None
+    ) -> CodePart:
+        """Codes without their padding; `medians` as `massive_medians` gives them, None where no token is massive."""
         own = torch.arange(code.k, device=code.count.device) < code.count[:, None]  # tokens k
         columns = code.count.int(), code.indices[own].int(), code.coefficients[own].float(), error.float()
-        return CodePart(*(column.cpu().numpy() for column in columns))
+        massive = np.array([each or 0 for each in medians or [0] * len(error)], np.float32)
+        return CodePart(*(column.cpu().numpy() for column in [*columns, torch.from_numpy(massive)]))
 
 
 @dataclass(frozen=True)
@@ -135,12 +140,17 @@ def merge(parts: Sequence[PartRecord], whole: Path, sites: Mapping[Site, tuple[i
     _save(whole / TEXT, _merged_text(parts), {"format": INDEX_FORMAT})
     for site, (atoms, k) in sites.items():
         columns = {name: _column(parts, f"{site}/{name}") for name in ("atom", "coefficient", "error")}
-        start = _starts(_column(parts, f"{site}/count"))
-        uses = by_atom(start, columns["atom"], columns["coefficient"], atoms, k)
+        count, medians = (_column(parts, f"{site}/{name}") for name in ("count", "medians"))
+        start, massive = _starts(count), np.flatnonzero(medians).astype(np.int32)
+        # Massive tokens would be the strongest uses of whatever atoms they have.
+        counted = np.where(medians > 0, 0, count)
+        kept = np.repeat(medians == 0, count) if len(massive) else slice(None)
+        uses = by_atom(_starts(counted), columns["atom"][kept], columns["coefficient"][kept], atoms, k)
         strongest, used = np.zeros(atoms, np.float32), np.diff(uses.start) > 0
         strongest[used] = uses.coefficient[uses.start[:-1][used]]
         by_atoms = {"atom_start": uses.start, "token": uses.token, "atom_coefficient": uses.coefficient}
         arrays = {"start": start, **columns, **by_atoms, "strongest": strongest, "steps": uses.steps}
+        arrays |= {"massive": massive, "massive_medians": medians[massive]}
         _save(whole / f"{site}.safetensors", arrays, {"format": INDEX_FORMAT})
 
 

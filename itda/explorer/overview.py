@@ -20,6 +20,7 @@ POINTS = 200
 
 SETTINGS = ("mode", "k", "order", "refine", "min_fidelity", "window", "bos")
 MEASURES = ("fvu", "l0", "ce_loss_score", "kl", "unused_atoms", "tokens")
+MEASURES += ("massive_tokens", "massive_energy", "fvu_all", "massive")
 
 
 def overview(opened: Opened, run: str) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def _site(opened: Opened, run: str, site: str) -> dict[str, Any]:
         "pursuit": dictionary.model.pursuit,
         "threshold": dictionary.model.threshold,
         "metrics": {name: measured.get(name) for name in MEASURES} if measured is not None else None,
+        "massive": dictionary.model.provenance.get("massive"),
         "use": use_values(dictionary),
         "trouble": dictionary.index_trouble,
     }
@@ -75,6 +77,7 @@ def use_values(dictionary: Dictionary) -> dict[str, Any] | None:
     counts, edges = np.histogram(_explained_sample(index), bins=20, range=(0.0, 1.0))
     return {
         "tokens": index.tokens,
+        "massive": len(index.massive),
         "unused": int((index.counts == 0).sum()),
         "by_rank": [places.tolist(), ranked[places - 1].tolist()],
         "explained": {"edges": [rounded(edge) for edge in edges.tolist()], "counts": counts.tolist()},
@@ -82,9 +85,9 @@ def use_values(dictionary: Dictionary) -> dict[str, Any] | None:
 
 
 def _explained_sample(index: CodeIndex) -> np.ndarray:
-    """The share explained of up to 100,000 indexed tokens, evenly spread."""
-    step = max(1, index.tokens // 100_000)
-    return 1 - np.clip(index.errors(0, index.tokens)[::step], 0.0, 1.0)
+    """The share explained of up to 100,000 indexed tokens that are not massive, evenly spread."""
+    step = max(1, index.ordinary // 100_000)
+    return 1 - np.clip(index.ordinary_errors()[::step], 0.0, 1.0)
 
 
 def _found(record: Mapping[str, Any], sites: list[dict[str, Any]]) -> dict[str, int]:

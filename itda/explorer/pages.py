@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from itda.core.batch import Site
+from itda.core.massive import massive_medians
 from itda.errors import ItdaError, MissingError, SettingError
 from itda.explorer.atoms import atom_list, atom_page
 from itda.explorer.effects import average_logits, promoted
@@ -146,7 +147,9 @@ class Explorer:
         code, error = dictionary.model.decompose(found[site])
         ids = labels.token_id.tolist()
         partial = {place: pieces[token] for place, token in enumerate(ids) if token in pieces}
-        return text_window(dictionary, [label.token for label in labels], partial, code, error.tolist())
+        medians = massive_medians(found[site], dictionary.model.massive_norm)
+        massive = {place: each for place, each in enumerate(medians) if each is not None}
+        return text_window(dictionary, [label.token for label in labels], partial, code, error.tolist(), massive)
 
     def _model(self, run: str) -> tuple[LanguageModel, dict[int, str]]:
         if self._loader is None:

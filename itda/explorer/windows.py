@@ -28,6 +28,7 @@ def example(index: CodeIndex, token: int, atom: int, coefficient: float) -> dict
     places = np.flatnonzero(atoms == atom)
     rows = np.searchsorted(starts, places, side="right") - 1
     own = int(index.codes(token)[0].tolist().index(atom))
+    massive = [each - start for each in index.medians(start, stop)]
     return {
         "token": token,
         "document": index.text.document(token),
@@ -39,7 +40,11 @@ def example(index: CodeIndex, token: int, atom: int, coefficient: float) -> dict
         "cut": [start > first, stop < last],
         "tokens": index.text.pieces_of(start, stop),
         "bytes": partial(index, start, stop),
-        "weights": [[int(row), rounded(float(coefficients[place]))] for row, place in zip(rows, places, strict=True)],
+        "weights": [
+            [int(row), rounded(float(coefficients[place]))]
+            for row, place in zip(rows, places, strict=True)
+            if row not in massive
+        ],
     }
 
 
@@ -53,6 +58,7 @@ def indexed_window(dictionary: Dictionary, index: CodeIndex, token: int) -> dict
     """The window of the corpus that a token is in, with the code of each of its tokens."""
     first, last = index.text.window(token)
     starts, atoms, coefficients = index.codes_between(first, last)
+    massive = {place - first: each for place, each in index.medians(first, last).items()}
     return {
         "document": index.text.document(token),
         "position": index.text.position(first),
@@ -60,7 +66,7 @@ def indexed_window(dictionary: Dictionary, index: CodeIndex, token: int) -> dict
         "first": first,
         "tokens": index.text.pieces_of(first, last),
         "bytes": partial(index, first, last),
-        "explained": [rounded(1 - error) for error in index.errors(first, last).tolist()],
+        **_explained(index.errors(first, last).tolist(), massive),
         **_codes(dictionary, starts, atoms, coefficients),
     }
 
@@ -71,8 +77,10 @@ def text_window(
     pieces: Mapping[int, str],
     code: SparseCode,
     error: Sequence[float],
+    massive: Mapping[int, float],
 ) -> dict[str, Any]:
-    """A text that somebody typed, in the same form. `pieces` has the bytes of tokens that are not whole characters."""
+    """A text that somebody typed, in the same form. `pieces` has the bytes of tokens that are not whole characters,
+    `massive` the norms, in medians, of those that are massive."""
     counts = code.count.tolist()
     starts = np.concatenate([[0], np.cumsum(counts)])
     kept = [slice(0, count) for count in counts]
@@ -86,9 +94,15 @@ def text_window(
         "first": None,
         "tokens": list(tokens),
         "bytes": {str(place): hexadecimal for place, hexadecimal in pieces.items()},
-        "explained": [rounded(1 - each) for each in error],
+        **_explained(error, massive),
         **_codes(dictionary, starts, np.concatenate(atoms or empty), np.concatenate(coefficients or empty)),
     }
+
+
+def _explained(error: Sequence[float], massive: Mapping[int, float]) -> dict[str, Any]:
+    """The share explained of each token, None for a massive one, of which there is the norm, in medians, instead."""
+    shares = [None if place in massive else rounded(1 - each) for place, each in enumerate(error)]
+    return {"explained": shares, "massive": {str(place): rounded(each) for place, each in massive.items()}}
 
 
 def _codes(dictionary: Dictionary, starts: np.ndarray, atoms: np.ndarray, coefficients: np.ndarray) -> dict[str, Any]:

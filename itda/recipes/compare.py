@@ -190,7 +190,8 @@ def _settings_of(opened: _Opened) -> dict[str, Any]:
     """The settings of a run that this itda knows."""
     known = {field.name for field in fields(settings.Train)}
     made = {name: value for name, value in opened.run.record["settings"].items() if name in known}
-    return {"bos": opened.run.bos, **made}
+    # What is absent was not there yet: all activations were alike.
+    return {"bos": opened.run.bos, "massive": "off", **made}
 
 
 def _told(opened: _Opened) -> dict[str, Any]:

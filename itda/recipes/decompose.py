@@ -16,6 +16,7 @@ from itda.core.labels import Label
 from itda.core.levels import two_levels
 from itda.core.markup import one_line
 from itda.core.markup_decomposition import decomposition, one_token
+from itda.core.massive import massive_medians
 from itda.core.model import ITDA
 from itda.errors import SettingError
 from itda.recipes.runs import open_run
@@ -44,10 +45,13 @@ class TokenDecomposition:
     """One token taken apart."""
 
     label: Label
-    explained: float
-    """Share of the activation's energy that the atoms explain, 1 - ||z - z_hat||^2 / ||z||^2."""
+    explained: float | None
+    """Share of the activation's energy that the atoms explain, 1 - ||z - z_hat||^2 / ||z||^2; None where it is massive:
+    that share would say nothing."""
     atoms: list[AtomUse]
     """In pick order."""
+    massive: float | None = None
+    """Of a massive activation (`ITDA.is_massive`) the norm, in medians of the norms of training's first tokens."""
 
     def __repr__(self) -> str:
         # That of a dataclass would have the prompt of every atom.
@@ -140,7 +144,8 @@ def decompose_text(
     if readout == "levels":
         code = two_levels(dictionary).encode(x)
         error = dictionary.error(x, code)
-    explained = (1 - error).tolist()
+    massive = massive_medians(x, dictionary.massive_norm)
+    explained = [None if apart is not None else 1 - each for apart, each in zip(massive, error.tolist(), strict=True)]
     fidelity = dictionary.fidelity.tolist() if dictionary.fidelity is not None else None
     tokens = [
         TokenDecomposition(
@@ -155,6 +160,7 @@ def decompose_text(
                 )
                 for place, atom in enumerate(code.indices[row, : code.count[row]].tolist())
             ],
+            massive[row],
         )
         for row, label in enumerate(labels)
     ]
@@ -166,16 +172,19 @@ def top_uses(
 ) -> list[list[AtomUse]]:
     """For each of some atoms, the `most` activations of a source that have it with the largest coefficient.
 
-    Each `AtomUse` has the label of the activation. Equal coefficients stay in stream order.
+    Massive activations are passed over. Each `AtomUse` has the label of the activation. Equal coefficients stay in
+    stream order.
     """
     found: list[list[AtomUse]] = [[] for _ in atoms]
     for batches in source:
-        code = dictionary.encode(batches[site].activations.cpu())
+        batch = batches[site]
+        ordinary = ~dictionary.is_massive(batch.activations).cpu()
+        code, labels = dictionary.encode(batch.activations.cpu()[ordinary]), batch.labels[ordinary]
         for uses, atom in zip(found, atoms, strict=True):
             coefficient = torch.where(code.indices == atom, code.coefficients, 0).sum(dim=1)
             for row in coefficient.topk(min(most, len(coefficient))).indices.tolist():
                 if coefficient[row] > 0:
-                    uses.append(AtomUse(atom, coefficient[row].item(), batches[site].labels[row]))
+                    uses.append(AtomUse(atom, coefficient[row].item(), labels[row]))
             uses.sort(key=lambda use: -use.coefficient)
             del uses[most:]
     return found

@@ -18,6 +18,8 @@ from torch import Tensor
 from itda import config as settings
 from itda.checks import check_index_batch
 from itda.core.batch import Site
+from itda.core.massive import massive_medians
+from itda.core.model import ITDA
 from itda.errors import CorpusError, StoreError
 from itda.explorer.index import FOLDER, INDEX_FORMAT, CodeIndex, sample
 from itda.explorer.indexing import (
@@ -46,6 +48,8 @@ BLOCK = 4096
 """Tokens, at least, that are encoded together and are a part on disk: pursuits of fewer rows are slower."""
 
 SETTINGS_FORMAT = "itda-index-settings"
+PARTS = 2
+"""What is in a part: those that an older itda left are not gone on with."""
 
 Masked = tuple[Group, Bool[Tensor, "windows tokens"]]
 """A group with those of its activations that are within the budget of tokens."""
@@ -59,9 +63,11 @@ class SiteIndex:
     unused: int
     """Atoms that no indexed token uses."""
     codes: int
-    """Entries of all codes together."""
+    """Entries of all codes together, of massive tokens apart."""
     explained: float
-    """The mean over tokens of 1 - error."""
+    """The mean over tokens of 1 - error, massive ones left out."""
+    massive: int = 0
+    """Massive tokens, which use no atom here."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,10 @@ def _site_record(run: Run, site: Site) -> dict[str, Any]:
     try:
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        return {"atoms": config["atoms"], "k": config["k"], "dictionary": digest, "sample": sample(file)}
+        made = {"atoms": config["atoms"], "k": config["k"], "dictionary": digest, "sample": sample(file)}
+        # Absent where no token is massive, as in an index from before there was the rule.
+        limit = config.get("massive_norm")
+        return made if limit is None else {**made, "massive_norm": limit}
     except (OSError, KeyError) as error:
         raise StoreError(f"{file.parent} is damaged or not whole: write or download it anew") from error
 
@@ -194,7 +203,7 @@ def _existing(
 
 def _prepare(partial: Path, wanted: Mapping[str, Any]) -> None:
     """Keep the parts that a killed process left if they were made in the same way, else begin with an empty folder."""
-    kind = {"format": SETTINGS_FORMAT, "format_version": FORMAT_VERSION}
+    kind = {"format": SETTINGS_FORMAT, "format_version": FORMAT_VERSION, "parts": PARTS}
     try:
         if read_json(partial / "settings.json", SETTINGS_FORMAT) == {**kind, **wanted}:
             return
@@ -246,7 +255,7 @@ def _encoded(
             count += int(mask.sum())
         if not block:
             return
-        codes = {site: CodePart.of(*dictionaries[site].decompose(torch.cat(parts))) for site, parts in found.items()}
+        codes = {site: _codes(dictionaries[site], torch.cat(parts)) for site, parts in found.items()}
         text = TextPart.of(block)
         seconds = time.monotonic() - started
         write_part(partial, number, len(block), seconds, text, codes)
@@ -254,10 +263,15 @@ def _encoded(
         number += 1
 
 
+def _codes(dictionary: ITDA, x: Tensor) -> CodePart:
+    return CodePart.of(*dictionary.decompose(x), massive_medians(x, dictionary.massive_norm))
+
+
 def _summaries(run: Run, sites: Sequence[Site]) -> dict[Site, SiteIndex]:
     found: dict[Site, SiteIndex] = {}
     for site in sites:
         index = CodeIndex.open(run.folder, site)
-        explained = 1 - float(index.errors(0, index.tokens).mean(dtype="float64"))
-        found[site] = SiteIndex(index.atoms, int((index.counts == 0).sum()), int(index.counts.sum()), explained)
+        explained = 1 - float(index.ordinary_errors().mean(dtype="float64")) if index.ordinary else float("nan")
+        unused, codes = int((index.counts == 0).sum()), int(index.counts.sum())
+        found[site] = SiteIndex(index.atoms, unused, codes, explained, len(index.massive))
     return found

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from itda import config as settings
 from itda.core.batch import Site
+from itda.core.labels import Labels
 from itda.core.levels import two_levels
 from itda.core.model import ITDA
 from itda.errors import CorpusError
@@ -34,8 +35,8 @@ def probe_run(
 ) -> tuple[list[str], dict[Site, dict[str, list[ProbeResult]]]]:
     """The classes, and by site and readout the probes of `itda.probing` for `SIZES` latents.
 
-    Probes are fitted on three in four documents and judged on the rest. `say` is told what the user should
-    know. Raises an `ItdaError` for bad input.
+    Tokens that are massive at any site are left out. Probes are fitted on three in four documents and judged on the
+    rest. `say` is told what the user should know. Raises an `ItdaError` for bad input.
     """
     tokens = settings.parse_count(options.tokens)
     run = open_run(options.run)
@@ -59,6 +60,15 @@ def probe_run(
                 found[site].append(batch[site].activations.float().cpu())
             labels.append(batch[sites[0]].labels)
             progress.update(len(labels[-1]))
+    # All sites are probed on the same tokens.
+    massive = torch.zeros(sum(map(len, labels)), dtype=torch.bool)
+    for site in sites:
+        found[site] = [torch.cat(found[site])] if found[site] else []
+        massive |= run.dictionary(site).is_massive(found[site][0]) if found[site] else massive
+    if bool(massive.any()):
+        say(f"{int(massive.sum()):,} of {len(massive):,} tokens are massive and left out")
+        found = {site: [x[~massive] for x in parts] for site, parts in found.items()}
+        labels = [Labels.concatenate(labels)[~massive]]
     names, classes, documents = _classes(corpus, labels)
     results: dict[Site, dict[str, list[ProbeResult]]] = {}
     with bar("probes", len(sites) * READOUTS) as progress:

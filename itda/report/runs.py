@@ -97,10 +97,20 @@ def index_summary(run: Path, made: Indexing) -> str:
     else:
         lines.append(f"{tokens:,} tokens. It was there already: nothing to do.")
     rows = [
-        [str(site), f"{s.atoms:,}", f"{s.unused:,}", f"{s.codes / tokens:.1f}", f"{s.explained:.1%}"]
+        [
+            str(site),
+            f"{s.atoms:,}",
+            f"{s.unused:,}",
+            f"{s.codes / max(1, tokens - s.massive):.1f}",
+            f"{s.explained:.1%}",
+        ]
         for site, s in made.sites.items()
     ]
-    lines += ["", table(["site", "atoms", "never used", "atoms per token", "explained"], rows)]
+    header = ["site", "atoms", "never used", "atoms per token", "explained"]
+    if any(s.massive for s in made.sites.values()):
+        rows = [[*row, f"{s.massive:,}"] for row, s in zip(rows, made.sites.values(), strict=True)]
+        header.append("massive, left out")
+    lines += ["", table(header, rows)]
     return "\n".join([*lines, "", f"See it: itda explore {run}"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from itda.core.labels import Label
@@ -14,13 +15,22 @@ def decomposition(tokens: Sequence[TokenDecomposition], top: int) -> str:
     blocks = []
     for token in tokens:
         head = f"{prompt(token.label, WIDTH - 20)}"
-        blocks.append(f"{head:<{WIDTH - 18}}  explained {token.explained:5.1%}")
+        if token.massive is not None:
+            blocks.append(f"{head:<{WIDTH - 18}}  massive, {token.massive:6,.0f}x")
+        else:
+            blocks.append(f"{head:<{WIDTH - 18}}  explained {token.explained:5.1%}")
         for use in token.atoms[:top]:
             faithful = f"  {use.fidelity:4.2f}" if use.fidelity is not None else ""
             start = f"  {use.coefficient:+9.3f}  {use.atom:>6}{faithful}  "
             blocks.append(start + prompt(use.label, WIDTH - len(start)))
         if len(token.atoms) > top:
             blocks.append(f"  {'':9}  and {len(token.atoms) - top} more atoms")
+    if any(token.massive is not None for token in tokens):
+        said = (
+            "massive: a norm so many times the median. Such tokens say little of the text, and a share of them that "
+            "is explained would say nothing."
+        )
+        blocks += ["", *textwrap.wrap(said, WIDTH)]
     return "\n".join(blocks)
 
 

@@ -221,7 +221,7 @@ def test_foreign_files_and_parts_that_do_not_fit_are_refused(copied, name):
     tensors = load_file(file)
     save_file({"weights": torch.ones(3)}, file)
     assert "is not a file of an index" in refused(copied)
-    for cut in tensors:
+    for cut in (name for name, tensor in tensors.items() if len(tensor)):
         save_file({n: t[:-1].contiguous() if n == cut else t for n, t in tensors.items()}, file)
         assert "damaged" in refused(copied)
 

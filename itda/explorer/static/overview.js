@@ -42,7 +42,7 @@ export async function overviewView(params, context) {
           series: used.map((site) => ({ name: site.site, x: site.use.by_rank[0], y: site.use.by_rank[1] })), xTitle: "rank", yTitle: "uses", logarithmic: true,
           label: "Uses by rank: " + used.map((site) => `${site.site} from ${count(site.use.by_rank[1][0])} to ${count(site.use.by_rank[1].at(-1))}`).join(", "),
         })),
-      used.map((site) => card(`Explained, ${site.site}`, "Tokens by the share of their activation that their atoms explain.",
+      used.map((site) => card(`Explained, ${site.site}`, "Tokens by the share of their activation that their atoms explain." + (site.use.massive ? ` ${count(site.use.massive)} massive ones are left out.` : ""),
         histogram({ counts: site.use.explained.counts, edges: site.use.explained.edges, unit: "tokens", label: `Histogram of the share explained in ${site.site}` })))),
   ]);
   return { page, title: `Overview of ${data.run}` };
@@ -53,9 +53,10 @@ const SITE_COLUMNS = [
   ["Atoms", (site) => count(site.atoms), "Atoms in the dictionary"],
   ["Width", (site) => site.d_model, "d_model"],
   ["Threshold", (site) => short(site.threshold), "The share of an activation's energy that training left unexplained"],
-  ["fvu", (site) => measured(site, "fvu"), "Fraction of variance unexplained, on held-out tokens"],
+  ["fvu", (site) => measured(site, "fvu"), "Fraction of variance unexplained, on held-out tokens, massive ones left out"],
   ["CE loss score", (site) => measured(site, "ce_loss_score"), "1: the model predicts as well with reconstructions; 0: as with zeros"],
   ["l0", (site) => measured(site, "l0"), "Atoms per token"],
+  ["Massive", (site) => (site.massive ? count(site.massive.tokens) : "–"), "Tokens of training whose norm is over 10 times the median: they say little of the text, and no other figure counts them"],
   ["Unused", (site) => (site.use ? percent(site.use.unused / site.atoms) : "–"), "Atoms that no indexed token uses"],
 ];
 

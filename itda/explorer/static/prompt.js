@@ -120,16 +120,17 @@ export async function promptView(params, context) {
 
 /** The text: a button for each token, with a bar for the share explained, or tinted by one atom's coefficients. */
 function tokenStrip(data, state, select, where) {
-  const weights = data.codes.map(([ids, values]) => (state.atom === null ? null : (values[ids.indexOf(state.atom)] ?? null)));
+  // A massive token would outshine all others: it is not tinted.
+  const weights = data.codes.map(([ids, values], place) => (state.atom === null || data.explained[place] === null ? null : (values[ids.indexOf(state.atom)] ?? null)));
   const largest = Math.max(...weights.map((w) => Math.abs(w ?? 0)));
   const buttons = data.tokens.map((text, place) => {
     const bytes = data.bytes[place];
     const chosen = place === state.token;
     const explained = data.explained[place];
-    const name = `${named(text, bytes)}, ${percent(explained)} explained` + (weights[place] !== null ? `, coefficient ${signed(weights[place])}` : "");
+    const name = `${named(text, bytes)}, ${explained === null ? massive(data, place) : `${percent(explained)} explained`}` + (weights[place] !== null ? `, coefficient ${signed(weights[place])}` : "");
     const button = h("button", {
-      type: "button", class: "token", "data-token": place, tabindex: chosen ? 0 : -1, "aria-pressed": chosen ? "true" : "false", "aria-label": name, title: name,
-      style: { "--explained": (100 * explained).toFixed(1) + "%" }, onclick: () => select(data, place, true),
+      type: "button", class: explained === null ? "token massive" : "token", "data-token": place, tabindex: chosen ? 0 : -1, "aria-pressed": chosen ? "true" : "false", "aria-label": name, title: name,
+      style: { "--explained": (100 * (explained ?? 0)).toFixed(1) + "%" }, onclick: () => select(data, place, true),
     }, h("bdi", {}, tokenText(text, bytes, { edges: text.includes("\n") })));
     if (weights[place] !== null) tint(button, weights[place], largest);
     // The sign of a newline stays on its line; what indents the next one goes there, for the eye only.
@@ -144,9 +145,12 @@ function tokenStrip(data, state, select, where) {
       select(data, Math.max(0, Math.min(data.tokens.length - 1, state.token + moves[event.key])), true);
     },
   }, buttons);
-  const mean = data.explained.reduce((a, b) => a + b, 0) / Math.max(1, data.explained.length);
+  const ordinary = data.explained.filter((each) => each !== null);
+  const mean = ordinary.reduce((a, b) => a + b, 0) / Math.max(1, ordinary.length);
+  const apart = data.explained.length - ordinary.length;
   const legend = state.atom === null
-    ? ["The bar under a token is the share of its activation that its atoms explain; ", h("strong", {}, percent(mean)), " on average."]
+    ? ["The bar under a token is the share of its activation that its atoms explain; ", h("strong", {}, ordinary.length ? percent(mean) : "–"), " on average.",
+      apart > 0 && ` A dashed frame marks what is massive and left out of that: a norm many times the median, which says little of the text (${count(apart)} ${apart === 1 ? "token" : "tokens"}).`]
     : ["Tinted by the coefficient of ", h("a", { href: link("atom", { ...where, atom: state.atom }) }, `atom ${count(state.atom)}`), ": blue is positive, orange and dashed is negative."];
   return h("section", { class: "card", "aria-label": "Text" }, strip, h("p", { class: "muted" }, legend));
 }
@@ -156,11 +160,11 @@ function detail(data, state, shade, where) {
   const largest = Math.max(0, ...values.map(Math.abs));
   const text = data.tokens[state.token];
   const table = h("table", { class: "codes" },
-    h("caption", {}, chip(text, data.bytes[state.token]), " ", h("strong", {}, percent(data.explained[state.token])), ` explained by ${ids.length} ${ids.length === 1 ? "atom" : "atoms"}, in pick order`),
+    h("caption", {}, chip(text, data.bytes[state.token]), " ", data.explained[state.token] === null ? [massive(data, state.token), "; its code has"] : [h("strong", {}, percent(data.explained[state.token])), " explained by"], ` ${ids.length} ${ids.length === 1 ? "atom" : "atoms"}, in pick order`),
     h("thead", {}, h("tr", {}, ["Coefficient", "Atom", "The atom's own prompt", "Show"].map((title) => h("th", { scope: "col" }, title)))),
     h("tbody", {}, ids.map((atom, place) => row(data, atom, [h("span", { class: "number" }, signed(values[place])), meter(values[place], largest)], state, shade, where))));
   const sums = new Map();
-  data.codes.forEach(([atoms, weights]) => atoms.forEach((atom, place) => {
+  data.codes.forEach(([atoms, weights], token) => data.explained[token] !== null && atoms.forEach((atom, place) => {
     const sum = sums.get(atom) ?? { weight: 0, tokens: 0 };
     sums.set(atom, { weight: sum.weight + Math.abs(weights[place]), tokens: sum.tokens + 1 });
   }));
@@ -173,6 +177,10 @@ function detail(data, state, shade, where) {
       h("thead", {}, h("tr", {}, ["Sum, tokens", "Atom", "The atom's own prompt", "Show"].map((title) => h("th", { scope: "col" }, title)))),
       h("tbody", {}, strongest.map(([atom, { weight, tokens }]) => row(data, atom, [h("span", { class: "number" }, short(weight)), h("span", { class: "muted" }, ` × ${tokens}`), meter(weight, most)], state, shade, where)))));
   return h("div", {}, h("section", { class: "card", "aria-label": "The chosen token" }, table), whole);
+}
+
+function massive(data, place) {
+  return `massive, its norm ${short(data.massive[place])} times the median`;
 }
 
 function row(data, atom, first, state, shade, where) {
