@@ -236,12 +236,13 @@ def _compare(options: settings.Compare) -> None:
 
 def _index(options: settings.Index) -> None:
     from itda import report
+    from itda.recipes import finite
     from itda.recipes.index import index_run
 
     with _resumable():
         made = index_run(options, _bar(options), _say(options))
     if options.json:
-        sites = {str(site): asdict(values) for site, values in made.sites.items()}
+        sites = {str(site): finite(asdict(values)) for site, values in made.sites.items()}
         record = {name: value for name, value in made.record.items() if name != "pieces"}
         _print_json({**record, "run": str(options.run), "index": str(made.folder), "new": made.new, "sites": sites})
     else:

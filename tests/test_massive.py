@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sinks import WORD, save, sink_model, texts, word_id
 
 from itda import ITDA, ActivationBatch, Builder, Labels, Site, recipes
@@ -208,18 +209,17 @@ def test_the_index_marks_them_and_they_use_no_atom(run, stream, capsys):
     assert "massive, left out" in printed(capsys, "index", str(run), "--quiet")
 
 
-def test_an_index_without_the_tensors_of_massive_tokens_still_opens(run, tmp_path):
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
+def test_an_index_from_before_there_was_the_rule_still_opens(model, corpus, tmp_path):
     folder = tmp_path / "run"
-    shutil.copytree(run, folder)
+    main(["train", model, "--corpus", corpus, "--out", str(folder), *TRAIN, "--massive", "off"])
+    main(["index", str(folder), "--quiet"])
     path = folder / "index" / "layer_1.safetensors"
-    kept = {name: value for name, value in load_file(path).items() if not name.startswith("massive")}
-    save_file(kept, path, {"format": "itda-index"})
+    tensors = load_file(path)
+    assert len(tensors.pop("massive")) == len(tensors.pop("massive_medians")) == 0
+    save_file(tensors, path, {"format": "itda-index"})
     index = CodeIndex.open(folder, Site(1))
     assert (index.massive.tolist(), index.ordinary, index.medians(0, 1800)) == ([], 1800, {})
+    assert len(index.ordinary_errors()) == 1800
 
 
 @pytest.fixture(scope="module")
