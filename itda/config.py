@@ -300,8 +300,8 @@ class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Outpu
     """In front of each window: what the tokenizer puts there (auto), a BOS in any case (always), or nothing (never)."""
     revision: str | None = None
     """The commit, tag or branch of a Hub model."""
-    part: Literal["train", "all"] = "train"
-    """train leaves one document in ten for `itda evaluate`."""
+    part: Literal["train", "heldout", "all"] = "train"
+    """train leaves one document in ten for `itda evaluate`; heldout is those."""
 
 
 def check_seed(options: Harvest) -> None:

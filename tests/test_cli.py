@@ -1,8 +1,10 @@
 """The command line, run in this process on the bundled model; bad input ends in one line and status 2."""
 
 import gc
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from itda.cli import main
 from itda.config import parse_bytes
 from itda.core import memory
 from itda.files import FULL, RUN_FORMAT
+from itda.recipes.trainers import LocalTrainers
 
 TRAIN = ["--mode", "paper", "--order", "corpus", "--k", "8", "--threshold", "0.4", "--tokens", "2k", "--window", "64"]
 TRAIN += ["--quiet"]
@@ -331,3 +334,73 @@ def test_usage_errors_have_status_2(capsys):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "utf-8"])
+def test_signs_that_a_terminal_lacks_are_replaced_and_json_stays_whole(run, monkeypatch, encoding):
+    """As with PYTHONIOENCODING: cp1252 has no sign for a newline, ASCII none of the quotation marks either."""
+    written = {}
+    for more in ([], ["--json"]):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        main(["decompose", str(run), "a\nb", "--layers", "4", *more])
+        stream.flush()
+        written[len(more)] = stream.buffer.getvalue().decode(encoding)
+    monkeypatch.undo()
+    tokens = json.loads(written[1])["tokens"]
+    assert "".join(token["label"]["token"] for token in tokens) == "a\nb"
+    marks = {"ascii": "</>", "cp1252": "«/»", "latin-1": "«/»", "utf-8": "«⏎»"}
+    assert marks[encoding] in written[0]
+    assert "explained" in written[0]
+    lines = written[0].splitlines()
+    assert max(len(line) for line in lines if str(run) not in line and "http" not in line) <= 80
+
+
+def test_seconds_of_a_run_count_its_refinement_once(corpus, tmp_path, monkeypatch):
+    """Time passes in refinement alone."""
+
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+    clock, finish = Clock(), LocalTrainers.finish
+
+    def slow(self, parts=None):
+        clock.now += 100.0
+        return finish(self, parts)
+
+    monkeypatch.setattr(sys.modules["itda.recipes.train"], "time", clock)
+    monkeypatch.setattr(LocalTrainers, "finish", slow)
+    arguments = ["train", "tiny", "--layers", "2", "--corpus", str(corpus), "--out", str(tmp_path / "run"), *TRAIN]
+    main(arguments)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["seconds"] == 100.0
+
+
+def test_what_was_logged_can_be_read_while_the_run_goes_on(tmp_path):
+    from itda.config import Train
+    from itda.recipes.unfinished import Unfinished
+
+    with Unfinished.begun(tmp_path / "run", Train()) as unfinished, unfinished.log(0) as log:
+        for tokens in (1, 2):
+            log(json.dumps({"tokens": tokens}) + "\n")
+            lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+            assert json.loads(lines[-1]) == {"tokens": tokens}
+
+
+def test_train_says_every_ten_seconds_how_far_it_is_where_there_is_no_terminal(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("itda.progress.EVERY_S", 0.0)
+    train = ["train", "tiny", "--layers", "2", "--corpus", str(corpus), *TRAIN]
+    main([*train[:-1], "--out", str(tmp_path / "run")])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("itda: train ")]
+    assert re.fullmatch(r"itda: train [\d.k]+ of 2.0k tokens, [\d,.]+/s, 2:\d+ atoms(, \w+ left)?", lines[-2])
+    assert re.fullmatch(r"itda: train 2.0k tokens in \d+s", lines[-1])
+    main([*train, "--out", str(tmp_path / "quiet")])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_goes_away_is_no_error_in_help_either(tmp_path):
+    command = f"{sys.executable} -m itda.cli train --help | head -1"
+    made = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert (made.stdout.count("\n"), made.stderr) == (1, "")

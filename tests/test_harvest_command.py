@@ -312,3 +312,25 @@ def test_stopped_by_the_keyboard_it_says_how_to_go_on(corpus, tmp_path, capsys, 
         main(command(corpus, tmp_path / "new", "--quiet"))
     assert stopped.value.code == 130
     assert "stopped; the same command goes on from here" in capsys.readouterr().err
+
+
+def test_the_held_out_part_is_harvested_and_its_dictionary_measured_on_the_rest(tmp_path):
+    from itda.recipes.evaluate import corpus_to_measure_on
+    from itda.recipes.runs import open_run
+    from itda.sources.corpus import is_held_out
+
+    corpus = tmp_path / "texts"
+    corpus.mkdir()
+    for i in range(30):
+        (corpus / f"{i:02}.py").write_text(f"import os\n\n\ndef f_{i}(path):\n    return os.path.join(path)\n")
+    main(command(corpus, tmp_path / "acts", "--part", "heldout", "--quiet"))
+    documents = {name for batches in ShardSource(tmp_path / "acts") for name in batches[SITES[0]].labels.document}
+    assert documents
+    assert all(is_held_out(name) for name in documents)
+    train = ["train", "--activations", str(tmp_path / "acts"), "--layer", "1", "--k", "4", "--threshold", "0.4"]
+    main([*train, "--mode", "paper", "--out", str(tmp_path / "run"), "--quiet"])
+    run = open_run(tmp_path / "run")
+    assert run.record["corpus_part"] == "heldout"
+    rest = [document.id for document in corpus_to_measure_on(run, None, settings.Evaluate(run=run.folder))]
+    assert rest
+    assert not any(is_held_out(name) for name in rest)

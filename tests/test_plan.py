@@ -196,3 +196,12 @@ def test_a_file_that_is_no_configuration_is_one_line(tmp_path):
     (tmp_path / "notes.json").write_text('{"a": 1}')
     with pytest.raises(ModelError, match="cannot load"):
         ModelShape.of(str(tmp_path / "notes.json"))
+
+
+def test_layers_are_counted_from_0_and_small_models_have_parameters_too():
+    shown = plan_summary(plan(Plan(model="tiny", layers="2,4")))
+    assert "tiny: 3.4M parameters, 6 blocks of width 192" in shown
+    assert "2 sites, the last at layer 4 of 0 to 5;" in " ".join(shown.split())
+    large = " ".join(plan_summary(planned("405B", "125")).split())
+    assert "405.9 billion parameters, 126 blocks" in large
+    assert "1 site at layer 125 of 0 to 125;" in large

@@ -58,7 +58,8 @@ def corpus_to_measure_on(run: Run, spec: str | None, options: settings.CorpusOpt
     if run.record["settings"]["part"] == "all":
         raise SettingError("the run was trained on all of its corpus: name another one with --corpus")
     corpus = corpus_of(run, options, "name a corpus with --corpus")
-    return corpus.split("heldout")
+    # From activations that were harvested of the held-out part a run may be made too.
+    return corpus.split("train" if run.record["settings"]["part"] == "heldout" else "heldout")
 
 
 def evaluate_on(

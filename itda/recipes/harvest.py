@@ -20,7 +20,8 @@ from itda.recipes.runs import Bar, Progress, Say, no_bar, unsaid
 from itda.sources.activation_model import ActivationModel
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import HuggingFaceSource
-from itda.sources.shards import ShardSource, ShardWriter, check_made_alike
+from itda.sources.shard_files import check_made_alike
+from itda.sources.shards import ShardSource, ShardWriter
 
 KEPT_SETTINGS = ("revision", "device", "dtype", "trust_remote_code", "window", "batch_size", "part", "order", "seed")
 KEPT_SETTINGS += ("bos", "text_field", "dataset_config", "dataset_split", "dataset_revision")

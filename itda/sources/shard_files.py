@@ -41,6 +41,10 @@ DATA_START = 512
 """Where the activations of a shard begin: the header, written when their number is known, is filled up with spaces."""
 TOKEN_COLUMNS = ("position", "char_start", "char_end", "token_id")
 HARVEST_AGAIN = "run the same `itda harvest` again to make it anew"
+UNKNOWN = ("prefix", "corpus_rules")
+"""What they do not name either, and what follows from the rest."""
+BEFORE = {"bos": "auto", "settings.bos": "auto"}
+"""Settings that folders of an earlier itda do not name, and what they were then."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,16 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Partial:
+    """The beginning of the range that comes next, as far as it was kept: a killed process goes on from there."""
+
+    tokens: int
+    labels: FileRecord
+    shards: Mapping[Site, str]
+    """SHA-256 of the activations of each site, which are in a hidden file that grows."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a folder says of itself."""
 
@@ -83,6 +97,8 @@ class Manifest:
     """Whether the last range is there."""
     ranges: tuple[Range, ...] = ()
     """From the first token on, without a gap."""
+    partial: Partial | None = None
+    """Of the range after these."""
 
     @property
     def tokens(self) -> int:
@@ -118,6 +134,10 @@ class Manifest:
                 for each in self.ranges
             ],
         }
+        if self.partial is not None:
+            shards = {str(site): digest for site, digest in self.partial.shards.items()}
+            labels = asdict(self.partial.labels)
+            values["partial"] = {"tokens": self.partial.tokens, "labels": labels, "shards": shards}
         write_whole(folder, MANIFEST, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
 
     @staticmethod
@@ -145,7 +165,11 @@ class Manifest:
             )
             sites = tuple(Site.parse(name) for name in values["sites"])
             own = {name: values[name] for name in ("about", "d_model", "dtype", "shard_tokens", "complete")}
-            return Manifest(sites=sites, ranges=ranges, **own)
+            partial = None
+            if (begun := values.get("partial")) is not None:
+                digests = {Site.parse(name): digest for name, digest in begun["shards"].items()}
+                partial = Partial(begun["tokens"], FileRecord(**begun["labels"]), digests)
+            return Manifest(sites=sites, ranges=ranges, partial=partial, **own)
         except FileNotFoundError as error:
             raise StoreError(f"no activations in {folder}: check the path, or make them with `itda harvest`") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SettingError) as error:
@@ -158,15 +182,50 @@ class ShardFile:
     Raises `StoreError` if it cannot be written.
     """
 
-    def __init__(self, folder: Path, number: int, site: Site, first: int, d_model: int, dtype: str) -> None:
-        self._folder, self.name, self.rows = folder, f"{site}/{number:06}.safetensors", 0
+    def __init__(
+        self, folder: Path, number: int, site: Site, first: int, d_model: int, dtype: str, *, rows: int = 0
+    ) -> None:
+        self._folder, self.name, self.rows = folder, f"{site}/{number:06}.safetensors", rows
         self._site, self._first, self._d_model, self._dtype = site, first, d_model, dtype
         path = folder / self.name
         self._temporary = path.with_name(f".{path.name}.tmp")
         with writing(path):
             path.parent.mkdir(exist_ok=True)
-            self._file = self._temporary.open("w+b")
-            self._file.write(b" " * DATA_START)
+            if rows:
+                # A process may have been killed after the file got its name, and before the manifest knew.
+                if not self._temporary.exists():
+                    path.replace(self._temporary)
+                self._file = self._temporary.open("r+b")
+                self._file.truncate(DATA_START + self._size)
+                self._file.seek(DATA_START + self._size)
+            else:
+                self._file = self._temporary.open("w+b")
+                self._file.write(b" " * DATA_START)
+
+    @property
+    def _size(self) -> int:
+        return self.rows * self._d_model * getattr(torch, self._dtype).itemsize
+
+    def keep(self) -> str:
+        """Have what there is on the disk; returns its SHA-256. Goes on growing after that."""
+        with writing(self._folder / self.name):
+            _flush(self._file)
+            return self.digest()
+
+    def digest(self) -> str:
+        """SHA-256 of the activations so far."""
+        digest, left = hashlib.sha256(), self._size
+        self._file.seek(DATA_START)
+        while left and (part := self._file.read(min(left, 2**20))):
+            digest.update(part)
+            left -= len(part)
+        self._file.seek(DATA_START + self._size)
+        return digest.hexdigest()
+
+    def leave(self) -> None:
+        """Close it, for another process to go on."""
+        with suppress(OSError):
+            self._file.close()
 
     def append(self, activations: Float[Tensor, "batch d_model"]) -> None:
         """Add rows of the shard's dtype."""
@@ -176,7 +235,7 @@ class ShardFile:
 
     def close(self) -> FileRecord:
         """Make it whole, under its own name."""
-        size = self.rows * self._d_model * getattr(torch, self._dtype).itemsize
+        size = self._size
         tensor = {"dtype": DTYPES[self._dtype], "shape": [self.rows, self._d_model], "data_offsets": [0, size]}
         about = {"format": FORMAT, "site": str(self._site), "first": str(self._first)}
         header = json.dumps({"__metadata__": about, "activations": tensor}).encode()
@@ -210,8 +269,8 @@ def read_shard(path: Path, rows: int, d_model: int, dtype: str) -> Float[Tensor,
     return activations
 
 
-def write_labels(folder: Path, number: int, labels: Labels) -> FileRecord:
-    """Write the labels of a range, whole. Raises `StoreError`."""
+def write_labels(folder: Path, number: int, labels: Labels, *, partial: bool = False) -> FileRecord:
+    """Write the labels of a range, whole, or of its beginning. Raises `StoreError`."""
     inside = np.ones(len(labels), bool)  # of the window of the row before
     inside[:1] = False
     for column in (labels.document, labels.window, labels.window_start):
@@ -246,7 +305,8 @@ def write_labels(folder: Path, number: int, labels: Labels) -> FileRecord:
         column_encoding=packed,
         row_group_size=len(table) or 1,
     )
-    return write_whole(folder, f"{LABELS}/{number:06}.parquet", content.getvalue())
+    name = f".{number:06}.{len(labels)}.parquet" if partial else f"{number:06}.parquet"
+    return write_whole(folder, f"{LABELS}/{name}", content.getvalue())
 
 
 def read_labels(path: Path, rows: int) -> Labels:
@@ -271,6 +331,46 @@ def read_labels(path: Path, rows: int) -> Labels:
     if len(labels) != rows:
         raise StoreError(f"{path} has {len(labels)} labels, not {rows}: remove it, and {HARVEST_AGAIN}")
     return labels
+
+
+def check_made_alike(folder: Path, asked: Mapping[str, Any]) -> Manifest | None:
+    """The manifest of a folder whose `settings` have all that is asked; None if there is none yet.
+
+    Raises `StoreError` if it says something else, or the folder holds other things.
+    """
+    if not (folder / MANIFEST).exists():
+        try:
+            # A process killed at its very first step leaves a hidden file.
+            foreign = any(not path.name.startswith(".") for path in folder.iterdir())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be read ({error.strerror}): name another folder") from error
+        if foreign:
+            raise StoreError(f"{folder} holds something else than activations: name another folder")
+        return None
+    made = Manifest.read(folder)
+    asked = {name: value for name, value in asked.items() if name not in UNKNOWN or name in made.settings}
+    check_same(folder, {name: made.settings.get(name) for name in asked}, asked)
+    return made
+
+
+def check_same(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raises `StoreError` with what differs between the settings of a folder and those asked for."""
+    found, wanted = _flat(made), _flat(asked)
+    found |= {name: value for name, value in BEFORE.items() if name in wanted and found.get(name) is None}
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    if names:
+        shown = ", ".join(f"{n} {found.get(n)!s:.40}, not {wanted.get(n)!s:.40}" for n in names[:3])
+        raise StoreError(f"{folder} was made with other settings ({shown}): use those, or name another folder")
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings within settings by their own names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= {f"{name}.{n}": v for n, v in value.items()} if isinstance(value, Mapping) else {name: value}
+    return found
 
 
 def check_size(folder: Path, record: FileRecord) -> None:

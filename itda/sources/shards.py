@@ -6,7 +6,9 @@ import hashlib
 import itertools
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,14 @@ from itda.files import lock
 from itda.sources.shard_files import (
     DTYPES,
     LABELS,
-    MANIFEST,
     FileRecord,
     Manifest,
+    Partial,
     Range,
     ShardFile,
     check_content,
+    check_made_alike,
+    check_same,
     check_size,
     read_labels,
     read_shard,
@@ -33,14 +37,12 @@ from itda.sources.shard_files import (
     writing,
 )
 
-SHARD_BYTES = 2**28
+SHARD_BYTES = 2**26
 """What a shard of one site takes, about."""
+KEEP_S = 60.0
+"""Seconds after which what is there of a range is kept, if it was not filled by then."""
 BATCH = 4096
 """Activations that `ShardSource` yields together."""
-BEFORE = {"bos": "auto", "settings.bos": "auto"}
-"""Settings that folders of an earlier itda do not name, and what they were then."""
-UNKNOWN = ("prefix", "corpus_rules")
-"""What they do not name either, and what follows from the rest."""
 
 
 @dataclass
@@ -62,7 +64,8 @@ class ShardWriter:
 
     The stream is cut into ranges of `shard_tokens` tokens, wherever the batches end, so the files depend on the stream
     alone. Sites may come together or one after the other, many batches of the first, then those of the next. Give it
-    the tokens in `gaps`, first to last, then `finish`. A killed process loses what belongs to no whole range.
+    the tokens in `gaps`, first to last, then `finish`. What all sites have is kept every minute, so a killed process
+    loses less than that; where sites come one after the other, once all have come.
 
     Raises `StoreError` if the folder was made with other settings (`about`, a mapping of JSON values, is compared in
     full), is no harvest, is in use by another process, or cannot be written.
@@ -99,17 +102,21 @@ class ShardWriter:
         self._whole: set[int] = set()
         """Numbers of the ranges whose files are there."""
         self._pending: dict[int, dict[str, FileRecord]] = {}
+        self._kept = time.monotonic()
         if check_made_alike(folder, about) is not None:
             self._go_on(cut_alike=shard_tokens is not None)
         first = self._following(-1)
         self._tracks = {site: _Track(first) for site in sites}
         self._labels = _Track(first)
+        if self._manifest.partial is not None:
+            self._restore(self._manifest.partial)
 
     @property
     def tokens(self) -> int:
-        """Tokens from the first on whose files are whole."""
-        ranges = enumerate(self._manifest.ranges)
-        return sum(each.tokens for _, each in itertools.takewhile(lambda entry: entry[0] in self._whole, ranges))
+        """Tokens from the first on that are there: of ranges whose files are whole, and what is kept of the next."""
+        ranges, partial = enumerate(self._manifest.ranges), self._manifest.partial
+        whole = sum(each.tokens for _, each in itertools.takewhile(lambda entry: entry[0] in self._whole, ranges))
+        return whole + (partial.tokens if partial is not None else 0)
 
     @property
     def complete(self) -> bool:
@@ -123,7 +130,8 @@ class ShardWriter:
         There is more than one only if files of a range have vanished or are cut short.
         """
         ranges = self._manifest.ranges
-        open_end = [] if self._manifest.complete else [(self._manifest.tokens, None)]
+        kept = self._manifest.partial.tokens if self._manifest.partial is not None else 0
+        open_end = [] if self._manifest.complete else [(self._manifest.tokens + kept, None)]
         lost = [(r.first, r.first + r.tokens) for n, r in enumerate(ranges) if n not in self._whole]
         found: list[tuple[int, int | None]] = []
         for first, end in [*lost, *open_end]:
@@ -157,6 +165,24 @@ class ShardWriter:
                 track.file.append(x[rows])
                 if full:
                     self._close(site, number)
+        if time.monotonic() - self._kept >= KEEP_S:
+            self.keep()
+
+    def keep(self) -> None:
+        """Put on the disk what all sites have of a range that is not full, for another process to go on from.
+
+        Does nothing where some site is ahead of another, or a range is being made anew. Raises `StoreError`.
+        """
+        number, rows = self._labels.number, self._labels.filled
+        alike = all((track.number, track.filled) == (number, rows) for track in self._tracks.values())
+        if not alike or not rows or number != len(self._manifest.ranges) or self._manifest.complete:
+            return
+        labels = Labels.concatenate(self._labels.labels)
+        self._labels.labels = [labels]
+        shards = {site: track.file.keep() for site, track in self._tracks.items() if track.file is not None}
+        record = write_labels(self.folder, number, labels, partial=True)
+        self._write(replace(self._manifest, partial=Partial(rows, record, shards)))
+        self._tidy()
 
     def finish(self) -> None:
         """The stream has ended: write the last range, and say that nothing is missing. Raises `StoreError`."""
@@ -177,29 +203,70 @@ class ShardWriter:
 
     def close(self) -> None:
         """Leave the folder to others; what belongs to no whole range is gone."""
+        partial = self._manifest.partial
         for track in self._tracks.values():
             if track.file is not None:
-                track.file.discard()
+                if partial is not None and track.number == len(self._manifest.ranges):
+                    track.file.leave()
+                else:
+                    track.file.discard()
                 track.file = None
         self._unlock()
 
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is not None and issubclass(kind, KeyboardInterrupt) and self._begun:
+                with suppress(StoreError):
+                    self.keep()
+        finally:
+            self.close()
 
     def _go_on(self, *, cut_alike: bool) -> None:
         self._begun, self._lock = True, lock(self.folder, "written")
         try:
             made = Manifest.read(self.folder)  # again, now that nobody else may write it
             asked = self._manifest if cut_alike else replace(self._manifest, shard_tokens=made.shard_tokens)
-            _check_same(self.folder, made.settings, asked.settings)
+            check_same(self.folder, made.settings, asked.settings)
         except StoreError:
             self._unlock()
             raise
         self._manifest = made
         self._whole = {n for n, each in enumerate(made.ranges) if _is_there(self.folder, each)}
+        self._tidy()
+
+    def _restore(self, partial: Partial) -> None:
+        """Go on from the beginning of a range, if it is there as it was, and nothing before it is to be made anew."""
+        made, number = self._manifest, len(self._manifest.ranges)
+        files: list[ShardFile] = []
+        try:
+            if len(self._whole) < number:
+                raise StoreError("ranges before it are made anew first")
+            check_content(self.folder, partial.labels)
+            labels = read_labels(self.folder / partial.labels.file, partial.tokens)
+            for site in self._tracks:
+                first = number * made.shard_tokens
+                files.append(ShardFile(self.folder, number, site, first, made.d_model, made.dtype, rows=partial.tokens))
+                if files[-1].digest() != partial.shards[site]:
+                    raise StoreError("it has changed since it was written")
+        except (StoreError, KeyError):
+            for file in files:
+                file.discard()
+            self._manifest = replace(made, partial=None)
+            return
+        for (site, track), file in zip(self._tracks.items(), files, strict=True):
+            self._tracks[site] = replace(track, filled=partial.tokens, file=file)
+        self._labels = replace(self._labels, filled=partial.tokens, labels=[labels])
+
+    def _tidy(self) -> None:
+        """Remove labels of beginnings that are no longer needed."""
+        partial = self._manifest.partial
+        needed = self.folder / partial.labels.file if partial is not None else None
+        for path in (self.folder / LABELS).glob(".*.parquet"):
+            if path != needed:
+                path.unlink(missing_ok=True)
 
     def _begin(self) -> None:
         """Not before there is something to write, so that bad input leaves nothing behind."""
@@ -264,13 +331,15 @@ class ShardWriter:
         shards = {site: files[str(site)] for site in self._tracks}
         made = Range(number * self._manifest.shard_tokens, tokens, files[LABELS], shards)
         before, after = self._manifest.ranges[:number], self._manifest.ranges[number + 1 :]
-        self._write(replace(self._manifest, ranges=(*before, made, *after), complete=complete))
+        self._write(replace(self._manifest, ranges=(*before, made, *after), complete=complete, partial=None))
         self._whole.add(number)
         del self._pending[number]
+        self._tidy()
 
     def _write(self, manifest: Manifest) -> None:
         manifest.write(self.folder)
         self._manifest = manifest
+        self._kept = time.monotonic()
 
 
 class ShardSource:
@@ -376,45 +445,6 @@ class ShardSource:
 
     def _files(self, each: Range) -> list[FileRecord]:
         return [each.labels, *(each.shards[site] for site in self.sites)]
-
-
-def check_made_alike(folder: Path, asked: Mapping[str, Any]) -> Manifest | None:
-    """The manifest of a folder whose `settings` have all that is asked; None if there is none yet.
-
-    Raises `StoreError` if it says something else, or the folder holds other things.
-    """
-    if not (folder / MANIFEST).exists():
-        try:
-            # A process killed at its very first step leaves a hidden file.
-            foreign = any(not path.name.startswith(".") for path in folder.iterdir())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreError(f"{folder} cannot be read ({error.strerror}): name another folder") from error
-        if foreign:
-            raise StoreError(f"{folder} holds something else than activations: name another folder")
-        return None
-    made = Manifest.read(folder)
-    asked = {name: value for name, value in asked.items() if name not in UNKNOWN or name in made.settings}
-    _check_same(folder, {name: made.settings.get(name) for name in asked}, asked)
-    return made
-
-
-def _check_same(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    found, wanted = _flat(made), _flat(asked)
-    found |= {name: value for name, value in BEFORE.items() if name in wanted and found.get(name) is None}
-    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-    if names:
-        shown = ", ".join(f"{n} {found.get(n)!s:.40}, not {wanted.get(n)!s:.40}" for n in names[:3])
-        raise StoreError(f"{folder} was made with other settings ({shown}): use those, or name another folder")
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings within settings by their own names."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= {f"{name}.{n}": v for n, v in value.items()} if isinstance(value, Mapping) else {name: value}
-    return found
 
 
 def _is_there(folder: Path, each: Range) -> bool:

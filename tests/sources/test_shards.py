@@ -163,6 +163,6 @@ def test_a_shard_is_mapped_not_copied(tmp_path):
     assert psutil.Process().memory_info().rss - before < 2**27
 
 
-def test_default_shards_are_of_about_256_mib():
-    for d_model, dtype, tokens in [(4096, "bfloat16", 32768), (192, "float32", 348160), (10**6, "float32", 67)]:
+def test_default_shards_are_of_about_64_mib():
+    for d_model, dtype, tokens in [(4096, "bfloat16", 8192), (192, "float32", 86016), (10**6, "float32", 16)]:
         assert shards._shard_tokens(d_model, dtype) == tokens

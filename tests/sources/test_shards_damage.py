@@ -142,6 +142,8 @@ WHOLE = files(root / "whole")
 """
 
 KILL = """
+from itda.sources import shards
+shards.KEEP_S = KEPT  # of seconds
 def killed(folder, name, number):
     "A child that dies by SIGKILL just before or after its call `number` of os.<name>; False if it had finished."
     child = os.fork()
@@ -212,8 +214,9 @@ def in_another_process(code, tmp_path, tokens):
     return result.stdout
 
 
-def test_killed_anywhere_again_and_again_it_makes_the_same_files(tmp_path):
-    assert int(in_another_process(KILL, tmp_path, 110)) > 10
+@pytest.mark.parametrize("kept", [60.0, 0.0])
+def test_killed_anywhere_again_and_again_it_makes_the_same_files(tmp_path, kept):
+    assert int(in_another_process(KILL.replace("KEPT", str(kept)), tmp_path, 110 if kept else 55)) > 10
 
 
 def test_a_full_disk_is_one_line_and_good_shards_are_kept(tmp_path):

@@ -7,6 +7,7 @@ from sources.shard_cases import ABOUT, SITES, TOKENS, copied, direct, files, ref
 
 from itda import Site
 from itda.errors import SettingError, StoreError
+from itda.sources import shards
 from itda.sources.shards import ShardSource, ShardWriter
 
 
@@ -26,6 +27,86 @@ def test_an_unfinished_harvest_goes_on_and_makes_the_same_files(folder, stream, 
         writer.finish()
         assert writer.complete
         assert writer.tokens == TOKENS
+    assert files(path) == files(folder)
+
+
+def test_what_is_kept_of_a_range_is_gone_on_from(folder, tmp_path, monkeypatch):
+    """Kept after every batch, as it is every minute: nothing of that is read again."""
+    path = tmp_path / "part"
+    monkeypatch.setattr(shards, "KEEP_S", 0.0)
+    read = 0
+    for most in (1, 1, 3, 2, 5):
+        writer = ShardWriter(path, ABOUT, SITES, 192, "float32", shard_tokens=96)
+        assert writer.tokens == read
+        assert writer.gaps == [(read, None)]
+        for batches in list(direct(read))[:most]:
+            writer.add(batches)
+            read += len(batches[SITES[0]])
+        writer.close()
+    assert read % 96
+    there = json.loads((path / "manifest.json").read_text())
+    assert (there["tokens"], there["partial"]["tokens"]) == (read - read % 96, read % 96)
+    same_stream(ShardSource(path, tokens=there["tokens"]), direct(tokens=there["tokens"]))
+    assert f"it has {there['tokens']:,} tokens so far" in refused(folder=path)
+    with ShardWriter(path, ABOUT, SITES, 192, "float32") as writer:
+        for batches in direct(writer.tokens):
+            writer.add(batches)
+        writer.finish()
+    assert files(path) == files(folder)
+
+
+def test_what_is_filled_in_less_than_a_minute_is_not_kept_twice(folder, stream, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "write_labels", counted := Counted(shards.write_labels))
+    write(tmp_path / "new", stream)
+    assert counted.calls == len(json.loads((tmp_path / "new" / "manifest.json").read_text())["ranges"])
+
+
+class Counted:
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *arguments, **options):
+        self.calls += 1
+        return self.function(*arguments, **options)
+
+
+def test_stopped_by_the_keyboard_it_keeps_all_that_it_has(stream, tmp_path):
+    writer = ShardWriter(tmp_path / "new", ABOUT, SITES, 192, "float32", shard_tokens=96)
+    writer.__enter__()
+    for batches in stream[:2]:
+        writer.add(batches)
+    writer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    with ShardWriter(tmp_path / "new", ABOUT, SITES, 192, "float32") as writer:
+        assert writer.tokens == sum(len(batches[SITES[0]]) for batches in stream[:2])
+
+
+@pytest.mark.parametrize("harm", ["a shard is gone", "a shard is changed", "labels are gone", "a range before is gone"])
+def test_what_was_kept_and_is_not_as_it_was_is_made_anew(folder, stream, tmp_path, harm):
+    path = tmp_path / "new"
+    with ShardWriter(path, ABOUT, SITES, 192, "float32", shard_tokens=96) as writer:
+        for batches in stream[:3]:
+            writer.add(batches)
+        writer.keep()
+        kept = writer.tokens
+    begun = next((path / "layer_1").glob(".*.tmp"))
+    number = begun.name[1:7]
+    assert kept % 96
+    if harm == "a shard is gone":
+        begun.unlink()
+    elif harm == "a shard is changed":
+        content = bytearray(begun.read_bytes())
+        content[600] ^= 1
+        begun.write_bytes(content)
+    elif harm == "labels are gone":
+        next((path / "labels").glob(f".{number}.*")).unlink()
+    else:
+        (path / "layer_1" / "000000.safetensors").unlink()
+    with ShardWriter(path, ABOUT, SITES, 192, "float32") as writer:
+        assert writer.tokens == (0 if harm.startswith("a range") else kept - kept % 96)
+        for first, end in writer.gaps:
+            for batches in direct(first, *([] if end is None else [end])):
+                writer.add(batches)
+        writer.finish()
     assert files(path) == files(folder)
 
 
