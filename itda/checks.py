@@ -18,6 +18,7 @@ from itda.errors import SettingError, StoreError
 from itda.files import locked
 from itda.records import UNFINISHED, RunRecord, chosen_site, open_record
 from itda.sources.corpus import open_corpus
+from itda.sources.devices import check_device
 from itda.sources.names import folder_of, gguf_of
 from itda.terminal import is_text
 
@@ -26,6 +27,8 @@ def check(command: object) -> None:
     """Raises the `ItdaError` that the command would end with, as far as that needs no tensors and no network."""
     if isinstance(command, settings.PursuitOptions) and command.memory is not None:
         settings.parse_bytes(command.memory)
+    if isinstance(command, settings.ModelOptions):
+        check_device(command.device)
     if isinstance(command, settings.LargeOptions):
         if command.model_memory is not None:
             settings.parse_bytes(command.model_memory)

@@ -199,6 +199,7 @@ FREE += ("json", "quiet")
 def resolved(options: Train) -> Train:
     """The settings with those of the mode in place of what was left out. Raises `SettingError` where they clash."""
     check_source(options)
+    check_numbers(options)
     if options.threshold is not None and options.atoms is not None:
         raise SettingError("--threshold and --atoms exclude each other: give one of them")
     for name, value in MODES["reference"].items():
@@ -238,6 +239,16 @@ def sized(options: Train, d_model: int) -> tuple[Train, str]:
     return replace(options, atoms=str(atoms)), why
 
 
+def check_numbers(options: Train) -> None:
+    """Raises `SettingError` for what is no number, or none that can be."""
+    for each in fields(Train):
+        value = getattr(options, each.name)
+        if isinstance(value, float) and value != value:
+            raise SettingError(f"--{each.name.replace('_', '-')} is not a number: give one")
+    if options.checkpoint_every < 0:
+        raise SettingError(f"--checkpoint-every is {options.checkpoint_every:g}: give seconds, at least 0")
+
+
 def check_source(options: Train) -> None:
     """Raises `SettingError` unless the settings name one source of activations."""
     if options.activations is not None:
@@ -265,6 +276,7 @@ def with_free(stored: Train, given: Train) -> Train:
 
     Raises `SettingError` for one that may not.
     """
+    check_numbers(given)
     for each in fields(Train):
         default = each.default
         if each.name not in FREE and getattr(given, each.name) != default:

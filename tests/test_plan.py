@@ -194,7 +194,7 @@ def test_bad_input_is_one_line_and_status_2(arguments, said, tmp_path, capsys):
 
 def test_a_file_that_is_no_configuration_is_one_line(tmp_path):
     (tmp_path / "notes.json").write_text('{"a": 1}')
-    with pytest.raises(ModelError, match="cannot load"):
+    with pytest.raises(ModelError, match="no transformers model"):
         ModelShape.of(str(tmp_path / "notes.json"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,9 +24,12 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from itda.errors import ItdaError, ModelError, SettingError
+from itda.sources.blocks import find_blocks
+from itda.sources.devices import usable_device
 from itda.sources.gguf_header import GgufHeader
 from itda.sources.identity import COMMIT, commit_of, files_of, fingerprint
 from itda.sources.names import GGUF, folder_of, gguf_of
+from itda.sources.refusals import Part, check_adapter, why_not
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -58,7 +61,7 @@ class Checkpoint:
 
         `device` auto is a GPU where there is one; `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere.
         Raises `ModelError` for a folder or a file that is not there, or holds several models, `SettingError` for an
-        unknown dtype.
+        unknown dtype or a device that is not there.
         """
         path = folder_of(name)
         if path is not None and not path.is_absolute() and name != "tiny" and COMMIT.fullmatch(revision or ""):
@@ -66,8 +69,7 @@ class Checkpoint:
                 f"{name} at {revision} is a model of the Hub, and the folder {path.absolute()} is in its way: "
                 "rename that, or run itda elsewhere"
             )
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = usable_device(device)
         if dtype not in ("auto", *DTYPES):
             raise SettingError(f"no dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
         chosen = DTYPES.get(dtype, torch.float32 if device == "cpu" else "auto")
@@ -84,13 +86,28 @@ class Checkpoint:
         """
         if Path(self.source).exists():
             return None
-        file = cached_file(self.source, self.gguf or "config.json", revision=self.revision)
+        with self.explained("config"):
+            try:
+                file = cached_file(self.source, self.gguf or "config.json", revision=self.revision)
+            except OSError as error:
+                adapter = self._on_the_hub("adapter_config.json") if self.gguf is None else None
+                if adapter is not None:
+                    check_adapter(self.name, adapter.parent)
+                raise error
         commit = commit_of(file) if file is not None else None
         if commit is None:
             raise ModelError(
                 f"cannot tell which commit of {self.name} this is ({file}): download it into a folder and name that"
             )
         return commit
+
+    def _on_the_hub(self, file: str) -> Path | None:
+        flags = ("gated_repo", "missing_entries", "connection_errors")
+        quiet: dict[str, Any] = {f"_raise_exceptions_for_{flag}": False for flag in flags}
+        with suppress(Exception):
+            found = cached_file(self.source, file, revision=self.revision, **quiet)
+            return Path(found) if found is not None else None
+        return None
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -107,13 +124,19 @@ class Checkpoint:
         return Path(found) if found is not None else None
 
     def config(self) -> Any:
-        """Its configuration."""
+        """Its configuration. Raises `ModelError`."""
+        if self.gguf is None and Path(self.source).is_dir():
+            check_adapter(self.name, Path(self.source))
         if self.file is not None:
             GgufHeader.read(self.file)  # one that is cut short is to be known now, and said in our words
-        return AutoConfig.from_pretrained(self.source, **self._options)
+        with self.explained("config"):
+            return AutoConfig.from_pretrained(self.source, **self._options)
 
     def model(self) -> PreTrainedModel:
-        """The model, on the CPU; with its head if it predicts the next token."""
+        """The model, on the CPU; with its head if it predicts the next token.
+
+        Raises `ModelError`, also where weights are missing that transformers would fill in at random.
+        """
         config = self.config()
         if self.file is not None:
             causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
@@ -122,12 +145,16 @@ class Checkpoint:
             causal = any("CausalLM" in a or "LMHead" in a for a in config.architectures or [])
             options = self._options
         loader = AutoModelForCausalLM if causal else AutoModel
-        with _quiet():
-            return loader.from_pretrained(self.source, dtype=self.dtype, **options)
+        with _quiet(), self.explained("model"):
+            given: Any = loader.from_pretrained(self.source, dtype=self.dtype, output_loading_info=True, **options)
+            model, info = given
+        _check_whole(self.name, model, info["missing_keys"])
+        return model
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer."""
-        return AutoTokenizer.from_pretrained(self.source, **self._options)
+        """Its tokenizer. Raises `ModelError`."""
+        with self.explained("tokenizer"):
+            return AutoTokenizer.from_pretrained(self.source, **self._options)
 
     def fingerprint(self) -> str | None:
         """Tells other files of a local model from these: `itda.sources.identity`. None for a Hub id.
@@ -158,14 +185,38 @@ class Checkpoint:
         return sum(value.numel() for value in empty.parameters()) * dtype.itemsize
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Whatever goes wrong in loading is a `ModelError` of one line that names a remedy."""
+    def explained(self, part: Part | None = None) -> Iterator[None]:
+        """Whatever goes wrong in loading, `part` of it, is a `ModelError` of one line that names its own remedy."""
         try:
             yield
         except ItdaError:
             raise
         except Exception as error:  # transformers raises whatever its parts raise
-            raise ModelError(_why_not_loaded(self.name, error)) from error
+            raise why_not(self.name, self.source, part, error, self.gguf) from error
+
+
+def _check_whole(name: str, model: PreTrainedModel, missing: Iterable[str]) -> None:
+    """Raises `ModelError` if weights are missing of what the text goes through: a head that is not used may be."""
+    try:
+        blocks = find_blocks(model)
+    except ModelError:  # it is refused where the blocks are wanted
+        return
+    names = {id(module): path for path, module in model.named_modules()}
+    within = names[id(blocks)].rpartition(".")[0]
+    beside = {names.get(id(each)) for each in (model.get_input_embeddings(), model.get_output_embeddings())}
+    lost = [
+        each
+        for each in sorted(set(missing) & {each for each, _ in model.named_parameters()})
+        if each.rpartition(".")[0] in beside
+        or (each.startswith(f"{within}." if within else "") and "pooler" not in each)
+    ]
+    if lost:
+        method = getattr(model.config, "quantization_config", None)
+        kept = ", quantised in a way that this transformers does not read" if method is not None else ""
+        raise ModelError(
+            f"the weights of {name} lack {lost[0]}{f' and {len(lost) - 1} more' * (len(lost) > 1)}{kept}: "
+            "get all of them anew"
+        )
 
 
 def _dequantised() -> dict[str, Any]:
@@ -189,16 +240,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         reading.tqdm = shown
-
-
-def _why_not_loaded(name: str, error: Exception) -> str:
-    text = f"{error} {error.__cause__}".lower()
-    remedy = "check the spelling, or `hf auth login` for a private or gated one"
-    if "trust_remote_code" in text:
-        return f"{name} needs code from its repository: read that code, then add --trust-remote-code"
-    if isinstance(error, OSError) and any(word in text for word in ("connect", "offline", "resolve", "timed out")):
-        return f"{name} is not on this machine, and the Hub cannot be reached: check the network, or use tiny"
-    if isinstance(error, OSError) and ("not a valid model identifier" in text or "404" in text):
-        return f"no model {name!r} on this machine or the Hub: {remedy}"
-    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-    return f"cannot load {name} ({reason}): {remedy}"
