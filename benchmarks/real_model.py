@@ -1,0 +1,262 @@
+"""The commands on a real language model: what they print, how long they take, and what orders of documents change.
+
+    python scripts/fetch_smollm2.py models/smollm2
+    python benchmarks/real_model.py models/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --text wikitext2-valid.txt
+
+The model is SmolLM2-135M-Instruct with 4-bit weights; the text is the validation split of WikiText-2 (raw), cut at its
+headings. Sections are taken in the order of a hash until they have 40,000 tokens: those are the corpus, all of it is
+read in each order of documents, and 12,000 tokens of others are for evaluation. Every row is of a command in a process
+of its own, as a user types it; rows are kept, and a run that is there is not made again. The commands evaluate on 3,000
+tokens; "fvu, all held out" is computed here, for dictionaries of either side, on the ordinary ones of all 12,000.
+
+`--before CHECKOUT` runs the same with another checkout of the package, on the same weights in safetensors: what the
+commands printed before.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import Results, arguments_for, number, paragraph, results_for, share, table
+
+HERE = Path(__file__).parent.parent
+WORK = HERE / "runs" / "real_model"
+LAYERS, TOKENS, HELD_OUT, EVALUATED, ATOMS, K = "10,20", 40_000, 12_000, 3_000, 2048, 20
+MASSIVE = 10
+"""Held-out activations above so many median norms are left out of the fvu that is computed here."""
+PROMPT = "The capital of France is"
+SEEDS = 3
+VARIANTS = {
+    "best": ["--mode", "best"],
+    "best, no offset": ["--mode", "best", "--offset", "0"],
+    "paper": ["--mode", "paper", "--order", "shuffled"],
+}
+
+
+def sections(text: str) -> list[str]:
+    """The text cut at its headings, in the order of a hash."""
+    parts = [part.strip() for part in re.split(r"^(?= = .* = *$)", text, flags=re.MULTILINE)]
+    return sorted((p for p in parts if p), key=lambda part: hashlib.sha256(part.encode()).digest())
+
+
+def corpora(text: Path, model: str, folder: Path) -> tuple[Path, Path, int]:
+    """Files to train and to evaluate on, and the tokens of the first: cut anew if they are not there."""
+    train, heldout, about = folder / "train.jsonl", folder / "heldout.jsonl", folder / "corpora.json"
+    if not about.exists():
+        from itda.sources.huggingface import LanguageModel
+
+        tokenizer = LanguageModel.load(model).tokenizer
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = iter(sections(text.read_text(encoding="utf-8")))
+        counts = {}
+        for file, wanted in ((train, TOKENS), (heldout, HELD_OUT)):
+            taken, seen = [], 0
+            while seen < wanted:
+                part = next(parts)
+                length = len(tokenizer(part, add_special_tokens=False)["input_ids"])
+                if file is train and seen + length > wanted:
+                    break  # all of it is to be read in every order
+                taken.append(part)
+                seen += length
+            file.write_text("".join(json.dumps({"text": part}) + "\n" for part in taken), encoding="utf-8")
+            counts[file.name] = {"documents": len(taken), "tokens": seen}
+        about.write_text(json.dumps(counts))
+    return train, heldout, json.loads(about.read_text())["train.jsonl"]["tokens"]
+
+
+class Side:
+    """A checkout whose commands are run; rows are kept as they come."""
+
+    def __init__(self, name: str, checkout: Path, model: str, results: Results) -> None:
+        self.name, self.checkout, self.model, self.results = name, checkout, model, results
+        self.runs = WORK / name
+
+    def command(self, *arguments: str) -> tuple[str, float]:
+        """What a command prints, and its seconds."""
+        env = {**os.environ, "PYTHONPATH": str(self.checkout), "HF_HUB_OFFLINE": "1"}
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "itda.cli", *arguments], cwd=self.runs, env=env, stdout=subprocess.PIPE, text=True
+        )
+        if done.returncode:
+            raise SystemExit(f"itda {' '.join(arguments)}: exit status {done.returncode}")
+        return done.stdout, time.monotonic() - started
+
+    def row(self, task: dict[str, Any], *arguments: str, plain: bool = False) -> dict[str, Any]:
+        """The row of a task, made by a command if there is none."""
+        key = {"side": self.name, **task}
+        if (found := self.results.find(key)) is not None:
+            return found
+        self.runs.mkdir(parents=True, exist_ok=True)
+        print("itda", *arguments, flush=True)
+        printed, seconds = self.command(*arguments, *([] if plain else ["--json"]))
+        shown = {"printed": printed} if plain else {"json": json.loads(printed)}
+        return self.results.add(key, {"command_seconds": seconds, **shown})
+
+    def folder(self, variant: str, seed: int) -> Path:
+        return self.runs / f"{variant.replace(', ', '_').replace(' ', '_')}_{seed}"
+
+    def measure(self, train: Path, heldout: Path, tokens: int) -> None:
+        """All commands."""
+        for variant, seed in itertools.product(VARIANTS, range(SEEDS)):
+            if variant == "best, no offset" and seed:
+                continue
+            out = str(self.folder(variant, seed))
+            training = ["train", self.model, "--layers", LAYERS, "--corpus", str(train), "--part", "all"]
+            training += ["--tokens", str(tokens), "--k", str(K), "--atoms", str(ATOMS)]
+            self.row(
+                {"task": "train", "variant": variant, "seed": seed},
+                *training,
+                *VARIANTS[variant],
+                *["--seed", str(seed), "--out", out],
+            )
+            self.row(
+                {"task": "evaluate", "variant": variant, "seed": seed},
+                *["evaluate", out, "--corpus", str(heldout), "--tokens", str(EVALUATED)],
+            )
+        run = str(self.folder("best", 0))
+        layer = LAYERS.split(",")[-1]
+        self.row({"task": "decompose"}, "decompose", run, PROMPT, "--layer", layer)
+        shown = ["decompose", run, PROMPT, "--layer", layer, "--top", "3"]
+        self.row({"task": "decompose, printed"}, *shown, plain=True)
+        self.row({"task": "index"}, "index", run, "--corpus", str(heldout), "--tokens", str(HELD_OUT))
+        self.row({"task": "export"}, "explore", run, "--export", str(self.runs / "page.html"), "--layer", layer)
+
+    def jaccard(self, variant: str, layer: str) -> list[float]:
+        """Overlap of labels of each pair of orders."""
+        from itda import ITDA, jaccard
+
+        folders = [self.folder(variant, seed) / f"layer_{layer}" for seed in range(SEEDS)]
+        labels = [ITDA.from_pretrained(folder).labels for folder in folders]
+        return [jaccard(a, b) for a, b in itertools.combinations(labels, 2)]
+
+
+def held_out_activations(model: str, heldout: Path) -> dict[str, torch.Tensor]:
+    """The ordinary activations of each layer, [tokens, d_model]."""
+    file = WORK / "heldout.pt"
+    if not file.exists():
+        from itda.core.batch import Site
+        from itda.sources.corpus import open_corpus
+        from itda.sources.huggingface import HuggingFaceSource, LanguageModel
+
+        sites = [Site(int(layer)) for layer in LAYERS.split(",")]
+        source = HuggingFaceSource(
+            LanguageModel.load(model), open_corpus(str(heldout)), sites, window=128, tokens=HELD_OUT
+        )
+        parts = [{site: batch.activations for site, batch in batches.items()} for batches in source]
+        found = {str(site.layer): torch.cat([part[site] for part in parts]) for site in sites}
+        norms = {layer: x.norm(dim=1) for layer, x in found.items()}
+        torch.save({layer: x[norms[layer] <= MASSIVE * norms[layer].median()] for layer, x in found.items()}, file)
+    return torch.load(file)
+
+
+def fvu(folder: Path, x: torch.Tensor) -> float:
+    """Of a dictionary on activations."""
+    from itda import ITDA, Unexplained
+
+    dictionary, measure = ITDA.from_pretrained(folder), Unexplained(x.shape[1])
+    for part in x.split(1024):
+        measure.update(part, dictionary(part))
+    return measure.value()
+
+
+def figures(side: Side, activations: dict[str, torch.Tensor]) -> Iterator[list[str]]:
+    """Rows of the table of dictionaries."""
+    for variant, layer in itertools.product(VARIANTS, LAYERS.split(",")):
+        trained, measured, exact = [], [], []
+        for seed in range(SEEDS):
+            t = side.results.find({"side": side.name, "task": "train", "variant": variant, "seed": seed})
+            e = side.results.find({"side": side.name, "task": "evaluate", "variant": variant, "seed": seed})
+            if t is not None and e is not None:
+                trained.append(t)
+                measured.append(e["json"]["sites"][f"layer_{layer}"])
+                exact.append(fvu(side.folder(variant, seed) / f"layer_{layer}", activations[layer]))
+        if not trained:
+            continue
+        overlap = side.jaccard(variant, layer) if len(trained) == SEEDS else []
+        found = [t["json"]["found"][f"layer_{layer}"] for t in trained]
+        yield [
+            side.name,
+            variant,
+            layer,
+            " ".join(number(value) for value in exact),
+            " ".join(number(m["fvu"]) for m in measured),
+            " ".join(number(m["ce_loss_score"]) for m in measured),
+            " ".join(f"{n:,}" for n in found),
+            number(sum(overlap) / len(overlap)) if overlap else "-",
+        ]
+
+
+def seconds_of(side: Side) -> Iterator[list[str]]:
+    """Rows of the table of times."""
+    for row in side.results.rows:
+        key = row["key"]
+        if key["side"] == side.name and key.get("seed", 0) == 0 and "printed" not in row:
+            yield [side.name, key["task"], key.get("variant", ""), number(row["command_seconds"])]
+
+
+def main() -> None:
+    parser = arguments_for(__doc__, "real_model")
+    parser.add_argument("model", help="the GGUF file")
+    parser.add_argument("--text", type=Path, required=True, help="the validation split of WikiText-2, raw")
+    parser.add_argument("--before", type=Path, help="another checkout of the package")
+    parser.add_argument("--report", action="store_true", help="only write the table of what was measured")
+    arguments = parser.parse_args()
+    results = results_for(arguments, "real_model")
+    model = str(Path(arguments.model).resolve())
+    train, heldout, tokens = corpora(arguments.text, model, WORK)
+    sides = [Side("now", HERE, model, results)]
+    if arguments.before is not None:
+        sides.insert(0, Side("before", arguments.before.resolve(), str(safetensors(model)), results))
+    if not arguments.report:
+        for side in sides:
+            side.measure(train, heldout, tokens)
+    counts = json.loads((WORK / "corpora.json").read_text())
+    about = paragraph(
+        f"SmolLM2-135M-Instruct, 4-bit weights (Q4_1), layers {LAYERS}; {tokens:,} tokens of "
+        f"{counts['train.jsonl']['documents']} sections of WikiText-2, k {K}, {ATOMS:,} atoms; evaluated on "
+        f"{EVALUATED:,} tokens of {counts['heldout.jsonl']['documents']} other sections; all held out: on the ordinary of "
+        f"{HELD_OUT:,} tokens. Several figures: one for each order of the same documents. Found: atoms before the crop. "
+        "Jaccard: of the labels of two orders, mean of pairs."
+    )
+    header = ["side", "variant", "layer", "fvu, all held out", "fvu, printed", "CE score", "found", "Jaccard"]
+    activations = held_out_activations(model, heldout)
+    dictionaries = table(header, (row for side in sides for row in figures(side, activations)))
+    times = table(["side", "command", "variant", "s"], (row for side in sides for row in seconds_of(side)))
+    shown = []
+    for side in sides:
+        row = results.find({"side": side.name, "task": "decompose, printed"})
+        index = results.find({"side": side.name, "task": "index"})
+        if row is not None and index is not None:
+            sites = ", ".join(f"{site}: {share(v.get('explained'))}" for site, v in index["json"]["sites"].items())
+            shown.append(f"{side.name}, index, explained: {sites}\n\n```text\n{row['printed'].strip()}\n```")
+    print(
+        results.write(
+            [about, dictionaries, paragraph("Seconds of each command, start and model included."), times, *shown]
+        )
+    )
+
+
+def safetensors(model: str) -> Path:
+    """The same weights as transformers saves them, for a checkout that reads no GGUF."""
+    folder = WORK / "safetensors"
+    if not (folder / "config.json").exists():
+        from itda.sources.huggingface import LanguageModel
+
+        loaded = LanguageModel.load(model)
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    main()
