@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("model", help="the GGUF file")
     parser.add_argument("--text", type=Path, required=True, help="the validation split of WikiText-2, raw")
     parser.add_argument("--before", type=Path, help="another checkout of the package")
-    parser.add_argument("--report", action="store_true", help="only write the table of what was measured")
+    parser.add_argument("--sides", default="before,now", help="whose commands to run; none: only write the tables")
     arguments = parser.parse_args()
     results = results_for(arguments, "real_model")
     model = str(Path(arguments.model).resolve())
@@ -219,8 +219,8 @@ def main() -> None:
     sides = [Side("now", HERE, model, results)]
     if arguments.before is not None:
         sides.insert(0, Side("before", arguments.before.resolve(), str(safetensors(model)), results))
-    if not arguments.report:
-        for side in sides:
+    for side in sides:
+        if side.name in arguments.sides:
             side.measure(train, heldout, tokens)
     counts = json.loads((WORK / "corpora.json").read_text())
     about = paragraph(
@@ -252,11 +252,17 @@ def safetensors(model: str) -> Path:
     """The same weights as transformers saves them, for a checkout that reads no GGUF."""
     folder = WORK / "safetensors"
     if not (folder / "config.json").exists():
+        from transformers import LlamaForCausalLM
+
         from itda.sources.huggingface import LanguageModel
 
         loaded = LanguageModel.load(model)
-        loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
+        config = loaded.model.config
+        del config.quantization_config  # transformers saves nothing that it takes for quantised
+        plain = LlamaForCausalLM(config)
+        plain.model.load_state_dict(loaded.model.base_model.state_dict())
+        plain.save_pretrained(folder)
     return folder
 
 
