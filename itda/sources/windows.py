@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -10,9 +12,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from itda.core.labels import Labels
-from itda.errors import ModelError, SettingError
-from itda.sources.corpus import Document
+from itda.errors import CorpusError, ModelError, SettingError
+from itda.sources.cutting import Tokens
+from itda.sources.document import Document
+from itda.sources.offsets import blanks, firsts, mended
 from itda.sources.special import Bos, dressing, special_ids
+
+MOST_CHARACTERS = 2**31 - 1
+"""Of a document: places in it are kept as int32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +119,7 @@ class Windower:
             )
         if context is not None and window > context:
             raise SettingError(f"a window of {window} tokens, but the model reads at most {context}: use --window")
+        self._blanks, self._firsts = blanks(tokenizer), firsts(tokenizer)
         self.special = np.array(sorted(special_ids(tokenizer)), dtype=np.int64)
         pad = tokenizer.pad_token_id
         # Padding is masked, so any id that the model has will do.
@@ -119,22 +127,50 @@ class Windower:
 
     def windows(self, document: Document) -> list[Window]:
         """The windows of one document, in order; the last may be shorter."""
-        encoding = self.tokenizer(
-            document.text,
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
+        return list(self.cut(document))
+
+    def cut(self, document: Document) -> Iterator[Window]:
+        """The windows of one document, in order; no more of it is read and tokenized than they take.
+
+        Raises `CorpusError` for a text that no tokenizer can read, or that is too long for its labels.
+        """
+        tokens = Tokens(partial(self._encoded, document.id), document.parts(), self._firsts)
+        ids, offsets, position = np.zeros(0, np.int64), np.zeros((0, 2), np.int64), 0
+
+        def window(size: int) -> Window:
+            nonlocal ids, offsets, position
+            own = offsets[:size]
+            first, last = int(own[:, 0].min()), int(own[:, 1].max())
+            if last > MOST_CHARACTERS:
+                raise CorpusError(f"{document.id} has over 2^31 characters: cut it into several documents")
+            made = Window(document.id, tokens.text(first, last), first, position, ids[:size], own)
+            ids, offsets, position = ids[size:], offsets[size:], position + size
+            tokens.forget(int(offsets[:, 0].min()) if len(offsets) else last)
+            return made
+
+        for more_ids, more_offsets in tokens:
+            ids, offsets = np.concatenate([ids, more_ids]), np.concatenate([offsets, more_offsets])
+            while len(ids) >= self.content:
+                yield window(self.content)
+        if len(ids):
+            yield window(len(ids))
+
+    def _encoded(self, document: str, text: str) -> tuple[Int64[np.ndarray, " tokens"], Int64[np.ndarray, "tokens 2"]]:
+        """The ids and offsets of a text's tokens, without special ones."""
+        try:
+            encoding = self.tokenizer(
+                text,
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+        except (TypeError, UnicodeEncodeError) as error:
+            raise CorpusError(f"{document} holds half a surrogate pair: mend it or leave it out") from error
         ids = np.array(encoding["input_ids"], dtype=np.int64)
         offsets = np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-        pieces = []
-        for start in range(0, len(ids), self.content):
-            part = slice(start, start + self.content)
-            first, last = int(offsets[part, 0].min()), int(offsets[part, 1].max())
-            pieces.append(Window(document.id, document.text[first:last], first, start, ids[part], offsets[part]))
-        return pieces
+        return ids, mended(text, ids, offsets, self._blanks)
 
     def group(self, windows: Sequence[Window], size: int) -> Group:
         """Pad windows to [size, window]; the shape is the same for every group, so that bits are too."""
@@ -154,9 +190,10 @@ class Windower:
         """Groups of `size` windows in corpus order; `first_only` takes the first window of each document."""
         waiting: list[Window] = []
         for document in documents:
-            waiting += self.windows(document)[: 1 if first_only else None]
-            while len(waiting) >= size:
-                yield self.group(waiting[:size], size)
-                waiting = waiting[size:]
+            for window in islice(self.cut(document), 1 if first_only else None):
+                waiting.append(window)
+                if len(waiting) == size:
+                    yield self.group(waiting, size)
+                    waiting = []
         if waiting:
             yield self.group(waiting, size)
