@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,10 @@ import torch
 
 from itda import ITDA
 from itda.cli import main
-from itda.config import parse_bytes
+from itda.config import Train, parse_bytes
 from itda.core import memory
 from itda.files import FULL, RUN_FORMAT
+from itda.recipes import train
 from itda.recipes.trainers import LocalTrainers
 
 TRAIN = ["--mode", "paper", "--order", "corpus", "--k", "8", "--threshold", "0.4", "--tokens", "2k", "--window", "64"]
@@ -404,3 +407,25 @@ def test_a_reader_that_goes_away_is_no_error_in_help_either(tmp_path):
     command = f"{sys.executable} -m itda.cli train --help | head -1"
     made = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
     assert (made.stdout.count("\n"), made.stderr) == (1, "")
+
+
+def test_the_bar_of_refinement_ends_where_refinement_does(corpus, tmp_path):
+    counted = {}
+
+    @contextmanager
+    def bar(name, tokens):
+        counted[name] = [tokens, 0]
+
+        class Counter:
+            def update(self, n):
+                counted[name][1] += n
+
+            def set_postfix_str(self, s):
+                pass
+
+        yield Counter()
+
+    options = Train(model="tiny", layers="2,4", corpus=str(corpus), out=tmp_path / "run", tokens="1k", k=8, window=64)
+    train(replace(options, threshold=0.4, mode="best", offset=100, refine=2), bar)
+    assert counted["refine"] == [4000, 4000]
+    assert counted["train"] == [1000, 1000]

@@ -43,6 +43,11 @@ ROWS = 4096
 """Rows whose residuals are in memory at once. Sums are over these parts in order, so it is part of the result."""
 
 
+def pass_size(atoms: int, k: int) -> int:
+    """How many tokens a pass has, if nothing else is said and there are as many."""
+    return min(PASS_TOKENS, max(LEAST_TOKENS, USES * atoms // k))
+
+
 @torch.no_grad()
 def refine(
     model: ITDA,
@@ -74,7 +79,7 @@ def refine(
     """
     check_refinement(passes, min_fidelity)
     if pass_tokens is None:
-        pass_tokens = min(PASS_TOKENS, max(LEAST_TOKENS, USES * len(model) // model.k))
+        pass_tokens = pass_size(len(model), model.k)
     if pass_tokens < 1:
         raise SettingError(f"pass_tokens is {pass_tokens}: it must be at least 1")
     if model.fidelity is not None:

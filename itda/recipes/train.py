@@ -18,7 +18,7 @@ from itda.checks import check_shape, parse_sites
 from itda.core.batch import ActivationBatch, Site
 from itda.core.build import Builder
 from itda.core.memory import available
-from itda.core.refine import PASS_TOKENS
+from itda.core.refine import pass_size
 from itda.core.tokens import TokenLog
 from itda.errors import CorpusError, SettingError, StoreError
 from itda.files import FORMAT_VERSION, RUN_FORMAT, read_json
@@ -93,7 +93,8 @@ def _finish(reading: _Reading, bar: Bar, why: str) -> Run:
     provenance = {**origin.provenance, "tokens": seen}
     if options.refine:
         provenance["refinement"] = {"passes": options.refine, "min_fidelity": options.min_fidelity}
-    with bar("refine", (options.refine or 0) * PASS_TOKENS * len(origin.sites)) as progress:
+    each_pass = sum(min(seen, pass_size(atoms, options.k)) for atoms in trainers.sizes().values())
+    with bar("refine", (options.refine or 0) * each_pass) as progress:
         if isinstance(trainers, LocalTrainers):
             trainers.progress = progress
         parts = {site: {"mode": options.mode, "site": site, "provenance": provenance} for site in origin.sites}
