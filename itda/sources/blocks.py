@@ -1,5 +1,13 @@
 """Where a transformers model keeps its blocks, and which module hands what to the residual stream."""
 
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -8,32 +16,56 @@ from itda.errors import ModelError
 
 ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
 MLP_NAMES = ("mlp", "feed_forward", "ffn")
+TOWERS = re.compile(r"vision|visual|image|audio|speech|video", re.IGNORECASE)
+"""In the names of what reads something else than text."""
+
+
+def text_model(model: PreTrainedModel) -> nn.Module:
+    """The part of a model that reads text: all of it, or what its audio or vision tower feeds."""
+    try:
+        found = model.get_decoder()
+    except (AttributeError, NotImplementedError):
+        return model
+    return found if isinstance(found, nn.Module) else model
+
+
+def text_config(model: PreTrainedModel) -> Any:
+    """The configuration of the part that reads text."""
+    return getattr(text_model(model), "config", model.config).get_text_config()
 
 
 def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The list of the model's blocks. Raises `ModelError` if there is none, or an encoder and a decoder.
+    """The list of the blocks that text goes through.
 
-    It is the outermost list that is as long as the configuration says the model is deep.
+    It is the outermost list in the part that reads text which is as long as the configuration says the model is deep.
+    Raises `ModelError` if there is none, if attention and MLPs have lists of their own, and for a model that has an
+    encoder and a decoder.
     """
     name = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(f"{name} has an encoder and a decoder: use a decoder-only or an encoder-only model")
-    depth = model.config.get_text_config().num_hidden_layers
+    config = text_config(model)
+    depths = [getattr(config, each, None) for each in ("decoder_layers", "num_hidden_layers", "num_layers")]
     lists = [
-        (path.count("."), path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth and "vision" not in path
+        (depths.index(len(module)), path.count("."), path, module)
+        for part in (text_model(model), model)
+        for path, module in part.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) in depths and not TOWERS.search(path)
     ]
     if not lists:
-        raise ModelError(f"{name} has no list of {depth} blocks: use a transformer of the usual form")
-    return min(lists, key=lambda entry: entry[:2])[2]
+        deep = next((f" {depth}" for depth in depths if depth is not None), "")
+        raise ModelError(f"{name} has no list of{deep} blocks: use a transformer of the usual form")
+    found = min(lists, key=lambda entry: entry[:3])[3]
+    kind = type(found[0]).__name__
+    if isinstance(found[0], nn.ModuleList) or kind.endswith("Attention"):
+        raise ModelError(f"{name} has a list of {kind} where others have blocks: use a transformer of the usual form")
+    return found
 
 
 def site_module(blocks: nn.ModuleList, site: Site) -> nn.Module:
-    """The module whose output is the site's activation. Raises `ModelError`.
+    """The module whose output is the site's activation in most families, by its name. Raises `ModelError`.
 
-    `attn_out` and `mlp_out` are what is added to the residual stream, so where a norm stands between the two
-    (Gemma 2 and 3, OLMo 2) they are read after it; in BERT, whose norms come after the sum, before the sum.
+    That it is what is added to the residual stream is for a trial to say, where there are weights to try.
     """
     if not 0 <= site.layer < len(blocks):
         raise ModelError(f"no layer {site.layer}: the model has layers 0 to {len(blocks) - 1}")
@@ -56,11 +88,59 @@ def site_module(blocks: nn.ModuleList, site: Site) -> nn.Module:
     return found
 
 
-def tensor_of(output: Tensor | tuple) -> Tensor:
-    """The activations in what a module returns: a tensor, or a tuple that starts with one."""
-    return output[0] if isinstance(output, tuple) else output
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a site's activation is: a multiple of what a module returns."""
+
+    module: nn.Module
+    scale: float = 1.0
+
+    def read(self, output: Any, shape: Sequence[int], d_model: int) -> Float[Tensor, "windows tokens d_model"]:
+        """The activations in what the module returns, as a copy. Raises `ModelError` for another shape."""
+        # A copy, since the model may go on in place (ModernBERT's residual sum, for one).
+        return self.scaled(activations_in(output, shape, d_model).clone())
+
+    def scaled(self, found: Tensor) -> Tensor:
+        """The activations of what the module returns, whatever its shape."""
+        return found if self.scale == 1 else found * self.scale
+
+    def write(self, output: Any, activations: Float[Tensor, "n d_model"], mask: Bool[Tensor, "windows tokens"]) -> Any:
+        """The same output with other activations where `mask` is true."""
+        given = tensor_of(output)
+        found = activations_in(output, mask.shape, activations.shape[-1]).clone()
+        if self.scale != 1:
+            # What is not replaced keeps its bits, which a product and a quotient would not.
+            same = activations == found[mask] * self.scale
+            activations = torch.where(same, found[mask], activations / self.scale)
+        found[mask] = activations.to(found)
+        return with_tensor(output, found.view(given.shape))
 
 
-def with_tensor(output: Tensor | tuple, activations: Tensor) -> Tensor | tuple:
+def activations_in(output: Any, shape: Sequence[int], d_model: int) -> Float[Tensor, "windows tokens d_model"]:
+    """The activations in what a module returns for windows of a shape.
+
+    All rows in one axis will do (OPT's MLP). Raises `ModelError` for another shape.
+    """
+    found, shape = tensor_of(output), tuple(shape)
+    if not isinstance(found, Tensor):
+        raise ModelError(f"a block returns a {type(found).__name__} and no activations: use another model")
+    if found.shape == (*shape, d_model):
+        return found
+    if found.shape == (math.prod(shape), d_model):
+        return found.view(*shape, d_model)
+    raise ModelError(
+        f"a block returns {list(found.shape)} where windows, tokens and d_model are {[*shape, d_model]}: "
+        "use a model with one residual stream"
+    )
+
+
+def tensor_of(output: Any) -> Any:
+    """The activations in what a module returns: a tensor, or a tuple or list that starts with one."""
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
+def with_tensor(output: Any, activations: Tensor) -> Any:
     """The same output with other activations."""
-    return (activations, *output[1:]) if isinstance(output, tuple) else activations
+    if isinstance(output, tuple | list):
+        return type(output)([activations, *output[1:]])
+    return activations

@@ -28,6 +28,7 @@ from itda.sources.blocks import find_blocks
 from itda.sources.devices import usable_device
 from itda.sources.gguf_header import GgufHeader
 from itda.sources.identity import COMMIT, commit_of, files_of, fingerprint
+from itda.sources.limits import loader_of
 from itda.sources.names import GGUF, folder_of, gguf_of
 from itda.sources.refusals import Part, check_adapter, why_not
 
@@ -138,13 +139,10 @@ class Checkpoint:
         Raises `ModelError`, also where weights are missing that transformers would fill in at random.
         """
         config = self.config()
+        loader, options = loader_of(config), self._options
         if self.file is not None:
-            causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+            loader = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModel
             options = {**self._options, "config": config, **_dequantised()}
-        else:
-            causal = any("CausalLM" in a or "LMHead" in a for a in config.architectures or [])
-            options = self._options
-        loader = AutoModelForCausalLM if causal else AutoModel
         with _quiet(), self.explained("model"):
             given: Any = loader.from_pretrained(self.source, dtype=self.dtype, output_loading_info=True, **options)
             model, info = given

@@ -17,6 +17,8 @@ from torch import nn
 
 Hook = Callable[[Any], Any]
 """Given what a module returns; what it returns takes its place, unless it is None."""
+Before = Callable[[tuple, dict[str, Any]], tuple[tuple, dict[str, Any]] | None]
+"""Given a module's arguments, by place and by name; what it returns takes their place, unless it is None."""
 
 _running: ContextVar[object | None] = ContextVar("itda_running", default=None)
 """The call whose forward pass this thread is in."""
@@ -25,31 +27,36 @@ _changing = threading.Lock()
 
 
 @contextmanager
-def hooked(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]:
-    """Hooks on modules for the passes that are made within this, in this thread, and for no others.
+def hooked(hooks: Iterable[tuple[nn.Module, Hook]], before: Iterable[tuple[nn.Module, Before]] = ()) -> Iterator[None]:
+    """Hooks on modules, after they run and before, for the passes that are made within this, in this thread alone.
 
     Not for passes that a hook makes either: while one runs, it is as if there were none.
     """
     call = object()
 
-    def own(hook: Hook) -> Callable:
-        def run(_module: object, _inputs: object, output: Any) -> Any:
+    def own(hook: Callable) -> Callable:
+        def run(_module: object, *given: Any) -> Any:
             if _running.get() is not call:
                 return None
             token = _running.set(None)
             try:
-                return hook(output)
+                return hook(*given)
             finally:
                 _running.reset(token)
 
         return run
+
+    def after(hook: Hook) -> Callable:
+        return own(lambda _inputs, output: hook(output))
 
     with ExitStack() as stack:
         handles = []
         stack.callback(_remove, handles)
         with _changing:
             for module, hook in hooks:
-                handles.append(module.register_forward_hook(own(hook)))
+                handles.append(module.register_forward_hook(after(hook)))
+            for module, hook in before:
+                handles.append(module.register_forward_pre_hook(own(hook), with_kwargs=True))
         token = _running.set(call)
         stack.callback(_running.reset, token)
         yield

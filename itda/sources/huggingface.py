@@ -18,12 +18,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from itda.core.batch import ActivationBatch, Site
 from itda.errors import ModelError
 from itda.sources.activation_model import ActivationModel
-from itda.sources.blocks import find_blocks, site_module, tensor_of, with_tensor
+from itda.sources.blocks import Place, find_blocks, text_config
 from itda.sources.checkpoint import Checkpoint
 from itda.sources.corpus import Corpus
 from itda.sources.hooks import Hook, evaluating, hooked
+from itda.sources.limits import context_of, predicts_next
 from itda.sources.special import Bos
 from itda.sources.splicing import Splice, Spliced
+from itda.sources.trial import places
 from itda.sources.windows import Group, Windower
 
 Replace = Callable[[Tensor], Tensor]
@@ -78,18 +80,17 @@ class LanguageModel(ActivationModel):
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return self.model.config.get_text_config().hidden_size
+        return text_config(self.model).hidden_size
 
     @property
     def context(self) -> int | None:
         """The most tokens that the model reads, where its configuration says so."""
-        config = self.model.config.get_text_config()
-        return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        return context_of(self.model)
 
     @property
     def is_causal(self) -> bool:
         """Whether it predicts the next token."""
-        return "CausalLM" in type(self.model).__name__ or "LMHead" in type(self.model).__name__
+        return predicts_next(self.model)
 
     @property
     def revision(self) -> str | None:
@@ -131,31 +132,34 @@ class LanguageModel(ActivationModel):
         Raises `ModelError` for a site that the model does not have.
         """
         found: dict[Site, Tensor] = {}
+        places = self.places(sites)
 
         def reader(site: Site) -> Hook:
-            def read(output: Tensor | tuple) -> None:
-                # A copy, since the model may go on in place (ModernBERT's residual sum, for one).
-                found[site] = (
-                    tensor_of(output).clone().view(*group.input_ids.shape, -1)
-                )  # OPT's fc2 sees all rows as one
-                if len(found) == len(sites):
+            def read(output: Any) -> None:
+                found[site] = places[site].read(output, group.input_ids.shape, self.d_model)
+                if len(found) == len(places):
                     raise _Stop
 
             return read
 
-        blocks = find_blocks(self.model)
-        with hooked([(site_module(blocks, site), reader(site)) for site in sites]), suppress(_Stop):
+        with hooked([(place.module, reader(site)) for site, place in places.items()]), suppress(_Stop):
             self.forward(self.model.base_model, group)
-        missing = [str(site) for site in sites if site not in found]
+        missing = [str(site) for site in places if site not in found]
         if missing:
             raise ModelError(f"{self.name} ran without its {missing[0]}: choose another layer")
         return {site: found[site] for site in sites}
 
+    @torch.inference_mode()
+    def places(self, sites: Sequence[Site]) -> dict[Site, Place]:
+        """Where the activations of some sites are, by trial before their first use: `itda.sources.trial`.
+
+        Raises `ModelError` for a site that the model does not have, or that cannot be read.
+        """
+        return places(self.model, self.tokenizer, sites, lambda group: self.forward(self.model.base_model, group))
+
     def check(self, sites: Sequence[Site]) -> None:
-        """Raises `ModelError` for a site that the model does not have."""
-        blocks = find_blocks(self.model)
-        for site in sites:
-            site_module(blocks, site)
+        """Raises `ModelError` for a site that the model does not have, or that cannot be read."""
+        self.places(sites)
 
     def flight(self, tokens: int, branches: int = 1) -> int:  # noqa: ARG002
         """One group at a time: the model is in memory, and nothing is won by running several together."""
@@ -181,16 +185,15 @@ class LanguageModel(ActivationModel):
             raise ModelError(f"{self.name} does not predict the next token: evaluate a causal language model")
         mask = group.is_activation.to(self.model.device)
 
-        def splice(output: Tensor | tuple) -> Tensor | tuple:
-            assert replace is not None
-            given = tensor_of(output)
-            activations = given.clone().view(*mask.shape, -1)
-            activations[mask] = replace(activations[mask]).to(activations.dtype)
-            return with_tensor(output, activations.view_as(given))
-
         if site is None or replace is None:
             return self.forward(self.model, group).logits
-        with hooked([(site_module(find_blocks(self.model), site), splice)]):
+        place = self.places([site])[site]
+
+        def splice(output: Any) -> Any:
+            activations = place.read(output, mask.shape, self.d_model)[mask]
+            return place.write(output, replace(activations), mask)
+
+        with hooked([(place.module, splice)]):
             return self.forward(self.model, group).logits
 
     def spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]:

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from itda.core.batch import Site
 from itda.errors import ModelError, SettingError
 from itda.sources.activation_model import ActivationModel
-from itda.sources.blocks import find_blocks, site_module
+from itda.sources.added import Added, Passed, added
+from itda.sources.blocks import Place, find_blocks, site_module
 from itda.sources.checkpoint import Checkpoint
 from itda.sources.huggingface import LanguageModel
 from itda.sources.special import Bos
+from itda.sources.trial import check_layers, named_numbers, place_of, trial_group, tried
 from itda.sources.windows import Group, Windower
 
 NDIF = "https://api.ndif.us"
@@ -141,8 +143,37 @@ class RemoteModel(ActivationModel):
         return self.model.windower(window, bos)
 
     def check(self, sites: Sequence[Site]) -> None:
-        """Raises `ModelError` for a site that the model does not have."""
-        self.model.check(sites)
+        """Raises `ModelError` for a site that the model does not have, or that cannot be read."""
+        self.places(sites)
+
+    def places(self, sites: Sequence[Site]) -> dict[Site, Place]:
+        """Where the activations of some sites are, as `LanguageModel.places` finds it.
+
+        For attn_out and mlp_out of a model that has no weights here, a request tries whether the modules that most
+        models have are what a block adds. Raises `ModelError`.
+        """
+        if not any(value.is_meta for value in self.model.model.parameters()):
+            return self.model.places(sites)
+        model = self.model.model
+        blocks, known = find_blocks(model), tried(model)
+        check_layers(blocks, sites)
+        for layer in sorted({site.layer for site in sites if site.stream != "resid_post"} - set(known.added)):
+            known.added[layer] = self._added(layer)
+        return {site: place_of(model, site) for site in sites}
+
+    def _added(self, layer: int) -> Added:
+        """What a block adds, of its attention and its MLP, by a request with a few tokens."""
+        model = self.model.model
+        block = find_blocks(model)[layer]
+        parts = [site_module(find_blocks(model), Site(layer, stream)) for stream in ("attn_out", "mlp_out")]
+        names = [next(name for name, module in block.named_modules() if module is part) for part in parts]
+        readers = [self._envoy(module) for module in (block, *parts, block)]
+        group = trial_group(model, self.model.tokenizer)
+        before, one, two, after = (x.double() for x in self._patiently([group], readers, (0,))[0])
+        outputs, kinds = dict(zip(names, (one, two), strict=True)), dict(zip(names, ("attention", "mlp"), strict=True))
+        return added(
+            Passed(before, after, outputs, {}, kinds, named_numbers(block, model), torch.finfo(model.dtype).eps)
+        )
 
     def flight(self, tokens: int) -> int:
         """As many groups as one request has."""
@@ -156,22 +187,22 @@ class RemoteModel(ActivationModel):
         Raises `ModelError` if the request fails for good, or too often.
         """
         ordered = sorted(sites, key=lambda site: (site.layer, ORDER.index(site.stream)))
-        blocks = find_blocks(self.model.model)
-        readers = [self._envoy(site_module(blocks, site)) for site in ordered]
-        for place, found in enumerate(self._patiently(groups, readers)):
+        places = self.places(sites)
+        readers = [self._envoy(places[site].module) for site in ordered]
+        for number, found in enumerate(self._patiently(groups, readers)):
             by_site = dict(zip(ordered, found, strict=True))
-            yield place, {site: by_site[site] for site in sites}
+            yield number, {site: places[site].scaled(by_site[site]) for site in sites}
 
     def _envoy(self, module: nn.Module) -> Any:
         return next(envoy for envoy in self.traced.modules() if envoy._module is module)
 
-    def _patiently(self, groups: Sequence[Group], readers: list[Any]) -> list[list[Tensor]]:
-        """The results of a request that is made until it succeeds."""
+    def _patiently(self, groups: Sequence[Group], readers: list[Any], inputs: Sequence[int] = ()) -> list[list[Tensor]]:
+        """The results of a request that is made until it succeeds; of some readers, what goes in."""
         pause = FIRST_PAUSE_S
         for last in range(1, TRIES + 1):
             try:
                 with _tracing:
-                    return _request(self.traced, groups, readers, self.remote)
+                    return _request(self.traced, groups, readers, self.remote, inputs)
             except Exception as error:  # nnsight's, httpx's, websocket's, torch's
                 reason = _reason(error)
                 if not _passes(error):
@@ -191,7 +222,7 @@ class RemoteModel(ActivationModel):
 
 @torch.inference_mode()
 def _request(
-    model: Any, groups: Sequence[Group], readers: list[Any], remote: bool | Literal["local"]
+    model: Any, groups: Sequence[Group], readers: list[Any], remote: bool | Literal["local"], inputs: Sequence[int] = ()
 ) -> list[list[Float[Tensor, "activations d_model"]]]:
     """The wanted activations of each group at each of some places, in the order they are computed in.
 
@@ -205,10 +236,12 @@ def _request(
             with model.trace(input_ids=ids, attention_mask=attention_mask, use_cache=False) as tracer:
                 row = []
                 found.append(row)
-                for reader in readers:
-                    output = reader.output
+                for number, reader in enumerate(readers):
+                    output = reader.input if number in inputs else reader.output
                     # A block of transformers 5 returns a tensor, whose [0] would be the first window alone.
-                    output = output[0] if isinstance(output, tuple) else output
+                    output = output[0] if isinstance(output, tuple | list) else output
+                    if output.shape[:-1] != wanted.shape and output.shape[:-1] != (wanted.numel(),):
+                        raise ValueError(f"a block returns {list(output.shape)} for {list(wanted.shape)} tokens")
                     row.append(output.reshape(*wanted.shape, -1)[wanted.to(output.device)].cpu())
                 tracer.stop()
     return found

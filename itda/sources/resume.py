@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from itda.core.batch import Site
-from itda.sources.blocks import find_blocks, site_module, tensor_of, with_tensor
+from itda.sources.blocks import Place, activations_in, find_blocks
 from itda.sources.hooks import Hook, hooked
 from itda.sources.huggingface import LanguageModel
 from itda.sources.repeats import Repeats, are_repeated, needed
@@ -49,8 +49,10 @@ class _Clean:
 
     def at(self, site: Site) -> Tensor:
         """The activations of a site, [windows, tokens, d_model]."""
-        shape = (*self.group.input_ids.shape, -1)
-        return self.states[site.layer + 1].view(shape) if site.stream == "resid_post" else self.inside[site]
+        if site.stream != "resid_post":
+            return self.inside[site]
+        state = self.states[site.layer + 1]
+        return activations_in(state, self.group.input_ids.shape, state.shape[-1])
 
     def to(self, device: str | torch.device) -> _Clean:
         """The same elsewhere."""
@@ -144,15 +146,15 @@ class Resumption:
             if layer in wanted and layer not in states:
                 states[layer] = state.clone()  # the block may go on in place
 
-        def reader(site: Site) -> Hook:
-            def read(output: Tensor | tuple) -> None:
-                inside[site] = tensor_of(output).clone().view(*group.input_ids.shape, -1)
+        def reader(site: Site, there: Place) -> Hook:
+            def read(output: Any) -> None:
+                inside[site] = there.read(output, group.input_ids.shape, self.model.d_model)
 
             return read
 
         hooks = [
-            (site_module(self.blocks, site), reader(site))
-            for site in self.sites
+            (there.module, reader(site, there))
+            for site, there in self.model.places(self.sites).items()
             if site.stream != "resid_post" and site not in inside
         ]
         state = states[start].clone() if start else None
@@ -164,13 +166,10 @@ class Resumption:
     def _after(self, clean: _Clean, site: Site, values: Tensor) -> Tensor:
         """The last states of a group, with other activations at a site."""
         state, layers = clean.states[_resumed(site)], range(_resumed(site), len(self.blocks))
+        there, mask = self.model.places([site])[site], clean.group.is_activation.to(state.device)
         if site.stream == "resid_post":
-            return self._run(clean.group, layers, _put(clean.group, state, values))
-
-        def put(output: Tensor | tuple) -> Tensor | tuple:
-            return with_tensor(output, _put(clean.group, tensor_of(output), values))
-
-        with hooked([(site_module(self.blocks, site), put)]):
+            return self._run(clean.group, layers, there.write(state, values, mask))
+        with hooked([(there.module, lambda output: there.write(output, values, mask))]):
             return self._run(clean.group, layers, state.clone())
 
     def _run(self, group: Group, layers: range, state: Tensor | None, *watch: Any) -> Tensor:
@@ -184,7 +183,9 @@ class Resumption:
         if not self.repeats or site.stream != "resid_post":
             return None
         group, windows, tokens = clean.group, *clean.group.input_ids.shape
-        states = _put(group, clean.states[site.layer + 1], values).view(windows, tokens, -1)
+        mask, state = group.is_activation.to(values.device), clean.states[site.layer + 1]
+        written = self.model.places([site])[site].write(state, values, mask)
+        states = activations_in(written, (windows, tokens), values.shape[-1])
         length = needed(group.predicts).to(states.device)
         if not are_repeated(states, length):
             return None
@@ -243,14 +244,6 @@ class Resumption:
 def _resumed(site: Site) -> int:
     """The first block to run for a replacement at a site."""
     return site.layer + (site.stream == "resid_post")
-
-
-def _put(group: Group, given: Tensor, values: Tensor) -> Tensor:
-    """A state, or what a module returns, with other activations."""
-    mask = group.is_activation.to(given.device)
-    activations = given.clone().view(*mask.shape, -1)
-    activations[mask] = values.to(activations)
-    return activations.view_as(given)
 
 
 def _alone(group: Group, window: int) -> Group:

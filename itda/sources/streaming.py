@@ -21,15 +21,16 @@ from itda.core.batch import Site
 from itda.core.memory import available
 from itda.errors import ModelError
 from itda.sources.activation_model import ActivationModel
-from itda.sources.blocks import find_blocks, site_module, tensor_of, with_tensor
+from itda.sources.blocks import Place, activations_in, find_blocks
 from itda.sources.checkpoint import Checkpoint
 from itda.sources.hooks import Hook, Turns, hooked
 from itda.sources.huggingface import LanguageModel
-from itda.sources.replay import Form, NotReplayableError, form_of, run_block, run_head
+from itda.sources.replay import Form, NotReplayableError, form_of, passing, replaced, run_block, run_head
 from itda.sources.sizes import groups_in_flight, left_for_states
 from itda.sources.special import Bos
 from itda.sources.splicing import Splice, Spliced
 from itda.sources.states import States
+from itda.sources.trial import check_layers, place_of, recorded, trial_group, tried, why_no_stream
 from itda.sources.weights import Weights, open_weights
 from itda.sources.windows import Group, Windower
 
@@ -146,8 +147,36 @@ class StreamedModel(ActivationModel):
         return self.inner.windower(window, bos)
 
     def check(self, sites: Sequence[Site]) -> None:
-        """Raises `ModelError` for a site that the model does not have."""
-        self.inner.check(sites)
+        """Raises `ModelError` for a site that the model does not have, or that cannot be read."""
+        self.places(sites)
+
+    @torch.inference_mode()
+    def places(self, sites: Sequence[Site]) -> dict[Site, Place]:
+        """Where the activations of some sites are, as `LanguageModel.places` finds it.
+
+        For attn_out and mlp_out the blocks are read once more, alone. Raises `ModelError`.
+        """
+        if self.form is None:
+            return self.inner.places(sites)
+        model, known = self.inner.model, tried(self.inner.model)
+        check_layers(self.blocks, sites)
+        group = trial_group(model, self.inner.tokenizer)
+        forward = lambda: self.inner.forward(model.base_model, group)  # noqa: E731
+        if not known.stream:
+            with replaced(self.blocks, [passing(self.form)] * self.layers):
+                why = why_no_stream(model, group, lambda _: forward())
+            if why:
+                raise ModelError(why)
+            known.stream = True
+        for layer in sorted({site.layer for site in sites if site.stream != "resid_post"} - set(known.added)):
+            try:
+                with self.turns.turn(), self.weights.only(layer), recorded(model, [layer], group) as seen:
+                    seen[layer].after = seen[layer].flat(run_block(self.blocks, layer, self.form, None, forward))
+            except NotReplayableError:
+                self.load_around_each_block()
+                return self.inner.places(sites)
+            known.added[layer] = seen[layer].added()
+        return {site: place_of(model, site) for site in sites}
 
     def flight(self, tokens: int, branches: int = 1) -> int:
         """Groups of so many tokens whose states fit in memory, or on disk, `branches` of each."""
@@ -164,6 +193,7 @@ class StreamedModel(ActivationModel):
     ) -> Iterator[tuple[int, Mapping[Site, Float[Tensor, "activations d_model"]]]]:
         """One layer of all groups after the other: see `ActivationModel`. Another thread waits until it is done."""
         with self.turns.turn():
+            self.places(sites)
             yield from self._harvested(groups, sites)
 
     def _harvested(
@@ -205,6 +235,7 @@ class StreamedModel(ActivationModel):
         seen too late to begin anew.
         """
         with self.turns.turn():
+            self.places(sites)
             yield from self._all_spliced(groups, sites, splice)
 
     def _all_spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]:
@@ -269,21 +300,11 @@ class StreamedModel(ActivationModel):
         self, layer: int, group: Group, state: Tensor | None, site: Site, output: Tensor, values: Tensor
     ) -> Tensor:
         """The state of a group after a block at whose site other activations were put in."""
-        mask = group.is_activation.to(output.device)
-
-        def put(given: Tensor) -> Tensor:
-            activations = given.clone().view(*mask.shape, -1)
-            activations[mask] = values.to(activations)
-            return activations.view_as(given)
-
+        mask, there = group.is_activation.to(output.device), self.places([site])[site]
         if site.stream == "resid_post":
-            return put(output)
-        module = site_module(self.blocks, site)
-
-        def hook(given: Any) -> Any:
-            return with_tensor(given, put(tensor_of(given)))
-
-        return self._step(layer, group, state.clone() if state is not None else None, [], [(module, hook)])[0]
+            return there.write(output, values, mask)
+        hook = (there.module, lambda given: there.write(given, values, mask))
+        return self._step(layer, group, state.clone() if state is not None else None, [], [hook])[0]
 
     @torch.inference_mode()
     def _logits(self, group: Group, part: _Part, state: Tensor) -> Tensor:
@@ -311,20 +332,25 @@ class StreamedModel(ActivationModel):
         """The state of a group after a block, and the activations at some sites of it, [windows, tokens, d_model]."""
         assert self.form is not None
         found: dict[Site, Tensor] = {}
+        shape, width = group.input_ids.shape, self.d_model
 
-        def reader(site: Site) -> Hook:
-            def read(output: Tensor | tuple) -> None:
-                found[site] = tensor_of(output).clone().view(*group.input_ids.shape, -1)
+        def reader(site: Site, there: Place) -> Hook:
+            def read(output: Any) -> None:
+                found[site] = there.read(output, shape, width)
 
             return read
 
-        inside = [(site_module(self.blocks, site), reader(site)) for site in sites if site.stream != "resid_post"]
+        places = self.places(sites) if sites else {}
+        inside = [(there.module, reader(site, there)) for site, there in places.items() if site != Site(layer)]
         state = state.to(self.weights.device) if state is not None else None
         forward = lambda: self.inner.forward(self.inner.model.base_model, group)  # noqa: E731
         with hooked([*inside, *hooks]):
             output = run_block(self.blocks, layer, self.form, state, forward)
         if Site(layer) in sites:
-            found[Site(layer)] = output.view(*group.input_ids.shape, -1)
+            found[Site(layer)] = activations_in(output, shape, width)
+        missing = [str(site) for site in sites if site not in found]
+        if missing:
+            raise ModelError(f"{self.name} ran without its {missing[0]}: choose another layer")
         return output, found
 
     def load_around_each_block(self) -> None:

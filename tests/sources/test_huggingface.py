@@ -161,15 +161,16 @@ def test_a_layer_out_of_range_raises_and_names_the_layers_there_are(layer):
 
 
 @pytest.mark.parametrize("stream", ["attn_out", "mlp_out"])
-def test_a_stream_that_the_block_lacks_raises_with_a_remedy(stream):
+def test_a_stream_that_is_not_what_a_block_adds_raises_with_a_remedy(stream):
     model = LanguageModel(build("llama"), byte_tokenizer())
     block = model.model.model.layers[0]
-    for old, new in (("mlp", "wide"), ("self_attn", "mixer")):
-        setattr(block, new, getattr(block, old))
-        delattr(block, old)
-    with pytest.raises(ModelError, match=f"no {stream} in LlamaDecoderLayer .*wide.*: use resid_post") as error:
+    plain = block.forward
+    block.forward = lambda *args, **kwargs: 2 * plain(*args, **kwargs)
+    match = f"no {stream} in block 0 of LlamaForCausalLM: .* what it adds to its input; use resid_post"
+    with pytest.raises(ModelError, match=match) as error:
         HuggingFaceSource(model, CORPUS, [Site(0, stream)], window=8)
     one_line(error)
+    HuggingFaceSource(model, CORPUS, [Site(0), Site(1, stream)], window=8)
 
 
 def tiny_t5():

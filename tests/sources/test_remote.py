@@ -199,13 +199,15 @@ def test_a_model_that_runs_is_built_without_weights(monkeypatch, tmp_path):
     assert {parameter.device.type for parameter in model.model.model.parameters()} == {"meta"}
     # As the server would run it: the request is made, and a server with the weights answers.
     here = RemoteModel.over(tiny)
-    monkeypatch.setattr(module, "_request", lambda _m, groups, readers, _r: _served(here, model, groups, readers))
+    monkeypatch.setattr(
+        module, "_request", lambda _m, groups, readers, _r, inputs=(): _served(here, groups, readers, inputs)
+    )
     assert_same(batches(model), batches(tiny))
 
 
-def _served(here, model, groups, readers, request=module._request):
+def _served(here, groups, readers, inputs, request=module._request):
     by_path = {envoy.path: envoy for envoy in here.traced.modules()}
-    return request(here.traced, groups, [by_path[reader.path] for reader in readers], "local")
+    return request(here.traced, groups, [by_path[reader.path] for reader in readers], "local", inputs)
 
 
 @pytest.mark.usefixtures("with_key")

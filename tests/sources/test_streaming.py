@@ -22,12 +22,17 @@ EXPERTS = (*LLAMA_LIKE, ("moe_intermediate_size", 24), ("num_experts", 4), ("num
 OSS = (*LLAMA_LIKE, ("num_local_experts", 4), ("num_experts_per_tok", 2), ("sliding_window", 8))
 SHARED = (*LLAMA_LIKE, ("num_kv_shared_layers", 1), ("hidden_size_per_layer_input", 8), ("laurel_rank", 4))
 LAYERWISE = (("vocab_size_per_layer_input", 64), ("sliding_window", 8), ("altup_num_inputs", 2))
+SEVERAL = Family("Gemma3nTextConfig", "Gemma3nForCausalLM", None, (*SHARED, *LAYERWISE))
+"""A family of several residual streams."""
+GRANITE = Family("GraniteConfig", "GraniteForCausalLM", "norm", (*LLAMA_LIKE[:2], ("residual_multiplier", 0.22)))
+BLOOM = Family("BloomConfig", "BloomForCausalLM", "ln_f")
 MORE = {
     "qwen3-moe": Family("Qwen3MoeConfig", "Qwen3MoeForCausalLM", "norm", EXPERTS),
     "gpt-oss": Family("GptOssConfig", "GptOssForCausalLM", "norm", OSS),
-    "gemma-3n": Family("Gemma3nTextConfig", "Gemma3nForCausalLM", None, (*SHARED, *LAYERWISE)),
+    "granite": GRANITE,
+    "bloom": BLOOM,
 }
-AROUND = {"gpt-j", "gemma-3n"}
+AROUND = {"gpt-j", "bloom"}
 """Families whose blocks hand on more than a state."""
 
 
@@ -69,19 +74,26 @@ def same(found, expected):
         assert labels == expected[site][1]
 
 
-def sites_of(name):
-    return [site for site in SITES if site.stream == "resid_post"] if name in ("gemma-3n",) else SITES
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", [*FAMILIES, *MORE])
 def test_streamed_activations_are_those_of_the_ordinary_forward_to_the_bit(saved, name, dtype):
     folder = str(saved(name, dtype))
     streamed = StreamedModel.load(folder, dtype=dtype)
     assert len(list(Path(folder).glob("*.safetensors"))) > 1
-    same(read(streamed, sites_of(name)), read(LanguageModel.load(folder, dtype=dtype), sites_of(name)))
+    same(read(streamed), read(LanguageModel.load(folder, dtype=dtype)))
     assert streamed.replayable == (name not in AROUND)
     assert all(value.is_meta for block in streamed.blocks for value in block.parameters())  # nothing was left behind
+
+
+def test_a_model_of_several_streams_is_refused_alike_in_memory_and_streamed(saved, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "gemma-3n", SEVERAL)
+    messages = set()
+    for load in (LanguageModel.load, StreamedModel.load):
+        with pytest.raises(ModelError, match=r"Gemma3nForCausalLM .* \[2, 2, 7, 32\].*one residual stream") as error:
+            HuggingFaceSource(load(str(saved("gemma-3n"))), CORPUS, [Site(1)], window=12)
+        messages.add(str(error.value))
+    assert len(messages) == 1
+    assert "\n" not in messages.pop()
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3-moe", "gpt-oss"])
