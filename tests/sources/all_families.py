@@ -66,6 +66,8 @@ SIZES: dict[str, object] = {
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank"), 16),
     **dict.fromkeys(("vocab_size_per_layer_input", "decoder_vocab_size"), VOCABULARY),
     "qk_head_dim": 12,
+    "linear_head_dim": SMALL,
+    "linear_num_heads": HEADS,
     "mamba_d_ssm": 2 * WIDTH,
     "num_channels": 3,
 }
