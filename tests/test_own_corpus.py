@@ -28,7 +28,7 @@ def train(corpus, run, *more):
 def test_train_harvest_and_index_say_what_is_left_out_unless_they_are_to_be_quiet(corpus, tmp_path, capfd):
     (corpus / "a.pdf").write_text("x")
     source = ["tiny", "--corpus", str(corpus), "--tokens", "100", "--layers", "2", "--window", "32"]
-    said = f"itda: {corpus}: 1 files are left out (1 .pdf)\n"
+    said = f"itda: {corpus}: files left out: 1 (1 .pdf)\n"
     main(train(corpus, tmp_path / "run"))
     assert said in capfd.readouterr().err
     main(["harvest", *source, "--out", str(tmp_path / "kept")])
@@ -36,7 +36,7 @@ def test_train_harvest_and_index_say_what_is_left_out_unless_they_are_to_be_quie
     main(["index", str(tmp_path / "run"), "--corpus", str(corpus), "--tokens", "64"])
     assert said in capfd.readouterr().err
     main(train(corpus, tmp_path / "again", "--quiet"))
-    assert "left out" not in capfd.readouterr().err
+    assert "files left out" not in capfd.readouterr().err
 
 
 def test_folders_called_as_what_is_bundled_are_said_not_to_be_read(corpus, tmp_path, capfd, monkeypatch):

@@ -155,8 +155,8 @@ def _notes(path: Path, there: list[Path], textless: set[Path], closed: list[str]
     if textless:
         said.append(f"{len(textless):,} .json or .csv without a {text_field!r} in the first row")
     left_out = sum(unknown.values()) + len(textless)
-    notes = [f"{shown(str(path))}: {left_out:,} files are left out ({', '.join(said)})"] if said else []
-    return notes + [f"{shown(str(path))}: {len(closed):,} folders in it cannot be read"] * bool(closed)
+    notes = [f"{shown(str(path))}: files left out: {left_out:,} ({', '.join(said)})"] if said else []
+    return notes + [f"{shown(str(path))}: folders in it that cannot be read: {len(closed):,}"] * bool(closed)
 
 
 def _has_text(file: Path, text_field: str) -> bool:

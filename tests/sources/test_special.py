@@ -13,7 +13,9 @@ from itda.errors import ModelError, SettingError
 from itda.sources.corpus import Corpus, Document
 from itda.sources.huggingface import HuggingFaceSource
 from itda.sources.prompt import read_prompt
+from itda.sources.remote import RemoteModel
 from itda.sources.special import beginning, dressing
+from itda.sources.streaming import StreamedModel
 from itda.sources.windows import Windower
 
 
@@ -107,6 +109,23 @@ def test_activations_are_those_of_the_model_with_and_without_a_bos(bos):
     (batch,) = list(source)
     assert torch.equal(batch[Site(1)].activations, found[Site(1)])
     assert batch[Site(1)].labels.keys() == [("text:0", i, i + 1) for i in range(5)]
+
+
+@pytest.mark.parametrize("bos", ["auto", "always", "never"])
+def test_streamed_and_remote_models_have_it_too(bos, tmp_path):
+    model = language_model("gpt2")
+    model.tokenizer = end_of_text(eos_token="<|endoftext|>")
+    for each in (model.model, model.tokenizer):
+        each.save_pretrained(tmp_path)
+
+    def read(made):
+        corpus = Corpus.from_texts(["a cat", "the dog ran on"])
+        source = HuggingFaceSource(made, corpus, [Site(1)], window=8, batch_size=2, bos=bos)
+        return torch.cat([batch[Site(1)].activations for batch in source])
+
+    wanted = read(model)
+    assert torch.equal(read(StreamedModel.load(str(tmp_path))), wanted)
+    assert torch.equal(read(RemoteModel.over(model)), wanted)
 
 
 def test_a_prompt_longer_than_the_window_has_its_bos_too():

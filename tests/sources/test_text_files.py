@@ -57,7 +57,7 @@ def test_what_is_left_out_is_said_in_one_line_with_numbers(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     (tmp_path / "broken.json").write_text("{")
     (note,) = open_corpus(str(tmp_path)).notes
-    assert note.startswith(f"{tmp_path}: 9 files are left out (2 .pdf, ")
+    assert note.startswith(f"{tmp_path}: files left out: 9 (2 .pdf, ")
     assert "2 others" in note
     assert note.endswith("2 .json or .csv without a 'text' in the first row)")
     assert "\n" not in note

@@ -82,6 +82,7 @@ def test_one_worker_gives_the_bits_of_one_process_with_as_many_threads(cluster, 
             model.check([Site(9)])
         with pytest.raises(SettingError, match="reads at most"):
             model.windower(10**6)
+        assert [model.windower(24, bos).prefix for bos in ("auto", "never")] == [TINY().windower(24).prefix, []]
 
 
 def test_two_workers_do_it_where_there_is_no_room_for_the_third(cluster, alone):
