@@ -7,6 +7,7 @@ renames, `itda.records` reads what needs no tensors.
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def push_dictionary(model: ITDA, repo_id: str, *, private: bool | None = None, t
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_dictionary(model, folder)
+        write_dictionary(_without_paths(model), folder)
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload an ITDA dictionary")
@@ -121,6 +122,15 @@ def push_dictionary(model: ITDA, repo_id: str, *, private: bool | None = None, t
                 "`hf auth whoami`"
             ) from error
     return str(commit.commit_url)
+
+
+def _without_paths(model: ITDA) -> ITDA:
+    """The same, with the names alone of the folders that its model and corpus were in: others have none of these."""
+    made = dict(model.provenance)
+    for name in ("model", "corpus"):
+        if isinstance(made.get(name), str) and Path(made[name]).is_absolute():
+            made[name] = Path(made[name]).name
+    return replace(model, provenance=made)
 
 
 def write_tokens(tokens: Tokens, path: Path) -> None:

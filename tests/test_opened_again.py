@@ -354,6 +354,17 @@ def test_compare_says_that_dtypes_differ(halved, capsys):
     assert "dtype: float32 and bfloat16" in printed(capsys, "compare", "run", "halved")
 
 
+def test_compare_knows_a_model_in_another_folder_and_one_that_has_changed(home, capsys):
+    shutil.copytree("models/mine", "copy")
+    main(["train", "copy", "--corpus", "corpus", "--out", "again", *TRAIN])
+    a_norm_changed(home / "models" / "mine")
+    main(["train", "models/mine", "--corpus", "corpus", "--out", "changed", *TRAIN])
+    kinds = [
+        pair["kind"] for pair in json.loads(printed(capsys, "compare", "run", "again", "changed", "--json"))["pairs"]
+    ]
+    assert kinds == ["repetition", "models", "models"]
+
+
 def test_a_dtype_that_is_asked_for_is_taken(halved, capsys):
     main([*commands("halved")["evaluate"], "--dtype", "float32"])
     assert json.loads((halved / "layer_1" / "metrics.json").read_text())["dtype"] == "float32"

@@ -158,6 +158,16 @@ def test_a_dictionary_pushed_to_the_hub_comes_back_from_it(tmp_path, monkeypatch
     assert b"base_model: gpt2/small" in StubHub.uploads["someone/atoms"]["README.md"]
 
 
+def test_what_is_pushed_names_no_folder_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi", StubHub)
+    made = {"model": str(tmp_path / "mine"), "corpus": str(tmp_path / "texts"), "tokens": 5}
+    model(provenance=made).push_to_hub("someone/local")
+    for content in StubHub.uploads["someone/local"].values():
+        assert str(tmp_path).encode() not in content
+    config = json.loads(StubHub.uploads["someone/local"]["config.json"])
+    assert config["provenance"] == {"model": "mine", "corpus": "texts", "tokens": 5}
+
+
 def test_a_refused_push_is_one_line_with_a_remedy(monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi", StubHub)
     with pytest.raises(StoreError, match=r"cannot push to forbidden/atoms \(403 Forbidden.*check the name"):

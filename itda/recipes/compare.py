@@ -18,6 +18,7 @@ from itda.core.overlap import INDICES, Members, Universe, index_interval, index_
 from itda.core.tokens import Tokens
 from itda.errors import SettingError
 from itda.files import FORMAT_VERSION
+from itda.recipes.reopening import MODEL
 from itda.recipes.runs import Bar, Run, check_unchanged, no_bar, open_run, open_spec
 from itda.recipes.train import train
 from itda.store import read_tokens
@@ -203,8 +204,14 @@ def _told(opened: _Opened) -> dict[str, Any]:
 
 
 def _both_told(a: _Opened, b: _Opened) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What made each of two runs; of BOS, what stood in front of the windows counts and not how it was asked for."""
+    """What made each of two runs; of BOS, what stood in front of the windows counts and not how it was asked for.
+
+    Of models on this machine their files count, and not where they are.
+    """
     left, right = _told(a), _told(b)
+    if all(each.run.record.get(MODEL) is not None for each in (a, b)):
+        for told, each in ((left, a), (right, b)):
+            told["model"] = each.run.record[MODEL]
     if all("prefix" in each.run.record for each in (a, b)):
         for told, each in ((left, a), (right, b)):
             told["bos"] = " ".join(each.run.record["prefix"]) or "none"
