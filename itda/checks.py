@@ -54,7 +54,8 @@ def check(command: object) -> None:
             chosen_site(_readable(command.run), command.layer)
             check_text(command.text)
         case settings.Evaluate() | settings.Probe():
-            settings.parse_count(command.tokens)
+            if command.tokens is not None:
+                settings.parse_count(command.tokens)
             run = _readable(command.run)
             if command.corpus is None and run.record["settings"]["part"] == "all":
                 raise SettingError("the run was trained on all of its corpus: name another one with --corpus")

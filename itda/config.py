@@ -402,8 +402,9 @@ class Evaluate(RunCorpusOptions, RunOptions, LargeOptions, PursuitOptions, Outpu
     """The run folder."""
     corpus: str | None = None
     """Another corpus than that of the run; all of it is used."""
-    tokens: str = "50k"
-    """Activations to evaluate on."""
+    tokens: str | None = None
+    """Activations to evaluate on. Default: as many as take about as many passes through blocks as training took, from
+    5,000 to 100,000."""
     massive: Literal["clean", "splice"] = "clean"
     """Massive activations, over 10 times the median norm, stay what they are in the splice, or are replaced too."""
 

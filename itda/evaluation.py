@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,10 +15,12 @@ from torch import Tensor
 from itda.core.batch import Site
 from itda.core.bootstrap import by_document, interval
 from itda.core.code import SparseCode
+from itda.core.headroom import SAMPLE_TOKENS, Headroom, headroom
 from itda.core.metrics import Unexplained, atom_uses, ce_loss_score, cross_entropy, kl_divergence, log_normalizer
 from itda.core.model import ITDA
 from itda.errors import CorpusError, ModelError
 from itda.sources.huggingface import LanguageModel
+from itda.sources.passes import Passes, Steps, passes
 from itda.sources.resume import splicer_of
 from itda.sources.splicing import Key, Spliced
 from itda.sources.streaming import StreamedModel
@@ -65,6 +67,20 @@ class Evaluation:
     """KL(clean || spliced)."""
     encode_per_second: float = field(default=0.0, compare=False)
     """Activations encoded per second, after the first group of windows."""
+    k: int = 0
+    threshold: float | None = None
+    """Of the dictionary."""
+    full: float | None = None
+    """Share of the tokens that are not massive whose code has k atoms."""
+    error_median: float | None = None
+    error_tenth: float | None = None
+    """Of the errors of these tokens: the median, and what one in ten is above."""
+    over_threshold: float | None = None
+    """Share of them above the threshold."""
+    headroom: Headroom | None = None
+    """What longer codes, and half of the atoms, do to the first of them."""
+    verdict: tuple[str, ...] = ()
+    """What the figures say, in words (`itda.verdict`)."""
     documents: int = 0
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """95% intervals of fvu, l0, ce_loss_score and kl by bootstrap over documents; none where there is one document."""
@@ -90,6 +106,9 @@ class _Sums:
     kl: float = 0.0
     seconds: float = 0.0
     timed: int = 0
+    full: int = 0
+    errors: list[Float64[Tensor, " tokens"]] = field(default_factory=list)
+    sample: list[Tensor] = field(default_factory=list)
     documents: list[np.ndarray] = field(default_factory=list)
     columns: list[np.ndarray] = field(default_factory=list)
 
@@ -126,13 +145,17 @@ def evaluate(
     if not sites:
         return {}
     splicer = splicer_of(model, sites, (SPLICED,))
+    cost = cost_of(model, sites)
+    reading = cost.reading / (cost.reading + cost.scoring)
+    steps = Steps(progress)
     means, seen = {site: Unexplained(dictionaries[site].d_model) for site in sites}, 0
     for flight in _flights(model, groups(), 1):
-        for _, found in splicer.harvest(flight):
-            for site, x in found.items():
-                seen += len(x)
-                ordinary = x[~dictionaries[site].is_massive(x)].float()
-                means[site].update(ordinary, ordinary)
+        with steps.flight(model, reading * _tokens(flight), len(flight) * int(cost.reading)):
+            for _, found in splicer.harvest(flight):
+                for site, x in found.items():
+                    seen += len(x)
+                    ordinary = x[~dictionaries[site].is_massive(x)].float()
+                    means[site].update(ordinary, ordinary)
     if seen == 0:
         raise CorpusError("there is no token to evaluate on: name another corpus with --corpus")
 
@@ -149,16 +172,29 @@ def evaluate(
             # The clean activations: the spliced run's are the same up to its site, and encoding them once will do.
             return _replacements(x, dictionaries[site], means[site], sums[site], documents[place], massive)
 
-        for predictions in splicer.spliced(flight, splice):
-            scores[predictions.place].add(predictions)
+        with steps.flight(model, (1 - reading) * _tokens(flight), len(flight) * model.layers):
+            for predictions in splicer.spliced(flight, splice):
+                scores[predictions.place].add(predictions)
         for group, score in zip(flight, scores, strict=True):
             if None in score.ce:
                 ce_clean += score.ce[None].sum().item()
                 predicted += len(score.ce[None])
                 for site in sites:
                     _add_scores(sums[site], score, site, group.labels(group.predicts).document)
-            progress(int(group.is_activation.sum()))
-    return {site: _result(sums[site], ce_clean, predicted, len(dictionaries[site]), massive) for site in sites}
+    return {
+        site: _result(sums[site], ce_clean, predicted, dictionaries[site], means[site].mean, massive) for site in sites
+    }
+
+
+def cost_of(model: LanguageModel | StreamedModel, sites: Sequence[Site]) -> Passes:
+    """What evaluating a model at some sites costs, for each token."""
+    inner = model.inner if isinstance(model, StreamedModel) else model
+    vocabulary = inner.model.config.get_text_config().vocab_size if model.is_causal else 0
+    return passes(sites, model.layers, vocabulary, model.d_model)
+
+
+def _tokens(flight: Iterable[Group]) -> int:
+    return sum(int(group.is_activation.sum()) for group in flight)
 
 
 def _flights(model: LanguageModel | StreamedModel, groups: Iterable[Group], branches: int) -> Iterator[list[Group]]:
@@ -197,6 +233,10 @@ def _replacements(
     of_others = SparseCode(code.indices[ordinary], code.coefficients[ordinary], code.count[ordinary])
     total.uses += atom_uses(of_others, len(dictionary)).cpu()
     total.picks += int(of_others.count.sum())
+    total.full += int((of_others.count == dictionary.k).sum())
+    total.errors.append(dictionary.error(x, code)[ordinary].cpu())
+    if (room := SAMPLE_TOKENS - sum(map(len, total.sample))) > 0:
+        total.sample.append(x[ordinary][:room].clone())
     total.massive += int(apart.sum())
     energy = exact.square().sum(dim=1)
     total.energy += energy.sum().item()
@@ -247,8 +287,11 @@ def _add_scores(total: _Sums, score: _Scores, site: Site, documents: np.ndarray)
     )
 
 
-def _result(total: _Sums, ce_clean: float, predicted: int, atoms: int, massive: Massive) -> Evaluation:
+def _result(
+    total: _Sums, ce_clean: float, predicted: int, dictionary: ITDA, mean: Tensor, massive: Massive
+) -> Evaluation:
     ordinary, sums = total.unexplained.tokens, total.by_document
+    errors = torch.cat(total.errors).sort().values
     common = {
         "tokens": total.everything.tokens,
         "predicted": predicted,
@@ -258,12 +301,23 @@ def _result(total: _Sums, ce_clean: float, predicted: int, atoms: int, massive: 
         "massive_energy": total.massive_energy / total.energy if total.energy else 0.0,
         "fvu_all": total.everything.value(),
         "massive": massive,
-        "atoms": atoms,
+        "atoms": len(dictionary),
+        "k": dictionary.k,
+        "threshold": dictionary.threshold,
         "unused_atoms": int((total.uses == 0).sum()),
         "encode_per_second": total.timed / total.seconds if total.seconds else 0.0,
+        "headroom": headroom(dictionary, torch.cat(total.sample).float(), mean),
         "documents": len(sums),
         "intervals": _intervals(sums, _RATIOS | (_CAUSAL_RATIOS if predicted else {})),
     }
+    if ordinary:
+        common |= {
+            "full": total.full / ordinary,
+            "error_median": errors[(ordinary - 1) // 2].item(),
+            "error_tenth": errors[math.ceil(0.9 * ordinary) - 1].item(),
+        }
+        if dictionary.threshold is not None:
+            common["over_threshold"] = (errors > dictionary.threshold).double().mean().item()
     if predicted == 0:
         return Evaluation(**common)
     clean = ce_clean / predicted

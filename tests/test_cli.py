@@ -21,6 +21,7 @@ from itda.core import memory
 from itda.files import FULL, RUN_FORMAT
 from itda.recipes import train
 from itda.recipes.trainers import LocalTrainers
+from itda.sources import passes
 
 TRAIN = ["--mode", "paper", "--order", "corpus", "--k", "8", "--threshold", "0.4", "--tokens", "2k", "--window", "64"]
 TRAIN += ["--quiet"]
@@ -160,7 +161,28 @@ def test_evaluate_measures_held_out_tokens_and_keeps_the_figures(run, capsys):
         assert 0 < measured["fvu"] < 1
         kept = json.loads((run / site / "metrics.json").read_text())
         assert kept["fvu"] == measured["fvu"]
-    assert "fvu" in printed(capsys, "evaluate", str(run), "--tokens", "100", "--quiet")
+        assert kept["verdict"] == measured["verdict"]
+        assert 3 <= len(measured["verdict"]) <= 4
+        assert "of the variance unexplained" in " ".join(measured["verdict"])
+        assert set(kept["headroom"]) == {"tokens", "fvu", "fvu_double_k", "fvu_half_atoms"}
+    shown = printed(capsys, "evaluate", str(run), "--tokens", "100", "--quiet")
+    assert "fvu" in shown
+    for site in values["sites"]:
+        assert f"\n\n{site}\n" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+
+
+def test_evaluate_takes_about_as_long_as_training_unless_told_otherwise(run, capsys, monkeypatch):
+    monkeypatch.setattr(passes, "LEAST", 90)
+    monkeypatch.setattr(passes, "MOST", 110)
+    capsys.readouterr()
+    main(["evaluate", str(run), "--json"])
+    output, errors = capsys.readouterr()
+    tokens = {measured["tokens"] for measured in json.loads(output)["sites"].values()}
+    assert len(tokens) == 1
+    (number,) = tokens
+    assert 90 <= number <= 110
+    assert f"evaluating on {number} tokens, about as many block passes as training took (--tokens sets" in errors
 
 
 APART = """

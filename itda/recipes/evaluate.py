@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+
+import numpy as np
 
 from itda import config as settings
 from itda.core.batch import Site
 from itda.core.model import ITDA
 from itda.errors import SettingError
-from itda.evaluation import Evaluation, Massive, evaluate
+from itda.evaluation import Evaluation, Massive, cost_of, evaluate
+from itda.explorer.overview import growth
 from itda.files import FORMAT_VERSION, METRICS_FORMAT, write_json
 from itda.recipes.origin import model_recipe
 from itda.recipes.reopening import reopened
 from itda.recipes.runs import Bar, Run, Say, corpus_of, finite, no_bar, now_and_then, open_run, open_spec, unsaid
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import LanguageModel
+from itda.sources.passes import tokens_as_long
 from itda.sources.special import Bos
 from itda.sources.streaming import StreamedModel
 from itda.sources.windows import Group
+from itda.verdict import verdict
 
 
 def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar, say: Say = unsaid) -> dict[Site, Evaluation]:
@@ -26,12 +32,15 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar, say: Say = unsai
 
     `say` is told what the user should know. Raises an `ItdaError` for bad input.
     """
-    tokens = settings.parse_count(options.tokens)
+    tokens = settings.parse_count(options.tokens) if options.tokens is not None else None
     run = open_run(options.run)
     corpus = corpus_to_measure_on(run, options.corpus, options, say)
     where = reopened(run.folder, run.record, options, say)
     model = model_recipe(where.name, where.options, where.revision, head=True)()
     loaded = {site: run.dictionary(site).to(model.device) for site in run.sites}
+    if tokens is None:
+        tokens = tokens_as_long(run.record["tokens"], cost_of(model, list(loaded)))
+        say(f"evaluating on {tokens:,} tokens, about as many block passes as training took (--tokens sets another)")
     results = evaluate_on(
         model,
         corpus,
@@ -43,12 +52,35 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar, say: Say = unsai
         bos=run.bos,
         massive=options.massive,
     )
+    growing = still_growing(run)
+    results = {site: replace(found, verdict=verdict(site, found, growing.get(site))) for site, found in results.items()}
     for site, result in results.items():
         on = {"corpus": corpus.name, "part": corpus.part, "fingerprint": corpus.fingerprint}
         on |= {"dtype": model.dtype, "changed_model": where.changed}
         kind = {"format": METRICS_FORMAT, "format_version": FORMAT_VERSION}
         write_json(run.sites[site] / "metrics.json", {**kind, **finite(asdict(result)), **on})
     return results
+
+
+def still_growing(run: Run) -> dict[Site, float]:
+    """The share of its atoms that each dictionary found in the last tenth of the tokens, as far as log.jsonl says."""
+    found = run.record.get("found") or {}
+    curve = growth(
+        run.folder / "log.jsonl", run.record["tokens"], {str(site): found.get(str(site), 0) for site in run.sites}
+    )
+    if curve is None:
+        return {}
+    tokens, end = curve["tokens"], 0.9 * run.record["tokens"]
+    before = bisect_right(tokens, end) - 1
+    # Between lines that are far apart nobody knows.
+    if before + 1 >= len(tokens) or tokens[before + 1] - tokens[before] > 0.2 * run.record["tokens"]:
+        return {}
+    shares = {}
+    for site in run.sites:
+        atoms = curve["atoms"][str(site)]
+        if atoms[-1]:
+            shares[site] = 1 - float(np.interp(end, tokens, atoms)) / atoms[-1]
+    return shares
 
 
 def corpus_to_measure_on(run: Run, spec: str | None, options: settings.CorpusOptions, say: Say = unsaid) -> Corpus:

@@ -43,7 +43,11 @@ def evaluation(results: Mapping[Site, Evaluation]) -> str:
             rows += _interval_row(name, results.values())
     rows.append(["encoded per second", *(f"{r.encode_per_second:,.0f}" for r in results.values())])
     shown = table(["", *(str(site) for site in results)], rows)
-    return f"{shown}\n\n{_on_massive(next(iter(results.values())).massive)}" if some else shown
+    parts = [shown, *([_on_massive(next(iter(results.values())).massive)] if some else [])]
+    for site, result in results.items():
+        told = "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in result.verdict)
+        parts += [f"{site}\n{told}"] if told else []
+    return "\n\n".join(parts)
 
 
 def _on_massive(massive: str) -> str:

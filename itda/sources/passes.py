@@ -1,0 +1,94 @@
+"""What reading a model costs, counted in passes of a token through a block: for defaults, and for progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from itda.core.batch import Site
+from itda.sources.activation_model import ActivationModel
+
+REPLACED = 3
+"""What is run from each site on, for each token: reconstructions, zeros, the mean."""
+
+LEAST, MOST = 5_000, 100_000
+"""Tokens to evaluate on by default, at least and at most."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Block passes for each token of an evaluation."""
+
+    reading: float
+    """To read the sites."""
+    scoring: float
+    """From the last site on, and from each site on for each replacement, with all their logits."""
+
+
+def passes(sites: Sequence[Site], layers: int, vocabulary: int, d_model: int) -> Passes:
+    """Of a model that predicts over so large a vocabulary; 0 if it predicts nothing.
+
+    Logits count as the blocks that multiply as much: a block has about 12 d_model^2 weights. That some ablated windows
+    are run once for many is not counted.
+
+    >>> passes([Site(15)], layers=30, vocabulary=49152, d_model=576)
+    Passes(reading=16.0, scoring=84.44444444444444)
+    """
+    reading = float(max(site.layer for site in sites) + 1)
+    if not vocabulary:
+        return Passes(reading, 0.0)
+    head = vocabulary / (12 * d_model)
+    after = sum(layers - site.layer - (site.stream == "resid_post") for site in sites)
+    return Passes(reading, layers - reading + REPLACED * after + (1 + REPLACED * len(sites)) * head)
+
+
+def tokens_as_long(trained: int, cost: Passes) -> int:
+    """How many tokens take as many block passes to evaluate on as `trained` took to read, in two digits.
+
+    Between `LEAST` and `MOST`.
+
+    >>> tokens_as_long(40_000, Passes(reading=16.0, scoring=84.4)), tokens_as_long(10**9, Passes(1.0, 9.0))
+    (6300, 100000)
+    """
+    exact = max(LEAST, min(MOST, int(trained * cost.reading / (cost.reading + cost.scoring))))
+    unit = 10 ** (len(str(exact)) - 2)
+    return exact // unit * unit
+
+
+class Steps:
+    """Tells somebody of work that is done in parts, in whole tokens that add up.
+
+    >>> told = []
+    >>> steps = Steps(told.append)
+    >>> for _ in range(3): steps.add(2.5)
+    >>> told
+    [2, 3, 2]
+    """
+
+    def __init__(self, progress: Callable[[int], object]) -> None:
+        self._progress, self._done, self._told = progress, 0.0, 0
+
+    def add(self, tokens: float) -> None:
+        """Count some tokens, or a part of one."""
+        self._done += tokens
+        whole = int(self._done + 1e-6)
+        if whole > self._told:
+            self._progress(whole - self._told)
+            self._told = whole
+
+    @contextmanager
+    def flight(self, model: ActivationModel, tokens: float, parts: int) -> Iterator[None]:
+        """Count so many tokens by the end of this, a part each time the model says where it is."""
+        before, counted = model.watch, 0
+
+        def watch(place: str) -> None:
+            nonlocal counted
+            before(place)
+            if counted < parts:
+                counted += 1
+                self.add(tokens / parts)
+
+        with model.watched(watch):
+            yield
+        self.add(tokens * (parts - counted) / parts)
