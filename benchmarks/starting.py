@@ -30,7 +30,8 @@ COMMANDS = {
     "k of 0": ["train", "tiny", "--layers", "2", "--corpus", "python-docs", "--k", "0"],
     "a layer that RUN lacks": ["decompose", "RUN", "text", "--layer", "5"],
 }
-TRAINING = ["train", "tiny", "--layers", "2,4", "--corpus", "python-docs", "--tokens", "20k", "--quiet"]
+TRAINING = ["train", "tiny", "--layers", "2,4", "--corpus", "python-docs", "--tokens", "2k", "--quiet"]
+TRAINING += ["--mode", "paper", "--threshold", "0.4"]
 
 
 def call(package: Path, arguments: list[str]) -> None:
