@@ -6,8 +6,8 @@
 Models have the shapes of published ones (GPT-2 small, SmolLM2-135M, Pythia-410M, Llama-3.2-1B, Gemma-2-2B,
 Llama-3.1-8B) and random weights: their times are right, their figures mean nothing. `--checkpoint` adds a real one.
 One layer in the middle is read; the text is `python-docs` in the tokens of the bundled model (a real one has its own).
-The model runs in float32 on a CPU and in bfloat16 on a GPU. The dictionary is of mode `best`, 8 atoms per unit of
-width, k = 40.
+The model runs in float32 on a CPU and in bfloat16 on a GPU. The dictionary is what `itda train` makes by default:
+mode `best`, 8 atoms for each dimension but at most one for 10 tokens, k = 40.
 
 Seconds: of the model alone up to its layer; of all of `itda train` but the loading (the model, growth, refinement); and
 of `itda evaluate` on a tenth of the tokens. One run each, after a short one that compiles.
@@ -43,7 +43,7 @@ from itda.sources.checkpoint import TINY
 from itda.sources.corpus import open_corpus
 from itda.sources.huggingface import HuggingFaceSource, LanguageModel
 
-K, ATOMS_PER_WIDTH, WINDOW, BATCH = 40, 8, 128, 8
+K, ATOMS_PER_WIDTH, TOKENS_PER_ATOM, WINDOW, BATCH = 40, 8, 10, 128, 8
 
 
 def _llama(width: int, layers: int, inner: int, heads: int, kv: int, words: int) -> tuple[type, Any]:
@@ -121,7 +121,7 @@ def measure(model: LanguageModel, tokens: int, evaluated: int) -> dict[str, Any]
     with clock(device, seconds, "alone"):
         for _ in source(tokens):
             pass
-    atoms = min(ATOMS_PER_WIDTH * model.d_model, tokens // 4)
+    atoms = min(ATOMS_PER_WIDTH * model.d_model, tokens // TOKENS_PER_ATOM)  # the command's own default
     builder = Builder(model.d_model, tokens=tokens, k=K, atoms=atoms, pursuit="mp_refit", passes=8, min_fidelity=0.9)
     with clock(device, seconds, "train"):
         for batches in source(tokens):
