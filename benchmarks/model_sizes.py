@@ -39,9 +39,9 @@ from transformers import (
 from itda import Builder
 from itda.core.batch import Site
 from itda.recipes.evaluate import evaluate_on
-from itda.sources.checkpoint import TINY
 from itda.sources.corpus import open_corpus
 from itda.sources.huggingface import HuggingFaceSource, LanguageModel
+from itda.sources.names import TINY
 
 K, ATOMS_PER_WIDTH, TOKENS_PER_ATOM, WINDOW, BATCH = 40, 8, 10, 128, 8
 
