@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +36,7 @@ from itda.explorer.indexing import (
 from itda.files import DICTIONARY_FORMAT, FORMAT_VERSION, read_json, write_json
 from itda.recipes.reopening import reopened
 from itda.recipes.runs import Bar, Run, Say, corpus_of, load_model, no_bar, open_run, open_spec, unsaid
+from itda.recipes.unfinished import versions
 from itda.records import chosen_site
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import LanguageModel
@@ -122,8 +121,7 @@ def index_run(options: settings.Index, bar: Bar = no_bar, say: Say = unsaid) -> 
             "device": str(model.model.device),
             "dtype": str(model.model.dtype).removeprefix("torch."),
             "bos": run.bos,
-            "versions": {name: version(name) for name in ("itda", "torch", "transformers", "tokenizers", "numpy")}
-            | {"python": platform.python_version()},
+            "versions": versions(),
         }
         partial = run.folder / PARTIAL
         _prepare(partial, {**asked, **made_by})

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+import itda
 from itda import config as settings
 from itda.checkpoints import Checkpoint, latest_checkpoint, write_checkpoint
 from itda.checks import check_free, check_resumable
@@ -268,8 +269,9 @@ def plain(options: settings.Train) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of what makes the bits."""
-    names = ("itda", "torch", "transformers", "tokenizers", "numpy")
-    return {name: version(name) for name in names} | {"python": platform.python_version()}
+    names = ("torch", "transformers", "tokenizers", "numpy")
+    # Ours from the code that runs: it may be a checkout that nobody has installed.
+    return {"itda": itda.__version__, **{name: version(name) for name in names}, "python": platform.python_version()}
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
