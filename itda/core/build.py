@@ -20,16 +20,13 @@ from itda.core.massive import massive as massive_of
 from itda.core.model import ITDA, check_pursuit, check_width, target_of
 from itda.core.pursuit import Pursuit
 from itda.core.refine import PASS_TOKENS, refine
-from itda.core.schedule import Schedule, calibrated
+from itda.core.schedule import Schedule, calibrated, sample_of
 from itda.core.state import State
 from itda.core.training import Trainer
 from itda.errors import SettingError
 
 OFFSET_TOKENS = 4096
 """First tokens whose mean is the offset."""
-
-SAMPLE_TOKENS = 4096
-"""First tokens on which a number of atoms is turned into a threshold."""
 
 KEPT_BYTES = 2**31
 """What the activations kept for refinement may take."""
@@ -39,8 +36,9 @@ class Builder:
     """Builds a dictionary from a stream of activations of known length, by all that `Trainer` leaves out.
 
     - `offset_tokens`: the mean of so many first activations becomes the offset; 0 for none.
-    - `atoms`: instead of a threshold. It is calibrated on the first activations so that the dictionary has about
-      that many when `tokens` are seen, and cropped to them (`itda.core.schedule`).
+    - `atoms`: instead of a threshold. One is found from the first half of the stream, or less, so that the
+      dictionary has about that many when `tokens` are seen (`itda.core.schedule`); of a few too many, those that were
+      explained best when they came are cropped.
     - `passes` of refinement (`itda.refine`), over activations kept evenly from the whole stream, with `min_fidelity`.
     - `massive`: activations whose norm is above 10 times the median of the first 4,096 (`itda.core.massive`) are left
       out of all of this ("skip"), or become atoms like the others and are left out of the rest ("atoms"); None for a
@@ -152,14 +150,11 @@ class Builder:
         model = self._trainer.finish(**parts)
         self.found = len(model)
         if self.atoms is not None and len(model) > self.atoms:
-            first = slice(self.atoms)
             assert model.novelty is not None
-            model = replace(
-                model,
-                atoms=model.atoms[first].clone(),
-                labels=model.labels[first],
-                novelty=model.novelty[first].clone(),
-            )
+            # Not the last ones, which would be those of the end of the stream: the ones nearest to the threshold.
+            best = model.novelty.argsort(descending=True, stable=True)[: self.atoms].sort().values
+            labels = model.labels[best.numpy()]
+            model = replace(model, atoms=model.atoms[best], labels=labels, novelty=model.novelty[best])
         if self.passes == 0:
             return model
         kept = torch.cat(self._kept) if self._kept else torch.empty(0, self.d_model)
@@ -221,7 +216,12 @@ class Builder:
     def _wait(self) -> int:
         """Activations to have before the first can be gone through."""
         limit = FIRST_TOKENS if self.massive is not None else 0
-        return max(self.offset_tokens, SAMPLE_TOKENS if self.atoms is not None else 0, limit, 1)
+        return max(self.offset_tokens, self._sample, limit, 1)
+
+    @property
+    def _sample(self) -> int:
+        """First activations on which a number of atoms is turned into a threshold."""
+        return sample_of(self.budget, self.d_model) if self.atoms is not None else 0
 
     def _begin(self) -> None:
         first = torch.cat([batch.activations for batch in self._first] or [torch.empty(0, self.d_model)])
@@ -238,7 +238,7 @@ class Builder:
                 offset = (begun.double().cumsum(dim=0)[-1] / len(begun)).float()
         threshold = self.threshold
         if self.atoms is not None:
-            sample = target_of(first[:SAMPLE_TOKENS][ordinary[:SAMPLE_TOKENS]], self.d_model, offset)
+            sample = target_of(first[: self._sample][ordinary[: self._sample]], self.d_model, offset)
             budget = self.budget
             if self.massive == "skip" and len(first):  # of those that are gone through
                 budget = max(self.atoms, round(budget * int(ordinary.sum()) / len(first)))

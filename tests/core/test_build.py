@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
 from core.helpers import batch, labels, normal, same_bits
@@ -51,8 +52,8 @@ def assert_same(a: ITDA, b: ITDA) -> None:
 @pytest.fixture
 def short_waits(monkeypatch):
     """A sample and a pass of few tokens, so that a short stream goes through all of the procedure."""
-    for name in ("SAMPLE_TOKENS", "FIRST_TOKENS"):
-        monkeypatch.setattr(f"itda.core.build.{name}", 90)
+    for name in ("build.FIRST_TOKENS", "schedule.LEAST_SAMPLE"):
+        monkeypatch.setattr(f"itda.core.{name}", 90)
     for module in ("build", "refine"):
         monkeypatch.setattr(f"itda.core.{module}.PASS_TOKENS", 70)
 
@@ -166,13 +167,33 @@ def test_a_number_of_atoms_is_hit_to_5_percent_or_10_and_cropped_to(pursuit, ato
     assert builder.tokens == 9000
 
 
-def test_the_crop_keeps_the_first_atoms():
+def test_the_crop_leaves_out_those_nearest_to_the_threshold_and_not_the_last():
     builder = offered(planted(6000), atoms=200)
     model = builder.finish()
     grown = builder._trainer.finish()
     assert len(grown) == builder.found > len(model) == 200
-    assert same_bits(model.atoms, grown.atoms[:200])
-    assert model.labels.keys() == grown.labels.keys()[:200]
+    kept = [i for i, key in enumerate(grown.labels.keys()) if key in set(model.labels.keys())]
+    assert same_bits(model.atoms, grown.atoms[kept])
+    assert model.labels.keys() == grown.labels[np.array(kept)].keys()  # in stream order
+    left_out = [i for i in range(len(grown)) if i not in kept]
+    assert grown.novelty[left_out].max() <= model.novelty.min()
+
+
+@pytest.mark.parametrize(("atoms", "k"), [(200, 3), (1200, 2)])
+def test_the_whole_stream_gives_atoms_at_nearly_one_threshold(atoms, k):
+    """As many of the last tenth as the growth curve has there, and no tide of them in the beginning."""
+    x = planted(24_000, hidden=400, width=32)
+    builder = Builder(32, tokens=len(x), k=k, atoms=atoms)
+    used = []
+    for start in range(0, len(x), 400):
+        builder.offer(ActivationBatch(x[start : start + 400], labels(len(x))[start : start + 400]))
+        used += [builder._trainer.threshold] if builder._trainer is not None else []
+    model = builder.finish()
+    assert abs(builder.found - atoms) <= 0.05 * atoms
+    place = np.array([position for _, position, _ in model.labels.keys()])  # noqa: SIM118
+    assert (place >= 0.9 * len(x)).mean() > 0.01
+    assert max(used) < 1.15 * min(used)
+    assert model.threshold == pytest.approx(used[0], rel=0.15)
     assert model.atoms.untyped_storage().nbytes() == 200 * 24 * 4, "and not the memory of the others"
 
 

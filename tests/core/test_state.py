@@ -77,8 +77,8 @@ def assert_same_labels(a: Labels, b: Labels) -> None:
 def short_waits():
     """A sample and a pass of few tokens, so that a short stream goes through all of the procedure."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("SAMPLE_TOKENS", "FIRST_TOKENS"):
-            patch.setattr(f"itda.core.build.{name}", 50)
+        for name in ("build.FIRST_TOKENS", "schedule.LEAST_SAMPLE"):
+            patch.setattr(f"itda.core.{name}", 50)
         for module in ("build", "refine"):
             patch.setattr(f"itda.core.{module}.PASS_TOKENS", 40)
         yield
