@@ -177,6 +177,7 @@ def test_the_crop_leaves_out_those_nearest_to_the_threshold_and_not_the_last():
     assert model.labels.keys() == grown.labels[np.array(kept)].keys()  # in stream order
     left_out = [i for i in range(len(grown)) if i not in kept]
     assert grown.novelty[left_out].max() <= model.novelty.min()
+    assert model.atoms.untyped_storage().nbytes() == 200 * 24 * 4, "and not the memory of the others"
 
 
 @pytest.mark.parametrize(("atoms", "k"), [(200, 3), (1200, 2)])
@@ -194,7 +195,6 @@ def test_the_whole_stream_gives_atoms_at_nearly_one_threshold(atoms, k):
     assert (place >= 0.9 * len(x)).mean() >= 0.01
     assert max(used) < 1.15 * min(used)
     assert model.threshold == pytest.approx(used[0], rel=0.15)
-    assert model.atoms.untyped_storage().nbytes() == 200 * 24 * 4, "and not the memory of the others"
 
 
 @pytest.fixture(scope="module")
