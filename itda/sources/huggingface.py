@@ -22,7 +22,7 @@ from itda.sources.blocks import Place, find_blocks, text_config
 from itda.sources.checkpoint import Checkpoint
 from itda.sources.corpus import Corpus
 from itda.sources.hooks import Hook, evaluating, hooked
-from itda.sources.limits import context_of, predicts_next
+from itda.sources.limits import context_of, predicts_next, rows_of
 from itda.sources.special import Bos
 from itda.sources.splicing import Splice, Spliced
 from itda.sources.trial import places
@@ -123,7 +123,10 @@ class LanguageModel(ActivationModel):
 
         `bos` says what stands in front of each: `itda.sources.special`.
         """
-        return Windower(self.tokenizer, window, context=self.context, bos=bos)
+        made = Windower(self.tokenizer, window, context=self.context, bos=bos)
+        if made.pad >= rows_of(self.model):  # a token that was added, and the embedding left as it was
+            made.pad = 0  # padding is masked
+        return made
 
     @torch.inference_mode()
     def activations(self, group: Group, sites: Sequence[Site]) -> dict[Site, Float[Tensor, "windows tokens d_model"]]:
@@ -217,9 +220,16 @@ class LanguageModel(ActivationModel):
     def forward(self, model: torch.nn.Module, group: Group, **options: Any) -> Any:
         """What the model, or its base model, makes of a group; `options` as its own forward pass has them.
 
-        A model in train mode is in evaluation mode meanwhile.
+        A model in train mode is in evaluation mode meanwhile. Raises `ModelError` for a token that the model does not
+        have.
         """
-        device = self.model.device
+        device, rows = self.model.device, rows_of(self.model)
+        highest = int(group.input_ids.max())
+        if highest >= rows:
+            raise ModelError(
+                f"the text has token {highest}, and {self.name} has embeddings for {rows} tokens: use the tokenizer "
+                "that it was trained with"
+            )
         ids, mask = group.input_ids.to(device), group.attention_mask.to(device)
         with evaluating(self.model):
             return model(input_ids=ids, attention_mask=mask, use_cache=False, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -32,6 +32,12 @@ def context_of(model: PreTrainedModel) -> int | None:
             if module.padding_idx is not None and module.num_embeddings == found:
                 return found - module.padding_idx - 1
     return found
+
+
+def rows_of(model: PreTrainedModel) -> int:
+    """How many tokens a model has embeddings for; as many as its configuration says where they are elsewhere."""
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    return len(weight) if isinstance(weight, Tensor) and weight.ndim == 2 else text_config(model).vocab_size
 
 
 def predicts_next(model: PreTrainedModel) -> bool:

@@ -28,6 +28,7 @@ from itda.errors import ItdaError, ModelError
 from itda.sources.added import Added, Passed, added
 from itda.sources.blocks import Place, activations_in, find_blocks, tensor_of, text_config, with_tensor
 from itda.sources.hooks import Before, Hook, hooked
+from itda.sources.limits import rows_of
 from itda.sources.replay import split, with_state
 from itda.sources.windows import Group
 
@@ -107,8 +108,8 @@ def place_of(model: PreTrainedModel, site: Site) -> Place:
 def trial_group(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Group:
     """Two windows of ordinary tokens, the second one padded."""
     ids: Any = tokenizer(TEXT, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    embedding: Any = model.get_input_embeddings()
-    known = [token for token in ids if token < len(embedding.weight)] or [0]
+    rows = rows_of(model)
+    known = [token for token in ids if token < rows] or [0]
     both = torch.tensor([known[i % len(known)] for i in range(2 * TOKENS)]).view(2, TOKENS)
     mask = torch.ones_like(both)
     mask[1, TOKENS - 2 :] = 0
@@ -154,6 +155,8 @@ def why_no_stream(model: PreTrainedModel, group: Group, forward: Forward) -> str
         reason = (str(error).strip().splitlines() or [""])[0][:150] or type(error).__name__
         return f"{name} does not run on text alone ({reason}): use a model that does"
     for layer in range(len(blocks)):
+        if not runs[layer]:
+            return f"{name} does not call its block {layer} as torch's modules are called: use another model"
         if runs[layer] != 1:
             return f"{name} runs its block {layer} {runs[layer]} times: use a model that runs each block once"
         following = inputs[layer + 1] if layer + 1 < len(blocks) else outputs[layer]

@@ -31,7 +31,7 @@ from transformers.core_model_loading import (
 from transformers.utils import logging
 
 from itda.errors import ModelError
-from itda.sources.blocks import find_blocks
+from itda.sources.blocks import find_blocks, text_config
 from itda.sources.sizes import weights_in_use
 
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
@@ -141,7 +141,8 @@ def open_weights(
         path = next(name for name, module in model.named_modules() if module is blocks)
         prefixes = [f"{path}.{layer}." for layer in range(len(blocks))]
         stored = _stored(model, files, config)
-        tied = model.config.get_text_config().tie_word_embeddings
+        # Qwen3-VL says so of the whole alone.
+        tied = any(getattr(config, "tie_word_embeddings", False) for config in (model.config, text_config(model)))
         base = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
         of_block: dict[str, list[Stored]] = defaultdict(list)
         resident = []

@@ -94,6 +94,7 @@ SPECIAL: dict[str, dict[str, object]] = {
     "granitemoe_swa": {"residual_multiplier": 0.22},
     "granitemoehybrid": {"residual_multiplier": 0.22},
     "granitemoeshared": {"residual_multiplier": 0.22},
+    "longcat_flash": {"head_dim": 4, "qk_nope_head_dim": 8, "qk_head_dim": 12},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "qwen4_exp_text": {
@@ -234,7 +235,18 @@ def outcome(family: str) -> Outcome:
         for layer in range(model.layers):
             found.wrong += _not_added(model, group, layer, read)
     found.wrong += _not_hidden(model, group, read)
+    if model.is_causal and _sees_what_follows(model, group):
+        found.wrong.append("predictions")
     return found
+
+
+def _sees_what_follows(model: LanguageModel, group: Group) -> bool:
+    """Whether predictions depend on a later token."""
+    place = int(group.attention_mask[0].sum()) - 1
+    ids = group.input_ids.clone()
+    ids[0, place] += 1
+    before, after = model.logits(group), model.logits(dataclasses.replace(group, input_ids=ids))
+    return not close(after[0, :place], before[0, :place])
 
 
 def _not_added(model: LanguageModel, group: Group, layer: int, read: dict[Site, Tensor]) -> list[str]:
@@ -296,3 +308,33 @@ def _norms(norm: torch.nn.Module, last: Tensor, state: Tensor) -> bool:
 def close(one: Tensor, two: Tensor) -> bool:
     """Equal but for rounding."""
     return one.shape == two.shape and torch.allclose(one, two, rtol=1e-4, atol=1e-4 * float(two.abs().max()))
+
+
+def lists() -> str:
+    """What came of all families, as docs/models.md has it."""
+    whole, norms, some, alone, none = [], [], [], [], []
+    for family in MADE:
+        found = outcome(family)
+        if "model" in found.refused:
+            none.append(f"- {family}: {found.refused['model']}")
+        elif not found.refused:
+            (norms if found.norm_follows else whole).append(family + " \\*" * found.scaled)
+        elif len(found.refused) == found.layers * len(ADDED):
+            alone.append(family)
+        else:
+            some.append(family)
+    unmade = [f"- {family}: {reason}" for family, reason in NOT_TINY.items()]
+    parts = {
+        "All streams": whole,
+        "All streams; a norm follows each sum": norms,
+        "resid_post, and the others in some blocks": some,
+        "resid_post alone": alone,
+    }
+    text = [f"**{title}** ({len(families)}): {', '.join(families)}." for title, families in parts.items()]
+    text.append("\n".join([f"**Refused** ({len(none)}):", "", *none]))
+    text.append("\n".join([f"**Not tried** ({len(unmade)}):", "", *unmade]))
+    return "\n\n".join(text) + "\n"
+
+
+if __name__ == "__main__":
+    print(lists(), end="")

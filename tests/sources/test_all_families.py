@@ -1,8 +1,13 @@
 """In every causal family what is read is what the model computes, or it is refused in one line."""
 
-import pytest
+from pathlib import Path
 
-from tests.sources.all_families import EVERY, MADE, NOT_TINY, outcome
+import pytest
+import transformers
+
+from tests.sources.all_families import EVERY, MADE, NOT_TINY, lists, outcome
+
+DOCS = Path(__file__).parents[2] / "docs" / "models.md"
 
 
 @pytest.mark.parametrize("family", MADE)
@@ -18,3 +23,10 @@ def test_all_families_are_made_but_few():
     assert len(MADE) >= 90
     assert set(MADE) | set(NOT_TINY) == set(EVERY)
     assert len(NOT_TINY) <= 10
+
+
+def test_the_docs_say_what_came_of_each_family():
+    text = DOCS.read_text(encoding="utf-8")
+    if f"transformers {transformers.__version__}" not in text:
+        pytest.skip("the docs are of another transformers")
+    assert lists() in text

@@ -20,6 +20,8 @@ def over_rows(loop: Callable[..., Any], rows: np.ndarray, *args: object) -> None
     if threads == 1 or len(rows) == 1:
         loop(rows, *args)
         return
+    if not len(rows):
+        return
     parts = np.array_split(rows, min(len(rows), threads * PARTS))
     if threads not in _pools:
         _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="itda")
