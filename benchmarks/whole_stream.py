@@ -1,12 +1,12 @@
 """Does `--atoms N` use the whole stream? The number found, where the atoms come from, and what the threshold did.
 
-    itda harvest tiny --layers 2,4 --corpus python-docs --tokens 100k --part all --out acts
+    itda harvest tiny --layers 2,4 --corpus python-docs --tokens 100k --out acts
     python benchmarks/whole_stream.py acts [--name after] [--layers 4] [--atoms 1536 4096] [--k 20] [--modes best paper]
 
 Documents of a folder of activations are read in several orders; one in eight is held out, for the fvu. For each size
 and order: atoms before the crop, the shares that come from the first 7% and the last tenth of the tokens, the threshold
 at the beginning, its least and largest, and at the end. And the Jaccard index of the labels of the first two orders,
-which read the same tokens. Modes are without refinement, which changes no label.
+which read the same tokens. Modes are without refinement, which changes no label, unless `--passes 8` is said.
 
 `--name` says what `itda` is measured: to compare with another version, run this script again under another name with a
 checkout of that version in PYTHONPATH. Results are kept in benchmarks/results and not measured again.
@@ -54,10 +54,13 @@ def in_order(labels: itda.Labels, order: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(sequence[~held[sequence]]), torch.from_numpy(np.flatnonzero(held))
 
 
-def measure(x: Tensor, labels: itda.Labels, order: int, mode: str, atoms: int, k: int) -> tuple[dict[str, Any], Any]:
+def measure(
+    x: Tensor, labels: itda.Labels, order: int, mode: str, atoms: int, k: int, passes: int = 0
+) -> tuple[dict[str, Any], Any]:
     train, held = in_order(labels, order)
     z, chosen = x[train], labels[train.numpy()]
-    builder = itda.Builder(z.shape[1], tokens=len(z), k=k, atoms=atoms, **MODES[mode])
+    refinement = {"passes": passes, "min_fidelity": 0.9 if passes else 0.0}
+    builder = itda.Builder(z.shape[1], tokens=len(z), k=k, atoms=atoms, **MODES[mode], **refinement)
     thresholds, started = [], time.process_time()
     for start in range(0, len(z), AT_ONCE):
         part = slice(start, start + AT_ONCE)
@@ -83,7 +86,12 @@ def measure(x: Tensor, labels: itda.Labels, order: int, mode: str, atoms: int, k
 
 def shown(row: dict[str, Any]) -> list[str]:
     key, orders = row["key"], row["orders"]
-    cells = [f"{key['data']}, {key['layer']}", key["mode"], f"{key['atoms']:,}, {key['k']}", key["name"]]
+    cells = [
+        f"{key['data']}, {key['layer']}",
+        key["mode"] + (", refined" if "passes" in key else ""),
+        f"{key['atoms']:,}, {key['k']}",
+        key["name"],
+    ]
     cells.append(" / ".join(f"{each['found'] / key['atoms'] - 1:+.1%}" for each in orders))
     cells += [" / ".join(f"{each[part]:.1%}" for each in orders) for part in ("first", "last")]
     cells.append(" / ".join(f"{e['begun']:.3f} {e['least']:.3f}-{e['most']:.3f} {e['ended']:.3f}" for e in orders))
@@ -99,6 +107,7 @@ def main() -> None:
     parser.add_argument("--k", nargs="+", type=int, default=[20])
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
     parser.add_argument("--orders", type=int, default=2)
+    parser.add_argument("--passes", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(RESULTS / "whole_stream.md")
@@ -108,15 +117,21 @@ def main() -> None:
             for mode, atoms, k in [(m, a, k) for m in options.modes for a in options.atoms for k in options.k]:
                 key = {"data": folder.name, "activations": len(x), "layer": layer, "mode": mode, "atoms": atoms, "k": k}
                 key |= {"orders": options.orders, "name": options.name}
+                key |= {"passes": options.passes} if options.passes else {}
                 if results.find(key) is not None:
                     continue
-                made = [measure(x, labels, order, mode, atoms, k) for order in range(options.orders)]
+                made = [measure(x, labels, order, mode, atoms, k, options.passes) for order in range(options.orders)]
                 jaccard = float(itda.jaccard(made[0][1], made[1][1]))
                 row = results.add(key, {"orders": [values for values, _ in made], "jaccard": jaccard})
                 print(*shown(row), sep="  ", flush=True)
     header = ["data, layer", "mode", "N, k", "", "found", "of the first 7%", "of the last tenth"]
     header += ["threshold: first, range, last", "Jaccard of two orders", "fvu"]
-    rows = sorted(results.rows, key=lambda row: [str(row["key"][n]) for n in ("data", "layer", "mode", "atoms", "k")])
+    rows = sorted(
+        results.rows,
+        key=lambda row: (
+            [str(row["key"][n]) for n in ("data", "layer", "mode", "atoms", "k")] + ["passes" in row["key"]]
+        ),
+    )
     print(results.write([table(header, [shown(row) for row in rows])]))
 
 

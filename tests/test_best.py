@@ -201,6 +201,18 @@ def test_a_run_says_how_many_atoms_it_chose_and_why(corpus, tmp_path, capsys):
     assert made[0].labels.keys() == made[1].labels.keys()
 
 
+def test_a_corpus_that_ends_before_the_tokens_asked_for_is_said_and_gives_the_atoms_all_the_same(
+    corpus, tmp_path, capsys
+):
+    out = tmp_path / "run"
+    arguments = ["train", "tiny", "--layers", "3", "--corpus", str(corpus), "--atoms", "60", "--refine", "0"]
+    main([*arguments, "--k", "6", "--out", str(out)])
+    seen = json.loads((out / "run.json").read_text())["tokens"]
+    error = capsys.readouterr().err
+    assert f"itda: {corpus} ended after {seen:,} of 1,000,000 tokens: --tokens {seen} may give more of" in error
+    assert len(ITDA.from_pretrained(out / "layer_3")) == 60
+
+
 def test_reference_takes_no_shuffling():
     with pytest.raises(SettingError, match="no --order shuffled"):
         resolved(Train(model="tiny", layers="3", corpus="c", mode="reference", order="shuffled"))

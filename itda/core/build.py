@@ -141,7 +141,7 @@ class Builder:
         Its provenance says under `massive` what was found of massive activations, unless the rule is off.
         """
         if self._trainer is None:
-            self._begin()
+            self._begin(ended=True)
         assert self._trainer is not None
         if self.tally is not None:
             parts["massive_norm"] = self.tally.limit
@@ -223,7 +223,7 @@ class Builder:
         """First activations on which a number of atoms is turned into a threshold."""
         return sample_of(self.budget, self.d_model) if self.atoms is not None else 0
 
-    def _begin(self) -> None:
+    def _begin(self, *, ended: bool = False) -> None:
         first = torch.cat([batch.activations for batch in self._first] or [torch.empty(0, self.d_model)])
         first = first[: min(self._wait, self.budget)]  # not what the last batch happens to bring besides
         ordinary = torch.ones(len(first), dtype=torch.bool)
@@ -239,10 +239,11 @@ class Builder:
         threshold = self.threshold
         if self.atoms is not None:
             sample = target_of(first[: self._sample][ordinary[: self._sample]], self.d_model, offset)
-            budget = self.budget
+            budget = max(1, len(first)) if ended else self.budget
+            atoms = min(self.atoms, budget)
             if self.massive == "skip" and len(first):  # of those that are gone through
-                budget = max(self.atoms, round(budget * int(ordinary.sum()) / len(first)))
-            settings = {"atoms": self.atoms, "tokens": budget, "k": self.k, "pursuit": self.pursuit}
+                budget = max(atoms, round(budget * int(ordinary.sum()) / len(first)))
+            settings = {"atoms": atoms, "tokens": budget, "k": self.k, "pursuit": self.pursuit}
             self._schedule = calibrated(sample, memory=self.memory, **settings)
             threshold = self._schedule.threshold
         assert threshold is not None

@@ -80,16 +80,21 @@ def _make(unfinished: Unfinished, bar: Bar, say: Callable[[str], object]) -> Run
                 say(f"passed over {line}")
             say(f"going on from {reading.tokens:,} tokens")
         reading.run(bar)
-        return _finish(reading, bar, why)
+        return _finish(reading, bar, why, say)
 
 
-def _finish(reading: _Reading, bar: Bar, why: str) -> Run:
+def _finish(reading: _Reading, bar: Bar, why: str, say: Callable[[str], object]) -> Run:
     """Write the dictionaries and run.json, with the reason of their size if nobody gave it."""
     unfinished, origin, trainers = reading.unfinished, reading.origin, reading.trainers
     options = unfinished.options
     seen = reading.seen[reading.lead]
     if seen == 0:
         raise CorpusError(f"{options.corpus} has no token to train on: name another corpus with --corpus")
+    if options.atoms is not None and seen < tokens_of(options):
+        asked = (
+            f"of {tokens_of(options):,} tokens: --tokens {seen} may give more of the {options.atoms} atoms asked for"
+        )
+        say(f"{options.corpus or options.activations} ended after {seen:,} {asked}")
     provenance = {**origin.provenance, "tokens": seen}
     if options.refine:
         provenance["refinement"] = {"passes": options.refine, "min_fidelity": options.min_fidelity}

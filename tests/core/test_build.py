@@ -242,6 +242,14 @@ def test_a_stream_that_ends_before_the_sample_is_built_from_what_came():
     assert len(model.fidelity) == len(model)
 
 
+def test_a_stream_that_ends_within_the_sample_gives_the_atoms_asked_for_all_the_same():
+    """A corpus smaller than --tokens: the sample is then all there is, and nothing is to be projected."""
+    x = planted(2000)
+    told, not_told = built(x, atoms=200), built(x, [700], atoms=200, tokens=1_000_000)
+    assert len(told) == len(not_told) == 200
+    assert_same(told, not_told)
+
+
 @pytest.mark.parametrize("passes", [0, 2])
 def test_an_empty_stream_gives_an_empty_dictionary(passes):
     builder = Builder(8, tokens=100, k=2, threshold=0.3, passes=passes)
