@@ -18,13 +18,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import itda
 from itda import config as settings
 from itda.checkpoints import Checkpoint, latest_checkpoint, write_checkpoint
 from itda.checks import check_free, check_resumable
@@ -270,8 +269,11 @@ def plain(options: settings.Train) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of what makes the bits."""
     names = ("torch", "transformers", "tokenizers", "numpy")
-    # Ours from the code that runs: it may be a checkout that nobody has installed.
-    return {"itda": itda.__version__, **{name: version(name) for name in names}, "python": platform.python_version()}
+    try:
+        own = version("itda")
+    except PackageNotFoundError:  # a checkout that runs as it is
+        own = "not installed"
+    return {"itda": own, **{name: version(name) for name in names}, "python": platform.python_version()}
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
