@@ -1,4 +1,4 @@
-"""Windows that become the same where their activations are replaced: each is run once, and its states used again."""
+"""Windows that become the same where their activations are replaced: one is run, and its states are used again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FEW, ONE_IN = 2, 8
 
 
 class Repeats:
-    """Windows that were run alone: the states that went in, and what the blocks made of them, [tokens, d_model].
+    """Windows that were run: the states that went in, and what the blocks made of them, [tokens, d_model].
 
     As no token sees a later one, a window that is the beginning of another has the states of that one.
 

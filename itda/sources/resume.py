@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ class Resumption:
     _spliced: int = 0
     _repeats: dict[Key, Repeats] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def blocks(self) -> nn.ModuleList:
         """The model's."""
         return find_blocks(self.model.model)
@@ -189,17 +190,26 @@ class Resumption:
         length = needed(group.predicts).to(states.device)
         if not are_repeated(states, length):
             return None
-        held, found = self._repeats.setdefault(key, Repeats()), []
-        for window, number in enumerate(length.tolist()):
-            begins = states[window, :number]
-            after = held.find(begins) if number else None
-            if number and after is None:
-                # What comes later is seen by nobody: the last state goes on, so that longer windows begin alike too.
-                whole = torch.cat([begins, begins[-1:].expand(tokens - number, -1)])
-                layers = range(site.layer + 1, len(self.blocks))
-                after = self._run(_alone(group, window), layers, whole[None].clone())[0]
+        held = self._repeats.setdefault(key, Repeats())
+        begins = [states[window, :number] for window, number in enumerate(length.tolist())]
+        found = [held.find(some) if len(some) else None for some in begins]
+        new: list[tuple[int, Tensor]] = []
+        of: dict[int, int] = {}  # which of the new windows each one is like
+        for window, some in enumerate(begins):
+            if len(some) and found[window] is None:
+                like = next((i for i, (_, whole) in enumerate(new) if torch.equal(whole[: len(some)], some)), len(new))
+                of[window] = like
+                if like == len(new):
+                    # What comes later is seen by nobody: the last state goes on, so that longer windows begin alike.
+                    new.append((window, torch.cat([some, some[-1:].expand(tokens - len(some), -1)])))
+        if new:
+            layers = range(site.layer + 1, len(self.blocks))
+            state = torch.stack([whole for _, whole in new])
+            made = [after.clone() for after in self._run(_full(group, [window for window, _ in new]), layers, state)]
+            for (_, whole), after in zip(new, made, strict=True):
                 held.keep(whole, after)
-            found.append(after)
+            for window, like in of.items():
+                found[window] = made[like]
         return found
 
     def _logits(self, place: int, group: Group, states: dict[Key, Tensor]) -> Iterator[Spliced]:
@@ -219,7 +229,7 @@ class Resumption:
             for part in places.split(self._at_once(len(places))):
                 window, at = predicts[same][:, part].nonzero(as_tuple=True)
                 rows = number[same][:, part][window, at]
-                yield Spliced(place, key, rows, self._head(_alone(group, int(same[0])), after[None], part), at)
+                yield Spliced(place, key, rows, self._head(_full(group, [int(same[0])]), after[None], part), at)
 
     def _at_once(self, places: int) -> int:
         """Predictions whose logits are computed together."""
@@ -246,11 +256,10 @@ def _resumed(site: Site) -> int:
     return site.layer + (site.stream == "resid_post")
 
 
-def _alone(group: Group, window: int) -> Group:
-    """One window of a group, as one that is full: what follows its tokens changes nothing for them."""
-    here = slice(window, window + 1)
-    ids = group.input_ids[here]
-    return Group([], ids, torch.ones_like(ids), group.is_activation[here], group.prefix)
+def _full(group: Group, windows: Sequence[int]) -> Group:
+    """Some windows of a group, as if they were full: what follows their tokens changes nothing for them."""
+    ids = group.input_ids[list(windows)]
+    return Group([], ids, torch.ones_like(ids), group.is_activation[list(windows)], group.prefix)
 
 
 def _together(windows: Sequence[Tensor | None], like: Tensor) -> Tensor:

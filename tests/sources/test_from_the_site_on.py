@@ -7,7 +7,7 @@ import torch
 
 from itda.core.batch import Site
 from itda.errors import ModelError
-from itda.sources import resume
+from itda.sources import repeats, resume
 from itda.sources.resume import Resumption, resumption, splicer_of
 from itda.sources.splicing import WholePasses
 from tests.sources.families import CAUSAL, FAMILIES, SITES, language_model, ragged_group, shared
@@ -114,6 +114,22 @@ def test_blocks_before_a_site_run_once_and_ablated_windows_once_for_all():
     assert (ran[0], ran[1]) == (windows, windows)
     # The groups' own pass, the other activations; the zeros once for both groups, the mean of each group once.
     assert ran[2] == 2 * windows + 1 + len(groups)
+
+
+def test_no_room_for_repeated_windows_changes_no_prediction(monkeypatch):
+    monkeypatch.setattr(repeats, "REPEATED_BYTES", 1)
+    # As a massive token that stays what it is, the first one differs between windows.
+    kept = lambda x: torch.cat([x[:1], torch.zeros_like(x[1:-9]), x[-9:-8], torch.zeros_like(x[-8:])])  # noqa: E731
+    model = shared("qwen2")
+    groups = [*groups_of(model), *groups_of(model)]
+
+    def one(_place, _site, x):
+        return {"zero": kept(x)}
+
+    splicer = splicer_of(model, [Site(0)])
+    assert isinstance(splicer, Resumption)
+    assert splicer.repeats
+    same(predictions(splicer, groups, one), predictions(WholePasses(model, [Site(0)]), groups, one))
 
 
 def test_a_site_that_is_not_there_is_an_error():
