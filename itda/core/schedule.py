@@ -126,7 +126,7 @@ def growth(exponent: float, middle: float, start: float, stop: float) -> float:
     """By what factor the atoms grow from `start` to `stop` tokens, given the exponent at `middle` tokens.
 
     >>> growth(0.0, 100.0, 100.0, 1000.0), round(growth(0.4, 100.0, 200.0, 400.0), 2)
-    (1.0, 1.23)
+    (1.0, 1.27)
     """
     return math.exp(exponent / DECLINE * ((start / middle) ** -DECLINE - (stop / middle) ** -DECLINE))
 
