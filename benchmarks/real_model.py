@@ -34,11 +34,10 @@ LAYERS, TOKENS, HELD_OUT, EVALUATED, ATOMS, K = "10,20", 40_000, 12_000, 3_000, 
 MASSIVE = 10
 """Held-out activations above so many median norms are left out of the fvu that is computed here."""
 PROMPT = "The capital of France is"
-SEEDS = 3
+SEEDS = 2
 VARIANTS = {
     "best": ["--mode", "best"],
-    "best, no offset": ["--mode", "best", "--offset", "0"],
-    "paper": ["--mode", "paper", "--order", "shuffled"],
+    "best, no offset": ["--mode", "best", "--offset", "0"],  # of this side and one order only
 }
 
 
@@ -108,7 +107,7 @@ class Side:
     def measure(self, train: Path, heldout: Path, tokens: int) -> None:
         """All commands."""
         for variant, seed in itertools.product(VARIANTS, range(SEEDS)):
-            if variant == "best, no offset" and seed:
+            if variant != "best" and (seed or self.name != "now"):
                 continue
             out = str(self.folder(variant, seed))
             training = ["train", self.model, "--layers", LAYERS, "--corpus", str(train), "--part", "all"]
