@@ -5,9 +5,10 @@
 
 The model is SmolLM2-135M-Instruct with 4-bit weights; the text is the validation split of WikiText-2 (raw), cut at its
 headings. Sections are taken in the order of a hash until they have 40,000 tokens: those are the corpus, all of it is
-read in each order of documents, and 12,000 tokens of others are for evaluation. Every row is of a command in a process
-of its own, as a user types it; rows are kept, and a run that is there is not made again. The commands evaluate on 3,000
-tokens; "fvu, all held out" is computed here, for dictionaries of either side, on the ordinary ones of all 12,000.
+read in each order of documents (`--orders`), and 12,000 tokens of others are for evaluation. Every row is of a
+command in a process of its own, as a user types it; rows are kept, and a run that is there is not made again. The
+commands evaluate on 3,000 tokens; "fvu, all held out" is computed here, for dictionaries of either side, on the
+ordinary ones of all 12,000.
 
 `--before CHECKOUT` runs the same with another checkout of the package, on the same weights in safetensors: what the
 commands printed before.
@@ -34,7 +35,6 @@ LAYERS, TOKENS, HELD_OUT, EVALUATED, ATOMS, K = "10,20", 40_000, 12_000, 3_000, 
 MASSIVE = 10
 """Held-out activations above so many median norms are left out of the fvu that is computed here."""
 PROMPT = "The capital of France is"
-SEEDS = 2
 VARIANTS = {
     "best": ["--mode", "best"],
     "best, no offset": ["--mode", "best", "--offset", "0"],  # of this side and one order only
@@ -75,8 +75,8 @@ def corpora(text: Path, model: str, folder: Path) -> tuple[Path, Path, int]:
 class Side:
     """A checkout whose commands are run; rows are kept as they come."""
 
-    def __init__(self, name: str, checkout: Path, model: str, results: Results) -> None:
-        self.name, self.checkout, self.model, self.results = name, checkout, model, results
+    def __init__(self, name: str, checkout: Path, model: str, results: Results, orders: int) -> None:
+        self.name, self.checkout, self.model, self.results, self.orders = name, checkout, model, results, orders
         self.runs = WORK / name
 
     def command(self, *arguments: str) -> tuple[str, float]:
@@ -106,7 +106,7 @@ class Side:
 
     def measure(self, train: Path, heldout: Path, tokens: int) -> None:
         """All commands."""
-        for variant, seed in itertools.product(VARIANTS, range(SEEDS)):
+        for variant, seed in itertools.product(VARIANTS, range(self.orders)):
             if variant != "best" and (seed or self.name != "now"):
                 continue
             out = str(self.folder(variant, seed))
@@ -128,14 +128,14 @@ class Side:
         self.row({"task": "decompose"}, "decompose", run, PROMPT, "--layer", layer)
         shown = ["decompose", run, PROMPT, "--layer", layer, "--top", "3"]
         self.row({"task": "decompose, printed"}, *shown, plain=True)
-        self.row({"task": "index"}, "index", run, "--corpus", str(heldout), "--tokens", str(HELD_OUT))
+        self.row({"task": "index"}, "index", run, "--corpus", str(heldout), "--tokens", str(EVALUATED))
         self.row({"task": "export"}, "explore", run, "--export", str(self.runs / "page.html"), "--layer", layer)
 
     def jaccard(self, variant: str, layer: str) -> list[float]:
         """Overlap of labels of each pair of orders."""
         from itda import ITDA, jaccard
 
-        folders = [self.folder(variant, seed) / f"layer_{layer}" for seed in range(SEEDS)]
+        folders = [self.folder(variant, seed) / f"layer_{layer}" for seed in range(self.orders)]
         labels = [ITDA.from_pretrained(folder).labels for folder in folders]
         return [jaccard(a, b) for a, b in itertools.combinations(labels, 2)]
 
@@ -173,7 +173,7 @@ def figures(side: Side, activations: dict[str, torch.Tensor]) -> Iterator[list[s
     """Rows of the table of dictionaries."""
     for variant, layer in itertools.product(VARIANTS, LAYERS.split(",")):
         trained, measured, exact = [], [], []
-        for seed in range(SEEDS):
+        for seed in range(side.orders):
             t = side.results.find({"side": side.name, "task": "train", "variant": variant, "seed": seed})
             e = side.results.find({"side": side.name, "task": "evaluate", "variant": variant, "seed": seed})
             if e is not None:
@@ -183,7 +183,7 @@ def figures(side: Side, activations: dict[str, torch.Tensor]) -> Iterator[list[s
                 exact.append(fvu(side.folder(variant, seed) / f"layer_{layer}", activations[layer]))
         if not trained:
             continue
-        overlap = side.jaccard(variant, layer) if len(trained) == SEEDS else []
+        overlap = side.jaccard(variant, layer) if len(trained) > 1 else []
         found = [t["json"]["found"][f"layer_{layer}"] for t in trained]
         yield [
             side.name,
@@ -210,14 +210,16 @@ def main() -> None:
     parser.add_argument("model", help="the GGUF file")
     parser.add_argument("--text", type=Path, required=True, help="the validation split of WikiText-2, raw")
     parser.add_argument("--before", type=Path, help="another checkout of the package")
+    parser.add_argument("--orders", type=int, default=1, help="orders of documents: whole_stream.py has more")
     parser.add_argument("--sides", default="before,now", help="whose commands to run; none: only write the tables")
     arguments = parser.parse_args()
     results = results_for(arguments, "real_model")
     model = str(Path(arguments.model).resolve())
     train, heldout, tokens = corpora(arguments.text, model, WORK)
-    sides = [Side("now", HERE, model, results)]
+    sides = [Side("now", HERE, model, results, arguments.orders)]
     if arguments.before is not None:
-        sides.insert(0, Side("before", arguments.before.resolve(), str(safetensors(model)), results))
+        before = arguments.before.resolve()
+        sides.insert(0, Side("before", before, str(safetensors(model)), results, arguments.orders))
     for side in sides:
         if side.name in arguments.sides:
             side.measure(train, heldout, tokens)
