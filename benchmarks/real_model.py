@@ -72,6 +72,19 @@ def corpora(text: Path, model: str, folder: Path) -> tuple[Path, Path, int]:
     return train, heldout, json.loads(about.read_text())["train.jsonl"]["tokens"]
 
 
+def kept(task: str, shown: dict[str, Any]) -> dict[str, Any]:
+    """The figures of what a command shows: no paths, and no text of the corpus."""
+    if task == "train":
+        return {name: shown.get(name) for name in ("tokens", "seconds", "found", "massive")}
+    if task == "evaluate":
+        return {"sites": shown["sites"]}
+    if task == "decompose":
+        return {"explained": [token["explained"] for token in shown["tokens"]]}
+    if task == "index":
+        return {"explained": {site: values["explained"] for site, values in shown["sites"].items()}}
+    return {"bytes": shown["bytes"]}
+
+
 class Side:
     """A checkout whose commands are run; rows are kept as they come."""
 
@@ -90,16 +103,15 @@ class Side:
             raise SystemExit(f"itda {' '.join(arguments)}: exit status {done.returncode}")
         return done.stdout, time.monotonic() - started
 
-    def row(self, task: dict[str, Any], *arguments: str, plain: bool = False) -> dict[str, Any]:
+    def row(self, task: dict[str, Any], *arguments: str) -> dict[str, Any]:
         """The row of a task, made by a command if there is none."""
         key = {"side": self.name, **task}
         if (found := self.results.find(key)) is not None:
             return found
         self.runs.mkdir(parents=True, exist_ok=True)
         print("itda", *arguments, flush=True)
-        printed, seconds = self.command(*arguments, *([] if plain else ["--json"]))
-        shown = {"printed": printed} if plain else {"json": json.loads(printed)}
-        return self.results.add(key, {"command_seconds": seconds, **shown})
+        printed, seconds = self.command(*arguments, "--json")
+        return self.results.add(key, {"command_seconds": seconds, **kept(task["task"], json.loads(printed))})
 
     def folder(self, variant: str, seed: int) -> Path:
         return self.runs / f"{variant.replace(', ', '_').replace(' ', '_')}_{seed}"
@@ -126,8 +138,6 @@ class Side:
         run = str(self.folder("best", 0))
         layer = LAYERS.split(",")[-1]
         self.row({"task": "decompose"}, "decompose", run, PROMPT, "--layer", layer)
-        shown = ["decompose", run, PROMPT, "--layer", layer, "--top", "3"]
-        self.row({"task": "decompose, printed"}, *shown, plain=True)
         self.row({"task": "index"}, "index", run, "--corpus", str(heldout), "--tokens", str(EVALUATED))
         self.row({"task": "export"}, "explore", run, "--export", str(self.runs / "page.html"), "--layer", layer)
 
@@ -177,14 +187,14 @@ def figures(side: Side, activations: dict[str, torch.Tensor]) -> Iterator[list[s
             t = side.results.find({"side": side.name, "task": "train", "variant": variant, "seed": seed})
             e = side.results.find({"side": side.name, "task": "evaluate", "variant": variant, "seed": seed})
             if e is not None:
-                measured.append(e["json"]["sites"][f"layer_{layer}"])
+                measured.append(e["sites"][f"layer_{layer}"])
             if t is not None:
                 trained.append(t)
                 exact.append(fvu(side.folder(variant, seed) / f"layer_{layer}", activations[layer]))
         if not trained:
             continue
         overlap = side.jaccard(variant, layer) if len(trained) > 1 else []
-        found = [t["json"]["found"][f"layer_{layer}"] for t in trained]
+        found = [t["found"][f"layer_{layer}"] for t in trained]
         yield [
             side.name,
             variant,
@@ -201,7 +211,7 @@ def seconds_of(side: Side) -> Iterator[list[str]]:
     """Rows of the table of times."""
     for row in side.results.rows:
         key = row["key"]
-        if key["side"] == side.name and key.get("seed", 0) == 0 and "printed" not in row:
+        if key["side"] == side.name and key.get("seed", 0) == 0:
             yield [side.name, key["task"], key.get("variant", ""), number(row["command_seconds"])]
 
 
@@ -237,11 +247,12 @@ def main() -> None:
     times = table(["side", "command", "variant", "s"], (row for side in sides for row in seconds_of(side)))
     shown = []
     for side in sides:
-        row = results.find({"side": side.name, "task": "decompose, printed"})
+        text = results.find({"side": side.name, "task": "decompose"})
         index = results.find({"side": side.name, "task": "index"})
-        if row is not None and index is not None:
-            sites = ", ".join(f"{site}: {share(v.get('explained'))}" for site, v in index["json"]["sites"].items())
-            shown.append(f"{side.name}, index, explained: {sites}\n\n```text\n{row['printed'].strip()}\n```")
+        if text is not None and index is not None:
+            tokens = ", ".join("massive" if value is None else share(value) for value in text["explained"])
+            sites = ", ".join(f"{site} {share(value)}" for site, value in index["explained"].items())
+            shown.append(paragraph(f"{side.name}: decompose {PROMPT!r} explains {tokens}; index explains {sites}."))
     print(
         results.write(
             [about, dictionaries, paragraph("Seconds of each command, start and model included."), times, *shown]

@@ -51,7 +51,7 @@ def _predictions(site: Site, figures: Evaluation) -> str:
     if score >= 1:
         return f"{name}: with the dictionary in place of {site} predictions are no worse.{rough}"
     return (
-        f"{name}: the dictionary loses {1 - score:.1%} of what {site} contributes to predictions{sure}, "
+        f"{name}: the dictionary keeps {max(0.0, score):.1%} of what {site} contributes to predictions{sure}, "
         f"{spliced - clean:+.3f} nats; {use}.{rough}"
     )
 
