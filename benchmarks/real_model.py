@@ -29,6 +29,8 @@ from typing import Any
 import torch
 from common import Results, arguments_for, number, paragraph, results_for, share, table
 
+from itda import ITDA, Unexplained, jaccard
+
 HERE = Path(__file__).parent.parent
 WORK = HERE / "runs" / "real_model"
 LAYERS, TOKENS, HELD_OUT, EVALUATED, ATOMS, K = "10,20", 40_000, 12_000, 3_000, 2048, 20
@@ -143,8 +145,6 @@ class Side:
 
     def jaccard(self, variant: str, layer: str) -> list[float]:
         """Overlap of labels of each pair of orders."""
-        from itda import ITDA, jaccard
-
         folders = [self.folder(variant, seed) / f"layer_{layer}" for seed in range(self.orders)]
         labels = [ITDA.from_pretrained(folder).labels for folder in folders]
         return [jaccard(a, b) for a, b in itertools.combinations(labels, 2)]
@@ -164,16 +164,19 @@ def held_out_activations(model: str, heldout: Path) -> dict[str, torch.Tensor]:
         )
         parts = [{site: batch.activations for site, batch in batches.items()} for batches in source]
         found = {str(site.layer): torch.cat([part[site] for part in parts]) for site in sites}
-        norms = {layer: x.norm(dim=1) for layer, x in found.items()}
-        torch.save({layer: x[norms[layer] <= MASSIVE * norms[layer].median()] for layer, x in found.items()}, file)
+        torch.save({layer: ordinary(x) for layer, x in found.items()}, file)
     return torch.load(file)
 
 
-def fvu(folder: Path, x: torch.Tensor) -> float:
-    """Of a dictionary on activations."""
-    from itda import ITDA, Unexplained
+def ordinary(x: torch.Tensor) -> torch.Tensor:
+    """Those activations that are not massive."""
+    norms = x.norm(dim=1)
+    return x[norms <= MASSIVE * norms.median()]
 
-    dictionary, measure = ITDA.from_pretrained(folder), Unexplained(x.shape[1])
+
+def fvu(dictionary: ITDA, x: torch.Tensor) -> float:
+    """Of a dictionary on activations."""
+    measure = Unexplained(x.shape[1])
     for part in x.split(1024):
         measure.update(part, dictionary(part))
     return measure.value()
@@ -190,7 +193,8 @@ def figures(side: Side, activations: dict[str, torch.Tensor]) -> Iterator[list[s
                 measured.append(e["sites"][f"layer_{layer}"])
             if t is not None:
                 trained.append(t)
-                exact.append(fvu(side.folder(variant, seed) / f"layer_{layer}", activations[layer]))
+                folder = side.folder(variant, seed) / f"layer_{layer}"
+                exact.append(fvu(ITDA.from_pretrained(folder), activations[layer]))
         if not trained:
             continue
         overlap = side.jaccard(variant, layer) if len(trained) > 1 else []

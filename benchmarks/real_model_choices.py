@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from common import arguments_for, labels_for, number, paragraph, results_for, share, table
-from real_model import HERE, MASSIVE, sections
+from real_model import HERE, MASSIVE, fvu, ordinary, sections
 
-from itda import ActivationBatch, Builder, Unexplained
+from itda import ActivationBatch, Builder
 from itda.core.batch import Site
 from itda.sources.corpus import Corpus
 from itda.sources.huggingface import HuggingFaceSource, LanguageModel
@@ -50,12 +50,6 @@ def activations(model: str, text: Path, tokens: int) -> Path:
     return folder
 
 
-def ordinary(x: torch.Tensor) -> torch.Tensor:
-    """Those that are not massive."""
-    norms = x.norm(dim=1)
-    return x[norms <= MASSIVE * norms.median()]
-
-
 def norms(x: torch.Tensor) -> dict[str, float]:
     """Of activations: the median norm, the largest in medians, and what the massive ones hold."""
     n = x.double().norm(dim=1)
@@ -75,10 +69,8 @@ def measure(x: torch.Tensor, k: int, atoms: int, tokens: int) -> dict[str, Any]:
     for start in range(0, len(stream), 1024):
         part = stream[start : start + 1024]
         builder.offer(ActivationBatch(part, labels_for(len(part), start)))
-    dictionary, unexplained = builder.finish(), Unexplained(x.shape[1])
-    for part in held.split(1024):
-        unexplained.update(part, dictionary(part))
-    return {"fvu": unexplained.value(), "atoms": len(dictionary), "found": builder.found, "tokens": len(stream)}
+    dictionary = builder.finish()
+    return {"fvu": fvu(dictionary, held), "atoms": len(dictionary), "found": builder.found, "tokens": len(stream)}
 
 
 def main() -> None:

@@ -26,8 +26,6 @@ from itda.sources.huggingface import HuggingFaceSource, LanguageModel
 from itda.sources.streaming import StreamedModel
 from itda.sources.weights import give_back_freed
 
-ModelRecipe = Callable[[], ActivationModel]
-
 PROVENANCE = ("model", "revision", MODEL, "quantisation", "tokenizer", "corpus", "corpus_part", "corpus_revision")
 PROVENANCE += ("fingerprint", "window", "batch_size", "dtype", "order", "bos", "prefix", "corpus_rules")
 """What a dictionary says of where it comes from."""
