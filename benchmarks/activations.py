@@ -48,11 +48,12 @@ def _tiny_distinct(least: int) -> Tensor:
 
 def _tiny_stream(tokens: int) -> Iterator[Tensor]:
     # Here, since transformers takes long to load and would count in the memory of those who need no model.
-    from itda.sources.corpus import python_docs
-    from itda.sources.huggingface import HuggingFaceSource, LanguageModel
+    from itda.sources.corpora.corpus import python_docs
+    from itda.sources.models.transformers import LanguageModel
+    from itda.sources.source import ModelSource
 
     corpus = python_docs().split("train")
-    source = HuggingFaceSource(LanguageModel.load("tiny"), corpus, [TINY_SITE], window=128, tokens=tokens)
+    source = ModelSource(LanguageModel.load("tiny"), corpus, [TINY_SITE], window=128, tokens=tokens)
     for batch in source:
         yield batch[TINY_SITE].activations.clone()
 

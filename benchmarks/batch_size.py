@@ -17,8 +17,9 @@ import torch
 
 from itda import ITDA, ActivationBatch, Labels, ReferenceTrainer, Site, Trainer, jaccard
 from itda.config import parse_count
-from itda.sources.corpus import python_docs
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
+from itda.sources.corpora.corpus import python_docs
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.source import ModelSource
 
 SITES = [Site(2), Site(4)]
 SIZES = (1, 7, 64)
@@ -30,7 +31,7 @@ RELEASED_THRESHOLD = 2 * (1 - (1 - THRESHOLD) ** 0.5) / 192
 def stream(model: LanguageModel, tokens: int, batch_size: int) -> dict[Site, ActivationBatch]:
     """All the activations, in one batch per site."""
     corpus = python_docs().split("train")
-    source = HuggingFaceSource(model, corpus, SITES, window=WINDOW, batch_size=batch_size, tokens=tokens)
+    source = ModelSource(model, corpus, SITES, window=WINDOW, batch_size=batch_size, tokens=tokens)
     parts = list(source)
     return {
         site: ActivationBatch(

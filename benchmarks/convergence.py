@@ -20,8 +20,8 @@ from family_data import BATCH, Read, beginnings, read
 from layer_matching import SETTINGS, dictionaries
 
 from itda import ITDA
-from itda.core.overlap import INDICES, Members, Universe, sums_of
 from itda.core.similarity import Linear, Statistics
+from itda.core.similarity.overlap import INDICES, Members, Universe, sums_of
 
 SHOWN = ("weighted", "jaccard", "adjusted", "cka")
 TITLES = {"weighted": "weighted Jaccard", "jaccard": "Jaccard", "adjusted": "Jaccard, adjusted", "cka": "linear CKA"}

@@ -18,17 +18,18 @@ from typing import Any
 import torch
 from common import Results, arguments_for, number, paragraph, ratio, results_for, table
 
-import itda.evaluation
+import itda.evaluation.evaluate
 from itda.core import metrics
 from itda.core.batch import Site
+from itda.core.dictionary import ITDA
 from itda.core.labels import Label, Labels
 from itda.core.massive import limit_of, median_norm
-from itda.core.model import ITDA
-from itda.sources.corpus import Corpus, open_corpus
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
-from itda.sources.resume import splicer_of
-from itda.sources.splicing import WholePasses
-from itda.sources.windows import Group
+from itda.evaluation.resumption import splicer_of
+from itda.sources.corpora.corpus import Corpus, open_corpus
+from itda.sources.models.splicing import WholePasses
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.source import ModelSource
+from itda.sources.tokenizing.windows import Group
 
 WINDOW, BATCH, ATOMS, K = 128, 8, 1024, 20
 TILES = 256, 2**14
@@ -66,7 +67,7 @@ def evaluated(
     model: LanguageModel, groups: list[Group], made: Mapping[Site, ITDA], massive: str, *, old: bool
 ) -> tuple[float, dict[Site, Any]]:
     """Seconds, and the figures, of one way."""
-    module = itda.evaluation
+    module = itda.evaluation.evaluate
     module.splicer_of = (lambda model, sites, _beside: WholePasses(model, sites)) if old else splicer_of
     module.kl_divergence = old_kl if old else metrics.kl_divergence
     module.log_normalizer = old_normalizer if old else metrics.log_normalizer
@@ -77,7 +78,7 @@ def evaluated(
 
 def dictionaries(model: LanguageModel, corpus: Corpus, sites: list[Site]) -> dict[Site, ITDA]:
     """Some ordinary activations of each site as atoms, with the limit above which an activation is massive."""
-    source = HuggingFaceSource(model, corpus, sites, window=WINDOW, batch_size=BATCH, tokens=2 * ATOMS)
+    source = ModelSource(model, corpus, sites, window=WINDOW, batch_size=BATCH, tokens=2 * ATOMS)
     read = list(source)
     made = {}
     for site in sites:

@@ -29,13 +29,13 @@ from common import RESULTS, Results, arguments_for, number, paragraph, table
 
 from itda import config as settings
 from itda.core.batch import Site
-from itda.explorer.index import INDEX_FORMAT, sample
-from itda.explorer.indexing import PARTIAL, CodePart, TextPart, merge, parts_of, publish, write_part
+from itda.explorer.code_index import INDEX_FORMAT, sample
+from itda.explorer.code_index_writer import PARTIAL, CodePart, TextPart, merge, parts_of, publish, write_part
 from itda.files import write_json
 from itda.recipes import train
 from itda.recipes.runs import open_run
-from itda.sources.corpus import open_corpus
-from itda.sources.huggingface import LanguageModel
+from itda.sources.corpora.corpus import open_corpus
+from itda.sources.models.transformers import LanguageModel
 
 SITE, K, WINDOW, BATCH = Site(3), 40, 128, 8
 GROUPS_PER_PART = 64

@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from itda.sources.corpus import Document, python_docs
+from itda.sources.corpora.corpus import Document, python_docs
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "itda-family"
 VOCABULARY, CONTEXT, BATCH, BLOCKS, STEPS = 1024, 128, 32, 8, 500

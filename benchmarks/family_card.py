@@ -14,8 +14,8 @@ import numpy as np
 from common import RESULTS, Results, paragraph, table
 from family import CACHE, CONTEXT, MEMBERS, VOCABULARY, documents, shared_tokenizer, trained
 
-from itda.sources.corpus import Document, python_docs
-from itda.sources.huggingface import LanguageModel
+from itda.sources.corpora.corpus import Document, python_docs
+from itda.sources.models.transformers import LanguageModel
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import tiny_card

@@ -10,8 +10,9 @@ import torch
 
 from itda import ActivationBatch, Labels, Site
 from itda.core.tokens import TokenLog, Tokens
-from itda.sources.corpus import Corpus, Document, open_corpus, python_docs
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
+from itda.sources.corpora.corpus import Corpus, Document, open_corpus, python_docs
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.source import ModelSource
 
 WINDOW, BATCH = 128, 8
 
@@ -73,7 +74,7 @@ def read(
         model = model or LanguageModel.load(name)
         blocks = range(model.layers)
         sites = [Site(i, s) for i in blocks for s in (("mlp_out", "resid_post") if middle else ("resid_post",))]
-        source = HuggingFaceSource(model, corpus, sites, window=WINDOW, batch_size=batch, tokens=tokens)
+        source = ModelSource(model, corpus, sites, window=WINDOW, batch_size=batch, tokens=tokens)
         parts, labels = [], []
         for batches in source:
             parts.append(torch.stack([batches[site].activations.float().cpu() for site in sites]))

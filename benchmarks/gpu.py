@@ -28,9 +28,9 @@ from typing import NamedTuple
 import torch
 
 from itda.core.code import SparseCode
-from itda.core.pursuit import plain, portable
+from itda.core.pursuit import gram_torch, plain
 from itda.core.pursuit.exact import full_precision_products
-from itda.core.pursuit.gpu import GpuPursuit, same
+from itda.core.pursuit.gram_gpu import GpuPursuit, same
 
 FLOPS, BYTES = 60e12, 4.3e12
 """An H200's peak rates: float32 operations, and bytes of memory, per second."""
@@ -101,12 +101,12 @@ def agreement(side: Side, x: torch.Tensor, expected: tuple[SparseCode, torch.Ten
 
 def sides_for(atoms: torch.Tensor, k: int) -> dict[str, Side]:
     """What is measured."""
-    gram = portable.gram_of(atoms)
+    gram = gram_torch.gram_of(atoms)
     best = GpuPursuit(atoms, k)
     sides = {
         "textbook": Side(lambda x: textbook(x, atoms, k)),
         "plain": Side(lambda x: plain.pursue(x, atoms, k), exact=True),
-        "torch": Side(lambda x: portable.pursue(x, atoms, k, gram=gram), exact=True),
+        "torch": Side(lambda x: gram_torch.pursue(x, atoms, k, gram=gram), exact=True),
         "GpuPursuit": Side(best, exact=True),
     }
     return sides | ({"fast": Side(GpuPursuit(atoms, k, fast=True))} if best.path.startswith("triton") else {})
@@ -122,7 +122,7 @@ def measure(
     # Only now: a first call may show that a kernel is not to be used.
     notes = [side.call.description for side in sides.values() if isinstance(side.call, GpuPursuit)]
     calls: dict[str, Callable[[], object]] = {name: lambda side=side: side.call(x) for name, side in sides.items()}
-    calls |= {"product": lambda: product(x, atoms), "Gram": lambda: portable.gram_of(atoms)}
+    calls |= {"product": lambda: product(x, atoms), "Gram": lambda: gram_torch.gram_of(atoms)}
     taken: dict[str, list[float]] = {name: [] for name in calls}
     peak = {}
     for name, call in calls.items():

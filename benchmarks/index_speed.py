@@ -38,13 +38,14 @@ from common import (
 
 from itda import Site
 from itda import config as settings
-from itda.explorer.index import INDEX_FORMAT, CodeIndex, sample
-from itda.explorer.indexing import PARTIAL, CodePart, TextPart, emptied, merge, parts_of, publish, write_part
+from itda.explorer.code_index import INDEX_FORMAT, CodeIndex, sample
+from itda.explorer.code_index_writer import PARTIAL, CodePart, TextPart, emptied, merge, parts_of, publish, write_part
 from itda.files import FORMAT_VERSION, write_json
 from itda.recipes import open_run, train
 from itda.recipes.index import BLOCK, index_run
-from itda.sources.corpus import open_corpus
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
+from itda.sources.corpora.corpus import open_corpus
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.source import ModelSource
 
 K, THRESHOLD, REPEATS = 20, 0.3, 3
 SITE = Site(0)
@@ -61,7 +62,7 @@ def layer_speed(layer: int, tokens: int) -> dict[str, Any]:
         corpus = open_corpus("python-docs").split("train")
 
         def blocks() -> list[torch.Tensor]:
-            source = HuggingFaceSource(model, corpus, [site], window=window, batch_size=size, tokens=tokens)
+            source = ModelSource(model, corpus, [site], window=window, batch_size=size, tokens=tokens)
             return list(torch.cat([batch[site].activations for batch in source]).split(BLOCK))
 
         several = blocks()

@@ -21,10 +21,10 @@ from family_data import Read, beginnings, read
 from matching import difference, jackknife, score, self_similarity
 
 from itda import ITDA, Builder
-from itda.core.overlap import Members, Universe, index_matrices
 from itda.core.similarity import Linear, Relative, Statistics, rbf_cka, regression_r2, shared_neighbours
-from itda.core.transport import agreement, soft_overlap, transported
-from itda.sources.huggingface import LanguageModel
+from itda.core.similarity.overlap import Members, Universe, index_matrices
+from itda.core.similarity.transport import agreement, soft_overlap, transported
+from itda.sources.models.transformers import LanguageModel
 
 TESTED = tuple(f"gpt2-{seed}" for seed in range(6))
 DEVELOPMENT = (("gpt2-6", "gpt2-7"), ("llama-0", "llama-1"))

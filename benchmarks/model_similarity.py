@@ -17,8 +17,8 @@ from family import CACHE, new_model, shared_tokenizer, trained
 from family_data import beginnings, read
 from layer_matching import SETTINGS, dictionaries
 
-from itda.core.overlap import INDICES, Members, Universe, index_interval, sums_of
-from itda.sources.huggingface import LanguageModel
+from itda.core.similarity.overlap import INDICES, Members, Universe, index_interval, sums_of
+from itda.sources.models.transformers import LanguageModel
 
 GROUPS = {
     "GPT-2": tuple(f"gpt2-{seed}" for seed in range(4)),

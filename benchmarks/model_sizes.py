@@ -39,9 +39,10 @@ from transformers import (
 from itda import Builder
 from itda.core.batch import Site
 from itda.recipes.evaluate import evaluate_on
-from itda.sources.corpus import open_corpus
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
-from itda.sources.names import TINY
+from itda.sources.corpora.corpus import open_corpus
+from itda.sources.models.names import TINY
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.source import ModelSource
 
 K, ATOMS_PER_WIDTH, TOKENS_PER_ATOM, WINDOW, BATCH = 40, 8, 10, 128, 8
 
@@ -115,8 +116,8 @@ def measure(model: LanguageModel, tokens: int, evaluated: int) -> dict[str, Any]
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
 
-    def source(number: int) -> HuggingFaceSource:
-        return HuggingFaceSource(model, corpus.split("train"), [site], window=WINDOW, batch_size=BATCH, tokens=number)
+    def source(number: int) -> ModelSource:
+        return ModelSource(model, corpus.split("train"), [site], window=WINDOW, batch_size=BATCH, tokens=number)
 
     with clock(device, seconds, "alone"):
         for _ in source(tokens):

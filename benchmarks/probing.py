@@ -27,10 +27,11 @@ from versus_cells import built, prepare, sae
 from itda import ITDA, Labels, Site, SparseCode
 from itda.core.bootstrap import interval
 from itda.core.levels import two_levels
-from itda.probing import ProbeResult, balanced_accuracy, held_out, pooled, probe, sparse_features
-from itda.sources.corpus import Corpus, Document, python_docs
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
-from itda.sources.python_classes import CLASSES, SYNTAX, classes_of
+from itda.evaluation.probing import ProbeResult, balanced_accuracy, held_out, pooled, probe, sparse_features
+from itda.evaluation.python_classes import CLASSES, SYNTAX, classes_of
+from itda.sources.corpora.corpus import Corpus, Document, python_docs
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.source import ModelSource
 
 WIDTH, WINDOW = 192, 128
 TOKENS = 50_000
@@ -107,12 +108,12 @@ def activations(layers: list[int], cache: Path) -> tuple[dict[int, Tensor], Prob
         return pickle.loads(file.read_bytes())
     model, sites = LanguageModel.load("tiny"), [Site(layer) for layer in layers]
     train, used = _read(
-        HuggingFaceSource(model, python_docs().split("train").shuffled(0), sites, window=WINDOW, tokens=TOKENS)
+        ModelSource(model, python_docs().split("train").shuffled(0), sites, window=WINDOW, tokens=TOKENS)
     )
     seen = set(used.document.tolist())
     texts = {document.id: document.text for document in python_docs() if document.id not in seen}
     cut = [part for name, text in texts.items() for part in _cuts(name, text)]
-    source = HuggingFaceSource(model, Corpus("cut", lambda: iter(cut)), sites, window=WINDOW, tokens=10**7)
+    source = ModelSource(model, Corpus("cut", lambda: iter(cut)), sites, window=WINDOW, tokens=10**7)
     x, labels = _read(source)
     kept = labels.window_start == 0  # of what was cut out, the first window
     x, labels = {layer: rows[torch.from_numpy(kept)] for layer, rows in x.items()}, labels[kept]
@@ -132,7 +133,7 @@ def activations(layers: list[int], cache: Path) -> tuple[dict[int, Tensor], Prob
     return both
 
 
-def _read(source: HuggingFaceSource) -> tuple[dict[int, Tensor], Labels]:
+def _read(source: ModelSource) -> tuple[dict[int, Tensor], Labels]:
     parts, labels = {site: [] for site in source.sites}, []
     for batch in source:
         for site, rows in parts.items():

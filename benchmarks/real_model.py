@@ -53,7 +53,7 @@ def corpora(text: Path, model: str, folder: Path) -> tuple[Path, Path, int]:
     """Files to train and to evaluate on, and the tokens of the first: cut anew if they are not there."""
     train, heldout, about = folder / "train.jsonl", folder / "heldout.jsonl", folder / "corpora.json"
     if not about.exists():
-        from itda.sources.huggingface import LanguageModel
+        from itda.sources.models.transformers import LanguageModel
 
         tokenizer = LanguageModel.load(model).tokenizer
         folder.mkdir(parents=True, exist_ok=True)
@@ -155,13 +155,12 @@ def held_out_activations(model: str, heldout: Path) -> dict[str, torch.Tensor]:
     file = WORK / "heldout.pt"
     if not file.exists():
         from itda.core.batch import Site
-        from itda.sources.corpus import open_corpus
-        from itda.sources.huggingface import HuggingFaceSource, LanguageModel
+        from itda.sources.corpora.corpus import open_corpus
+        from itda.sources.models.transformers import LanguageModel
+        from itda.sources.source import ModelSource
 
         sites = [Site(int(layer)) for layer in LAYERS.split(",")]
-        source = HuggingFaceSource(
-            LanguageModel.load(model), open_corpus(str(heldout)), sites, window=128, tokens=HELD_OUT
-        )
+        source = ModelSource(LanguageModel.load(model), open_corpus(str(heldout)), sites, window=128, tokens=HELD_OUT)
         parts = [{site: batch.activations for site, batch in batches.items()} for batches in source]
         found = {str(site.layer): torch.cat([part[site] for part in parts]) for site in sites}
         torch.save({layer: ordinary(x) for layer, x in found.items()}, file)
@@ -270,7 +269,7 @@ def safetensors(model: str) -> Path:
     if not (folder / "config.json").exists():
         from transformers import LlamaForCausalLM
 
-        from itda.sources.huggingface import LanguageModel
+        from itda.sources.models.transformers import LanguageModel
 
         loaded = LanguageModel.load(model)
         loaded.tokenizer.save_pretrained(folder)

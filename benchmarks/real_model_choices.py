@@ -18,8 +18,9 @@ from real_model import HERE, MASSIVE, fvu, ordinary, sections
 
 from itda import ActivationBatch, Builder
 from itda.core.batch import Site
-from itda.sources.corpus import Corpus
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
+from itda.sources.corpora.corpus import Corpus
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.source import ModelSource
 
 WORK = HERE / "runs" / "real_model_choices"
 MIDDLE = {"layer": 15, "k": 20, "atoms": 2048, "tokens": 40_000}
@@ -39,7 +40,7 @@ def activations(model: str, text: Path, tokens: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         sites = [Site(layer) for layer in OTHERS["layer"]]
         corpus = Corpus.from_texts(sections(text.read_text(encoding="utf-8")))
-        source = HuggingFaceSource(LanguageModel.load(model), corpus, sites, window=128, tokens=HELD_OUT + tokens)
+        source = ModelSource(LanguageModel.load(model), corpus, sites, window=128, tokens=HELD_OUT + tokens)
         parts: dict[Site, list[torch.Tensor]] = {site: [] for site in sites}
         for batches in source:
             for site, batch in batches.items():

@@ -42,11 +42,11 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from itda import config as settings
 from itda.recipes import open_run, train
-from itda.recipes.origin import open_origin
+from itda.recipes.activation_source import open_origin
 from itda.recipes.plan import plan
-from itda.sources.names import TINY
-from itda.sources.planning import PROCESS_BYTES, ModelShape, Work, estimate
-from itda.sources.streaming import StreamedModel
+from itda.sources.models.names import TINY
+from itda.sources.streamed.model import StreamedModel
+from itda.sources.streamed.planning import PROCESS_BYTES, ModelShape, Work, estimate
 
 CONFIGS = Path(__file__).parent.parent / "tests" / "configs"
 FULL = {"blocks": 28, "width": 1536, "inner": 4096, "heads": 12, "shard": "500MB"}

@@ -185,14 +185,14 @@ def kind_of(file: str, function: str) -> str | None:
 def command(task: Task) -> dict[str, Any]:
     """`itda train tiny`, with the model's and the trainer's time taken from outside."""
     from itda import config, recipes
-    from itda.sources.huggingface import HuggingFaceSource
+    from itda.sources.source import ModelSource
 
     compile_kernels(task | {"k": 16})
     spent = {"loading": 0.0, "model": 0.0, "offer": 0.0}
     watch = Watch(kind_of)
-    read, offer = HuggingFaceSource.__iter__, itda.Trainer.offer
+    read, offer = ModelSource.__iter__, itda.Trainer.offer
 
-    def timed_read(self: HuggingFaceSource) -> Iterator[Any]:
+    def timed_read(self: ModelSource) -> Iterator[Any]:
         spent["loading"] = time.perf_counter() - began
         stream = read(self)
         while True:
@@ -210,7 +210,7 @@ def command(task: Task) -> dict[str, Any]:
         spent["offer"] += time.perf_counter() - started
         return added
 
-    HuggingFaceSource.__iter__, itda.Trainer.offer = timed_read, timed_offer
+    ModelSource.__iter__, itda.Trainer.offer = timed_read, timed_offer
     with tempfile.TemporaryDirectory() as folder:
         options = config.Train(
             mode="paper",

@@ -30,8 +30,8 @@ from versus_data import Data, cross_entropy, heldout_groups, language_model
 
 import itda
 from itda.core.bootstrap import Interval, by_document, interval, ratio
-from itda.core.build import OFFSET_TOKENS
 from itda.core.metrics import atom_uses
+from itda.core.training.trainer import OFFSET_TOKENS
 
 LOG, L1 = RESULTS / "versus_sae.jsonl", RESULTS / "versus_l1.json"
 BEST_PASSES = 4

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 import itda
-from itda.sources.corpus import Corpus, open_corpus
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
-from itda.sources.windows import Group
+from itda.sources.corpora.corpus import Corpus, open_corpus
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.source import ModelSource
+from itda.sources.tokenizing.windows import Group
 
 WINDOW = 128
 GROUP = 8
@@ -92,7 +93,7 @@ def extract(data: Data, orders: list[int], layers: list[int]) -> None:
         model, sites = language_model(data.model), [itda.Site(layer) for layer in missing]
         found, filled = {site: torch.empty(data.tokens, model.d_model) for site in sites}, 0
         corpus = corpus_of(data).split("train").shuffled(order)
-        for batch in HuggingFaceSource(model, corpus, sites, window=WINDOW, batch_size=GROUP, tokens=data.tokens):
+        for batch in ModelSource(model, corpus, sites, window=WINDOW, batch_size=GROUP, tokens=data.tokens):
             size = len(batch[sites[0]])
             for site in sites:
                 found[site][filled : filled + size] = batch[site].activations.float().cpu()

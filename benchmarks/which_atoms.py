@@ -29,7 +29,8 @@ from versus_data import Data, corpus_of
 import itda
 from itda.core.metrics import Unexplained
 from itda.core.pursuit import encoder
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.source import ModelSource
 
 PASSES, BLOCK = 8, 1000
 FIGURES = ("raw", "refined", "faithful")
@@ -154,7 +155,7 @@ def activations(data: Data, layer: int, part: str, tokens: int, shuffled: bool) 
         corpus = corpus_of(data).split(part)  # pyright: ignore[reportArgumentType]
         corpus = corpus.shuffled(0) if shuffled else corpus
         site = itda.Site(layer)
-        source = HuggingFaceSource(LanguageModel.load(data.model), corpus, [site], window=128, tokens=tokens)
+        source = ModelSource(LanguageModel.load(data.model), corpus, [site], window=128, tokens=tokens)
         torch.save(torch.cat([batch[site].activations.float().clone() for batch in source]), path)
     return torch.load(path)
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 import itda
 from itda.core.metrics import Unexplained
-from itda.sources.shards import ShardSource
+from itda.sources.shards.source import ShardSource
 
 HELD_OUT_ONE_IN, AT_ONCE = 8, 512
 MODES: dict[str, dict[str, Any]] = {"best": {}, "paper": {"pursuit": "mp", "offset_tokens": 0}}

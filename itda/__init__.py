@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from itda.core.batch import ActivationBatch, ActivationSource, Site
-    from itda.core.build import Builder
     from itda.core.code import SparseCode
+    from itda.core.dictionary import ITDA
     from itda.core.labels import Label, Labels, jaccard
     from itda.core.memory import set_fast, set_memory
     from itda.core.metrics import Unexplained, atom_uses, ce_loss_score, l0
-    from itda.core.model import ITDA
     from itda.core.pursuit import pursue
-    from itda.core.reference import ReferenceTrainer
-    from itda.core.refine import refine
-    from itda.core.training import Trainer
+    from itda.core.training.greedy import Trainer
+    from itda.core.training.reference import ReferenceTrainer
+    from itda.core.training.refine import refine
+    from itda.core.training.trainer import Builder
     from itda.errors import ItdaError
 
 __version__ = "0.1.0"
@@ -47,17 +47,17 @@ __all__ = [
 
 _HOMES = {
     "itda.core.batch": ("ActivationBatch", "ActivationSource"),
-    "itda.core.build": ("Builder",),
+    "itda.core.training.trainer": ("Builder",),
     "itda.core.code": ("SparseCode",),
     "itda.core.labels": ("Label", "Labels", "jaccard"),
     "itda.core.memory": ("set_fast", "set_memory"),
     "itda.core.metrics": ("Unexplained", "atom_uses", "ce_loss_score", "l0"),
-    "itda.core.model": ("ITDA",),
+    "itda.core.dictionary": ("ITDA",),
     "itda.core.pursuit": ("pursue",),
-    "itda.core.reference": ("ReferenceTrainer",),
-    "itda.core.refine": ("refine",),
+    "itda.core.training.reference": ("ReferenceTrainer",),
+    "itda.core.training.refine": ("refine",),
     "itda.core.site": ("Site",),
-    "itda.core.training": ("Trainer",),
+    "itda.core.training.greedy": ("Trainer",),
     "itda.errors": ("ItdaError",),
 }
 """Where each public name is made."""

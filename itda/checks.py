@@ -16,10 +16,10 @@ from itda.core.checks import check_k, check_number, check_offset_tokens, check_r
 from itda.core.site import STREAMS, Site
 from itda.errors import SettingError, StoreError
 from itda.files import locked
-from itda.records import UNFINISHED, RunRecord, chosen_site, open_record
-from itda.sources.corpus import open_corpus
-from itda.sources.devices import check_device
-from itda.sources.names import folder_of, gguf_of
+from itda.sources.corpora.corpus import open_corpus
+from itda.sources.models.devices import check_device
+from itda.sources.models.names import folder_of, gguf_of
+from itda.store.records import UNFINISHED, RunRecord, chosen_site, open_record
 from itda.terminal import is_text
 
 

@@ -143,8 +143,8 @@ def _plan(options: settings.Plan) -> None:
 
 
 def _info(options: settings.Info) -> None:
-    from itda.records import open_record
     from itda.report.runs import run_summary
+    from itda.store.records import open_record
 
     run = open_record(options.run)
     summaries = run.summaries()
@@ -279,8 +279,8 @@ def _demo(options: settings.Demo) -> None:
     from itda import recipes, report
     from itda.recipes.explore import export
     from itda.recipes.index import index_run
-    from itda.sources.corpus import open_corpus
-    from itda.sources.huggingface import HuggingFaceSource
+    from itda.sources.corpora.corpus import open_corpus
+    from itda.sources.source import ModelSource
 
     def say(text: str = "") -> None:
         if not options.json:
@@ -325,7 +325,7 @@ def _demo(options: settings.Demo) -> None:
 
     say("4. Atoms: the held-out tokens that use three of them most.\n")
     atoms = [token.atoms[0].atom for token in last]
-    source = HuggingFaceSource(
+    source = ModelSource(
         model,
         open_corpus("python-docs").split("heldout"),
         [site],

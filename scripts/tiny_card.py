@@ -18,8 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from train_tiny import CONTEXT, VOCABULARY, training_documents
 
-from itda.sources.corpus import python_docs
-from itda.sources.huggingface import LanguageModel
+from itda.sources.corpora.corpus import python_docs
+from itda.sources.models.transformers import LanguageModel
 
 DISCOUNT = 0.75
 

@@ -2,8 +2,8 @@
 
     python scripts/train_tiny.py --work DIR [--steps 2600]
 
-Whole files are held out (one in ten, by `itda.sources.corpus.is_held_out`). DIR receives the tokenizer, a checkpoint
-every 100 steps (running the script again goes on from it) and, at the end, the model in half precision.
+Whole files are held out (one in ten, by `itda.sources.corpora.corpus.is_held_out`). DIR receives the tokenizer, a
+checkpoint every 100 steps (running the script again goes on from it) and, at the end, the model in half precision.
 `scripts/tiny_card.py` measures it against n-gram models; `--steps` can be cut for a trial.
 """
 
@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from itda.sources.corpus import Document, python_docs
+from itda.sources.corpora.corpus import Document, python_docs
 
 VOCABULARY, CONTEXT, BATCH, SEED = 4096, 256, 32, 0
 BOS, PAD = "<|bos|>", "<|pad|>"

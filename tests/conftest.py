@@ -24,8 +24,8 @@ LONG = (
     "tests/explorer/",
     "tests/test_resume.py",
     "tests/workers/",
-    "tests/core/test_build.py",
-    "tests/core/test_growth.py",
+    "tests/core/training/test_build.py",
+    "tests/core/training/test_growth.py",
 )
 
 shape_checked = jaxtyping.jaxtyped

@@ -13,7 +13,7 @@ from pathlib import Path
 # It forks while it has one thread: nothing ran in parallel yet.
 SCRIPT = """
 import json, os, resource, signal, sys
-import itda.cli, itda.recipes, itda.recipes.train, itda.sources.shards
+import itda.cli, itda.recipes, itda.recipes.train, itda.sources.shards.writer
 for line in sys.stdin:
     asked = json.loads(line)
     process = os.fork()

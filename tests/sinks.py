@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from itda.sources.huggingface import LanguageModel
+from itda.sources.models.transformers import LanguageModel
 
 WIDTH, LAYERS, CONTEXT = 24, 3, 64
 TIMES = 2000.0

@@ -16,7 +16,7 @@ from test_imports import HEAVY
 from itda import ITDA, Label, Labels
 from itda.core.site import Site
 from itda.files import METRICS_FORMAT, RUN_FORMAT, write_json
-from itda.store import save_dictionary
+from itda.store.dictionaries import save_dictionary
 
 CALLS = """
 import contextlib, io, json, os, sys
@@ -179,14 +179,14 @@ def test_help_is_shown_on_terminals_of_few_signs(tmp_path):
 def test_a_run_that_is_being_made_is_not_resumed_by_a_second_process_and_a_killed_one_is_in_nobodys_way(tmp_path):
     from itda.config import Train
     from itda.errors import StoreError
-    from itda.recipes.unfinished import Unfinished
+    from itda.recipes.run_in_progress import Unfinished
 
     folder = tmp_path / "run"
     holding = f"""
 import sys
 from pathlib import Path
 from itda.config import Train
-from itda.recipes.unfinished import Unfinished
+from itda.recipes.run_in_progress import Unfinished
 with Unfinished.begun(Path({str(folder)!r}), Train(model="tiny", layers="2", corpus="python-docs")):
     print("begun", flush=True)
     sys.stdin.read()

@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from sources.families import end_of_text
+from sources.models.families import end_of_text
 from test_cli import printed, refused
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from itda import ITDA
 from itda.cli import main
-from itda.sources.huggingface import LanguageModel
+from itda.sources.models.transformers import LanguageModel
 
 FRONT = "<|endoftext|>"
 SETTINGS = ["--layers", "1", "--k", "4", "--mode", "paper", "--threshold", "0.2", "--tokens", "600", "--window", "32"]
@@ -148,7 +148,7 @@ def test_a_folder_of_activations_from_before_the_setting_goes_on(here, capsys):
 
 
 def test_always_without_a_bos_token_is_one_line_before_anything_is_written(here, capsys, tmp_path):
-    from sources.families import byte_tokenizer
+    from sources.models.families import byte_tokenizer
 
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((here / "model" / name).read_bytes())

@@ -94,7 +94,7 @@ def test_a_run_folder_says_what_made_it(run):
 
 
 def test_no_atom_comes_from_a_held_out_document(run, corpus):
-    from itda.sources.corpus import is_held_out
+    from itda.sources.corpora.corpus import is_held_out
 
     held_out = {file.name for file in corpus.iterdir() if is_held_out(file.name)}
     assert held_out
@@ -405,7 +405,7 @@ def test_seconds_of_a_run_count_its_refinement_once(corpus, tmp_path, monkeypatc
 
 def test_what_was_logged_can_be_read_while_the_run_goes_on(tmp_path):
     from itda.config import Train
-    from itda.recipes.unfinished import Unfinished
+    from itda.recipes.run_in_progress import Unfinished
 
     with Unfinished.begun(tmp_path / "run", Train()) as unfinished, unfinished.log(0) as log:
         for tokens in (1, 2):

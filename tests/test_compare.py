@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sources.families import byte_tokenizer
+from sources.models.families import byte_tokenizer
 from test_cli import printed, refused
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from itda import ITDA
 from itda.cli import main
 from itda.core.batch import Site
-from itda.core.overlap import INDICES
+from itda.core.similarity.overlap import INDICES
 from itda.recipes.compare import _match
-from itda.sources.huggingface import LanguageModel
-from itda.store import read_tokens
+from itda.sources.models.transformers import LanguageModel
+from itda.store.dictionaries import read_tokens
 
 SETTINGS = ["--layers", "1-3", "--k", "4", "--threshold", "0.2", "--tokens", "1500", "--window", "64", "--quiet"]
 SETTINGS += ["--mode", "paper", "--order", "corpus"]

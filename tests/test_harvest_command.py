@@ -14,10 +14,12 @@ from itda import Builder, Labels, Site
 from itda import config as settings
 from itda.cli import main
 from itda.recipes.harvest import harvest
-from itda.sources import shards
-from itda.sources.corpus import open_corpus
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
-from itda.sources.shards import ShardSource, ShardWriter
+from itda.sources.corpora.corpus import open_corpus
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.shards import writer as shard_writer
+from itda.sources.shards.source import ShardSource
+from itda.sources.shards.writer import ShardWriter
+from itda.sources.source import ModelSource
 
 SITES = [Site(1), Site(1, "mlp_out"), Site(2), Site(2, "mlp_out")]
 RANGE = 2**18 // (192 * 4)
@@ -35,14 +37,14 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(shards, "SHARD_BYTES", 2**18)
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", 2**18)
 
 
 @pytest.fixture(scope="module")
 def whole(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("activations") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "SHARD_BYTES", 2**18)
+        patch.setattr(shard_writer, "SHARD_BYTES", 2**18)
         made = harvest(options(corpus, folder))
     assert (made.tokens, made.new, list(made.sites)) == (2000, 2000, SITES)
     return folder
@@ -56,7 +58,7 @@ def options(corpus, folder, **given):
 
 def direct(corpus, dtype="float32", **given):
     model, documents = LanguageModel.load("tiny", dtype=dtype), open_corpus(str(corpus)).split("train").shuffled(3)
-    return HuggingFaceSource(model, documents, SITES, **{"window": 48, "batch_size": 4, "tokens": 2000, **given})
+    return ModelSource(model, documents, SITES, **{"window": 48, "batch_size": 4, "tokens": 2000, **given})
 
 
 def joined(source, site):
@@ -220,8 +222,8 @@ def test_a_file_that_is_removed_is_made_anew(whole, corpus, tmp_path, capsys):
 
 KILLED = """
 import sys
-from itda.sources import shards
-shards.SHARD_BYTES = 2**18
+from itda.sources.shards import writer as shard_writer
+shard_writer.SHARD_BYTES = 2**18
 from itda.cli import main
 main(sys.argv[1:])
 """
@@ -317,7 +319,7 @@ def test_stopped_by_the_keyboard_it_says_how_to_go_on(corpus, tmp_path, capsys, 
 def test_the_held_out_part_is_harvested_and_its_dictionary_measured_on_the_rest(tmp_path):
     from itda.recipes.evaluate import corpus_to_measure_on
     from itda.recipes.runs import open_run
-    from itda.sources.corpus import is_held_out
+    from itda.sources.corpora.corpus import is_held_out
 
     corpus = tmp_path / "texts"
     corpus.mkdir()

@@ -16,14 +16,15 @@ from itda import Labels, Site
 from itda import config as settings
 from itda.cli import main
 from itda.errors import StoreError
-from itda.explorer.index import FOLDER, CodeIndex
-from itda.explorer.indexing import PARTIAL, parts_of
+from itda.explorer.code_index import FOLDER, CodeIndex
+from itda.explorer.code_index_writer import PARTIAL, parts_of
 from itda.recipes import index as recipe
 from itda.recipes import open_run
 from itda.recipes.index import index_run
-from itda.sources.corpus import open_corpus
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
-from itda.store import read_tokens
+from itda.sources.corpora.corpus import open_corpus
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.source import ModelSource
+from itda.store.dictionaries import read_tokens
 
 SITES = [Site(1), Site(2, "mlp_out")]
 TRAIN = ["--k", "6", "--threshold", "0.4", "--tokens", "2k", "--window", "48", "--batch-size", "4", "--quiet"]
@@ -67,7 +68,7 @@ def options(folder, **given):
 def stream(run, corpus):
     """What training read: activations of each site, and the labels."""
     model, documents = LanguageModel.load("tiny"), open_corpus(str(corpus)).split("train").shuffled(3)
-    batches = list(HuggingFaceSource(model, documents, SITES, window=48, batch_size=4, tokens=2000))
+    batches = list(ModelSource(model, documents, SITES, window=48, batch_size=4, tokens=2000))
     found = {site: torch.cat([batch[site].activations for batch in batches]) for site in SITES}
     return found, Labels.concatenate([batch[SITES[0]].labels for batch in batches])
 

@@ -13,12 +13,12 @@ from itda import ITDA, ActivationBatch, Builder, Labels, Site, recipes
 from itda import config as settings
 from itda.cli import main
 from itda.core.massive import norms
-from itda.explorer.index import CodeIndex
+from itda.explorer.code_index import CodeIndex
 from itda.explorer.pages import Explorer
 from itda.recipes.decompose import decompose_text, top_uses
 from itda.recipes.explore import explorer_of
-from itda.sources.corpus import open_corpus
-from itda.sources.huggingface import HuggingFaceSource
+from itda.sources.corpora.corpus import open_corpus
+from itda.sources.source import ModelSource
 
 SITES = (Site(0), Site(1))
 TEXT = f"path of self{WORD} and name"
@@ -54,9 +54,7 @@ def run(model, corpus, tmp_path_factory):
 @pytest.fixture(scope="module")
 def stream(corpus):
     """What training read: activations of each site, labels, and which were planted as sinks."""
-    source = HuggingFaceSource(
-        sink_model(), open_corpus(corpus).split("train"), SITES, window=24, batch_size=4, tokens=1800
-    )
+    source = ModelSource(sink_model(), open_corpus(corpus).split("train"), SITES, window=24, batch_size=4, tokens=1800)
     batches = list(source)
     names = Labels.concatenate([batch[SITES[0]].labels for batch in batches])
     planted = torch.from_numpy(names.first | (names.token_id == word_id(sink_model().tokenizer)))

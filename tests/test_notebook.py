@@ -14,7 +14,7 @@ from hypothesis import given
 
 from itda import Label
 from itda.cli import main
-from itda.core import markup_decomposition as page
+from itda.core.display import decomposition
 from itda.recipes.decompose import AtomUse, Decomposition, TokenDecomposition
 
 SMALL = 300_000
@@ -99,7 +99,7 @@ def test_a_long_text_is_cut_with_a_line_that_says_so():
     html = found._repr_html_()
     read = Read(html)
     assert "… and 1,034 more tokens, left out here: look at a part, such as [200:]" in read.raw
-    assert 150 < read.count("details") <= page.MOST_TOKENS
+    assert 150 < read.count("details") <= decomposition.MOST_TOKENS
     assert len(html.encode()) < SMALL
     assert "[200:]" not in Read(found[200:300]._repr_html_()).raw
 

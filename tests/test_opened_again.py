@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub.constants as hub
 import pytest
 import torch
-from sources.families import byte_tokenizer
+from sources.models.families import byte_tokenizer
 from test_cli import printed, refused
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -18,8 +18,8 @@ from itda.config import Explore, ModelOptions, Train
 from itda.core.batch import Site
 from itda.errors import ModelError
 from itda.recipes.explore import explorer_of
-from itda.sources.checkpoint import Checkpoint
-from itda.sources.huggingface import LanguageModel
+from itda.sources.models.named import Checkpoint
+from itda.sources.models.transformers import LanguageModel
 
 TRAIN = ["--layers", "1", "--tokens", "300", "--k", "4", "--window", "32", "--threshold", "0.3"]
 TRAIN += ["--mode", "paper", "--quiet"]
@@ -308,7 +308,7 @@ def test_a_folder_in_the_way_of_a_hub_model_is_not_taken_for_it(moving, corpus, 
 
 def test_a_model_whose_commit_cannot_be_known_is_refused(moving, corpus, capsys, monkeypatch, tmp_path):
     file = save(tmp_path / "plain") / "config.json"
-    monkeypatch.setattr("itda.sources.checkpoint.cached_file", lambda *_args, **_options: str(file))
+    monkeypatch.setattr("itda.sources.models.named.cached_file", lambda *_args, **_options: str(file))
     said = refused(capsys, "train", "me/m", "--corpus", str(corpus), "--out", "run", *TRAIN)
     assert "cannot tell which commit of me/m this is" in said
     assert not Path("run").exists()

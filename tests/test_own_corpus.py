@@ -49,7 +49,7 @@ def test_folders_called_as_what_is_bundled_are_said_not_to_be_read(corpus, tmp_p
 @pytest.mark.parametrize("command", [["evaluate", "--tokens", "50"], ["index", "--tokens", "50"]])
 def test_the_corpus_of_a_run_from_before_is_read_as_it_was(corpus, tmp_path, capsys, command, monkeypatch):
     from itda.recipes import runs
-    from itda.sources.corpus import open_corpus
+    from itda.sources.corpora.corpus import open_corpus
 
     with monkeypatch.context() as patch:
         patch.setattr(runs, "open_corpus", lambda spec, **given: open_corpus(spec, **{**given, "rules": 1}))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sources.models.families import FAMILIES, LLAMA_LIKE, Family, build
 from transformers import MambaConfig
 
 from itda.cli import main
@@ -15,12 +16,11 @@ from itda.core.batch import Site
 from itda.errors import ModelError
 from itda.recipes.plan import GPU, LAPTOP, plan
 from itda.report import WIDTH, plan_summary
-from itda.sources.corpus import Corpus
-from itda.sources.huggingface import HuggingFaceSource
-from itda.sources.names import TINY
-from itda.sources.planning import Machine, ModelShape, Work, estimate
-from itda.sources.streaming import StreamedModel
-from tests.sources.families import FAMILIES, LLAMA_LIKE, Family, build
+from itda.sources.corpora.corpus import Corpus
+from itda.sources.models.names import TINY
+from itda.sources.source import ModelSource
+from itda.sources.streamed.model import StreamedModel
+from itda.sources.streamed.planning import Machine, ModelShape, Work, estimate
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -138,7 +138,7 @@ def test_a_streamed_model_does_what_was_planned(memory):
     found = estimate(shape, work, machine)
     assert found.weights == model.weights.bytes_in_use
     text = "import os\n" * 200
-    groups = list(HuggingFaceSource(model, Corpus.from_texts([text]), work.sites, window=32, batch_size=2)._groups())
+    groups = list(ModelSource(model, Corpus.from_texts([text]), work.sites, window=32, batch_size=2)._groups())
     tokens = 64 * len(groups)
     found = estimate(shape, replace(work, tokens=tokens), machine)
     flight = model.flight(work.group)

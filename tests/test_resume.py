@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from itda import recipes
 from itda.cli import main
 from itda.config import Train
-from itda.recipes.unfinished import COST, Keeper, Stopped
-from itda.sources.names import TINY
+from itda.recipes.run_in_progress import COST, Keeper, Stopped
+from itda.sources.models.names import TINY
 from tests.forking import forking
 
 KILLS = 20
@@ -269,7 +269,7 @@ def test_no_room_for_the_dictionaries_is_one_line_that_says_how_to_go_on(
         raise SafetensorError("Error while serializing: I/O error: File too large (os error 27)")
 
     with monkeypatch.context() as patch:
-        patch.setattr("itda.store.save_file", full)
+        patch.setattr("itda.store.dictionaries.save_file", full)
         with pytest.raises(SystemExit) as stop:
             main(arguments if often else arguments[: -len(OFTEN)])
         assert stop.value.code == 2

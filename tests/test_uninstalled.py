@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
-from itda.recipes import unfinished
+from itda.recipes import run_in_progress
 
 
 def test_a_checkout_that_is_not_installed_says_so_among_the_versions(monkeypatch: pytest.MonkeyPatch):
@@ -13,5 +13,5 @@ def test_a_checkout_that_is_not_installed_says_so_among_the_versions(monkeypatch
             raise PackageNotFoundError(name)
         return version(name)
 
-    monkeypatch.setattr(unfinished, "version", absent)
-    assert unfinished.versions()["itda"] == "not installed"
+    monkeypatch.setattr(run_in_progress, "version", absent)
+    assert run_in_progress.versions()["itda"] == "not installed"

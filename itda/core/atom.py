@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float32
 from torch import Tensor
 
-from itda.core import markup
+from itda.core.display import markup
 from itda.core.labels import Label
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Float64
 
-from itda.core.model import ITDA
+from itda.core.dictionary import ITDA
 
 SAMPLE_TOKENS = 2048
 """Activations on which both are tried: they take about as long to encode as 6,000 others."""

@@ -40,13 +40,13 @@ class Label:
 
     def __repr__(self) -> str:
         # That of a dataclass would have the whole window.
-        from itda.core import markup
+        from itda.core.display import markup
 
         document = markup.plain(markup.clip(self.document, 60))
         return f"<Label {document}, token {self.position}: {markup.one_line(self)}>"
 
     def _repr_html_(self) -> str:
-        from itda.core import markup
+        from itda.core.display import markup
 
         where = f"<bdi>{markup.escaped(markup.clip(self.document, 200))}</bdi>, token {self.position:,}"
         return f"<div><div>{where}</div>{markup.passage(self)}</div>"
@@ -143,12 +143,12 @@ class Labels:
         return self.char_start == self.window_start
 
     def __repr__(self) -> str:
-        from itda.core.display import labels_line
+        from itda.core.display.summaries import labels_line
 
         return labels_line(self)
 
     def _repr_html_(self) -> str:
-        from itda.core.display import labels_html
+        from itda.core.display.summaries import labels_html
 
         return labels_html(self)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 from itda.core.pursuit.exact import fixed_dot, full_precision_products, root
-from itda.core.pursuit.kernel import product_error
+from itda.core.pursuit.gram_kernel import product_error
 from itda.errors import SettingError
 
 CHUNK = 2**24

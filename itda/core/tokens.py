@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int32, Int64
 
 from itda.core.labels import Labels
-from itda.core.state import State
+from itda.core.training.state import State
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
 from itda.core.pursuit.compiled import exact
-from itda.core.pursuit.workers import over_rows
+from itda.core.pursuit.threads import over_rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from itda.core.labels import Label
-from itda.explorer.index import CodeIndex
-from itda.explorer.opened import Dictionary
-from itda.explorer.windows import example, rounded
+from itda.explorer.code_index import CodeIndex
+from itda.explorer.contexts import example, rounded
+from itda.explorer.run_cache import Dictionary
 
 TOP, PER_BAND, NEAREST = 10, 3, 8
 BANDS = ((0.9, 1.0), (0.75, 0.9), (0.5, 0.75), (0.25, 0.5), (0.0, 0.25))

@@ -11,9 +11,9 @@ import numpy as np
 
 from itda.core.batch import Site
 from itda.errors import ItdaError
-from itda.explorer.index import CodeIndex
-from itda.explorer.opened import Dictionary, Opened
-from itda.explorer.windows import rounded
+from itda.explorer.code_index import CodeIndex
+from itda.explorer.contexts import rounded
+from itda.explorer.run_cache import Dictionary, Opened
 
 POINTS = 200
 """Of a curve: more than a screen shows tell nothing."""

@@ -16,13 +16,13 @@ from itda.core.batch import Site
 from itda.core.massive import massive_medians
 from itda.errors import ItdaError, MissingError, SettingError
 from itda.explorer.atoms import atom_list, atom_page
-from itda.explorer.effects import average_logits, promoted
-from itda.explorer.opened import Cache, Dictionary, Opened, by_key
+from itda.explorer.contexts import indexed_window, text_window
+from itda.explorer.next_tokens import average_logits, promoted
 from itda.explorer.overview import overview
-from itda.explorer.windows import indexed_window, text_window
-from itda.sources.huggingface import LanguageModel
-from itda.sources.pieces import partial_pieces
+from itda.explorer.run_cache import Cache, Dictionary, Opened, by_key
+from itda.sources.models.transformers import LanguageModel
 from itda.sources.prompt import read_prompt
+from itda.sources.tokenizing.partial_characters import partial_pieces
 
 MOST_CHARACTERS = 20_000
 """Of a text to decompose; the model's context is another limit."""

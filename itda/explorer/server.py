@@ -27,7 +27,7 @@ from urllib.parse import parse_qsl
 
 from itda.errors import ItdaError, MissingError, SettingError
 from itda.explorer import PORT
-from itda.explorer.workers import Workers
+from itda.explorer.threads import Workers
 
 try:
     import h11

@@ -14,14 +14,14 @@ import numpy as np
 from itda import config as settings
 from itda.checks import check_some
 from itda.core.batch import Site
-from itda.core.overlap import INDICES, Members, Universe, index_interval, index_matrices, matched, sums_of
+from itda.core.similarity.overlap import INDICES, Members, Universe, index_interval, index_matrices, matched, sums_of
 from itda.core.tokens import Tokens
 from itda.errors import SettingError
 from itda.files import FORMAT_VERSION
-from itda.recipes.reopening import MODEL
+from itda.recipes.run_model import MODEL
 from itda.recipes.runs import Bar, Run, check_unchanged, no_bar, open_run, open_spec
 from itda.recipes.train import train
-from itda.store import read_tokens
+from itda.store.dictionaries import read_tokens
 
 COMPARISON_FORMAT = "itda-comparison"
 Kind = Literal["models", "noise floor", "repetition"]

@@ -12,18 +12,18 @@ from itda import config as settings
 from itda.checks import check_text
 from itda.core.batch import ActivationSource, Site
 from itda.core.code import SparseCode
+from itda.core.dictionary import ITDA
+from itda.core.display.decomposition import decomposition, one_token
+from itda.core.display.markup import one_line
 from itda.core.labels import Label
 from itda.core.levels import two_levels
-from itda.core.markup import one_line
-from itda.core.markup_decomposition import decomposition, one_token
 from itda.core.massive import massive_medians
-from itda.core.model import ITDA
 from itda.errors import SettingError
 from itda.recipes.runs import open_run
-from itda.records import chosen_site
-from itda.sources.huggingface import LanguageModel
+from itda.sources.models.transformers import LanguageModel
 from itda.sources.prompt import read_prompt
-from itda.sources.special import Bos
+from itda.sources.tokenizing.special import Bos
+from itda.store.records import chosen_site
 
 Readout = Literal["code", "levels", "similarity"]
 

@@ -10,21 +10,21 @@ import numpy as np
 
 from itda import config as settings
 from itda.core.batch import Site
-from itda.core.model import ITDA
+from itda.core.dictionary import ITDA
 from itda.errors import SettingError
-from itda.evaluation import Evaluation, Massive, cost_of, evaluate
+from itda.evaluation.evaluate import Evaluation, Massive, cost_of, evaluate
+from itda.evaluation.verdict import verdict
 from itda.explorer.overview import growth
 from itda.files import FORMAT_VERSION, METRICS_FORMAT, write_json
-from itda.recipes.origin import model_recipe
-from itda.recipes.reopening import reopened
+from itda.recipes.activation_source import model_recipe
+from itda.recipes.run_model import reopened
 from itda.recipes.runs import Bar, Run, Say, corpus_of, finite, no_bar, now_and_then, open_run, open_spec, unsaid
-from itda.sources.corpus import Corpus
-from itda.sources.huggingface import LanguageModel
+from itda.sources.corpora.corpus import Corpus
+from itda.sources.models.transformers import LanguageModel
 from itda.sources.passes import tokens_as_long
-from itda.sources.special import Bos
-from itda.sources.streaming import StreamedModel
-from itda.sources.windows import Group
-from itda.verdict import verdict
+from itda.sources.streamed.model import StreamedModel
+from itda.sources.tokenizing.special import Bos
+from itda.sources.tokenizing.windows import Group
 
 
 def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar, say: Say = unsaid) -> dict[Site, Evaluation]:

@@ -17,8 +17,8 @@ from itda.explorer.export import Contents, chosen_atoms, page
 from itda.explorer.pages import Explorer
 from itda.recipes.compare import compare_runs, comparison_values
 from itda.recipes.runs import Bar, finite, no_bar, open_run
-from itda.records import chosen_site
-from itda.sources.huggingface import LanguageModel
+from itda.sources.models.transformers import LanguageModel
+from itda.store.records import chosen_site
 
 WARM_AFTER_S = 2.0
 

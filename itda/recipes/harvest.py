@@ -14,14 +14,23 @@ from itda import config as settings
 from itda.checks import check_shape, parse_sites
 from itda.core.batch import Site
 from itda.errors import CorpusError, StoreError
-from itda.recipes.origin import about_of, asked_of, closing_of, cluster_of, open_corpus_of, open_model, prefix_of
-from itda.recipes.reopening import located
+from itda.recipes.activation_source import (
+    about_of,
+    asked_of,
+    closing_of,
+    cluster_of,
+    open_corpus_of,
+    open_model,
+    prefix_of,
+)
+from itda.recipes.run_model import located
 from itda.recipes.runs import Bar, Progress, Say, no_bar, unsaid
-from itda.sources.activation_model import ActivationModel
-from itda.sources.corpus import Corpus
-from itda.sources.huggingface import HuggingFaceSource
-from itda.sources.shard_files import check_made_alike
-from itda.sources.shards import ShardSource, ShardWriter
+from itda.sources.corpora.corpus import Corpus
+from itda.sources.models.base import ActivationModel
+from itda.sources.shards.files import check_made_alike
+from itda.sources.shards.source import ShardSource
+from itda.sources.shards.writer import ShardWriter
+from itda.sources.source import ModelSource
 
 KEPT_SETTINGS = ("revision", "device", "dtype", "trust_remote_code", "window", "batch_size", "part", "order", "seed")
 KEPT_SETTINGS += ("bos", "text_field", "dataset_config", "dataset_split", "dataset_revision")
@@ -117,7 +126,7 @@ def _write(
     """Fill the gaps of a folder; returns the number of tokens read."""
     received = shown = 0
     for first, end in writer.gaps:
-        source = HuggingFaceSource(
+        source = ModelSource(
             model,
             corpus,
             sites,

@@ -16,11 +16,11 @@ from torch import Tensor
 from itda import config as settings
 from itda.checks import check_index_batch
 from itda.core.batch import Site
+from itda.core.dictionary import ITDA
 from itda.core.massive import massive_medians
-from itda.core.model import ITDA
 from itda.errors import CorpusError, StoreError
-from itda.explorer.index import FOLDER, INDEX_FORMAT, CodeIndex, sample
-from itda.explorer.indexing import (
+from itda.explorer.code_index import FOLDER, INDEX_FORMAT, CodeIndex, sample
+from itda.explorer.code_index_writer import (
     PARTIAL,
     CodePart,
     PartRecord,
@@ -34,14 +34,14 @@ from itda.explorer.indexing import (
     write_part,
 )
 from itda.files import DICTIONARY_FORMAT, FORMAT_VERSION, read_json, write_json
-from itda.recipes.reopening import reopened
+from itda.recipes.run_in_progress import versions
+from itda.recipes.run_model import reopened
 from itda.recipes.runs import Bar, Run, Say, corpus_of, load_model, no_bar, open_run, open_spec, unsaid
-from itda.recipes.unfinished import versions
-from itda.records import chosen_site
-from itda.sources.corpus import Corpus
-from itda.sources.huggingface import LanguageModel
-from itda.sources.pieces import partial_pieces
-from itda.sources.windows import Group, Windower
+from itda.sources.corpora.corpus import Corpus
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.tokenizing.partial_characters import partial_pieces
+from itda.sources.tokenizing.windows import Group, Windower
+from itda.store.records import chosen_site
 
 BLOCK = 4096
 """Tokens, at least, that are encoded together and are a part on disk: pursuits of fewer rows are slower."""
@@ -212,7 +212,7 @@ def _prepare(partial: Path, wanted: Mapping[str, Any]) -> None:
 
 
 def _groups(windower: Windower, corpus: Corpus, size: int, tokens: int) -> Iterator[Masked]:
-    """The groups of `HuggingFaceSource`, one by one, with the activations that it would yield."""
+    """The groups of `ModelSource`, one by one, with the activations that it would yield."""
     left = tokens
     for group in windower.groups(corpus, size):
         mask = group.is_activation

@@ -12,9 +12,9 @@ from itda import config as settings
 from itda.checks import check_plan, parse_sites
 from itda.core.batch import Site
 from itda.errors import ModelError, SettingError
-from itda.sources.checkpoint import DTYPES
-from itda.sources.names import gguf_of
-from itda.sources.planning import Estimate, Machine, ModelShape, Work, estimate, runs_whole
+from itda.sources.models.named import DTYPES
+from itda.sources.models.names import gguf_of
+from itda.sources.streamed.planning import Estimate, Machine, ModelShape, Work, estimate, runs_whole
 
 GPU, LAPTOP = "GPU", "laptop"
 
@@ -105,7 +105,7 @@ def _machine(options: settings.Plan, gpu: int | None, ram: int) -> Machine:
         gpu=gpu,
         ram=ram,
         dtype=DTYPES.get(options.dtype),
-        # As `itda.recipes.origin` has it, where all of the memory is free.
+        # As `itda.recipes.activation_source` has it, where all of the memory is free.
         model_memory=settings.parse_bytes(given) if given is not None else ram // 2,
         scratch=_free_on(options.scratch) if options.scratch is not None else 0,
         flops=1e12 * (options.tflops if gpu is not None else options.cpu_tflops),

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from itda import config as settings
 from itda.core.batch import Site
+from itda.core.dictionary import ITDA
 from itda.core.labels import Labels
 from itda.core.levels import two_levels
-from itda.core.model import ITDA
 from itda.errors import CorpusError
-from itda.probing import ProbeResult, probe
+from itda.evaluation.probing import ProbeResult, probe
+from itda.evaluation.python_classes import classes_of
 from itda.recipes import Bar, corpus_to_measure_on, no_bar, open_run
 from itda.recipes.runs import Say, unsaid
-from itda.sources.corpus import Corpus, Document
-from itda.sources.huggingface import HuggingFaceSource
-from itda.sources.python_classes import classes_of
+from itda.sources.corpora.corpus import Corpus, Document
+from itda.sources.source import ModelSource
 
 SIZES = (1, 2, 5, 20, None)
 READOUTS = 5
@@ -33,7 +33,7 @@ LEAST = 50
 def probe_run(
     options: settings.Probe, bar: Bar = no_bar, say: Say = unsaid
 ) -> tuple[list[str], dict[Site, dict[str, list[ProbeResult]]]]:
-    """The classes, and by site and readout the probes of `itda.probing` for `SIZES` latents.
+    """The classes, and by site and readout the probes of `itda.evaluation.probing` for `SIZES` latents.
 
     Tokens that are massive at any site are left out. Probes are fitted on three in four documents and judged on the
     rest. `say` is told what the user should know. Raises an `ItdaError` for bad input.
@@ -43,7 +43,7 @@ def probe_run(
     # Shuffled: neighbours in a library are alike, and a few long files must not be all there is.
     corpus = _python(corpus_to_measure_on(run, options.corpus, options, say)).shuffled(0)
     model, sites = run.model(options, say), list(run.sites)
-    source = HuggingFaceSource(
+    source = ModelSource(
         model,
         _beginnings(corpus),
         sites,

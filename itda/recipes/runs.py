@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from itda import config as settings
-from itda.core.model import ITDA
+from itda.core.dictionary import ITDA
 from itda.core.site import Site
 from itda.errors import CorpusError
-from itda.recipes.reopening import reopened
-from itda.records import RunRecord, open_record
-from itda.sources.corpus import Corpus, open_corpus
-from itda.sources.huggingface import LanguageModel
-from itda.sources.special import Bos
-from itda.sources.text_files import NEWEST, Rules
-from itda.store import load_dictionary
+from itda.recipes.run_model import reopened
+from itda.sources.corpora.corpus import Corpus, open_corpus
+from itda.sources.corpora.text_files import NEWEST, Rules
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.tokenizing.special import Bos
+from itda.store.dictionaries import load_dictionary
+from itda.store.records import RunRecord, open_record
 
 
 @runtime_checkable

@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from itda import config as settings
-from itda.checkpoints import Checkpoint
 from itda.checks import check_shape, parse_sites
 from itda.core.batch import ActivationBatch, Site
-from itda.core.build import Builder
 from itda.core.memory import available
-from itda.core.refine import pass_size
 from itda.core.tokens import TokenLog
+from itda.core.training.refine import pass_size
+from itda.core.training.trainer import Builder
 from itda.errors import CorpusError, SettingError, StoreError
 from itda.files import FORMAT_VERSION, RUN_FORMAT, read_json
-from itda.recipes.origin import Origin, closing_of, cluster_of, open_origin, tokens_of, with_tokens
-from itda.recipes.reopening import located
+from itda.recipes.activation_source import Origin, closing_of, cluster_of, open_origin, tokens_of, with_tokens
+from itda.recipes.run_in_progress import Keeper, Stopped, Unfinished, is_finished, plain, versions
+from itda.recipes.run_model import located
 from itda.recipes.runs import Bar, Progress, Run, no_bar, now_and_then, open_run
 from itda.recipes.trainers import LocalTrainers, Trainers, trainer_of
-from itda.recipes.unfinished import Keeper, Stopped, Unfinished, is_finished, plain, versions
-from itda.sources.names import GGUF
-from itda.store import write_dictionary, write_tokens
+from itda.sources.models.names import GGUF
+from itda.store.checkpoints import Checkpoint
+from itda.store.dictionaries import write_dictionary, write_tokens
 
 LOG_EVERY_S = 1.0
 TOKENS = "tokens"
@@ -269,7 +269,7 @@ def _trainers(options: settings.Train, origin: Origin, cluster: Any) -> Iterator
     if cluster is None or len(sites) == 1:
         yield LocalTrainers(made)
         return
-    from itda.sources.ray_trainers import RayTrainers
+    from itda.workers.trainers import RayTrainers
 
     with RayTrainers(cluster, {site: t for site, t in made.items() if isinstance(t, Builder)}) as trainers:
         yield trainers

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from itda import config as settings
 from itda.core.batch import ActivationBatch, Site
-from itda.core.build import Builder
+from itda.core.dictionary import ITDA
 from itda.core.massive import massive
-from itda.core.model import ITDA
-from itda.core.reference import ReferenceTrainer
-from itda.core.state import State
-from itda.recipes.origin import tokens_of
+from itda.core.training.reference import ReferenceTrainer
+from itda.core.training.state import State
+from itda.core.training.trainer import Builder
+from itda.recipes.activation_source import tokens_of
 from itda.recipes.runs import Progress
 
 
 @runtime_checkable
 class Trainers(Protocol):
-    """One trainer per site. `itda.sources.ray_trainers.RayTrainers` is another."""
+    """One trainer per site. `itda.workers.trainers.RayTrainers` is another."""
 
     def offer(self, batches: Mapping[Site, ActivationBatch]) -> None:
         """Hand on a batch of some of the sites."""

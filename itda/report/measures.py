@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from itda.core.batch import Site
-from itda.evaluation import Evaluation
-from itda.probing import ProbeResult
+from itda.evaluation.evaluate import Evaluation
+from itda.evaluation.probing import ProbeResult
 from itda.report.text import WIDTH, number, table
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itda.core.site import Site
-from itda.records import DictionaryRecord, RunRecord
 from itda.report.text import WIDTH, number, place, table
+from itda.store.records import DictionaryRecord, RunRecord
 
 if TYPE_CHECKING:
     from itda.recipes.harvest import Harvest

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from itda.core.batch import Site
-from itda.sources.activation_model import ActivationModel
+from itda.sources.models.base import ActivationModel
 
 REPLACED = 3
 """What is run from each site on, for each token: reconstructions, zeros, the mean."""

@@ -10,9 +10,9 @@ from torch import Tensor
 from itda.core.batch import Site
 from itda.core.labels import Labels
 from itda.errors import SettingError
-from itda.sources.corpus import Document
-from itda.sources.huggingface import LanguageModel
-from itda.sources.special import Bos
+from itda.sources.corpora.corpus import Document
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.tokenizing.special import Bos
 
 
 def read_prompt(

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itda import ITDA, Label
-from itda.core import markup
 from itda.core.atom import Atom
 from itda.core.batch import Site
+from itda.core.display import markup
 from itda.errors import SettingError
 
 HOSTILE = {

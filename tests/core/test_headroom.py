@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from itda.core.dictionary import ITDA
 from itda.core.headroom import headroom
 from itda.core.labels import Label, Labels
-from itda.core.model import ITDA
 
 
 def labels(number):

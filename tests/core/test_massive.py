@@ -151,10 +151,10 @@ def test_they_are_counted_with_their_share_of_the_energy_and_how_many_stood_firs
 @pytest.mark.parametrize("parts", SETTINGS)
 @pytest.mark.parametrize("use", ["skip", "atoms"])
 def test_no_cut_into_batches_changes_a_bit_or_a_count(monkeypatch, parts, use):
-    for name in ("build.FIRST_TOKENS", "schedule.LEAST_SAMPLE"):
-        monkeypatch.setattr(f"itda.core.{name}", 90)
-    for module in ("build", "refine"):
-        monkeypatch.setattr(f"itda.core.{module}.PASS_TOKENS", 70)
+    for name in ("trainer.FIRST_TOKENS", "schedule.LEAST_SAMPLE"):
+        monkeypatch.setattr(f"itda.core.training.{name}", 90)
+    for module in ("trainer", "refine"):
+        monkeypatch.setattr(f"itda.core.training.{module}.PASS_TOKENS", 70)
     parts = {**parts, "massive": use, "offset_tokens": min(parts["offset_tokens"], 120)}
     x, _ = planted(400, elsewhere=(5, 77))
     whole = offered(x, windows(400), **parts).finish()

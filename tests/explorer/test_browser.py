@@ -11,7 +11,7 @@ from strange_corpus import ENDED, IMAGE, SCRIPT
 
 from itda.core.batch import Site
 from itda.recipes.runs import open_run
-from itda.sources.huggingface import LanguageModel
+from itda.sources.models.transformers import LanguageModel
 from itda.sources.prompt import read_prompt
 
 HERE = "run=plain&site=layer_3"

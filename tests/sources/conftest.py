@@ -1,7 +1,7 @@
 """What the tests of shards share."""
 
 import pytest
-from sources.shard_cases import direct, write
+from sources.shards.shard_cases import direct, write
 
 
 @pytest.fixture(scope="session")

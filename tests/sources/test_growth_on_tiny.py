@@ -3,13 +3,14 @@
 import pytest
 import torch
 from core.helpers import same_bits
+from core.training.plain_growth import PlainGrowth
 
 from itda import ActivationBatch, Labels, Site, Trainer
-from itda.core.plain_growth import PlainGrowth
 from itda.core.pursuit import PURSUITS
 from itda.core.pursuit.plain import pursue
-from itda.sources.corpus import python_docs
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
+from itda.sources.corpora.corpus import python_docs
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.source import ModelSource
 
 SITES = [Site(2), Site(4)]
 K, THRESHOLD, TOKENS = 12, 0.3, 500
@@ -18,7 +19,7 @@ K, THRESHOLD, TOKENS = 12, 0.3, 500
 @pytest.fixture(scope="module")
 def streams():
     corpus = python_docs().split("train")
-    parts = list(HuggingFaceSource(LanguageModel.load("tiny"), corpus, SITES, window=128, tokens=TOKENS))
+    parts = list(ModelSource(LanguageModel.load("tiny"), corpus, SITES, window=128, tokens=TOKENS))
     return {
         site: ActivationBatch(
             torch.cat([part[site].activations for part in parts]),

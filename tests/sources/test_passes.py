@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from itda.core.batch import Site
 from itda.sources.passes import LEAST, MOST, Passes, Steps, passes, tokens_as_long
-from tests.sources.families import shared
+from sources.models.families import shared
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Mode `reference` on the bundled model's activations, against the transcription of the released procedure."""
 
 import pytest
-from core.test_reference import Transcript
+from core.training.test_reference import Transcript
 
 from itda import ReferenceTrainer, Site, Trainer
-from itda.sources.corpus import Corpus, python_docs
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
+from itda.sources.corpora.corpus import Corpus, python_docs
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.source import ModelSource
 
 SITE, WINDOW, K, THRESHOLD = Site(4), 48, 16, 0.0017
 
@@ -15,11 +16,11 @@ def model() -> LanguageModel:
     return LanguageModel.load("tiny")
 
 
-def source(model: LanguageModel, batch_size: int, *, every_position: bool) -> HuggingFaceSource:
+def source(model: LanguageModel, batch_size: int, *, every_position: bool) -> ModelSource:
     """Forty documents; with every position, a window of each, padded where it is short, as the script reads them."""
     documents = [document.text for document, _ in zip(python_docs(), range(40), strict=False)]
     corpus = Corpus.from_texts([*documents, "short", "import os"])
-    return HuggingFaceSource(
+    return ModelSource(
         model, corpus, [SITE], window=WINDOW, batch_size=batch_size, tokens=42 * WINDOW, every_position=every_position
     )
 

@@ -13,16 +13,17 @@ import pytest
 import torch
 
 import itda
-import itda.sources.ray
+import itda.workers.model
 from itda.core.batch import Site
-from itda.core.build import Builder
 from itda.core.labels import Labels
+from itda.core.training.trainer import Builder
 from itda.errors import ActivationError, ModelError, SettingError
-from itda.sources.corpus import Corpus
-from itda.sources.huggingface import HuggingFaceSource, LanguageModel
-from itda.sources.ray import RayModel
-from itda.sources.ray_cluster import Packed, RayCluster
-from itda.sources.ray_trainers import RayTrainers
+from itda.sources.corpora.corpus import Corpus
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.source import ModelSource
+from itda.workers.cluster import Packed, RayCluster
+from itda.workers.model import RayModel
+from itda.workers.trainers import RayTrainers
 
 SITES = [Site(1), Site(3, "mlp_out")]
 TOKENS = 2500
@@ -48,7 +49,7 @@ def alone():
 
 
 def source(model, **options):
-    return HuggingFaceSource(model, CORPUS, SITES, **{"window": 64, "batch_size": 4, "tokens": TOKENS, **options})
+    return ModelSource(model, CORPUS, SITES, **{"window": 64, "batch_size": 4, "tokens": TOKENS, **options})
 
 
 def builders():
@@ -163,7 +164,7 @@ def test_what_goes_wrong_in_a_worker_is_one_line(cluster, monkeypatch):
     with pytest.raises(ModelError, match=r"a Ray worker failed \(RuntimeError: first\)") as error:
         RayModel(cluster, broken)
     one_line(error)
-    monkeypatch.setattr(itda.sources.ray, "TRIES", 1)
+    monkeypatch.setattr(itda.workers.model, "TRIES", 1)
     with pytest.raises(ModelError, match="1 Ray workers died while they loaded the model") as error:
         RayModel(cluster, fatal)
     one_line(error)

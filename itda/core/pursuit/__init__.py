@@ -36,11 +36,11 @@ def encoder(atoms: Float[Tensor, "atoms d_model"], k: int, pursuit: Pursuit) -> 
     """The fastest way there is to decompose in these atoms; it may keep things from call to call."""
     if atoms.device.type == "cpu" and atoms.dtype == torch.float32:
         # Not at the top: the compiled kernels take a second to load, and not everything needs them.
-        from itda.core.pursuit.gram import GramEncoder, GramRows
+        from itda.core.pursuit.gram_cpu import GramEncoder, GramRows
 
         return GramEncoder(GramRows(atoms.contiguous(), len(atoms), least=k), k, pursuit)
     if atoms.device.type == "cuda":
-        from itda.core.pursuit.gpu import GpuPursuit
+        from itda.core.pursuit.gram_gpu import GpuPursuit
 
         chosen = GpuPursuit(atoms, k, pursuit, memory.limit(), memory.fast())
         log.info(chosen.description)
@@ -53,7 +53,7 @@ def decoded(
 ) -> Float64[Tensor, "batch d_model"]:
     """sum_t coefficients[:, t] * atoms[indices[:, t]], one term after the other, on the device of the atoms."""
     if atoms.device.type == "cpu" and atoms.dtype == torch.float32 and len(atoms) > 0:
-        from itda.core.pursuit.gram import sums_of_atoms
+        from itda.core.pursuit.gram_cpu import sums_of_atoms
 
         return sums_of_atoms(coefficients.cpu(), atoms, indices.cpu())
     return weighted_atoms(coefficients.to(atoms.device), atoms, indices.to(atoms.device))

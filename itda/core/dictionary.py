@@ -1,0 +1,290 @@
+"""ITDA: a finished dictionary of labelled atoms, which encodes and decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64
+from torch import Tensor
+
+from itda.core.atom import Atom
+from itda.core.batch import Site, tensor_of
+from itda.core.checks import check_k
+from itda.core.code import SparseCode
+from itda.core.display.summaries import model_html, model_line
+from itda.core.labels import Labels
+from itda.core.massive import check_limit, massive
+from itda.core.pursuit import PURSUITS, Encoder, Pursuit, decoded, encoder
+from itda.core.readout import all_cosines, best_cosines
+from itda.errors import ActivationError, SettingError
+
+Activations = Float[Tensor, "*batch d_model"] | Float[np.ndarray, "*batch d_model"]
+"""A tensor, or an array, which is copied into one."""
+
+
+@dataclass(frozen=True, eq=False)
+class ITDA:
+    """Atoms with their labels, and the settings that made them. Immutable.
+
+    Raises `SettingError` if the parts do not fit together.
+
+    >>> import torch, itda
+    >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(3)))
+    >>> model = itda.ITDA(torch.eye(3), labels, k=2)
+    >>> code = model.encode(torch.tensor([[0.0, 3.0, -4.0]]))
+    >>> code.indices.tolist(), code.coefficients.tolist()
+    ([[2, 1]], [[-4.0, 3.0]])
+    >>> model(torch.ones(5, 7, 3)).shape
+    torch.Size([5, 7, 3])
+    """
+
+    atoms: Float32[Tensor, "atoms d_model"]
+    """Unit vectors."""
+    labels: Labels
+    k: int
+    pursuit: Pursuit = "mp"
+    offset: Float32[Tensor, " width"] | None = None
+    """[d_model]. Subtracted before the pursuit and added after; None for none."""
+    threshold: float | None = None
+    """The share of an activation's energy that training left unexplained, in the unit of the mode."""
+    mode: str = "paper"
+    site: Site | None = None
+    fidelity: Float32[Tensor, " atoms"] | None = None
+    """The cosine of each atom to the activation that its label names (after the offset); None: they are the same."""
+    novelty: Float32[Tensor, " atoms"] | None = None
+    """The error of each atom's activation in the dictionary as it was before it: how much the atom was needed."""
+    massive_norm: float | None = None
+    """The norm above which an activation is massive (`itda.core.massive`) and no measure's business; None: none is."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What made it: model, revision, corpus, window, versions. JSON values only."""
+
+    def __post_init__(self) -> None:
+        check_pursuit(self.k, self.pursuit)
+        if self.atoms.ndim != 2 or len(self.atoms) != len(self.labels):
+            raise SettingError(
+                f"atoms of shape {tuple(self.atoms.shape)} with {len(self.labels)} labels: give [atoms, d_model] and "
+                "one label per atom"
+            )
+        check_offset(self.offset, self.d_model)
+        check_limit(self.massive_norm)
+        for name, values in (("fidelity", self.fidelity), ("novelty", self.novelty)):
+            if values is not None and values.shape != (len(self.atoms),):
+                raise SettingError(f"a {name} of shape {tuple(values.shape)}: give one number per atom")
+        # In parts: a float64 copy of a large dictionary would be as large as two of it.
+        norms = torch.cat([part.double().norm(dim=1) for part in self.atoms.split(4096)])
+        if not bool(((norms - 1).abs() < 1e-5).all()):
+            raise SettingError("atoms must be finite and of unit norm: divide each by its norm")
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+    def __repr__(self) -> str:
+        return model_line(self)
+
+    def _repr_html_(self) -> str:
+        return model_html(self)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the activations."""
+        return self.atoms.shape[1]
+
+    def atom(self, index: int) -> Atom:
+        """One atom with its label, to look at; -1 is the last. Raises `SettingError` if there is no such atom.
+
+        >>> import torch, itda
+        >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(3)))
+        >>> itda.ITDA(torch.eye(3), labels, k=2).atom(-1)
+        atom 2 of 3: «x»
+        """
+        if not -len(self) <= index < len(self):
+            remedy = f"use 0 to {len(self) - 1} or -1" if len(self) else "train it on some activations"
+            raise SettingError(f"no atom {index}: the dictionary has {len(self)}, {remedy}")
+        index %= len(self)
+        return Atom(
+            index=index,
+            label=self.labels[index],
+            # A copy: a view would keep the whole dictionary, in memory and in pickles.
+            vector=self.atoms[index].clone(),
+            fidelity=self.fidelity[index].item() if self.fidelity is not None else None,
+            novelty=self.novelty[index].item() if self.novelty is not None else None,
+            of=len(self),
+            site=str(self.site) if self.site is not None else None,
+        )
+
+    def to(self, device: torch.device | str) -> ITDA:
+        """The same dictionary with its atoms, and so its pursuits, on another device. Codes stay where activations are.
+
+        >>> import torch, itda
+        >>> itda.ITDA(torch.eye(1), itda.Labels.of(itda.Label("essay", 0, 0, 1, 0, "", "x", "")), k=1).to("cpu").k
+        1
+        """
+        offset = self.offset.to(device) if self.offset is not None else None
+        return replace(self, atoms=self.atoms.to(device), offset=offset)
+
+    @torch.no_grad()
+    def encode(self, activations: Activations) -> SparseCode:
+        """Decompose activations [..., d_model] into codes [..., k], by the dictionary's pursuit.
+
+        Coefficients are float32, or float64 for float64 activations. The bits of a row depend on that row alone. An
+        array is taken as a tensor is. Raises `ActivationError` for a wrong width, a row that is not finite, or one so
+        large that its coefficients would not be.
+        """
+        return self.decompose(activations)[0]
+
+    @torch.no_grad()
+    def decompose(self, activations: Activations) -> tuple[SparseCode, Float64[Tensor, "*batch"]]:
+        """As `encode`, with the error ||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset."""
+        activations = tensor_of(activations)
+        check_width(activations, self.d_model)
+        flat, lead = activations.reshape(-1, self.d_model), activations.shape[:-1]
+        code, error = self._encoder(target_of(flat, self.d_model, self.offset).to(self.atoms.device))
+        dtype = torch.promote_types(activations.dtype, torch.float32)
+        code = replace(code, coefficients=code.coefficients.to(dtype))
+        finite = torch.isfinite(code.coefficients).all(dim=-1)
+        if not bool(finite.all()):
+            row = int(finite.logical_not().nonzero()[0])
+            kind = str(dtype).removeprefix("torch.")
+            raise ActivationError(f"the code of activation {row} does not fit into {kind}: scale the activations down")
+        return code.shaped(lead, activations.device), error.reshape(lead).to(activations.device)
+
+    @torch.no_grad()
+    def is_massive(self, activations: Activations) -> Bool[Tensor, "*batch"]:
+        """Which activations [..., d_model] are massive: their norm is above `massive_norm`. None where there is none.
+
+        They can be encoded like others, but what that says is about them alone: leave them out of averages. The same
+        to the bit for any batch. Raises `ActivationError` for a wrong width.
+
+        >>> import torch, itda
+        >>> labels = itda.Labels.of(itda.Label("essay", 0, 0, 1, 0, "", "x", ""))
+        >>> model = itda.ITDA(torch.eye(1), labels, k=1, massive_norm=50.0)
+        >>> model.is_massive(torch.tensor([[49.0], [-51.0]])).tolist()
+        [False, True]
+        """
+        activations = tensor_of(activations)
+        check_width(activations, self.d_model)
+        return massive(activations, self.massive_norm)
+
+    @torch.no_grad()
+    def error(self, activations: Activations, code: SparseCode) -> Float64[Tensor, "*batch"]:
+        """||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset, in a code of any kind; 0 where z is zero."""
+        activations = tensor_of(activations)
+        offset = self.offset.to(activations.device) if self.offset is not None else 0
+        z = activations.double() - offset
+        left = (activations.double() - self.decode(code).to(activations.device)).square().sum(dim=-1)
+        energy = z.square().sum(dim=-1)
+        return torch.where(energy > 0, left / energy, torch.zeros_like(left))
+
+    @torch.no_grad()
+    def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
+        """Reconstruct activations [..., d_model] from codes: the weighted sum of atoms, plus the offset."""
+        indices, coefficients = code.indices.reshape(-1, code.k), code.coefficients.reshape(-1, code.k)
+        total = decoded(coefficients.double(), self.atoms, indices)
+        if self.offset is not None:
+            total += self.offset.double()
+        return total.to(code.coefficients).reshape(*code.indices.shape[:-1], self.d_model)
+
+    @torch.no_grad()
+    def similarity(
+        self, activations: Activations, *, top: int | None = None, least: float | None = None
+    ) -> Float32[Tensor, "*batch atoms"] | SparseCode:
+        """Cosines of activations [..., d_model], after the offset, to the atoms: for detecting what a code scatters.
+
+        All of them as [..., atoms]; or the `top` largest, those of at least `least`, or both, as a `SparseCode` whose
+        coefficients are cosines, the largest first. Other than for the result, memory is that of a chunk of rows. The
+        last bits of all cosines are those of a float32 product; a `SparseCode` is the same everywhere.
+        Raises `ActivationError` as `encode`, and `SettingError`.
+
+        >>> import torch, itda
+        >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(3)))
+        >>> model = itda.ITDA(torch.eye(3), labels, k=2)
+        >>> model.similarity(torch.tensor([[0.0, 3.0, -4.0]])).tolist()
+        [[0.0, 0.6000000238418579, -0.800000011920929]]
+        >>> model.similarity(torch.tensor([[0.0, 3.0, -4.0]]), top=1).indices.tolist()
+        [[1]]
+        """
+        activations = tensor_of(activations)
+        check_width(activations, self.d_model)
+        flat, lead = activations.reshape(-1, self.d_model), activations.shape[:-1]
+        targets = target_of(flat, self.d_model, self.offset).to(self.atoms.device)
+        if top is None and least is None:
+            return all_cosines(targets, self.atoms).reshape(*lead, len(self)).to(activations.device)
+        return best_cosines(targets, self.atoms, top=top, least=least).shaped(lead, activations.device)
+
+    def __call__(self, activations: Activations) -> Float[Tensor, "*batch d_model"]:
+        """The reconstruction: `decode(encode(activations))`."""
+        return self.decode(self.encode(activations))
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return encoder(self.atoms, self.k, self.pursuit)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_encoder"}
+
+    # The disk and the Hub belong to itda.store; these three methods only say where people look for it first.
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the dictionary to a new folder. Raises `StoreError` if there is something already."""
+        from itda.store.dictionaries import save_dictionary
+
+        save_dictionary(self, Path(folder))
+
+    @staticmethod
+    def from_pretrained(source: str | Path, *, revision: str | None = None) -> ITDA:
+        """Read a dictionary from a folder (RUN/layer_3) or a Hub repository. Raises `StoreError`."""
+        from itda.store.dictionaries import load_dictionary
+
+        return load_dictionary(source, revision=revision)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Upload the dictionary to the Hub; returns the address of the commit. Raises `StoreError`."""
+        from itda.store.dictionaries import push_dictionary
+
+        return push_dictionary(self, repo_id, private=private, token=token)
+
+
+def check_pursuit(k: int, pursuit: str) -> None:
+    """Raises `SettingError` unless k and the pursuit make sense."""
+    check_k(k)
+    if pursuit not in PURSUITS:
+        raise SettingError(f"no pursuit {pursuit!r}: use {', '.join(PURSUITS)}")
+
+
+def check_offset(offset: Tensor | None, d_model: int) -> None:
+    """Raises `SettingError` unless the offset is None or [d_model] finite numbers."""
+    if offset is None:
+        return
+    if offset.shape != (d_model,):
+        raise SettingError(f"an offset of shape {tuple(offset.shape)}: give [{d_model}], as the activations")
+    if not bool(torch.isfinite(offset).all()):
+        raise SettingError("the offset is not finite: give the mean of finite activations")
+
+
+def check_width(activations: Tensor, d_model: int) -> None:
+    """Raises `ActivationError` for activations of another width."""
+    if activations.shape[-1:] != (d_model,):
+        raise ActivationError(
+            f"activations of width {activations.shape[-1] if activations.ndim else 0} for atoms of width {d_model}: "
+            "use the model and the site that the dictionary was made from"
+        )
+
+
+def target_of(
+    activations: Float[Tensor, "batch d_model"], d_model: int, offset: Float[Tensor, " d_model"] | None
+) -> Float[Tensor, "batch d_model"]:
+    """z = x - offset, what a pursuit decomposes, in float32 at least. Raises `ActivationError`."""
+    check_width(activations, d_model)
+    finite = torch.isfinite(activations).all(dim=-1)
+    if not bool(finite.all()):
+        row = int(finite.logical_not().nonzero()[0])
+        raise ActivationError(f"activation {row} is not finite: leave it out, or run the model in float32")
+    if offset is None:
+        return activations.to(torch.promote_types(activations.dtype, torch.float32))
+    return activations.double() - offset.to(activations.device).double()

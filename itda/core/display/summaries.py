@@ -1,0 +1,79 @@
+"""What a notebook or a prompt shows of labels and of a dictionary: a line or a small table, however many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from itda.core.display import markup
+
+if TYPE_CHECKING:
+    from itda.core.dictionary import ITDA
+    from itda.core.labels import Labels
+
+LINE_LABELS, TABLE_LABELS = 3, 10
+"""Labels that are shown of many."""
+
+
+def labels_line(labels: Labels) -> str:
+    """Their shape, and the first of them in their prompts."""
+    first = [markup.one_line(label, 12, 16, 8) for label in _first(labels, LINE_LABELS)]
+    more = ["…"] if labels.document.size > len(first) else []
+    shown = f": {', '.join([*first, *more])}" if first else ""
+    return f"<Labels of {_shape(labels)}{shown}>"
+
+
+def labels_html(labels: Labels) -> str:
+    """A table of the first."""
+    first = _first(labels, TABLE_LABELS)
+    rest = labels.document.size - len(first)
+    rows = "".join(
+        f"<tr><td><bdi>{markup.escaped(markup.clip(label.document, 60))}</bdi></td><td>{label.position:,}</td>"
+        f'<td style="text-align:left;font-family:monospace;white-space:pre-wrap">{markup.in_prompt(label)}</td></tr>'
+        for label in first
+    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("document", "position", "prompt"))
+    caption = f"<b>Labels</b> of {_shape(labels)}" + (f", the first {len(first)}" if rest else "")
+    return f"<div>{markup.table(caption)}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+
+
+def model_line(model: ITDA) -> str:
+    """Its sizes, and what made it."""
+    return f"<ITDA of {', '.join(_about(model).values())}>"
+
+
+def model_html(model: ITDA) -> str:
+    """The same as a table, with where it comes from."""
+    rows = {**_about(model), **{name: str(model.provenance[name]) for name in PROVENANCE if model.provenance.get(name)}}
+    return facts_html("ITDA", {name: value for name, value in rows.items() if value})
+
+
+PROVENANCE = ("model", "corpus", "tokens", "window")
+"""What is shown of it."""
+
+
+def facts_html(title: str, rows: Mapping[str, str]) -> str:
+    """A small table of names and values, none of which is trusted."""
+    shown = [(name, f"<bdi>{markup.escaped(markup.clip(value, 200))}</bdi>") for name, value in rows.items()]
+    return f"<div>{markup.facts(f'<b>{markup.escaped(title)}</b>', shown)}</div>"
+
+
+def _about(model: ITDA) -> dict[str, str]:
+    where = f" at {model.site}" if model.site is not None else ""
+    found = {"atoms": f"{len(model):,} atoms of width {model.d_model:,}{where}", "k": f"k {model.k}"}
+    found |= {"pursuit": f"pursuit {model.pursuit}", "mode": f"mode {model.mode}"}
+    if model.fidelity is not None:
+        found["refined"] = "refined"
+    return found
+
+
+def _shape(labels: Any) -> str:
+    shape = labels.document.shape
+    return f"{shape[0]:,} tokens" if len(shape) == 1 else f"shape [{', '.join(map(str, shape))}]"
+
+
+def _first(labels: Labels, most: int) -> list[Any]:
+    number = min(most, labels.document.size)
+    return [labels.at(np.unravel_index(i, labels.document.shape)) for i in range(number)]

@@ -1,0 +1,145 @@
+"""Matching pursuit on GPUs by the kernels of `triton_kernel`. Import this only where Triton is, as `gpu` does."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from itda.core.pursuit import gram_torch, triton_kernel
+from itda.core.pursuit.exact import full_precision_products
+from itda.core.pursuit.gram_gpu import fits_on_chip, power_of_two
+from itda.core.pursuit.gram_torch import Codes, Picks, Start
+
+
+def pursue_triton(
+    targets: Float[Tensor, "batch d_model"],
+    atoms: Float[Tensor, "atoms d_model"],
+    k: int,
+    pursuit: str = "mp",
+    *,
+    enough: float = 0.0,
+    gram: Float32[Tensor, "atoms atoms"] | None = None,
+    fast: bool = False,
+    on_chip: bool | None = None,
+    tile: int = 4096,
+    crowd: int = gram_torch.CROWD,
+) -> Codes:
+    """`plain.pursue`, to the bit; `gram` as in `portable.pursue`, and `omp` by it.
+
+    `fast` is approximate: the pick is the largest entry of c as it stands, from a product that may be in TF32, so picks
+    may differ where two atoms fit nearly as well. Coefficients and what is left are exact for the picks made.
+
+    No setting below changes a result. `on_chip` picks the kernel (None: by `fits_on_chip`), `tile` the columns that
+    the streaming one takes at once; rows with more than `crowd` candidates are left to `portable`, which can refine c.
+    """
+    if pursuit == "omp" or len(atoms) == 0 or len(targets) == 0:
+        return gram_torch.pursue(targets, atoms, k, pursuit, enough=enough, gram=gram)
+    atoms = atoms.contiguous()
+    if gram is None:
+        gram = gram_torch.gram_of(atoms)
+    if gram.stride(1) != 1:
+        gram = gram.contiguous()
+    if on_chip is None:
+        on_chip = fits_on_chip(*atoms.shape)
+    parts = []
+    for part in targets.split(gram_torch.rows_at_once(max(atoms.shape), targets.device)):
+        start = Start.of(part, enough)
+        indices, coefficients, count, left = _launch(start, atoms, gram, k, on_chip, tile, fast, crowd)
+        codes = start.finish((indices, coefficients, count.clamp(min=0), left), atoms, pursuit, part.dtype)
+        unfinished = (count < 0).nonzero().squeeze(1)
+        if len(unfinished) > 0:
+            redone = gram_torch.pursue(part[unfinished], atoms, k, pursuit, enough=enough, gram=gram)
+            for kept, new in zip(_tensors(codes), _tensors(redone), strict=True):
+                kept[unfinished] = new
+        parts.append(codes)
+    return gram_torch.joined(parts)
+
+
+def fold_order(width: int, levels: int) -> list[int]:
+    """Where each of 2 ** levels places takes its term from, -1 for none: halving these adds what `fixed_sum` adds.
+
+    `fixed_sum` adds the term at `half + i` to that at `i`, for half = ceil(width / 2), and goes on with `half` terms.
+
+    >>> fold_order(5, 3)
+    [0, 1, 2, -1, 3, 4, -1, -1]
+    """
+    if levels == 0:
+        return [0]
+    half = (width + 1) // 2
+    first = fold_order(half, levels - 1)
+    return first + [half + i if 0 <= i < width - half else -1 for i in first]
+
+
+def _launch(
+    start: Start,
+    atoms: Float[Tensor, "atoms d_model"],
+    gram: Float32[Tensor, "atoms atoms"],
+    k: int,
+    on_chip: bool,
+    tile: int,
+    fast: bool,
+    crowd: int,
+) -> Picks:
+    """Start a program per row; a count of -1 marks a row that its program left unfinished."""
+    batch, (number, width), device = len(start.z), atoms.shape, atoms.device
+    with _tf32_products(device) if fast else full_precision_products(device):
+        c = start.z.float() @ atoms.float().T
+    levels, error = (width - 1).bit_length(), gram_torch.product_error(width)
+    indices = torch.zeros(batch, k, dtype=torch.int32, device=device)
+    coefficients = start.z.new_zeros(batch, k)
+    left, count = torch.empty_like(start.energy), torch.empty_like(indices[:, 0])
+    block = power_of_two(number) if on_chip else tile
+    # So many numbers of c and of r per thread that 128 registers are enough, or nearly (compiled for an H100): more
+    # registers would leave room for fewer programs at a time.
+    warps = max(block // 1024, 2**levels // 512) if on_chip else max(block // 512, 2**levels // 256)
+    warps = min(32, max(4, warps))
+    settings: dict[str, Any] = {
+        "c": c,
+        "z": start.z.contiguous(),
+        "energy": start.energy,
+        "least": start.least,
+        "faint": start.faint,
+        "bound": error * start.energy.sqrt(),
+        "atoms": atoms,
+        "gram": gram,
+        "order": torch.tensor(fold_order(width, levels), dtype=torch.int32, device=device),
+        "indices": indices,
+        "coefficients": coefficients,
+        "left_over": left,
+        "count": count,
+        "number_of_atoms": number,
+        "gram_stride": gram.stride(0),
+        "width": width,
+        "k": k,
+        "growth": error + 4 * gram_torch.UNIT,
+        "crowd": crowd,
+        "LEVELS": levels,
+        "FAST": fast,
+        "num_warps": warps,
+        "enable_fp_fusion": False,
+    }
+    if warps <= 16:
+        settings["maxnreg"] = 128
+    settings |= {"BLOCK": block} if on_chip else {"TILE": tile, "TILES": power_of_two(-(-number // tile))}
+    with torch.cuda.device_of(c):
+        (triton_kernel.on_chip if on_chip else triton_kernel.streaming)[(batch,)](**settings)
+    return indices.long(), coefficients, count.long(), left
+
+
+def _tensors(codes: Codes) -> tuple[Tensor, ...]:
+    code, left = codes
+    return code.indices, code.coefficients, code.count, left
+
+
+@contextmanager
+def _tf32_products(device: torch.device) -> Iterator[None]:
+    with torch.autocast(device.type, enabled=False):
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)

@@ -1,0 +1,207 @@
+"""The overlap of dictionaries by their labels: the paper's Jaccard index (Eq. 8), what chance makes of it, and a form
+that counts an atom by how much it was needed.
+
+A label is in a dictionary or not, and that is a noisy answer: an activation whose error is just above the threshold in
+one model is just below it in the other. `weighted` therefore gives each atom its *excess*, the part of its novelty (the
+error of its activation in the dictionary before it) above the threshold, and compares those: sum min / sum max over
+all labels, the Jaccard index of weighted sets (Ruzicka 1958). It is 1 for equal dictionaries and 0 for disjoint ones,
+as Jaccard is, and what is near the threshold hardly counts.
+
+Everything is a function of sums over documents, so that documents can be resampled (`itda.core.bootstrap`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from itda.core.bootstrap import Interval, interval
+from itda.core.dictionary import ITDA
+from itda.core.tokens import Tokens
+from itda.errors import SettingError
+
+BOTH, A, B, TOKENS, LEAST, MOST = range(6)
+Sums = Float[np.ndarray, "*batch columns"]
+
+
+@dataclass(frozen=True, eq=False)
+class Universe:
+    """The tokens that several runs have all read, as sorted integers. A label elsewhere cannot be in all of them."""
+
+    documents: dict[str, int]
+    by_end: bool
+    """Tokens are the same if they end at the same character; else, for one tokenizer, if they have one position."""
+    keys: Int64[np.ndarray, " tokens"]
+
+    @staticmethod
+    def of(several: Sequence[Tokens], *, by_end: bool) -> Universe:
+        """What the tables of tokens have in common. Raises `SettingError` if that is nothing."""
+        documents: dict[str, int] = {}
+        for tokens in several:
+            for name in tokens.documents:
+                documents.setdefault(name, len(documents))
+        keys: np.ndarray | None = None
+        for tokens in several:
+            own = np.unique(_keys_of(tokens, documents, by_end))
+            keys = own if keys is None else np.intersect1d(keys, own, assume_unique=True)
+        if keys is None or not len(keys):
+            raise SettingError("the runs have read no token in common: train them on the same documents")
+        return Universe(documents, by_end, keys)
+
+    @property
+    def per_document(self) -> Int64[np.ndarray, " documents"]:
+        """How many of the tokens each document has."""
+        return np.bincount(self.keys >> 32, minlength=len(self.documents))
+
+    def share(self, tokens: Tokens) -> float:
+        """The share of a run's tokens that the others have too."""
+        return float(np.isin(_keys_of(tokens, self.documents, self.by_end), self.keys).mean())
+
+
+def _keys_of(tokens: Tokens, documents: dict[str, int], by_end: bool) -> Int64[np.ndarray, " tokens"]:
+    names = np.array([documents[name] for name in tokens.documents], dtype=np.int64)
+    return _key(names[tokens.document], tokens.char_end if by_end else tokens.position)
+
+
+def _key(document: np.ndarray, place: np.ndarray) -> Int64[np.ndarray, " tokens"]:
+    """Tokens as integers: the document's number above, the place in it below."""
+    # Masked: mode reference has positions before the text, and their sign must not reach the number.
+    return (document.astype(np.int64) << 32) | (place.astype(np.int64) & 0xFFFFFFFF)
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """The tokens that are atoms of a dictionary, as sorted keys of a `Universe`, each with its weight and novelty."""
+
+    keys: Int64[np.ndarray, " atoms"]
+    excess: Float64[np.ndarray, " atoms"]
+    """Novelty above the threshold; 0 for all where the dictionary does not know it."""
+    rank: Int64[np.ndarray, " atoms"]
+    """Of the novelty, 0 for the largest; the older of equals first. Age alone where novelty is not known."""
+    has_novelty: bool = True
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @staticmethod
+    def of(model: ITDA, universe: Universe) -> Members:
+        """The labels of a dictionary that the universe has."""
+        labels = model.labels
+        documents = np.array([universe.documents.get(str(name), -1) for name in labels.document], dtype=np.int64)
+        keys = _key(documents, labels.char_end if universe.by_end else labels.position)
+        novelty = excess = np.zeros(len(keys))
+        has_novelty = model.novelty is not None and model.threshold is not None
+        if model.novelty is not None and model.threshold is not None:
+            novelty = model.novelty.double().numpy()
+            excess = np.maximum(novelty - model.threshold, 0)
+        # Pieces of one character end at one place: the first of them stands for it.
+        keys, first = np.unique(keys, return_index=True)
+        inside = np.isin(keys, universe.keys, assume_unique=True)
+        keys, first = keys[inside], first[inside]
+        rank = np.empty(len(keys), np.int64)
+        rank[np.lexsort((first, -novelty[first]))] = np.arange(len(keys))
+        return Members(keys, excess[first], rank, has_novelty)
+
+    def strongest(self, number: int) -> Members:
+        """The atoms that were needed most: about what a higher threshold would have left."""
+        kept = self.rank < number
+        return Members(self.keys[kept], self.excess[kept], self.rank[kept], self.has_novelty)
+
+    @staticmethod
+    def union(several: Sequence[Members]) -> Members:
+        """Tokens that are atoms in any of some dictionaries (the paper's Eq. 10), with their largest weight."""
+        keys, place = np.unique(np.concatenate([each.keys for each in several]), return_inverse=True)
+        excess = np.zeros(len(keys))
+        np.maximum.at(excess, place, np.concatenate([each.excess for each in several]))
+        rank = np.argsort(np.argsort(-excess, kind="stable"))
+        return Members(keys, excess, rank, all(each.has_novelty for each in several))
+
+
+def sums_of(a: Members, b: Members, universe: Universe) -> Float64[np.ndarray, "documents columns"]:
+    """Per document: labels in both, in a, in b, tokens, and the sums of the smaller and the larger weight.
+
+    These two are 0 where one of the dictionaries does not know its novelty.
+    """
+    documents = len(universe.documents)
+    _, left, right = np.intersect1d(a.keys, b.keys, assume_unique=True, return_indices=True)
+    least = np.minimum(a.excess[left], b.excess[right])
+
+    def per_document(keys: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(keys >> 32, weights, documents)
+
+    smaller = per_document(a.keys[left], least)
+    larger = per_document(a.keys, a.excess) + per_document(b.keys, b.excess) - smaller
+    counts = per_document(a.keys[left]), per_document(a.keys), per_document(b.keys), universe.per_document
+    known = a.has_novelty and b.has_novelty
+    return np.stack([*counts, smaller * known, larger * known], axis=1).astype(np.float64)
+
+
+def jaccard_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
+    """|A and B| / |A or B| (the paper's Eq. 8); 1 for two empty sets."""
+    return _share(sums[..., BOTH], sums[..., A] + sums[..., B] - sums[..., BOTH])
+
+
+def coefficient_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
+    """The overlap coefficient |A and B| / min(|A|, |B|): 1 where one set is inside the other."""
+    return _share(sums[..., BOTH], np.minimum(sums[..., A], sums[..., B]))
+
+
+def chance_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
+    """The Jaccard index of two sets of these sizes drawn at random from the tokens: that of the expected overlap."""
+    both = sums[..., A] * sums[..., B] / sums[..., TOKENS]
+    return _share(both, sums[..., A] + sums[..., B] - both)
+
+
+def adjusted_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
+    """Jaccard adjusted for chance, (J - E) / (1 - E): 0 for sets that have only their sizes in common, 1 for equal."""
+    chance = chance_of(sums)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(chance < 1, (jaccard_of(sums) - chance) / (1 - chance), 1.0)
+
+
+def weighted_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
+    """The Jaccard index of the sets weighted by excess; plain Jaccard where a dictionary does not know its novelty."""
+    return np.where(sums[..., MOST] > 0, _share(sums[..., LEAST], sums[..., MOST]), jaccard_of(sums))
+
+
+def size_only_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
+    """The control: what the sizes alone say, min(|A|, |B|) / max(|A|, |B|)."""
+    return _share(np.minimum(sums[..., A], sums[..., B]), np.maximum(sums[..., A], sums[..., B]))
+
+
+INDICES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "jaccard": jaccard_of,
+    "overlap_coefficient": coefficient_of,
+    "adjusted": adjusted_of,
+    "weighted": weighted_of,
+    "size_only": size_only_of,
+}
+
+
+def index_matrices(
+    rows: Sequence[Members], columns: Sequence[Members], universe: Universe
+) -> dict[str, Float[np.ndarray, "rows columns"]]:
+    """Every index for every pair of dictionaries, and `matched`: Jaccard of the strongest atoms, as many of either."""
+    sums = np.array([[sums_of(a, b, universe).sum(axis=0) for b in columns] for a in rows])
+    found = {name: index(sums) for name, index in INDICES.items()}
+    found["matched"] = np.array([[matched(a, b, universe) for b in columns] for a in rows])
+    return found
+
+
+def matched(a: Members, b: Members, universe: Universe) -> float:
+    """Jaccard of the strongest atoms of a and b, of each as many as the smaller one has: size cannot tell then."""
+    number = min(len(a), len(b))
+    return float(jaccard_of(sums_of(a.strongest(number), b.strongest(number), universe).sum(axis=0)))
+
+
+def index_interval(name: str, sums: Float64[np.ndarray, "documents columns"]) -> Interval:
+    """An index with its 95% interval by resampling documents, those without tokens left out."""
+    return interval(sums[sums[:, TOKENS] > 0], INDICES[name])
+
+
+def _share(part: np.ndarray | np.float64, whole: np.ndarray | np.float64) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(whole > 0, part / whole, 1.0)

@@ -1,0 +1,1 @@
+"""Training: one pass that grows a dictionary, and all that belongs to it."""

@@ -1,0 +1,251 @@
+"""Writing an index: parts as they are encoded, then one whole that takes the place of what was there.
+
+A killed process leaves its parts, each under its name only when it is whole; the next one goes on after them. The
+whole does not depend on how the tokens were cut into parts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from itda.core.batch import Site
+from itda.core.code import SparseCode
+from itda.errors import StoreError
+from itda.explorer.code_index import FOLDER, INDEX_FORMAT, TEXT
+from itda.files import locked
+from itda.sources.tokenizing.windows import Group
+
+PARTIAL, NEW, OLD = ".index.partial", ".index.new", ".index.old"
+PART_FORMAT = "itda-index-part"
+
+
+@dataclass(frozen=True, eq=False)
+class TextPart:
+    """Tokens in their windows of text."""
+
+    documents: Sequence[str]
+    text: UInt8[np.ndarray, " bytes"]
+    window_bytes: Int64[np.ndarray, " windows"]
+    window_tokens: Int64[np.ndarray, " windows"]
+    window_document: Int32[np.ndarray, " windows"]
+    """Index into `documents`."""
+    position: Int32[np.ndarray, " tokens"]
+    begin: Int32[np.ndarray, " tokens"]
+    """Where a token begins in its window's text, in bytes."""
+    end: Int32[np.ndarray, " tokens"]
+    token_id: Int32[np.ndarray, " tokens"]
+
+    @staticmethod
+    def of(groups: Sequence[tuple[Group, Bool[Tensor, "windows tokens"]]]) -> TextPart:
+        """The positions of some groups that are true in their masks, row by row: none but tokens of the text."""
+        numbers: dict[str, int] = {}
+        texts, rows, tokens = [], [], [np.empty((4, 0), np.int64)]
+        for group, mask in groups:
+            inside = mask.cpu().numpy()[:, group.prefix :]
+            for window, here in zip(group.windows, inside, strict=False):
+                places = np.flatnonzero(here[: len(window.token_ids)])
+                if len(places) == 0:
+                    continue
+                in_bytes = _bytes_before(window.text)[window.offsets[places] - window.text_start]
+                texts.append(window.text.encode())
+                rows.append((len(texts[-1]), len(places), numbers.setdefault(window.document, len(numbers))))
+                tokens.append(np.stack([window.position + places, *in_bytes.T, window.token_ids[places]]))
+        lengths, counts, document = np.array(rows, np.int64).reshape(-1, 3).T
+        columns = np.concatenate(tokens, axis=1).astype(np.int32)
+        text = np.frombuffer(b"".join(texts), np.uint8)
+        return TextPart(list(numbers), text, lengths, counts, document.astype(np.int32), *columns)
+
+
+@dataclass(frozen=True, eq=False)
+class CodePart:
+    """Codes of one site, token by token."""
+
+    count: Int32[np.ndarray, " tokens"]
+    atom: Int32[np.ndarray, " codes"]
+    coefficient: Float32[np.ndarray, " codes"]
+    """In pick order."""
+    error: Float32[np.ndarray, " tokens"]
+    medians: Float32[np.ndarray, " tokens"]
+    """The norms of massive activations in medians, 0 for others."""
+
+    @staticmethod
+    def of(
+        code: SparseCode, error: Float64[Tensor, " tokens"], medians: Sequence[float | None] | None = None
+    ) -> CodePart:
+        """Codes without their padding; `medians` as `massive_medians` gives them, None where no token is massive."""
+        own = torch.arange(code.k, device=code.count.device) < code.count[:, None]  # tokens k
+        columns = code.count.int(), code.indices[own].int(), code.coefficients[own].float(), error.float()
+        massive = np.array([each or 0 for each in medians or [0] * len(error)], np.float32)
+        return CodePart(*(column.cpu().numpy() for column in [*columns, torch.from_numpy(massive)]))
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """What a part that is there says of itself."""
+
+    file: Path
+    groups: int
+    tokens: int
+    seconds: float
+
+
+def write_part(
+    partial: Path, number: int, groups: int, seconds: float, text: TextPart, codes: Mapping[Site, CodePart]
+) -> None:
+    """Keep part `number`, of so many groups that took so long. Raises `StoreError` if it cannot be written."""
+    arrays = {name: value for name, value in vars(text).items() if name != "documents"}
+    arrays["document_names"], arrays["document_name"] = _packed(text.documents)
+    for site, code in codes.items():
+        arrays |= {f"{site}/{name}": value for name, value in vars(code).items()}
+    about = {"groups": str(groups), "tokens": str(len(text.token_id)), "seconds": repr(seconds)}
+    _save(partial / f"part-{number:06}.safetensors", arrays, {"format": PART_FORMAT, **about})
+
+
+def parts_of(partial: Path) -> list[PartRecord]:
+    """The whole parts from the first on; those after one that is missing or damaged are removed."""
+    found: list[PartRecord] = []
+    for file in sorted(partial.glob("part-*.safetensors")):
+        try:
+            if file.name != f"part-{len(found):06}.safetensors":
+                raise ValueError
+            with safe_open(file, "pt") as opened:
+                about = opened.metadata()
+            found.append(PartRecord(file, int(about["groups"]), int(about["tokens"]), float(about["seconds"])))
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            file.unlink()
+    return found
+
+
+def merge(parts: Sequence[PartRecord], whole: Path, sites: Mapping[Site, tuple[int, int]]) -> None:
+    """Make text.safetensors and a file for each site, with its number of atoms and k, in a new folder.
+
+    Takes one site after the other; memory is 16 bytes for each of its codes, 8 by token and 8 by atom: 0.64 GB for a
+    million tokens of 40 codes. Raises `StoreError` if it cannot be written.
+    """
+    from itda.core.transpose import by_atom  # not at the top: it loads the compiler
+
+    emptied(whole)
+    _save(whole / TEXT, _merged_text(parts), {"format": INDEX_FORMAT})
+    for site, (atoms, k) in sites.items():
+        columns = {name: _column(parts, f"{site}/{name}") for name in ("atom", "coefficient", "error")}
+        count, medians = (_column(parts, f"{site}/{name}") for name in ("count", "medians"))
+        start, massive = _starts(count), np.flatnonzero(medians).astype(np.int32)
+        # Massive tokens would be the strongest uses of whatever atoms they have.
+        counted = np.where(medians > 0, 0, count)
+        kept = np.repeat(medians == 0, count) if len(massive) else slice(None)
+        uses = by_atom(_starts(counted), columns["atom"][kept], columns["coefficient"][kept], atoms, k)
+        strongest, used = np.zeros(atoms, np.float32), np.diff(uses.start) > 0
+        strongest[used] = uses.coefficient[uses.start[:-1][used]]
+        by_atoms = {"atom_start": uses.start, "token": uses.token, "atom_coefficient": uses.coefficient}
+        arrays = {"start": start, **columns, **by_atoms, "strongest": strongest, "steps": uses.steps}
+        arrays |= {"massive": massive, "massive_medians": medians[massive]}
+        _save(whole / f"{site}.safetensors", arrays, {"format": INDEX_FORMAT})
+
+
+def emptied(folder: Path) -> None:
+    """Make a folder of ours anew. Raises `StoreError` if it cannot be made."""
+    shutil.rmtree(folder, ignore_errors=True)
+    _written(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
+
+
+def publish(run: Path, whole: Path) -> None:
+    """Put a whole index in the place of the one that is there. Who has the old one mapped keeps it."""
+    whole.rename(run / NEW)
+    shutil.rmtree(run / PARTIAL, ignore_errors=True)
+    recover(run)
+
+
+def recover(run: Path) -> None:
+    """Put a new index in its place, if there is one: also where the process that made it was killed at this."""
+    if (run / NEW).exists():
+        if (run / FOLDER).exists():
+            shutil.rmtree(run / OLD, ignore_errors=True)
+            (run / FOLDER).rename(run / OLD)
+        (run / NEW).rename(run / FOLDER)
+    shutil.rmtree(run / OLD, ignore_errors=True)
+
+
+@contextmanager
+def one_at_a_time(run: Path) -> Iterator[None]:
+    """Raises `StoreError` if another process indexes this run; a killed one is in nobody's way."""
+    with locked(run, "indexed"):
+        yield
+
+
+def _merged_text(parts: Sequence[PartRecord]) -> dict[str, np.ndarray]:
+    names: dict[str, int] = {}
+    documents = [np.empty(0, np.int32)]
+    for part in parts:
+        with safe_open(part.file, "pt") as file:
+            text, ends = (file.get_tensor(name).numpy() for name in ("document_names", "document_name"))
+            own = file.get_tensor("window_document").numpy()
+        ids = [text[a:b].tobytes().decode() for a, b in itertools.pairwise(ends)]
+        numbers = np.array([names.setdefault(name, len(names)) for name in ids], np.int32)
+        documents.append(numbers[own])
+    packed, ends = _packed(list(names))
+    return {
+        "text": _column(parts, "text"),
+        "window_text": _starts(_column(parts, "window_bytes")),
+        "window_token": _starts(_column(parts, "window_tokens")),
+        "window_document": np.concatenate(documents),
+        **{name: _column(parts, name) for name in ("position", "begin", "end", "token_id")},
+        "document_names": packed,
+        "document_name": ends,
+    }
+
+
+def _column(parts: Sequence[PartRecord], name: str) -> np.ndarray:
+    found = []
+    for part in parts:
+        with safe_open(part.file, "pt") as file:
+            found.append(file.get_tensor(name).numpy())  # mapped
+    return np.concatenate(found)
+
+
+def _starts(lengths: np.ndarray) -> Int64[np.ndarray, " rows"]:
+    starts = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    return starts
+
+
+def _packed(names: Sequence[str]) -> tuple[UInt8[np.ndarray, " bytes"], Int64[np.ndarray, " rows"]]:
+    encoded = [name.encode() for name in names]
+    return np.frombuffer(b"".join(encoded), np.uint8), _starts(np.array([len(name) for name in encoded], np.int64))
+
+
+def _bytes_before(text: str) -> Int64[np.ndarray, " places"]:
+    """[characters + 1]: how many bytes of UTF-8 there are before each character, and in all."""
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    return _starts(1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000))
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
+    tensors = {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
+    temporary = path.with_name(f".{path.name}.tmp")
+
+    def save() -> None:
+        save_file(tensors, temporary, metadata)
+        temporary.chmod(0o644)  # safetensors leaves it to its owner alone
+        temporary.replace(path)
+
+    _written(path, save)
+
+
+def _written(path: Path, write: Callable[[], object]) -> None:
+    try:
+        write()
+    except (OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0][:150]
+        raise StoreError(f"cannot write {path} ({reason}): make room for it, and run it again to go on") from error

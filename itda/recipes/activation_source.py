@@ -1,0 +1,264 @@
+"""Where activations come from: a model in memory, streamed, in Ray workers or at NDIF, or shards on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from itda import config as settings
+from itda.checks import parse_sites
+from itda.core.batch import ActivationSource, Site
+from itda.core.memory import free
+from itda.errors import ItdaError, SettingError
+from itda.recipes.run_model import MODEL
+from itda.recipes.runs import Say, open_spec, unsaid
+from itda.sources.corpora.corpus import Corpus
+from itda.sources.models.base import ActivationModel
+from itda.sources.models.named import Checkpoint
+from itda.sources.models.transformers import LanguageModel
+from itda.sources.source import ModelSource
+from itda.sources.streamed.model import StreamedModel
+from itda.sources.streamed.weights import give_back_freed
+
+PROVENANCE = ("model", "revision", MODEL, "quantisation", "tokenizer", "corpus", "corpus_part", "corpus_revision")
+PROVENANCE += ("fingerprint", "window", "batch_size", "dtype", "order", "bos", "prefix", "corpus_rules")
+"""What a dictionary says of where it comes from."""
+
+MADE_BY = ("revision", MODEL, "quantisation", "tokenizer", "dtype", "prefix")
+"""Of these what is known once the model is loaded."""
+
+INHERITED = ("revision", "text_field", "dataset_config", "dataset_split", "dataset_revision", "part", "order", "seed")
+INHERITED += ("window", "batch_size", "trust_remote_code", "bos")
+"""Settings of a harvest that a run from its activations has too."""
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Activations with all that a run records of them."""
+
+    d_model: int
+    sites: Sequence[Site]
+    source: Callable[[int], ActivationSource]
+    """The activations after so many first ones."""
+    provenance: Mapping[str, Any]
+    """What a dictionary says of where it comes from, the number of tokens apart."""
+    about: Mapping[str, Any]
+    """What the bits depend on: if one of these changes, a run cannot go on."""
+    device: str
+    model: ActivationModel | None = None
+    settings: Mapping[str, Any] | None = None
+    """Settings that the activations brought with them."""
+
+
+def open_origin(options: settings.Train, cluster: Any = None, say: Say = unsaid) -> Origin:
+    """What the settings name. Raises an `ItdaError`.
+
+    `cluster` is a `RayCluster` if there are workers; `say` is told what the user should know.
+    """
+    if options.activations is not None:
+        return _from_shards(options, options.activations)
+    sites = parse_sites(options.layers, options.streams)
+    corpus = open_corpus_of(options, say)
+    model = open_model(options.model, options, options.revision, cluster)
+    source = partial(
+        ModelSource,
+        model,
+        corpus,
+        sites,
+        window=options.window,
+        batch_size=options.batch_size,
+        tokens=tokens_of(options),
+        every_position=options.mode == "reference",
+        bos=options.bos,
+    )
+    source(skip=0)  # a site that the model lacks, or a window too long, is to be known now
+    about = {**about_of(options, model, corpus), "prefix": prefix_of(options, model)}
+    provenance = {**asked_of(options, corpus), **{name: about[name] for name in MADE_BY}}
+    provenance["corpus_rules"] = corpus.rules
+    return Origin(
+        d_model=model.d_model,
+        sites=sites,
+        source=lambda skip: source(skip=skip),
+        provenance=provenance,
+        about=about,
+        device=model.device,
+        model=model,
+    )
+
+
+def asked_of(options: settings.Train | settings.Harvest, corpus: Corpus) -> dict[str, Any]:
+    """What is known of where activations come from before the model is loaded."""
+    return {
+        "model": options.model,
+        "corpus": options.corpus,
+        "corpus_part": corpus.part,
+        "corpus_revision": corpus.revision,
+        "fingerprint": corpus.fingerprint,
+        "order": f"shuffled, seed {options.seed}" if options.order == "shuffled" else "corpus",
+        "window": options.window,
+        "batch_size": options.batch_size,
+        "bos": options.bos,
+    }
+
+
+def prefix_of(options: settings.Train | settings.Harvest, model: ActivationModel) -> list[str]:
+    """The special tokens in front of each window, which `--bos` and the tokenizer decide together."""
+    windower = model.windower(options.window, options.bos)
+    return [str(token) for token in windower.tokenizer.convert_ids_to_tokens(windower.prefix)]
+
+
+def about_of(options: settings.Train | settings.Harvest, model: ActivationModel, corpus: Corpus) -> dict[str, Any]:
+    """What the bits of a model's activations depend on, settings apart."""
+    # What NDIF runs is not known here.
+    made = Checkpoint.named(options.model, revision=model.revision) if not options.remote else None
+    return {
+        MODEL: made.fingerprint() if made is not None else None,
+        "quantisation": made.quantisation() if made is not None else None,
+        "revision": model.revision,
+        "tokenizer": model.tokenizer_hash,
+        "fingerprint": corpus.fingerprint,
+        "corpus_revision": corpus.revision,
+        "dtype": model.dtype,
+        "device": torch.device(model.device).type if model.device else "",
+    }
+
+
+def open_corpus_of(options: settings.Train | settings.Harvest, say: Say = unsaid) -> Corpus:
+    """The documents to read, in their order; `say` is told what the user should know. Raises `CorpusError`."""
+    if options.model == "tiny" and Path("tiny").is_dir():
+        say("tiny is the bundled model; the folder of that name here is ./tiny")
+    corpus = open_spec(options.corpus, options, say).split(options.part)
+    return corpus.shuffled(options.seed) if options.order == "shuffled" else corpus
+
+
+def open_model(
+    name: str,
+    options: settings.Train | settings.Harvest,
+    revision: str | None,
+    cluster: Any = None,
+) -> ActivationModel:
+    """A model wherever the settings want it to run. Raises `ModelError`, `SettingError`."""
+    if options.remote:
+        from itda.sources.models.ndif import RemoteModel
+
+        return RemoteModel.load(name, revision=revision, remote=True, trust_remote_code=options.trust_remote_code)
+    recipe = model_recipe(name, options, revision)
+    if cluster is not None:
+        from itda.workers.model import RayModel
+
+        gpus, machines = int(cluster.ray.cluster_resources().get("GPU", 0)), len(cluster.ray.nodes())
+        on_cpu = options.device == "cpu" or gpus == 0
+        workers = options.workers or (machines if on_cpu else gpus)
+        return RayModel(cluster, recipe, workers=workers, gpus=0 if on_cpu else 1)
+    return recipe()
+
+
+@contextmanager
+def closing_of(model: ActivationModel) -> Iterator[ActivationModel]:
+    """A model whose workers, if it has any, are ended after use."""
+    with model if isinstance(model, AbstractContextManager) else nullcontext():
+        yield model
+
+
+def model_recipe(
+    name: str,
+    options: settings.ModelOptions,
+    revision: str | None,
+    *,
+    head: bool = False,
+) -> Callable[[], LanguageModel | StreamedModel]:
+    """How to load a model in some process: streamed if the settings say so, or it needs more memory than it may have.
+
+    `head` if its predictions are wanted.
+    """
+    named = {
+        "revision": revision,
+        "device": options.device,
+        "dtype": options.dtype,
+        "trust_remote_code": options.trust_remote_code,
+    }
+    if not isinstance(options, settings.LargeOptions):
+        return partial(LanguageModel.load, name, **named)
+    budget = settings.parse_bytes(options.model_memory) if options.model_memory is not None else None
+    if options.scratch is not None and not options.scratch.is_dir():
+        raise SettingError(f"no folder {options.scratch} for --scratch: make it, or name another")
+    if options.stream or _is_too_large(name, named, budget):
+        if budget is None:
+            budget = free() // 2
+        return partial(_streamed, name, head=head, budget=budget, scratch=options.scratch, **named)
+    return partial(LanguageModel.load, name, **named)
+
+
+def _streamed(name: str, **given: Any) -> StreamedModel:
+    give_back_freed()
+    return StreamedModel.load(name, **given)
+
+
+def _is_too_large(name: str, named: Mapping[str, Any], budget: int | None) -> bool:
+    try:
+        checkpoint = Checkpoint.named(name, **named)
+        if budget is None:
+            on_gpu = checkpoint.device.startswith("cuda")
+            budget = int(0.9 * torch.cuda.mem_get_info(checkpoint.device)[0]) if on_gpu else free()
+        return checkpoint.bytes() > budget
+    except ItdaError:
+        raise
+    except Exception:
+        return False
+
+
+def tokens_of(options: settings.Train) -> int:
+    """How many activations of each site are to be read, from resolved settings."""
+    assert options.tokens is not None
+    return settings.parse_count(options.tokens)
+
+
+def with_tokens(options: settings.Train) -> settings.Train:
+    """The settings with all that a folder of activations has, unless they say how many. Raises `StoreError`."""
+    if options.tokens is not None or options.activations is None:
+        return options
+    from itda.sources.shards.source import ShardSource
+
+    return replace(options, tokens=str(ShardSource(options.activations, verify=False).tokens))
+
+
+@contextmanager
+def cluster_of(options: settings.ElsewhereOptions) -> Iterator[Any]:
+    """The Ray cluster that the settings name, or None. Raises `SettingError`."""
+    if not options.workers and options.ray is None:
+        yield None
+        return
+    from itda.workers.cluster import RayCluster
+
+    # More workers than processors are slower, but they are what was asked for.
+    with RayCluster.connect(options.ray, cpus=max(options.workers, os.cpu_count() or 1)) as cluster:
+        yield cluster
+
+
+def _from_shards(options: settings.Train, folder: Path) -> Origin:
+    from itda.sources.shards.source import ShardSource
+
+    sites = parse_sites(options.layers, options.streams) if options.layers else None
+    tokens = tokens_of(options)
+    found = ShardSource(folder, sites, tokens=tokens)
+    made = found.about
+    if options.mode == "reference":
+        raise SettingError("mode reference reads every position, and in its own batches: it needs a model")
+    stored = made.get("settings", {})
+    provenance = {name: value for name, value in made.items() if name in PROVENANCE}
+    return Origin(
+        d_model=found.d_model,
+        sites=list(found.sites),
+        source=lambda skip: ShardSource(folder, found.sites, tokens=tokens, skip=skip),
+        provenance=provenance,
+        about={"activations": found.fingerprint},
+        device=str(made.get("device", "cpu")),
+        settings={name: stored[name] for name in INHERITED if name in stored},
+    )

@@ -1,0 +1,298 @@
+"""A run that is being made: its folder holds what it takes to go on after a kill at any moment.
+
+    RUN/unfinished.json     the settings, and what the bits depend on: model, corpus, versions
+        checkpoints/        the newest two states (`itda.store.checkpoints`)
+        log.jsonl           as in a finished run
+
+A dictionary's folder appears there when it is whole, and run.json when all are; then the rest is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from itda import config as settings
+from itda.checks import check_free, check_resumable
+from itda.core.training.state import State
+from itda.errors import StoreError
+from itda.files import FORMAT_VERSION, RUN_FORMAT, is_full, locked, read_json, write_json
+from itda.store.checkpoints import Checkpoint, latest_checkpoint, write_checkpoint
+from itda.store.records import UNFINISHED
+
+CHECKPOINTS, LOG = "checkpoints", "log.jsonl"
+UNFINISHED_FORMAT = "itda-unfinished-run"
+
+THREADS = "threads"
+"""Of torch, which may split a product otherwise with another number, on another machine: so a run keeps its own."""
+
+COST = 0.02
+"""The share of the time that checkpoints may take."""
+
+PATHS = ("out", "activations", "resume", "scratch")
+
+
+class Stopped(KeyboardInterrupt):
+    """The user stopped a run, and it was kept."""
+
+
+class Unfinished:
+    """The folder of a run that is being made."""
+
+    def __init__(self, folder: Path, options: settings.Train, about: Mapping[str, Any] | None) -> None:
+        self.folder, self.options = folder, options
+        self.about = about
+        """What the bits depend on besides the settings; None until it is known."""
+
+    @staticmethod
+    @contextmanager
+    def begun(folder: Path, options: settings.Train) -> Iterator[Unfinished]:
+        """A new one, which is removed if it fails before there is anything to keep. Raises `StoreError`."""
+        check_free(folder)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError as error:
+            raise StoreError(f"{folder} exists already: name another folder, or remove it") from error
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise StoreError(f"cannot write {folder} ({reason}): name a folder that can be written") from error
+        unfinished = Unfinished(folder, options, None)
+        with locked(folder, "made"):
+            try:
+                unfinished._write()
+                yield unfinished
+            except BaseException:
+                if not unfinished.has_checkpoint and (folder / UNFINISHED).exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+
+    @staticmethod
+    @contextmanager
+    def resumed(folder: Path) -> Iterator[Unfinished]:
+        """One that was left, which nobody else may go on with meanwhile. Raises `StoreError`."""
+        check_resumable(folder)
+        with locked(folder, "made"):
+            yield Unfinished.opened(folder)
+
+    @staticmethod
+    def opened(folder: Path) -> Unfinished:
+        """One that was left. Raises `StoreError` if there is none, or it is another itda's."""
+        if (folder / "run.json").exists():
+            raise StoreError(f"{folder} is finished: nothing to resume")
+        check_resumable(folder)
+        record = read_json(folder / UNFINISHED, UNFINISHED_FORMAT)
+        known = {field.name for field in fields(settings.Train)}
+        values: dict[str, Any] = {
+            name: Path(value) if name in PATHS and value is not None else value
+            for name, value in record["settings"].items()
+        }
+        if values.keys() - known:
+            raise StoreError(f"{folder} was begun by another version of itda: install that, or begin anew")
+        if record["about"] is not None:
+            torch.set_num_threads(record["about"][THREADS])
+        return Unfinished(folder, settings.Train(**values), record["about"])
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return any((self.folder / CHECKPOINTS).glob("checkpoint-*"))
+
+    @property
+    def pinned(self) -> settings.Train:
+        """The settings, at the commits that the run was begun with where these are known: branches move."""
+        about = self.about or {}
+        model = about.get("revision") or self.options.revision
+        corpus = about.get("corpus_revision") or self.options.dataset_revision
+        return replace(self.options, revision=model, dataset_revision=corpus)
+
+    @property
+    def remedy(self) -> str:
+        """How to go on."""
+        return f"itda train --resume {self.folder}"
+
+    def check(self, about: Mapping[str, Any]) -> None:
+        """Note what the bits depend on, or compare it with what was noted.
+
+        Raises `StoreError` for what has changed: nothing is written then.
+        """
+        about = {**about, "versions": versions(), THREADS: torch.get_num_threads()}
+        if self.about is None:
+            self.about = about
+            self._write()
+            return
+        was, now = _flat(self.about), _flat(json.loads(json.dumps(about)))
+        # What an earlier itda did not note yet is not known to have changed, nor what this one no longer notes.
+        for name in [each for each in was if each in now]:
+            if was[name] != now[name]:
+                raise StoreError(
+                    f"{_said(name)} was {_short(was[name])} when {self.folder} was begun, and is "
+                    f"{_short(now[name])} now: bring it back, or begin anew in another folder"
+                )
+
+    def latest(self) -> Checkpoint | None:
+        """The state to go on from; None for the beginning. Raises `StoreError` if all that there is is damaged."""
+        return latest_checkpoint(self.folder / CHECKPOINTS)
+
+    def write(self, record: Mapping[str, Any], states: Mapping[str, State]) -> None:
+        """Write a checkpoint. Raises `StoreError`; the one before stays."""
+        write_checkpoint(self.folder / CHECKPOINTS, record, states, remedy=f"then go on with {self.remedy}")
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """Raises `StoreError`, with how to go on, if there is no space to write."""
+        try:
+            yield
+        except Exception as error:
+            if not is_full(error):
+                raise
+            then = f"go on with {self.remedy}" if self.has_checkpoint else "run the same command again"
+            raise StoreError(f"no space to write {self.folder}: free some, then {then}") from error
+
+    @contextmanager
+    def log(self, seen: int) -> Iterator[Callable[[str], Any]]:
+        """Appends lines to the log, without those that were written after `seen` tokens."""
+        path, lines = self.folder / LOG, []
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                with suppress(ValueError, KeyError, TypeError):  # the last one may be cut short
+                    lines += [line] if json.loads(line)["tokens"] <= seen else []
+        with path.open("w", encoding="utf-8", buffering=1) as file:  # line by line, for those who look on
+            file.writelines(f"{line}\n" for line in lines)
+            yield file.write
+
+    @contextmanager
+    def place_for(self, name: str) -> Iterator[Path]:
+        """A folder that becomes `name` in the run when it is whole, in place of one from before a kill."""
+        partial, path = self.folder / f".{name}.partial", self.folder / name
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Write run.json, which makes it a run, and remove what was for going on."""
+        write_json(self.folder / "run.json", record)
+        tidy(self.folder)
+
+    def _write(self) -> None:
+        values = {"format": UNFINISHED_FORMAT, "format_version": FORMAT_VERSION}
+        values |= {"settings": plain(self.options), "about": self.about}
+        try:
+            write_json(self.folder / UNFINISHED, values)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise StoreError(f"cannot write {self.folder} ({reason}): name a folder that can be written") from error
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a finished run had for going on."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a whole run; what it had for going on is removed then."""
+    if not (folder / "run.json").exists():
+        return False
+    read_json(folder / "run.json", RUN_FORMAT)
+    tidy(folder)
+    return True
+
+
+class Keeper:
+    """Says when to write checkpoints: so often that little is lost, so seldom that they cost little.
+
+    Within its context Ctrl-C, and SIGTERM, which clusters send before they kill, ask for one more and for the end; a
+    second Ctrl-C is not waited for.
+    """
+
+    def __init__(self, every: float) -> None:
+        self._every, self._wait = every, every
+        self._last = time.monotonic()
+        self.stopping = False
+        self.seconds = 0.0
+        """Spent on checkpoints."""
+        self.written = 0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time."""
+        return self.stopping or time.monotonic() - self._last >= self._wait
+
+    def save(self, write: Callable[[], None]) -> None:
+        """Do it."""
+        started = time.monotonic()
+        write()
+        self._last = time.monotonic()
+        self.seconds += self._last - started
+        self.written += 1
+        # The first one's cost was unknown: what it took too much, the time to the next makes up for.
+        self._wait = max(self._every, (self._last - started) / COST)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within this, signals are requests."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {each: signal.signal(each, self._asked) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def _asked(self, number: int, _frame: object) -> None:
+        if self.stopping and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stopping = True
+
+
+def plain(options: settings.Train) -> dict[str, Any]:
+    """Settings as JSON has them."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+
+
+def versions() -> dict[str, str]:
+    """Of what makes the bits."""
+    names = ("torch", "transformers", "tokenizers", "numpy")
+    try:
+        own = version("itda")
+    except PackageNotFoundError:  # a checkout that runs as it is
+        own = "not installed"
+    return {"itda": own, **{name: version(name) for name in names}, "python": platform.python_version()}
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= {f"{name} {inner}": each for inner, each in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _said(name: str) -> str:
+    return {
+        "fingerprint": "the corpus",
+        "model_fingerprint": "the model",
+        "revision": "the commit of the model",
+        "tokenizer": "the tokenizer",
+        "activations": "the folder of activations",
+    }.get(name, name)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:8]}…"

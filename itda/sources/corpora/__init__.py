@@ -1,0 +1,1 @@
+"""Corpora: documents with stable ids, from files, folders, Python itself or the Hub."""

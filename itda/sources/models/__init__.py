@@ -1,0 +1,1 @@
+"""Language models: found by name, loaded, tried, and read at their sites."""

@@ -1,0 +1,102 @@
+"""What a source needs of a language model, wherever it runs: in memory, block by block, elsewhere, on many machines."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from jaxtyping import Float
+from torch import Tensor
+
+from itda.core.batch import Site
+from itda.sources.tokenizing.special import Bos
+from itda.sources.tokenizing.windows import Group, Windower
+
+
+class ActivationModel(ABC):
+    """A language model whose activations can be read, many groups of windows at a time.
+
+    Whoever implements it gives the activations of the model's ordinary forward pass over each group alone, to the bit.
+
+    >>> from itda.sources.models.transformers import LanguageModel
+    >>> model: ActivationModel = LanguageModel.load("tiny")
+    >>> model.layers, model.d_model, model.dtype
+    (6, 192, 'float32')
+    """
+
+    name: str
+    """As the user gave it: a Hub id, a folder, or tiny."""
+
+    watch: Callable[[str], object] = staticmethod(lambda _place: None)
+    """Called often where nothing is yielded for long, with what is being done; what it raises ends that."""
+
+    def __repr__(self) -> str:
+        # That of a dataclass would have every module, and the tokenizer's vocabulary.
+        where = f" on {self.device}" if self.device else ""
+        return f"<{type(self).__name__} {self.name}: {self.layers} layers of width {self.d_model}, {self.dtype}{where}>"
+
+    @contextmanager
+    def watched(self, watch: Callable[[str], object]) -> Iterator[None]:
+        """Within this, `watch` is another one."""
+        before, self.watch = self.watch, watch
+        try:
+            yield
+        finally:
+            self.watch = before
+
+    @property
+    @abstractmethod
+    def layers(self) -> int:
+        """Number of blocks."""
+
+    @property
+    @abstractmethod
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+
+    @property
+    @abstractmethod
+    def revision(self) -> str | None:
+        """The commit of a model from the Hub."""
+
+    @property
+    @abstractmethod
+    def tokenizer_hash(self) -> str | None:
+        """SHA-256 of what the tokenizer does."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> str:
+        """Of its weights: float32, bfloat16, ..."""
+
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """Where it runs: cpu, cuda:0, ..."""
+
+    @abstractmethod
+    def windower(self, window: int, bos: Bos = "auto") -> Windower:
+        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context.
+
+        `bos` says what stands in front of each: `itda.sources.tokenizing.special`.
+        """
+
+    @abstractmethod
+    def check(self, sites: Sequence[Site]) -> None:
+        """Raises `ModelError` for a site that the model does not have."""
+
+    @abstractmethod
+    def flight(self, tokens: int) -> int:
+        """How many groups of `tokens` tokens each, padding included, are best given to `harvest` together."""
+
+    @abstractmethod
+    def harvest(
+        self, groups: Sequence[Group], sites: Sequence[Site]
+    ) -> Iterator[tuple[int, Mapping[Site, Float[Tensor, "activations d_model"]]]]:
+        """The activations of some groups at the places where their `is_activation` is true, row by row.
+
+        Yields the number of a group, and activations of some of the sites, [activations, d_model], in the model's
+        dtype and on its device. Each site comes once for each group, the groups of a site in order; nothing else is
+        promised: all sites of a group may come at once, or one site of all groups first.
+        """

@@ -1,0 +1,233 @@
+"""Activations from any decoder-only or encoder model that transformers loads, by forward hooks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from itda.core.batch import Site
+from itda.errors import ModelError
+from itda.sources.models.base import ActivationModel
+from itda.sources.models.blocks import Place, find_blocks, text_config
+from itda.sources.models.hooks import Hook, evaluating, hooked
+from itda.sources.models.limits import context_of, predicts_next, rows_of
+from itda.sources.models.named import Checkpoint
+from itda.sources.models.splicing import Splice, Spliced
+from itda.sources.models.trial import places
+from itda.sources.tokenizing.special import Bos
+from itda.sources.tokenizing.windows import Group, Windower
+
+Replace = Callable[[Tensor], Tensor]
+
+
+class _Stop(Exception):  # noqa: N818 - not an error: the last site has been read
+    pass
+
+
+@dataclass(eq=False, repr=False)
+class LanguageModel(ActivationModel):
+    """A transformers model with its tokenizer, whose sites can be read and replaced, from many threads at once.
+
+    >>> model = LanguageModel.load("tiny")
+    >>> model.layers, model.d_model
+    (6, 192)
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str = "model"
+    commit: str | None = None
+    """Of a model from the Hub."""
+
+    @staticmethod
+    def load(
+        name: str,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
+    ) -> LanguageModel:
+        """Load a Hub id, a local folder, or `tiny`, the bundled model.
+
+        `device` auto is a GPU where there is one; `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere.
+        Raises `ModelError` if there is no such model, or it cannot be reached or read.
+        """
+        named = Checkpoint.named(
+            name, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        with named.explained():
+            model, tokenizer = named.model(), named.tokenizer()
+            torch.nn.Module.to(model, named.device)
+        return LanguageModel(model.eval(), tokenizer, name, named.commit)
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return len(find_blocks(self.model))
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return text_config(self.model).hidden_size
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens that the model reads, where its configuration says so."""
+        return context_of(self.model)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether it predicts the next token."""
+        return predicts_next(self.model)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a model from the Hub."""
+        return self.commit
+
+    @property
+    def dtype(self) -> str:
+        """Of its weights: float32, bfloat16, ..."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        """Where it runs: cpu, cuda:0, ..."""
+        return str(self.model.device)
+
+    @property
+    def tokenizer_hash(self) -> str | None:
+        """SHA-256 of what the tokenizer does: two models with the same one cut text into the same tokens."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        parts = json.loads(backend.to_str())
+        # The last call may have left its own padding and truncation there.
+        shown = {name: value for name, value in parts.items() if name not in ("padding", "truncation")}
+        return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
+
+    def windower(self, window: int, bos: Bos = "auto") -> Windower:
+        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context.
+
+        `bos` says what stands in front of each: `itda.sources.tokenizing.special`.
+        """
+        made = Windower(self.tokenizer, window, context=self.context, bos=bos)
+        if made.pad >= rows_of(self.model):  # a token that was added, and the embedding left as it was
+            made.pad = 0  # padding is masked
+        return made
+
+    @torch.inference_mode()
+    def activations(self, group: Group, sites: Sequence[Site]) -> dict[Site, Float[Tensor, "windows tokens d_model"]]:
+        """The activations at every position of a group, as the model computes them; stops after the last site.
+
+        Raises `ModelError` for a site that the model does not have.
+        """
+        found: dict[Site, Tensor] = {}
+        places = self.places(sites)
+
+        def reader(site: Site) -> Hook:
+            def read(output: Any) -> None:
+                found[site] = places[site].read(output, group.input_ids.shape, self.d_model)
+                if len(found) == len(places):
+                    raise _Stop
+
+            return read
+
+        with hooked([(place.module, reader(site)) for site, place in places.items()]), suppress(_Stop):
+            self.forward(self.model.base_model, group)
+        missing = [str(site) for site in places if site not in found]
+        if missing:
+            raise ModelError(f"{self.name} ran without its {missing[0]}: choose another layer")
+        return {site: found[site] for site in sites}
+
+    @torch.inference_mode()
+    def places(self, sites: Sequence[Site]) -> dict[Site, Place]:
+        """Where the activations of some sites are, by trial before their first use: `itda.sources.models.trial`.
+
+        Raises `ModelError` for a site that the model does not have, or that cannot be read.
+        """
+        return places(self.model, self.tokenizer, sites, lambda group: self.forward(self.model.base_model, group))
+
+    def check(self, sites: Sequence[Site]) -> None:
+        """Raises `ModelError` for a site that the model does not have, or that cannot be read."""
+        self.places(sites)
+
+    def flight(self, tokens: int, branches: int = 1) -> int:  # noqa: ARG002
+        """One group at a time: the model is in memory, and nothing is won by running several together."""
+        return 1
+
+    def harvest(
+        self, groups: Sequence[Group], sites: Sequence[Site]
+    ) -> Iterator[tuple[int, dict[Site, Float[Tensor, "activations d_model"]]]]:
+        """The activations of each group at the places where its `is_activation` is true: see `ActivationModel`."""
+        for place, group in enumerate(groups):
+            found = self.activations(group, sites)
+            yield place, {site: x[group.is_activation.to(x.device)] for site, x in found.items()}
+
+    @torch.inference_mode()
+    def logits(
+        self, group: Group, site: Site | None = None, replace: Replace | None = None
+    ) -> Float[Tensor, "windows tokens vocabulary"]:
+        """Next-token logits; with `replace`, a function of activations [n, d_model], spliced in at `site`.
+
+        Only positions with a token of the text are replaced. Raises `ModelError` for a model without logits.
+        """
+        if not self.is_causal:
+            raise ModelError(f"{self.name} does not predict the next token: evaluate a causal language model")
+        mask = group.is_activation.to(self.model.device)
+
+        if site is None or replace is None:
+            return self.forward(self.model, group).logits
+        place = self.places([site])[site]
+
+        def splice(output: Any) -> Any:
+            activations = place.read(output, mask.shape, self.d_model)[mask]
+            return place.write(output, replace(activations), mask)
+
+        with hooked([(place.module, splice)]):
+            return self.forward(self.model, group).logits
+
+    def spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]:
+        """The predictions of some groups, clean and with other activations at each site in turn: the whole model each.
+
+        Yields, for each group and some of its predictions, the clean logits and then those of each splice. A model
+        that predicts nothing yields nothing. `itda.evaluation.resumption` does the same in less time.
+        """
+        for place, group in enumerate(groups):
+            predicts, rows = group.predicts.to(self.model.device), torch.arange(int(group.predicts.sum()))
+            scored = self.is_causal and len(rows) > 0
+            if scored:
+                yield Spliced(place, None, rows, self.logits(group)[predicts])
+            for site, activations in self.activations(group, sites).items():
+                x = activations[group.is_activation.to(activations.device)]
+                replacements = splice(place, site, x)
+                for name, values in replacements.items() if scored else ():
+                    logits = self.logits(group, site, lambda _, values=values: values)
+                    yield Spliced(place, (site, name), rows, logits[predicts])
+
+    def forward(self, model: torch.nn.Module, group: Group, **options: Any) -> Any:
+        """What the model, or its base model, makes of a group; `options` as its own forward pass has them.
+
+        A model in train mode is in evaluation mode meanwhile. Raises `ModelError` for a token that the model does not
+        have.
+        """
+        device, rows = self.model.device, rows_of(self.model)
+        highest = int(group.input_ids.max())
+        if highest >= rows:
+            raise ModelError(
+                f"the text has token {highest}, and {self.name} has embeddings for {rows} tokens: use the tokenizer "
+                "that it was trained with"
+            )
+        ids, mask = group.input_ids.to(device), group.attention_mask.to(device)
+        with evaluating(self.model):
+            return model(input_ids=ids, attention_mask=mask, use_cache=False, **options)

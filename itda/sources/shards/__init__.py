@@ -1,0 +1,1 @@
+"""Activations kept on disk."""

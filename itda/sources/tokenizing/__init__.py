@@ -1,0 +1,1 @@
+"""From documents to windows of tokens, and back to the characters of each token."""

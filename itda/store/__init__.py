@@ -1,0 +1,1 @@
+"""Run folders: dictionaries, records and checkpoints on disk, and dictionaries on the Hub."""

@@ -1,0 +1,271 @@
+"""The run folder: dictionaries, labels and settings on disk, and on the Hub.
+
+A folder is written under a temporary name beside its own and renamed when it is whole, so a killed process leaves
+either all of it or nothing that could be taken for it. Nothing is ever unpickled. `itda.files` writes and
+renames, `itda.store.records` reads what needs no tensors.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from itda.core.batch import Site
+from itda.core.dictionary import ITDA
+from itda.core.labels import Label, Labels
+from itda.core.tokens import Tokens
+from itda.errors import SettingError, StoreError
+from itda.files import (
+    DICTIONARY_FILES,
+    DICTIONARY_FORMAT,
+    FORMAT_VERSION,
+    TOKENS_FORMAT,
+    new_folder,
+    read_json,
+    write_json,
+)
+
+
+def save_dictionary(model: ITDA, folder: Path) -> None:
+    """Write one dictionary to a new folder. Raises `StoreError` if it exists."""
+    with new_folder(folder) as partial:
+        write_dictionary(model, partial)
+
+
+def write_dictionary(model: ITDA, folder: Path) -> None:
+    """Write one dictionary's files into a folder that nobody reads yet."""
+    config = {
+        "format": DICTIONARY_FORMAT,
+        "format_version": FORMAT_VERSION,
+        "d_model": model.d_model,
+        "atoms": len(model),
+        "k": model.k,
+        "pursuit": model.pursuit,
+        "offset": model.offset is not None,
+        "threshold": model.threshold,
+        "mode": model.mode,
+        "refined": model.fidelity is not None,
+        "massive_norm": model.massive_norm,
+        "site": str(model.site) if model.site is not None else None,
+        "provenance": dict(model.provenance),
+    }
+    tensors = {"atoms": model.atoms.cpu().contiguous()}
+    if model.offset is not None:
+        tensors["offset"] = model.offset.cpu().contiguous()
+    if model.fidelity is not None:
+        tensors["fidelity"] = model.fidelity.cpu().contiguous()
+    if model.novelty is not None:
+        tensors["novelty"] = model.novelty.cpu().contiguous()
+    save_file(tensors, folder / "atoms.safetensors", {"format": DICTIONARY_FORMAT})
+    pyarrow.parquet.write_table(_table_of(model.labels), folder / "labels.parquet")
+    (folder / "README.md").write_text(model_card(model), encoding="utf-8")
+    write_json(folder / "config.json", config)
+
+
+def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
+    """Read a dictionary from a folder, or from a Hub repository. Raises `StoreError`."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        folder = _download(str(source), revision)
+    config = read_json(folder / "config.json", DICTIONARY_FORMAT)
+    try:
+        tensors = load_file(folder / "atoms.safetensors")
+        labels = _labels_of(pyarrow.parquet.read_table(folder / "labels.parquet"))
+        atoms, offset = tensors["atoms"], tensors["offset"] if config["offset"] else None
+        if atoms.shape != (config["atoms"], config["d_model"]):
+            raise StoreError(
+                f"{folder} holds atoms of shape {tuple(atoms.shape)}, not those of its config: get it anew"
+            )
+        return ITDA(
+            atoms=atoms,
+            labels=labels,
+            k=config["k"],
+            pursuit=config["pursuit"],
+            offset=offset,
+            threshold=config["threshold"],
+            mode=config["mode"],
+            # Absent from what was written before there was refinement.
+            fidelity=tensors["fidelity"] if config.get("refined", False) else None,
+            # Absent from older dictionaries, and from those of mode reference.
+            novelty=tensors.get("novelty"),
+            # Absent from what was written before there was the rule.
+            massive_norm=config.get("massive_norm"),
+            site=Site.parse(config["site"]) if config["site"] is not None else None,
+            provenance=config["provenance"],
+        )
+    except (OSError, SafetensorError, pyarrow.ArrowException, KeyError, TypeError, SettingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StoreError(f"{folder} is damaged or not whole ({reason[:150]}): write or download it anew") from error
+
+
+def push_dictionary(model: ITDA, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+    """Upload a dictionary to the Hub; returns the address of the commit. Raises `StoreError` if that fails."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_dictionary(_without_paths(model), folder)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload an ITDA dictionary")
+        except Exception as error:  # the HTTP library's own errors, which change from release to release
+            raise StoreError(
+                f"cannot push to {repo_id} ({str(error).splitlines()[0][:150]}): check the name, the network and "
+                "`hf auth whoami`"
+            ) from error
+    return str(commit.commit_url)
+
+
+def _without_paths(model: ITDA) -> ITDA:
+    """The same, with the names alone of the folders that its model and corpus were in: others have none of these."""
+    made = dict(model.provenance)
+    for name in ("model", "corpus"):
+        if isinstance(made.get(name), str) and Path(made[name]).is_absolute():
+            made[name] = Path(made[name]).name
+    return replace(model, provenance=made)
+
+
+def write_tokens(tokens: Tokens, path: Path) -> None:
+    """Write the tokens that a run read into a folder that nobody reads yet: about a byte for each."""
+    names = pyarrow.array(tokens.documents, pyarrow.string())
+    columns = {
+        "document": pyarrow.DictionaryArray.from_arrays(pyarrow.array(tokens.document), names),
+        "position": pyarrow.array(tokens.position),
+        "char_end": pyarrow.array(tokens.char_end),
+    }
+    # Both grow by little from token to token.
+    packed = {"position": "DELTA_BINARY_PACKED", "char_end": "DELTA_BINARY_PACKED"}
+    table = pyarrow.table(columns).replace_schema_metadata({"format": TOKENS_FORMAT})
+    pyarrow.parquet.write_table(
+        table,
+        path,
+        compression="zstd",
+        use_dictionary=["document"],  # pyright: ignore[reportArgumentType] - its stub knows bool alone
+        column_encoding=packed,
+        row_group_size=len(table) or 1,
+    )
+
+
+def read_tokens(run: Path) -> Tokens:
+    """The tokens that a run read. Raises `StoreError` if it does not say, or the file is damaged."""
+    path = run / "tokens.parquet"
+    if not path.exists():
+        raise StoreError(f"{run} does not say which tokens it read (an older itda made it): train it anew")
+    try:
+        table = pyarrow.parquet.read_table(path).combine_chunks()
+        document = table["document"].combine_chunks()
+        names = document.dictionary.to_pylist()
+        columns = (document.indices, table["position"].combine_chunks(), table["char_end"].combine_chunks())
+        return Tokens(names, *(np.asarray(column).astype(np.int32) for column in columns))
+    except (OSError, pyarrow.ArrowException, KeyError, AttributeError) as error:
+        raise StoreError(f"{path} cannot be read, it may be cut short: train the run anew") from error
+
+
+def model_card(model: ITDA) -> str:
+    """The README of a dictionary's folder, with the metadata that the Hub reads."""
+    made = model.provenance
+    base = made.get("model")
+    repository = base.partition(":")[0] if isinstance(base, str) else ""
+    tag = f"base_model: {repository}\n" if repository.count("/") == 1 and repository[0] not in "./~" else ""
+    return f"""---
+library_name: itda
+tags: [itda, interpretability, sparse-coding]
+{tag}---
+
+# ITDA dictionary: {base or "a model"}, {model.site or "one site"}
+
+{len(model):,} atoms of width {model.d_model}. Each is an activation of the model, divided by its norm, and labelled
+with the document and the token at which it was read (`labels.parquet`). An activation is decomposed into at most
+{model.k} of them by the pursuit `{model.pursuit}`.{_on_refinement(model)}
+
+| setting | value |
+|---|---|
+{_on_quantisation(made)}| mode | {model.mode} |
+| threshold | {model.threshold} |
+| corpus | {made.get("corpus", "-")} |
+| tokens | {made.get("tokens", "-")} |
+| window | {made.get("window", "-")}{_on_front(made)} |
+{_on_massive(model)}
+```python
+import itda
+model = itda.ITDA.from_pretrained("path or repository")
+code = model.encode(activations)      # activations [batch, {model.d_model}]
+model.labels[code.indices]            # the labels of the atoms
+```
+
+Method: Leask, Nanda, Al Moubayed, "Inference-Time Decomposition of Activations (ITDA)", ICML 2025, arXiv 2505.17769.
+"""
+
+
+def _on_front(made: Mapping[str, Any]) -> str:
+    if "prefix" not in made:
+        return ""
+    return f", each begins with {' '.join(made['prefix'])}" if made["prefix"] else ", without a BOS"
+
+
+def _on_massive(model: ITDA) -> str:
+    if model.massive_norm is None:
+        return ""
+    found = model.provenance.get("massive", {})
+    said = f", as had {found['tokens']:,} of {found['seen']:,} tokens of training" if "seen" in found else ""
+    return f"""
+Activations of a norm above {model.massive_norm:.6g}{said}, are massive: outliers that no measure here counts
+(`model.is_massive`).
+"""
+
+
+def _on_quantisation(made: Mapping[str, Any]) -> str:
+    return f"| the model is stored as | {made['quantisation']} |\n" if made.get("quantisation") else ""
+
+
+def _on_refinement(model: ITDA) -> str:
+    if model.fidelity is None:
+        return ""
+    return f"""
+
+The atoms are refined: each was moved from its activation to where it reconstructs better. Their cosine to the
+activation that the label names (`fidelity`) is {model.fidelity.median():.3f} in the median and
+{model.fidelity.min():.3f} at least."""
+
+
+def _table_of(labels: Labels) -> pyarrow.Table:
+    rows = list(labels)
+    text = pyarrow.string()
+    columns = {
+        "document": pyarrow.array([label.document for label in rows], text),
+        "position": pyarrow.array(labels.position),
+        "char_start": pyarrow.array(labels.char_start),
+        "char_end": pyarrow.array(labels.char_end),
+        "token_id": pyarrow.array(labels.token_id),
+        "token": pyarrow.array([label.token for label in rows], text),
+        "before": pyarrow.array([label.before for label in rows], text),
+        "after": pyarrow.array([label.after for label in rows], text),
+    }
+    return pyarrow.table(columns)
+
+
+def _labels_of(table: pyarrow.Table) -> Labels:
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    names = ("document", "position", "char_start", "char_end", "token_id", "before", "token", "after")
+    return Labels.of(*(Label(*row) for row in zip(*(columns[name] for name in names), strict=True)))
+
+
+def _download(repo_id: str, revision: str | None) -> Path:
+    if repo_id.count("/") != 1 or repo_id[0] in "./~":
+        raise StoreError(f"no folder {repo_id}: check the path, or name a Hub repository as user/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(DICTIONARY_FILES)))
+    except Exception as error:  # the HTTP library's own errors, which change from release to release
+        raise StoreError(
+            f"no folder {repo_id}, and it cannot be had from the Hub: check the name, the network and `hf auth whoami`"
+        ) from error

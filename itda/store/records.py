@@ -1,0 +1,155 @@
+"""What a run folder says of itself: JSON, and the headers of files. No tensors, so it is read at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from itda.core.site import Site
+from itda.errors import SettingError, StoreError
+from itda.files import DICTIONARY_FORMAT, METRICS_FORMAT, RUN_FORMAT, read_json
+
+UNFINISHED = "unfinished.json"
+"""The file of a run that is being made: `itda.recipes.run_in_progress`."""
+
+PARQUET = b"PAR1"
+"""What a whole .parquet file begins and ends with."""
+
+
+@dataclass(frozen=True)
+class DictionaryRecord:
+    """A dictionary's sizes and settings."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    """What its config.json says."""
+    fidelity: np.ndarray | None
+    """[atoms], sorted: the cosine of each atom to the activation that its label names; None if it is not refined."""
+    metrics: Mapping[str, Any] | None
+    """What `itda evaluate` measured; None if it has not."""
+
+    def __repr__(self) -> str:
+        return f"<DictionaryRecord {self.folder}: {self.atoms:,} atoms of width {self.config['d_model']}>"
+
+    @property
+    def atoms(self) -> int:
+        """How many it has."""
+        return self.config["atoms"]
+
+    @property
+    def massive(self) -> Mapping[str, Any] | None:
+        """What training found of massive activations; None where the rule was off, or in older dictionaries."""
+        return self.config.get("provenance", {}).get("massive")
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What `itda info --json` says of it."""
+        found = {name: self.config[name] for name in ("atoms", "d_model", "k")}
+        if self.massive is not None:
+            found["massive"] = dict(self.massive)
+        if self.fidelity is not None and len(self.fidelity):
+            middle = self.fidelity[(len(self.fidelity) - 1) // 2]
+            found["fidelity"] = {"median": float(middle), "least": float(self.fidelity[0])}
+        return found | ({"metrics": dict(self.metrics)} if self.metrics is not None else {})
+
+    @staticmethod
+    def read(folder: Path) -> DictionaryRecord:
+        """That of a dictionary's folder. Raises `StoreError` if it is damaged, as far as headers tell."""
+        config = read_json(folder / "config.json", DICTIONARY_FORMAT)
+        metrics = folder / "metrics.json"
+        try:
+            with safe_open(folder / "atoms.safetensors", "numpy") as file:
+                shape = tuple(file.get_slice("atoms").get_shape())
+                fidelity = np.sort(file.get_tensor("fidelity")) if config.get("refined", False) else None
+            wanted = config["atoms"], config["d_model"]
+            if shape != wanted:
+                raise StoreError(f"{folder} holds atoms of shape {shape}, not those of its config: get it anew")
+            with (folder / "labels.parquet").open("rb") as labels:
+                start = labels.read(4)
+                labels.seek(-4, 2)
+                if not start == labels.read(4) == PARQUET:
+                    raise StoreError(
+                        f"{folder} is damaged or not whole (labels.parquet is cut short): write or download it anew"
+                    )
+            for name in ("k", "pursuit", "threshold"):
+                config[name]  # what every reader asks for
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise StoreError(f"{folder} is damaged or not whole ({reason[:150]}): write or download it anew") from error
+        found = read_json(metrics, METRICS_FORMAT) if metrics.exists() else None
+        return DictionaryRecord(folder, config, fidelity, found)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run folder, opened."""
+
+    folder: Path
+    record: Mapping[str, Any]
+    """What run.json says."""
+    sites: Mapping[Site, Path]
+
+    def __repr__(self) -> str:
+        # That of a dataclass would have every setting and version.
+        return f"<{type(self).__name__} {self.folder}: {'; '.join(self._facts.values())}>"
+
+    def _repr_html_(self) -> str:
+        from itda.core.display.summaries import facts_html
+
+        return facts_html(f"{type(self).__name__} {self.folder}", self._facts)
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        made, known = self.record, self.record.get("settings", {})
+        of = f"{made.get('model')} on {made.get('corpus')}"
+        found = {"of": " ".join(of.split())[:100]}
+        if "tokens" in made:
+            found["tokens"] = f"{made['tokens']:,} tokens"
+        if "mode" in known:
+            found["mode"] = f"mode {known['mode']}"
+        return found | {"sites": ", ".join(map(str, self.sites))}
+
+    def summaries(self) -> dict[Site, DictionaryRecord]:
+        """What its dictionaries say of themselves. Raises `StoreError`."""
+        return {site: DictionaryRecord.read(folder) for site, folder in self.sites.items()}
+
+    def values(self, summaries: Mapping[Site, DictionaryRecord]) -> dict[str, Any]:
+        """What `itda info --json` says."""
+        return {**self.record, "dictionaries": {str(site): made.values for site, made in summaries.items()}}
+
+
+def open_record(folder: Path) -> RunRecord:
+    """Open a run folder. Raises `StoreError` if it is missing, foreign or not whole."""
+    if (folder / UNFINISHED).exists() and not (folder / "run.json").exists():
+        raise StoreError(f"{folder} is unfinished: go on with itda train --resume {folder}")
+    sites = dictionaries(folder)
+    return RunRecord(folder, read_json(folder / "run.json", RUN_FORMAT), sites)
+
+
+def chosen_site(run: RunRecord, layer: str | None) -> Site:
+    """The site that the user names, or the middle one. Raises `SettingError` if the run lacks it."""
+    sites = list(run.sites)
+    if layer is None:
+        return sites[len(sites) // 2]
+    site = Site.parse(layer)
+    if site not in run.sites:
+        names = ", ".join(s.short for s in sites)
+        raise SettingError(f"the run has no layer {layer}: it has {names}")
+    return site
+
+
+def dictionaries(run: Path) -> dict[Site, Path]:
+    """The dictionaries of a run by site. Raises `StoreError` if the folder is not a run."""
+    if not run.is_dir():
+        raise StoreError(f"no run folder {run}: check the path, or make one with `itda train`")
+    sites = read_json(run / "run.json", RUN_FORMAT).get("sites", [])
+    found = {Site.parse(name): run / name for name in sites}
+    for folder in found.values():
+        if not folder.is_dir():
+            raise StoreError(f"{run} lacks its {folder.name}: it is not whole, train or copy it anew")
+    return found

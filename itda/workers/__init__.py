@@ -1,0 +1,1 @@
+"""Ray: a model over several workers, and trainers over several workers."""
