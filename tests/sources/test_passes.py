@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sources.models.families import shared
 
 from itda.core.batch import Site
 from itda.sources.passes import LEAST, MOST, Passes, Steps, passes, tokens_as_long
-from sources.models.families import shared
 
 
 @pytest.mark.parametrize(
