@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int32, Int64
 
 from itda.core.labels import Labels
-from itda.core.training.state import State
+from itda.core.training.state import TrainingState
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +62,12 @@ class TokenLog:
         """All that was noted."""
         return Tokens(list(self._number), *self._columns())
 
-    def state(self) -> State:
+    def state(self) -> TrainingState:
         """All that `restore` needs to go on from here."""
         values = {"of": "TokenLog", "settings": {}, "documents": list(self._number)}
-        return State(values, {"columns": torch.from_numpy(self._columns())}, {})
+        return TrainingState(values, {"columns": torch.from_numpy(self._columns())}, {})
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Go on from a state. Raises `SettingError` if this log is not new."""
         state.check("TokenLog", {}, sum(part.shape[1] for part in self._parts))
         self._number = {document: i for i, document in enumerate(state.values["documents"])}

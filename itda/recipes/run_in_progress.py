@@ -26,7 +26,7 @@ import torch
 
 from itda import config as settings
 from itda.checks import check_free, check_resumable
-from itda.core.training.state import State
+from itda.core.training.state import TrainingState
 from itda.errors import StoreError
 from itda.files import FORMAT_VERSION, RUN_FORMAT, is_full, locked, read_json, write_json
 from itda.store.checkpoints import Checkpoint, latest_checkpoint, write_checkpoint
@@ -145,7 +145,7 @@ class Unfinished:
         """The state to go on from; None for the beginning. Raises `StoreError` if all that there is is damaged."""
         return latest_checkpoint(self.folder / CHECKPOINTS)
 
-    def write(self, record: Mapping[str, Any], states: Mapping[str, State]) -> None:
+    def write(self, record: Mapping[str, Any], states: Mapping[str, TrainingState]) -> None:
         """Write a checkpoint. Raises `StoreError`; the one before stays."""
         write_checkpoint(self.folder / CHECKPOINTS, record, states, remedy=f"then go on with {self.remedy}")
 

@@ -13,7 +13,7 @@ from itda.core.batch import ActivationBatch, Site
 from itda.core.dictionary import ITDA
 from itda.core.massive import massive
 from itda.core.training.reference import ReferenceTrainer
-from itda.core.training.state import State
+from itda.core.training.state import TrainingState
 from itda.core.training.trainer import Builder
 from itda.recipes.activation_source import tokens_of
 from itda.recipes.runs import Progress
@@ -35,11 +35,11 @@ class Trainers(Protocol):
         """What the dictionaries so far leave unexplained of activations [batch, d_model], massive ones left out."""
         ...
 
-    def states(self) -> Mapping[Site, State]:
+    def states(self) -> Mapping[Site, TrainingState]:
         """What it takes to go on."""
         ...
 
-    def restore(self, states: Mapping[Site, State]) -> None:
+    def restore(self, states: Mapping[Site, TrainingState]) -> None:
         """Go on from there."""
         ...
 
@@ -88,11 +88,11 @@ class LocalTrainers:
                 found[site] = trainer.finish().decompose(x)[1]
         return found
 
-    def states(self) -> dict[Site, State]:
+    def states(self) -> dict[Site, TrainingState]:
         """What it takes to go on."""
         return {site: trainer.state() for site, trainer in self.trainers.items()}
 
-    def restore(self, states: Mapping[Site, State]) -> None:
+    def restore(self, states: Mapping[Site, TrainingState]) -> None:
         """Go on from there."""
         for site, state in states.items():
             self.trainers[site].restore(state)

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from itda.core.labels import Labels
-from itda.core.training.state import State
+from itda.core.training.state import TrainingState
 from itda.errors import StoreError
 from itda.files import is_full
 
@@ -62,7 +62,7 @@ class Checkpoint:
 
     path: Path
     record: dict[str, Any]
-    states: dict[str, State]
+    states: dict[str, TrainingState]
     """Their tensors are mapped from the files, and read when they are used."""
     skipped: list[str]
     """Newer checkpoints that are not whole: name and reason, newest first."""
@@ -73,7 +73,7 @@ class _DamageError(Exception):
 
 
 def write_checkpoint(
-    folder: Path, record: Mapping[str, Any], states: Mapping[str, State], *, remedy: str = "then resume the run"
+    folder: Path, record: Mapping[str, Any], states: Mapping[str, TrainingState], *, remedy: str = "then resume the run"
 ) -> Path:
     """Write the next checkpoint of `folder`, and remove those before the newest `KEPT` whole ones.
 
@@ -83,7 +83,8 @@ def write_checkpoint(
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = write_checkpoint(Path(folder), {"tokens": 2}, {"layer_3": State({}, {"atoms": torch.eye(2)}, {})})
+    ...     state = TrainingState({}, {"atoms": torch.eye(2)}, {})
+    ...     path = write_checkpoint(Path(folder), {"tokens": 2}, {"layer_3": state})
     ...     read = latest_checkpoint(Path(folder))
     >>> path.name, read.record, read.skipped
     ('checkpoint-000001', {'tokens': 2}, [])
@@ -204,7 +205,7 @@ def _hash_of(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, allow_nan=False).encode()).hexdigest()
 
 
-def _write_state(path: Path, state: State) -> dict[str, Any]:
+def _write_state(path: Path, state: TrainingState) -> dict[str, Any]:
     """Write tensors and labels; returns what the record says of the file.
 
     A safetensors file, written here and not by its library so that it is hashed on its way, without a copy in memory,
@@ -238,7 +239,7 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _read_state(path: Path, of: dict[str, Any]) -> State:
+def _read_state(path: Path, of: dict[str, Any]) -> TrainingState:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -253,7 +254,7 @@ def _read_state(path: Path, of: dict[str, Any]) -> State:
     read = load_file(path)
     start = "tensors/"
     tensors = {name.removeprefix(start): tensor for name, tensor in read.items() if name.startswith(start)}
-    return State(of["values"], tensors, {name: _labels_of(read, f"labels/{name}/") for name in of["labels"]})
+    return TrainingState(of["values"], tensors, {name: _labels_of(read, f"labels/{name}/") for name in of["labels"]})
 
 
 def _columns_of(labels: Labels) -> dict[str, Tensor]:

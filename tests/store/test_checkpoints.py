@@ -26,14 +26,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itda import Label, Labels
-from itda.core.training.state import State
+from itda.core.training.state import TrainingState
 from itda.errors import StoreError
 from itda.store.checkpoints import latest_checkpoint, write_checkpoint
 
 SITE = "layer_3.mlp_out"
 
 
-def state(number: int = 0) -> State:
+def state(number: int = 0) -> TrainingState:
     """Every dtype, empty and scalar tensors, odd text, floats that have no short name."""
     random = torch.Generator().manual_seed(number)
     x = torch.randn(5, 3, generator=random)
@@ -56,10 +56,10 @@ def state(number: int = 0) -> State:
         Label("\ud800", 2**40, 7, 9, -1, "a\x00", "\udfff\n", "😀"),
     ]
     values = {"threshold": 0.1 + 0.2, "tiny": 5e-324, "big": 2**70, "list": [1, None, "é\ud800"], "number": number}
-    return State(values, tensors, {"first": Labels.of(), "trainer.atoms": Labels.of(*rows, *rows[:2])})
+    return TrainingState(values, tensors, {"first": Labels.of(), "trainer.atoms": Labels.of(*rows, *rows[:2])})
 
 
-def assert_same_state(a: State, b: State) -> None:
+def assert_same_state(a: TrainingState, b: TrainingState) -> None:
     assert a.values == b.values
     assert a.tensors.keys() == b.tensors.keys()
     assert all(same_bits(bits(a.tensors[name]), bits(b.tensors[name])) for name in a.tensors)
@@ -96,7 +96,7 @@ def test_what_was_written_comes_back_to_the_bit(tmp_path):
 def test_rows_of_a_window_share_its_text_again(tmp_path):
     text = "window " * 20
     labels = Labels.of(*(Label("essay", i, i, i + 1, i, text[:i], text[i], text[i + 1 :]) for i in range(9)))
-    write_checkpoint(tmp_path, {}, {"a": State({}, {}, {"atoms": labels})})
+    write_checkpoint(tmp_path, {}, {"a": TrainingState({}, {}, {"atoms": labels})})
     read = latest_checkpoint(tmp_path)
     assert read is not None
     window = read.states["a"].labels["atoms"].window
@@ -109,7 +109,7 @@ def test_a_hundred_thousand_labels_take_no_time(tmp_path):
     texts = np.array([f"{'the text of a window ' * 10}{i}" for i in range(20_000)], dtype=object)
     labels = Labels(texts[rows // 500], rows, rows, rows + 1, rows, texts[rows // 5], rows)
     started = time.perf_counter()
-    write_checkpoint(tmp_path, {}, {"a": State({}, {}, {"atoms": labels})})
+    write_checkpoint(tmp_path, {}, {"a": TrainingState({}, {}, {"atoms": labels})})
     read = latest_checkpoint(tmp_path)
     assert time.perf_counter() - started < 5  # 0.2 s on an idle machine
     assert read is not None
@@ -264,7 +264,7 @@ def test_a_checkpoint_of_another_version_is_passed_over(tmp_path, monkeypatch):
 def test_training_goes_on_from_the_disk_to_the_same_bits(tmp_path_factory, name, seed, data):
     folder = tmp_path_factory.mktemp("run")
 
-    def through_disk(state: State) -> State:
+    def through_disk(state: TrainingState) -> TrainingState:
         write_checkpoint(folder, {}, {SITE: state})
         read = latest_checkpoint(folder)
         assert read is not None
@@ -287,7 +287,7 @@ def test_a_folder_that_cannot_be_made_is_one_line_with_the_remedy(tmp_path):
         latest_checkpoint(tmp_path / "file")
 
 
-BIG = State({}, {"atoms": torch.zeros(200_000)}, {})
+BIG = TrainingState({}, {"atoms": torch.zeros(200_000)}, {})
 REMEDY = "then go on with itda train --resume RUN"
 
 
@@ -336,10 +336,10 @@ import resource, sys
 from pathlib import Path
 import torch
 from itda.store.checkpoints import write_checkpoint
-from itda.core.training.state import State
+from itda.core.training.state import TrainingState
 from itda.errors import StoreError
 
-states = {name: State({}, {"x": torch.zeros(size)}, {}) for name, size in (("a", 100), ("b", 200_000))}
+states = {name: TrainingState({}, {"x": torch.zeros(size)}, {}) for name, size in (("a", 100), ("b", 200_000))}
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     write_checkpoint(Path(sys.argv[1]), {}, states, remedy="then go on with itda train --resume RUN")
@@ -367,14 +367,15 @@ import itertools, os, sys
 from pathlib import Path
 import torch
 from itda.store.checkpoints import write_checkpoint
-from itda.core.training.state import State
+from itda.core.training.state import TrainingState
 
 folder = Path(sys.argv[1])
 for line in sys.stdin:  # a child for each, so that the imports are paid for once
     child = os.fork()
     if child == 0:
         for number in itertools.count(int(line)):
-            states = {name: State({"n": number}, {"x": torch.full((50_000,), number)}, {}) for name in ("a", "b")}
+            state = TrainingState({"n": number}, {"x": torch.full((50_000,), number)}, {})
+            states = {"a": state, "b": state}
             write_checkpoint(folder, {"n": number}, states)
     print(child, flush=True)
     os.waitpid(child, 0)

@@ -12,7 +12,7 @@ from itda.core.dictionary import ITDA, check_offset, check_pursuit, target_of
 from itda.core.labels import Labels
 from itda.core.pursuit import Pursuit
 from itda.core.training.growth_cpu import Growth
-from itda.core.training.state import State
+from itda.core.training.state import TrainingState
 from itda.errors import SettingError
 
 
@@ -100,7 +100,7 @@ class Trainer:
             **parts,
         )
 
-    def state(self) -> State:
+    def state(self) -> TrainingState:
         """All that `restore` needs to go on from here."""
         tensors = {"atoms": self._growth.atoms.clone(), "novelty": self._growth.novelty}
         if self.offset is not None:
@@ -111,9 +111,9 @@ class Trainer:
             "tokens": self.tokens,
             "threshold": self.threshold,
         }
-        return State(values, tensors, {"atoms": Labels.concatenate(self._labels)})
+        return TrainingState(values, tensors, {"atoms": Labels.concatenate(self._labels)})
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Go on from a state: the dictionary becomes what it would have been without the interruption, to the bit.
 
         Raises `SettingError` if this trainer is not new or has other settings than the one the state was taken from;

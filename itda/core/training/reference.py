@@ -15,7 +15,7 @@ from torch import Tensor
 from itda.core.batch import ActivationBatch
 from itda.core.dictionary import ITDA, check_pursuit, target_of
 from itda.core.labels import Labels
-from itda.core.training.state import State
+from itda.core.training.state import TrainingState
 from itda.errors import SettingError
 
 EPSILON = 1e-9
@@ -87,12 +87,12 @@ class ReferenceTrainer:
             **{**parts, "mode": "reference"},
         )
 
-    def state(self) -> State:
+    def state(self) -> TrainingState:
         """All that `restore` needs to go on from here."""
         values = {"of": "ReferenceTrainer", "settings": self._settings, "tokens": self.tokens}
-        return State(values, {"atoms": self._atoms.cpu().clone()}, {"atoms": Labels.concatenate(self._labels)})
+        return TrainingState(values, {"atoms": self._atoms.cpu().clone()}, {"atoms": Labels.concatenate(self._labels)})
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Go on from a state: with the batches that would have come next, the dictionary is the same to the bit.
 
         Raises `SettingError` if this trainer is not new or has other settings than the one the state was taken from.

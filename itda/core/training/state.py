@@ -1,4 +1,4 @@
-"""State: all that training has to remember so that it can stop here and go on elsewhere, to the same bits."""
+"""Snapshots of training: all it has to remember to stop here and go on elsewhere, to the same bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from itda.errors import SettingError
 
 
 @dataclass(frozen=True, eq=False)
-class State:
+class TrainingState:
     """A snapshot of a `Trainer`, `Builder`, `ReferenceTrainer` or `TokenLog`: `state()` gives it, `restore` takes it.
 
     What follows from the rest is left out, and so is what changes no result (Gram rows, block sizes). Tensors are on
@@ -36,18 +36,18 @@ class State:
     tensors: dict[str, Tensor]
     labels: dict[str, Labels]
 
-    def holding(self, name: str, part: State) -> State:
+    def holding(self, name: str, part: TrainingState) -> TrainingState:
         """This state with that of a part of the object in it."""
-        return State(
+        return TrainingState(
             {**self.values, name: part.values},
             {**self.tensors, **{f"{name}.{key}": tensor for key, tensor in part.tensors.items()}},
             {**self.labels, **{f"{name}.{key}": labels for key, labels in part.labels.items()}},
         )
 
-    def part(self, name: str) -> State:
+    def part(self, name: str) -> TrainingState:
         """The inverse of `holding`."""
         start = f"{name}."
-        return State(
+        return TrainingState(
             self.values[name],
             {key.removeprefix(start): tensor for key, tensor in self.tensors.items() if key.startswith(start)},
             {key.removeprefix(start): labels for key, labels in self.labels.items() if key.startswith(start)},

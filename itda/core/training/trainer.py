@@ -22,7 +22,7 @@ from itda.core.pursuit import Pursuit
 from itda.core.training.greedy import Trainer
 from itda.core.training.refine import PASS_TOKENS, refine
 from itda.core.training.schedule import Schedule, calibrated, sample_of
-from itda.core.training.state import State
+from itda.core.training.state import TrainingState
 from itda.errors import SettingError
 
 OFFSET_TOKENS = 4096
@@ -160,7 +160,7 @@ class Builder:
         kept = torch.cat(self._kept) if self._kept else torch.empty(0, self.d_model)
         return refine(model, kept, passes=self.passes, min_fidelity=self.min_fidelity, progress=progress)
 
-    def state(self) -> State:
+    def state(self) -> TrainingState:
         """All that `restore` needs to go on from here."""
         # A group of one dtype each: a cut into batches changes nothing, a dtype would.
         schedule = self._schedule
@@ -177,10 +177,10 @@ class Builder:
             "schedule": {**schedule.state(), "tokens": schedule.tokens} if schedule is not None else None,
             "trainer": None,
         }
-        state = State(values, tensors, {"first": Labels.concatenate([batch.labels for batch in self._first])})
+        state = TrainingState(values, tensors, {"first": Labels.concatenate([batch.labels for batch in self._first])})
         return state if self._trainer is None else state.holding("trainer", self._trainer.state())
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Go on from a state: the dictionary becomes what it would have been without the interruption, to the bit.
 
         Raises `SettingError` if this builder is not new or has other settings than the one the state was taken from;

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from itda import ITDA, ActivationBatch, Builder, Label, Labels, ReferenceTrainer, Trainer
 from itda.core.pursuit import PURSUITS
 from itda.core.tokens import TokenLog
-from itda.core.training.state import State
+from itda.core.training.state import TrainingState
 from itda.errors import SettingError
 
 WIDTH, TOKENS = 12, 160
@@ -52,10 +52,10 @@ def interrupted(make, batch: ActivationBatch, cuts: list[int], stops: set[int], 
     return trainer
 
 
-def through_json(state: State) -> State:
+def through_json(state: TrainingState) -> TrainingState:
     """As a file would have it: values by JSON, tensors and labels of its own."""
     tensors = {name: tensor.clone() for name, tensor in state.tensors.items()}
-    return State(json.loads(json.dumps(state.values, allow_nan=False)), tensors, dict(state.labels))
+    return TrainingState(json.loads(json.dumps(state.values, allow_nan=False)), tensors, dict(state.labels))
 
 
 def assert_same(a: ITDA, b: ITDA) -> None:
