@@ -6,7 +6,7 @@ Activations and atoms are random directions, and once more with a mean direction
 Sides, all in float32 without TF32 unless they say so, timed in turn after one call to warm up, medians:
 
 - textbook: r D^T, abs and argmax at every step, dense codes, no Gram matrix;
-- plain: the oracle, `itda.core.pursuit.plain`; torch: `portable` with a kept Gram matrix; GpuPursuit: the way
+- plain: the oracle, `itda.core.pursuit.plain`; torch: `gram_torch` with a kept Gram matrix; GpuPursuit: the way
   that it takes; fast: its approximate mode, TF32 allowed; product: r D^T once, which no exact pursuit can do without;
 - Gram: computing the Gram matrix, which a dictionary needs once.
 
@@ -29,7 +29,7 @@ import torch
 
 from itda.core.code import SparseCode
 from itda.core.pursuit import gram_torch, plain
-from itda.core.pursuit.exact import full_precision_products
+from itda.core.pursuit.fixed_order import full_precision_products
 from itda.core.pursuit.gram_gpu import GpuPursuit, same
 
 FLOPS, BYTES = 60e12, 4.3e12

@@ -10,7 +10,7 @@ import pytest
 import itda
 
 # Triton is for GPUs, and not for every system.
-ABSENT = () if importlib.util.find_spec("triton") else ("triton_kernel", "triton_host")
+ABSENT = () if importlib.util.find_spec("triton") else ("gram_triton_kernel", "gram_triton")
 MODULES = [m.name for m in pkgutil.walk_packages(itda.__path__, "itda.") if not m.name.endswith(ABSENT)]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 from itda.core.dictionary import ITDA, check_width, target_of
-from itda.core.pursuit.exact import fixed_dot, fixed_sum, root, scaled, weighted_atoms
+from itda.core.pursuit.fixed_order import fixed_dot, fixed_sum, root, scaled, weighted_atoms
 from itda.core.pursuit.plain import RESOLUTION
 from itda.core.readout import best_cosines
 from itda.errors import SettingError

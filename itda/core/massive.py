@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from itda.core.pursuit.exact import fixed_dot, root
+from itda.core.pursuit.fixed_order import fixed_dot, root
 from itda.errors import SettingError
 
 MULTIPLE = 10.0

@@ -8,8 +8,8 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from itda.core.code import SparseCode
-from itda.core.pursuit.exact import fixed_dot, full_precision_products, root
-from itda.core.pursuit.gram_kernel import product_error
+from itda.core.pursuit.fixed_order import fixed_dot, full_precision_products, root
+from itda.core.pursuit.gram_cpu_kernel import product_error
 from itda.errors import SettingError
 
 CHUNK = 2**24

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
-from itda.core.pursuit.compiled import exact
+from itda.core.pursuit.compiled import as_written
 from itda.core.pursuit.threads import over_rows
 
 
@@ -53,14 +53,14 @@ def by_atom(
     return Uses(first, token, ranked, steps)
 
 
-@exact
+@as_written
 def _count(start: np.ndarray, atom: np.ndarray, steps: np.ndarray) -> None:
     for t in range(len(start) - 1):
         for u in range(start[t], start[t + 1]):
             steps[atom[u], u - start[t]] += 1
 
 
-@exact
+@as_written
 def _place(
     start: np.ndarray,
     atom: np.ndarray,
@@ -77,7 +77,7 @@ def _place(
             free[atom[u]] = place + 1
 
 
-@exact
+@as_written
 def _rank(atoms: np.ndarray, start: np.ndarray, token: np.ndarray, coefficient: np.ndarray) -> None:
     """Sort the uses of some atoms in place; a merge sort leaves equal ones in their order."""
     for i in atoms:

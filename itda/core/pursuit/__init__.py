@@ -10,7 +10,7 @@ from torch import Tensor
 
 from itda.core import memory
 from itda.core.code import SparseCode
-from itda.core.pursuit.exact import weighted_atoms
+from itda.core.pursuit.fixed_order import weighted_atoms
 from itda.core.pursuit.plain import pursue
 
 Pursuit = Literal["mp", "mp_refit", "omp"]

@@ -16,17 +16,17 @@ from numba.extending import intrinsic
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def exact(function: F) -> F:
+def as_written(function: F) -> F:
     """Compile as written: IEEE arithmetic, nothing contracted or reordered."""
     return _compiled(function)
 
 
 def inlined(function: F) -> F:
-    """As `exact`, into its caller: the dozens of array pointers of a call cost as much as a short step."""
+    """As `as_written`, into its caller: the dozens of array pointers of a call cost as much as a short step."""
     return _compiled(function, inline="always")
 
 
-def fast(function: F) -> F:
+def may_reorder(function: F) -> F:
     """Compile with leave to reorder and contract, which vectorises. All numbers must be finite."""
     return _compiled(function, fastmath={"contract", "reassoc", "nsz", "nnan", "ninf", "arcp"})
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from itda.core import memory as budget
 from itda.core.code import SparseCode
-from itda.core.pursuit import exact64, gram_kernel
-from itda.core.pursuit.exact import full_precision_products, scaled
-from itda.core.pursuit.gram_kernel import Block, Gram, product_error
+from itda.core.pursuit import fixed_order_kernel, gram_cpu_kernel
+from itda.core.pursuit.fixed_order import full_precision_products, scaled
+from itda.core.pursuit.gram_cpu_kernel import Block, Gram, product_error
 from itda.core.pursuit.plain import pursue
 from itda.core.pursuit.threads import over_rows
 
@@ -36,7 +36,7 @@ BLOCK_ROWS = 512
 CROWD = 1024
 """Activations that are taken together where Gram rows have to be computed again and again, step by step."""
 
-KINDS = {"mp": gram_kernel.MP, "mp_refit": gram_kernel.MP_REFIT, "omp": gram_kernel.OMP}
+KINDS = {"mp": gram_cpu_kernel.MP, "mp_refit": gram_cpu_kernel.MP_REFIT, "omp": gram_cpu_kernel.OMP}
 
 
 class GramRows:
@@ -50,7 +50,7 @@ class GramRows:
         self._least = least
         self._memory = budget.available() if memory is None else memory
         # The last two terms are for a row that comes from an activation's correlations, and for the fixed point.
-        self.error = product_error(atoms.shape[1]) + 4 * gram_kernel.UNIT + 0.51 / gram_kernel.SCALE
+        self.error = product_error(atoms.shape[1]) + 4 * gram_cpu_kernel.UNIT + 0.51 / gram_cpu_kernel.SCALE
         self._buffer = np.empty(0, np.int16)
         self.slots = np.empty(0, np.int32)
         self.rows = np.empty((0, 0), np.int16)
@@ -92,8 +92,8 @@ class GramRows:
             # This way round, for a few rows the product takes two thirds of the time of the other.
             with full_precision_products(atoms.device):
                 torch.mm(atoms, atoms[torch.from_numpy(part)].T, out=torch.from_numpy(product))
-            tiles = np.arange(-(-self.number // gram_kernel.NARROW))
-            over_rows(gram_kernel.keep_rows, tiles, product, self._place(part), self.rows)
+            tiles = np.arange(-(-self.number // gram_cpu_kernel.NARROW))
+            over_rows(gram_cpu_kernel.keep_rows, tiles, product, self._place(part), self.rows)
 
     def grow(self, atoms: Float32[Tensor, "room d_model"], number: int, fresh: np.ndarray) -> None:
         """The dictionary has become `atoms[:number]`; `fresh` has the rows of the new atoms, up to the diagonal."""
@@ -103,7 +103,7 @@ class GramRows:
         new = np.arange(before, number)[: self.capacity]
         slots = self._place(new)
         self.rows[slots, :number] = fresh[new - before, :number]
-        over_rows(gram_kernel.add_columns, np.arange(self.held), self.rows, self.holder, fresh, before, number)
+        over_rows(gram_cpu_kernel.add_columns, np.arange(self.held), self.rows, self.holder, fresh, before, number)
 
     def _place(self, atoms: np.ndarray) -> np.ndarray:
         slots = np.arange(self.held, min(self.held + len(atoms), self.capacity))
@@ -207,7 +207,7 @@ def new_block(
         wanted=np.zeros(batch, np.int64),
     )
     exponent = np.empty(batch, np.int64)
-    over_rows(gram_kernel.begin, np.arange(batch), targets.detach().contiguous().numpy(), block, exponent, enough)
+    over_rows(gram_cpu_kernel.begin, np.arange(batch), targets.detach().contiguous().numpy(), block, exponent, enough)
     return block, torch.from_numpy(exponent)
 
 
@@ -223,13 +223,15 @@ def run(
     """Take some rows of a block to the end of their pursuit. `fresh` has the Gram rows of atoms past `gram.number`."""
     k, kind, table = block.picks.shape[1], KINDS[pursuit], atoms.numpy()
     while len(rows):
-        over_rows(gram_kernel.advance, rows, block, gram.view(fresh), table, number, k, kind, gram.error, gram.stamp)
-        rows = rows[block.status[rows] != gram_kernel.DONE]
-        coarse = rows[block.status[rows] == gram_kernel.NEEDS_PRODUCT]
+        over_rows(
+            gram_cpu_kernel.advance, rows, block, gram.view(fresh), table, number, k, kind, gram.error, gram.stamp
+        )
+        rows = rows[block.status[rows] != gram_cpu_kernel.DONE]
+        coarse = rows[block.status[rows] == gram_cpu_kernel.NEEDS_PRODUCT]
         if len(coarse):
             _refresh(coarse, block, atoms[:number])
         if len(coarse) < len(rows):
-            gram.fetch(np.unique(block.wanted[rows[block.status[rows] == gram_kernel.NEEDS_ROW]]))
+            gram.fetch(np.unique(block.wanted[rows[block.status[rows] == gram_cpu_kernel.NEEDS_ROW]]))
 
 
 def _refresh(rows: np.ndarray, block: Block, atoms: Float32[Tensor, "atoms d_model"]) -> None:
@@ -240,7 +242,7 @@ def _refresh(rows: np.ndarray, block: Block, atoms: Float32[Tensor, "atoms d_mod
         product = (unit @ atoms.T) * norm.float()[:, None]
     block.c[rows, : len(atoms)] = product.numpy()
     # Two roundings more than a first product: of the norm, and of the product with it.
-    block.bound[rows] = (product_error(atoms.shape[1]) + 2 * gram_kernel.UNIT) * norm.numpy()
+    block.bound[rows] = (product_error(atoms.shape[1]) + 2 * gram_cpu_kernel.UNIT) * norm.numpy()
     block.applied[rows] = block.step[rows]
 
 
@@ -274,10 +276,10 @@ class GramEncoder:
         run(rows, block, gram, atoms, number, self.pursuit, np.empty((0, number), np.int16))
         indices, coefficients = np.zeros((batch, k), np.int64), np.zeros((batch, k))
         count, share = np.zeros(batch, np.int64), np.zeros(batch)
-        over_rows(gram_kernel.finish, rows, block, atoms.numpy(), k, kind, indices, coefficients, count, share)
-        exact = scaled(torch.from_numpy(coefficients), exponent[:, None])
+        over_rows(gram_cpu_kernel.finish, rows, block, atoms.numpy(), k, kind, indices, coefficients, count, share)
+        unscaled = scaled(torch.from_numpy(coefficients), exponent[:, None])
         dtype = torch.promote_types(targets.dtype, torch.float32)
-        return torch.from_numpy(indices), exact.to(dtype), torch.from_numpy(count), torch.from_numpy(share)
+        return torch.from_numpy(indices), unscaled.to(dtype), torch.from_numpy(count), torch.from_numpy(share)
 
 
 def rows_at_once(gram: GramRows, k: int) -> int:
@@ -292,8 +294,8 @@ def rows_at_once(gram: GramRows, k: int) -> int:
 def sums_of_atoms(
     coefficients: Float64[Tensor, "batch k"], atoms: Float32[Tensor, "atoms d_model"], indices: Int64[Tensor, "batch k"]
 ) -> Float64[Tensor, "batch d_model"]:
-    """sum_t coefficients[:, t] * atoms[indices[:, t]]: `exact.weighted_atoms`, compiled, to the bit."""
+    """sum_t coefficients[:, t] * atoms[indices[:, t]]: `fixed_order.weighted_atoms`, compiled, to the bit."""
     sums = np.empty((len(indices), atoms.shape[1]))
     picked = (t.detach().contiguous().numpy() for t in (coefficients, atoms, indices))
-    over_rows(exact64.sums_of_atoms, np.arange(len(indices)), *picked, sums)
+    over_rows(fixed_order_kernel.sums_of_atoms, np.arange(len(indices)), *picked, sums)
     return torch.from_numpy(sums)

@@ -70,7 +70,7 @@ class GpuPursuit:
     """`plain.pursue` for one dictionary on a GPU (or, for tests, anywhere): the Gram matrix is made once.
 
     `memory` is how many bytes it may take, by default what is free. `fast` lets the Triton kernels pick by correlations
-    as they stand, from products in TF32: approximate, see `triton_kernel.pursue_triton`. `description` says in one line
+    as they stand, from products in TF32: approximate, see `gram_triton.pursue_triton`. `description` says in one line
     which way was taken, and why.
 
     >>> find = GpuPursuit(torch.eye(3), k=2)

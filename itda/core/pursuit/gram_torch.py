@@ -22,7 +22,7 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 from itda.core.pursuit import plain
-from itda.core.pursuit.exact import fixed_dot, full_precision_products, root, scaled, weighted_atoms
+from itda.core.pursuit.fixed_order import fixed_dot, full_precision_products, root, scaled, weighted_atoms
 
 UNIT = 2.0**-24
 """Unit roundoff of float32."""

@@ -1,4 +1,4 @@
-"""Matching pursuit on GPUs by the kernels of `triton_kernel`. Import this only where Triton is, as `gpu` does."""
+"""Matching pursuit on GPUs by the kernels of `gram_triton_kernel`. Imported only where Triton is."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from itda.core.pursuit import gram_torch, triton_kernel
-from itda.core.pursuit.exact import full_precision_products
+from itda.core.pursuit import gram_torch, gram_triton_kernel
+from itda.core.pursuit.fixed_order import full_precision_products
 from itda.core.pursuit.gram_gpu import fits_on_chip, power_of_two
 from itda.core.pursuit.gram_torch import Codes, Picks, Start
 
@@ -27,13 +27,13 @@ def pursue_triton(
     tile: int = 4096,
     crowd: int = gram_torch.CROWD,
 ) -> Codes:
-    """`plain.pursue`, to the bit; `gram` as in `portable.pursue`, and `omp` by it.
+    """`plain.pursue`, to the bit; `gram` as in `gram_torch.pursue`, and `omp` by it.
 
     `fast` is approximate: the pick is the largest entry of c as it stands, from a product that may be in TF32, so picks
     may differ where two atoms fit nearly as well. Coefficients and what is left are exact for the picks made.
 
     No setting below changes a result. `on_chip` picks the kernel (None: by `fits_on_chip`), `tile` the columns that
-    the streaming one takes at once; rows with more than `crowd` candidates are left to `portable`, which can refine c.
+    the streaming one takes at once; rows with more than `crowd` candidates are left to `gram_torch`, which can mend c.
     """
     if pursuit == "omp" or len(atoms) == 0 or len(targets) == 0:
         return gram_torch.pursue(targets, atoms, k, pursuit, enough=enough, gram=gram)
@@ -125,7 +125,7 @@ def _launch(
         settings["maxnreg"] = 128
     settings |= {"BLOCK": block} if on_chip else {"TILE": tile, "TILES": power_of_two(-(-number // tile))}
     with torch.cuda.device_of(c):
-        (triton_kernel.on_chip if on_chip else triton_kernel.streaming)[(batch,)](**settings)
+        (gram_triton_kernel.on_chip if on_chip else gram_triton_kernel.streaming)[(batch,)](**settings)
     return indices.long(), coefficients, count.long(), left
 
 

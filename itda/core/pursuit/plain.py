@@ -3,7 +3,7 @@
 What is computed is matching pursuit in float64 (residual, correlations, coefficients), so that rounding is no part of
 the result. A float32 product with all atoms only proposes: every atom whose correlation comes within the product's
 worst rounding error of the best is correlated again in float64, and the largest wins, the lowest index among equals.
-So the picks are those of the slow float64 loop, and all bits are the same for any number of rows (see `exact`).
+So the picks are those of the slow float64 loop, and all bits are the same for any number of rows (see `fixed_order`).
 """
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from itda.core.code import SparseCode
-from itda.core.pursuit.exact import fixed_dot, full_precision_products, root, scaled, weighted_atoms
+from itda.core.pursuit.fixed_order import fixed_dot, full_precision_products, root, scaled, weighted_atoms
 
 RESOLUTION = 2.0**-20
 """A pursuit stops when the residual, or the next coefficient, is this small beside the activation: atoms are stored in

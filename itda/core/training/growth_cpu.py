@@ -14,10 +14,10 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from itda.core.code import SparseCode
-from itda.core.pursuit import gram_kernel
-from itda.core.pursuit.exact import full_precision_products
+from itda.core.pursuit import gram_cpu_kernel
+from itda.core.pursuit.fixed_order import full_precision_products
 from itda.core.pursuit.gram_cpu import KINDS, GramEncoder, GramRows, Scratch, correlate, new_block, run
-from itda.core.pursuit.gram_kernel import Block
+from itda.core.pursuit.gram_cpu_kernel import Block
 from itda.core.pursuit.threads import over_rows
 from itda.core.training import growth_kernel
 
@@ -166,7 +166,7 @@ class Growth:
             return
         size = block.picks.shape
         unused = np.zeros(size, np.int64), np.zeros(size), np.zeros(size[0], np.int64)
-        over_rows(gram_kernel.finish, rows, block, self._atoms.numpy(), self.k, KINDS[self.pursuit], *unused, share)
+        over_rows(gram_cpu_kernel.finish, rows, block, self._atoms.numpy(), self.k, KINDS[self.pursuit], *unused, share)
 
     def _reserve(self, number: int) -> None:
         if number <= len(self._atoms):

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from itda.core.pursuit.compiled import exact
-from itda.core.pursuit.exact64 import fixed_dot, residual_of, subtract_atom
-from itda.core.pursuit.gram_kernel import OMP, SCALE, UNIT, Block, Gram, product_error
+from itda.core.pursuit.compiled import as_written
+from itda.core.pursuit.fixed_order_kernel import fixed_dot, residual_of, subtract_atom
+from itda.core.pursuit.gram_cpu_kernel import OMP, SCALE, UNIT, Block, Gram, product_error
 
 
-@exact
+@as_written
 def settle(
     start: int,
     block: Block,
@@ -50,7 +50,7 @@ def settle(
     return batch, number
 
 
-@exact
+@as_written
 def _append(
     i: int,
     block: Block,
@@ -74,7 +74,7 @@ def _append(
         first[later, number] = np.float32(products[offset + i, offset + later] / norm)
 
 
-@exact
+@as_written
 def _first_change(i: int, block: Block, new: int, row: np.ndarray, k: int, entry_error: float, pursuit: int) -> int:
     """The first step at which the new atom may be picked, or -1. `row` is its Gram row.
 
@@ -104,7 +104,7 @@ def _first_change(i: int, block: Block, new: int, row: np.ndarray, k: int, entry
     return -1
 
 
-@exact
+@as_written
 def rewind(rows: np.ndarray, block: Block, atoms: np.ndarray, dirty: np.ndarray, pursuit: int) -> None:
     """Put rows back to the step `dirty` of their pursuit, and call them clean."""
     terms = np.empty(atoms.shape[1] // 2 + 1, np.float64)

@@ -19,7 +19,7 @@ from itda.core.checks import check_refinement
 from itda.core.code import SparseCode
 from itda.core.dictionary import ITDA, check_width, target_of
 from itda.core.pursuit import decoded, encoder
-from itda.core.pursuit.exact import fixed_dot, root, scaled
+from itda.core.pursuit.fixed_order import fixed_dot, root, scaled
 from itda.core.pursuit.threads import over_rows
 from itda.core.training import refine_kernel
 from itda.errors import SettingError

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from itda.core.pursuit.compiled import exact
+from itda.core.pursuit.compiled import as_written
 
 
-@exact
+@as_written
 def gather(
     atoms: np.ndarray,
     starts: np.ndarray,
@@ -23,7 +23,7 @@ def gather(
                 total[i] += use * left[i]
 
 
-@exact
+@as_written
 def along(rows: np.ndarray, residual: np.ndarray, change: np.ndarray, products: np.ndarray) -> None:
     """<residual, change> and <change, change> of some rows, into `products` [rows, 2]."""
     for row in rows:

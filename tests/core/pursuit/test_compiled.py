@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numba.core import caching
 
-from itda.core.pursuit.compiled import exact
+from itda.core.pursuit.compiled import as_written
 
 
 @pytest.mark.parametrize("method", ["_save_index", "_save_data"])
@@ -19,7 +19,7 @@ def test_on_a_full_disk_a_loop_runs_and_is_not_kept(monkeypatch, tmp_path, metho
         tried.append(arguments)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    @exact
+    @as_written
     def total(values):
         found = 0.0
         for value in values:

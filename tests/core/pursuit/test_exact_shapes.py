@@ -8,7 +8,7 @@ from core.helpers import normal, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itda.core.pursuit.exact import fixed_dot, fixed_sum, full_precision_products, scaled, weighted_atoms
+from itda.core.pursuit.fixed_order import fixed_dot, fixed_sum, full_precision_products, scaled, weighted_atoms
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=33))

@@ -159,7 +159,7 @@ def test_terms_laid_out_by_fold_order_and_halved_are_added_as_in_fixed_sum(worke
 
 def halve(width):
     """In the worker: a sum by `fixed_sum`, and by halving in the order of `fold_order`."""
-    from itda.core.pursuit.exact import fixed_sum
+    from itda.core.pursuit.fixed_order import fixed_sum
     from itda.core.pursuit.gram_triton import fold_order
 
     terms = normal(1, width)[0].double() ** 3
@@ -186,7 +186,7 @@ def fused_operations(cache):
     from triton.compiler import ASTSource
     from triton.compiler import compile as build
 
-    from itda.core.pursuit import triton_kernel
+    from itda.core.pursuit import gram_triton_kernel
 
     types = {"c": "*fp32", "atoms": "*fp32", "gram": "*fp32", "growth": "fp32"}
     types |= dict.fromkeys(["z", "energy", "least", "faint", "bound", "coefficients", "left_over"], "*fp64")
@@ -194,7 +194,7 @@ def fused_operations(cache):
     sizes = {"BLOCK": 64, "TILE": 64, "TILES": 2, "LEVELS": 3, "FAST": False}
     found = {}
     for name, fuse in (("on_chip", False), ("streaming", False), ("on_chip", True)):
-        kernel = getattr(triton_kernel, name)
+        kernel = getattr(gram_triton_kernel, name)
         signature = {n: "constexpr" if n in sizes else types.get(n, "i32") for n in kernel.arg_names}
         source = ASTSource(kernel, signature, {n: sizes[n] for n in kernel.arg_names if n in sizes})
         options = {"num_warps": 1, "enable_fp_fusion": fuse}

@@ -5,7 +5,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from itda.core.code import SparseCode
-from itda.core.pursuit.exact import fixed_dot, root, scaled
+from itda.core.pursuit.fixed_order import fixed_dot, root, scaled
 from itda.core.pursuit.plain import pursue
 
 

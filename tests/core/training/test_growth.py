@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itda import Trainer
-from itda.core.pursuit import PURSUITS, gram_kernel, plain
+from itda.core.pursuit import PURSUITS, gram_cpu_kernel, plain
 from itda.core.training import growth_cpu, growth_kernel
 from itda.core.training.growth_cpu import Growth
 
@@ -179,7 +179,7 @@ def test_gram_rows_of_new_atoms_and_their_columns_are_within_the_error(memory):
     held = np.flatnonzero(grown.gram.slots[: grown.number] >= 0)
     assert len(held) == min(grown.number, grown.gram.capacity)
     exact = (grown.atoms.double() @ grown.atoms.double().T).numpy()
-    found = grown.gram.rows[grown.gram.slots[held], : grown.number] / gram_kernel.SCALE
+    found = grown.gram.rows[grown.gram.slots[held], : grown.number] / gram_cpu_kernel.SCALE
     assert np.abs(found - exact[held]).max() < grown.gram.error
 
 

@@ -1,18 +1,18 @@
-"""`exact` and the least squares of `plain`, compiled, for one row: the same operations in the same order.
+"""`fixed_order` and the least squares of `plain`, compiled, for one row: the same operations in the same order.
 
 No function here may be compiled with fast-math flags: a contracted or reordered operation would change the last bit.
 """
 
 import numpy as np
 
-from itda.core.pursuit.compiled import exact
+from itda.core.pursuit.compiled import as_written
 
 DEPENDENT = 1e-10  # `plain.DEPENDENT`; a test compares them
 
 
-@exact
+@as_written
 def fixed_dot(a: np.ndarray, b: np.ndarray, terms: np.ndarray) -> float:
-    """<a, b> in the order of `exact.fixed_sum`: fold in halves. `terms` is scratch of at least half the width."""
+    """<a, b> in the order of `fixed_order.fixed_sum`: fold in halves. `terms` is scratch of at least half the width."""
     # Slices, for an index that may be negative keeps a loop from being vectorised.
     width = len(a)
     half = (width + 1) // 2
@@ -31,14 +31,14 @@ def fixed_dot(a: np.ndarray, b: np.ndarray, terms: np.ndarray) -> float:
     return terms[0]
 
 
-@exact
+@as_written
 def subtract_atom(residual: np.ndarray, coefficient: float, atom: np.ndarray) -> None:
     """r -= coefficient * atom."""
     for i in range(len(residual)):
         residual[i] -= coefficient * np.float64(atom[i])
 
 
-@exact
+@as_written
 def residual_of(
     z: np.ndarray, coefficients: np.ndarray, atoms: np.ndarray, indices: np.ndarray, number: int, residual: np.ndarray
 ) -> None:
@@ -53,11 +53,11 @@ def residual_of(
         residual[i] = z[i] - residual[i]
 
 
-@exact
+@as_written
 def sums_of_atoms(
     rows: np.ndarray, coefficients: np.ndarray, atoms: np.ndarray, indices: np.ndarray, sums: np.ndarray
 ) -> None:
-    """sum_t coefficients[:, t] * atoms[indices[:, t]] of some rows, as `exact.weighted_atoms`."""
+    """sum_t coefficients[:, t] * atoms[indices[:, t]] of some rows, as `fixed_order.weighted_atoms`."""
     for i in rows:
         total = sums[i]
         for j in range(len(total)):
@@ -68,7 +68,7 @@ def sums_of_atoms(
                 total[j] += coefficient * np.float64(atom[j])
 
 
-@exact
+@as_written
 def add_column(
     z: np.ndarray,
     atoms: np.ndarray,
@@ -103,7 +103,7 @@ def add_column(
     return True
 
 
-@exact
+@as_written
 def solve(factor: np.ndarray, projected: np.ndarray, length: int, solution: np.ndarray) -> None:
     """L^T a = y by back substitution."""
     for s in range(length):

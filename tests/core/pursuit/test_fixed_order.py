@@ -6,7 +6,7 @@ import pytest
 import torch
 from core.helpers import normal, same_bits
 
-from itda.core.pursuit.exact import (
+from itda.core.pursuit.fixed_order import (
     fixed_dot,
     fixed_sum,
     full_precision_products,

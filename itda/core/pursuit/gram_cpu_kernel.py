@@ -2,7 +2,7 @@
 
 Two kinds of arithmetic meet here and are kept apart. *Fast*: the correlations c of all atoms with the residual, in
 float32 with contraction and reordering allowed, wrong by at most a bound that is carried along. *Exact*: residuals,
-coefficients and errors in float64, operation for operation those of `plain`, so their bits are the same (`exact64`).
+coefficients and errors in float64, operation for operation those of `plain` (`fixed_order_kernel`): the same bits.
 The fast correlations only propose: all atoms within twice the bound of the largest are correlated again exactly, and
 the largest of these wins, the lowest index among equals. So the picks are `plain`'s, whatever the fast part rounds.
 """
@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from itda.core.pursuit.compiled import exact, fast, inlined, prefetch
-from itda.core.pursuit.exact64 import add_column, fixed_dot, residual_of, solve, subtract_atom
+from itda.core.pursuit.compiled import as_written, inlined, may_reorder, prefetch
+from itda.core.pursuit.fixed_order_kernel import add_column, fixed_dot, residual_of, solve, subtract_atom
 
 TILE = 512
 """Atoms per tile. Its largest |c| is kept, so that only tiles that can hold a candidate are looked at again."""
@@ -71,7 +71,7 @@ class Gram(NamedTuple):
     fresh: np.ndarray  # [some, room] int16: the rows of the atoms from `settled` on
 
 
-@exact
+@as_written
 def product_error(d_model: int) -> float:
     """Worst error of a float32 product of two vectors of norm 1, in whatever order it is summed.
 
@@ -80,7 +80,7 @@ def product_error(d_model: int) -> float:
     return (d_model + 8) * UNIT
 
 
-@fast
+@may_reorder
 def _largest(bits: np.ndarray, start: int, stop: int) -> np.int32:
     # |c| is ordered as its bits are, and an integer maximum is vectorised where one of floats is not.
     tile = bits[start:stop]
@@ -91,14 +91,14 @@ def _largest(bits: np.ndarray, start: int, stop: int) -> np.int32:
     return top
 
 
-@fast
+@may_reorder
 def _subtract(c: np.ndarray, row: np.ndarray, weight: np.float32, start: int, stop: int) -> None:
     tile, part = c[start:stop], row[start:stop]
     for j in range(len(tile)):
         tile[j] -= weight * np.float32(part[j])
 
 
-@exact
+@as_written
 def _main_part(gram: Gram, atom: int) -> tuple[np.ndarray, int]:
     """The contiguous part of an atom's Gram row, and its length; an empty slot has length -1."""
     if atom >= gram.settled:
@@ -109,20 +109,20 @@ def _main_part(gram: Gram, atom: int) -> tuple[np.ndarray, int]:
     return gram.rows[slot], gram.settled
 
 
-@exact
+@as_written
 def _subtract_rest(c: np.ndarray, gram: Gram, atom: int, weight: np.float32, start: int, number: int) -> None:
     # Columns that are not yet in the matrix: the matrix is symmetric, so they are in the rows of the fresh atoms.
     for j in range(start, number):
         c[j] -= weight * np.float32(gram.fresh[j - gram.settled, atom])
 
 
-@exact
+@as_written
 def _ahead(start: int, stop: int, row: np.ndarray) -> None:
     for j in range(start, stop, 32):  # a cache line has 32 entries
         prefetch(row, j)  # pyright: ignore[reportCallIssue] - the compiler passes the context
 
 
-@exact
+@as_written
 def _apply(
     c: np.ndarray, bits: np.ndarray, gram: Gram, atom: int, weight: float, number: int, maxima: np.ndarray, after: int
 ) -> bool:
@@ -146,7 +146,7 @@ def _apply(
     return True
 
 
-@exact
+@as_written
 def _apply_all(
     first: np.ndarray,
     c: np.ndarray,
@@ -174,7 +174,7 @@ def _apply_all(
     return -1
 
 
-@exact
+@as_written
 def _candidates(c: np.ndarray, maxima: np.ndarray, tiles: int, number: int, cut: np.float32, found: np.ndarray) -> int:
     count = 0
     for tile in range(tiles):
@@ -263,7 +263,7 @@ def _pick(
     return best, correlation
 
 
-@exact
+@as_written
 def begin(rows: np.ndarray, targets: np.ndarray, block: Block, exponent: np.ndarray, enough: float) -> None:
     """Scale targets to a largest entry in [1/2, 1), exactly, and set up the start of their pursuit."""
     d_model = targets.shape[1]
@@ -274,7 +274,7 @@ def begin(rows: np.ndarray, targets: np.ndarray, block: Block, exponent: np.ndar
             top = max(top, abs(np.float64(targets[i, j])))
         power = -int(math.frexp(top)[1])
         exponent[i] = -power
-        # In two halves, as in `exact.scaled`: each is a normal number.
+        # In two halves, as in `fixed_order.scaled`: each is a normal number.
         half = power // 2
         first, second = math.ldexp(1.0, half), math.ldexp(1.0, power - half)
         z = block.z[i]
@@ -340,7 +340,7 @@ def _turn(
     return True
 
 
-@exact
+@as_written
 def advance(
     rows: np.ndarray,
     block: Block,
@@ -376,7 +376,7 @@ def advance(
         one, other = other, one
 
 
-@exact
+@as_written
 def finish(
     rows: np.ndarray,
     block: Block,
@@ -423,7 +423,7 @@ def finish(
         share[i] = left / block.energy[i] if block.energy[i] > 0 else 0.0
 
 
-@exact
+@as_written
 def keep_rows(tiles: np.ndarray, products: np.ndarray, slots: np.ndarray, rows: np.ndarray) -> None:
     """Put some rows of D D^T, which are the columns of `products`, into their slots, in fixed point; tile by tile."""
     for tile in tiles:
@@ -434,7 +434,7 @@ def keep_rows(tiles: np.ndarray, products: np.ndarray, slots: np.ndarray, rows: 
                 row[j] = np.int16(np.rint(products[j, place] * np.float32(SCALE)))
 
 
-@exact
+@as_written
 def add_columns(
     slots: np.ndarray, rows: np.ndarray, holder: np.ndarray, fresh: np.ndarray, before: int, number: int
 ) -> None:

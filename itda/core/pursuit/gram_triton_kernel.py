@@ -1,11 +1,11 @@
 """Matching pursuit by a Gram matrix in Triton: one program per row does all k steps, with the bits of `plain`.
 
-Import this only where Triton is; `triton_host` starts the kernels. As in `portable`, correlations c in float32 only
+Import this only where Triton is; `gram_triton` starts the kernels. As in `gram_torch`, correlations c in float32 only
 propose atoms, and those in float64 decide. What differs is where things are: the residual stays in registers, and so
 does c in `on_chip`. `streaming`, for more atoms, keeps c in memory, and updates it and finds its maxima in one pass.
 
 The bits are those of `plain` because the float64 operations are. The terms of a sum are held in such an order that
-halving the tensor adds the same pairs as `exact.fixed_sum`; and products and sums are compiled apart
+halving the tensor adds the same pairs as `fixed_order.fixed_sum`; and products and sums are compiled apart
 (`enable_fp_fusion=False`), since a fused multiply-add rounds once where `plain` rounds twice.
 """
 # The language of the kernels is not Python's, and has no types to annotate with.
@@ -19,7 +19,7 @@ import triton.language as tl
 
 @triton.jit
 def _fixed_sum(terms, LEVELS: tl.constexpr):
-    """`exact.fixed_sum` of 2 ** LEVELS terms in the order of `fold_order`: a sum of two has no order to choose."""
+    """`fixed_order.fixed_sum` of 2 ** LEVELS terms in the order of `fold_order`: a sum of two has no order."""
     for level in tl.static_range(LEVELS):
         terms = tl.sum(tl.reshape(terms, (2, 2 ** (LEVELS - 1 - level))), axis=0)
     return tl.sum(terms, axis=0)
@@ -73,7 +73,7 @@ def on_chip(
     indices,  # int32 [batch, k]: written, as are the next three
     coefficients,  # float64 [batch, k]
     left_over,  # float64 [batch]
-    count,  # int32 [batch]: -1 where the row is left to `portable`
+    count,  # int32 [batch]: -1 where the row is left to `gram_torch`
     number_of_atoms,
     gram_stride,
     width,
