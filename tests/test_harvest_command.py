@@ -267,7 +267,7 @@ def test_other_settings_are_refused_before_the_model_is_loaded(whole, corpus, ca
 
 def test_another_tokenizer_or_library_is_refused(whole, corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(LanguageModel, "tokenizer_hash", "another")
-    monkeypatch.setattr("itda.recipes.harvest.version", lambda name: "0.1")
+    monkeypatch.setattr("itda.recipes.run_in_progress.version", lambda name: "0.1")
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy)
     (copy / "layer_1" / "000000.safetensors").unlink()
@@ -317,8 +317,7 @@ def test_stopped_by_the_keyboard_it_says_how_to_go_on(corpus, tmp_path, capsys, 
 
 
 def test_the_held_out_part_is_harvested_and_its_dictionary_measured_on_the_rest(tmp_path):
-    from itda.recipes.evaluate import corpus_to_measure_on
-    from itda.recipes.runs import open_run
+    from itda.recipes.runs import corpus_of, open_run
     from itda.sources.corpora.corpus import is_held_out
 
     corpus = tmp_path / "texts"
@@ -333,6 +332,6 @@ def test_the_held_out_part_is_harvested_and_its_dictionary_measured_on_the_rest(
     main([*train, "--mode", "paper", "--out", str(tmp_path / "run"), "--quiet"])
     run = open_run(tmp_path / "run")
     assert run.record["corpus_part"] == "heldout"
-    rest = [document.id for document in corpus_to_measure_on(run, None, settings.Evaluate(run=run.folder))]
+    rest = [document.id for document in corpus_of(run, None, settings.Evaluate(run=run.folder), "unread")]
     assert rest
     assert not any(is_held_out(name) for name in rest)

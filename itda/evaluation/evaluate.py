@@ -20,16 +20,11 @@ from itda.core.headroom import SAMPLE_TOKENS, Headroom, headroom
 from itda.core.metrics import Unexplained, atom_uses, ce_loss_score, cross_entropy, kl_divergence, log_normalizer
 from itda.errors import CorpusError, ModelError
 from itda.evaluation.resumption import splicer_of
-from itda.sources.models.splicing import Key, Spliced
+from itda.sources.models.splicing import REPLACEMENTS, SPLICED, Key, Spliced, branches
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.passes import Passes, Steps, passes
 from itda.sources.streamed.model import StreamedModel
 from itda.sources.tokenizing.windows import Group
-
-SPLICED = "spliced"
-REPLACEMENTS = (SPLICED, "zero", "mean")
-"""What stands in for activations: reconstructions, nothing, their mean."""
-
 
 Massive = Literal["clean", "splice"]
 """What becomes of massive activations in a splice, and in ablations: they stay, or are replaced like the others."""
@@ -164,7 +159,7 @@ def evaluate(
         for site, d in dictionaries.items()
     }
     ce_clean, predicted = 0.0, 0
-    for flight in _flights(model, groups(), 1 + len(REPLACEMENTS) * len(sites)):
+    for flight in _flights(model, groups(), branches(len(sites))):
         scores = [_Scores(group) for group in flight]
         documents = [group.labels().document for group in flight]
 
@@ -197,13 +192,13 @@ def _tokens(flight: Iterable[Group]) -> int:
     return sum(int(group.is_activation.sum()) for group in flight)
 
 
-def _flights(model: LanguageModel | StreamedModel, groups: Iterable[Group], branches: int) -> Iterator[list[Group]]:
-    """Groups that are best run together; empty ones are left out."""
+def _flights(model: LanguageModel | StreamedModel, groups: Iterable[Group], states: int) -> Iterator[list[Group]]:
+    """Groups that are best run together, with so many hidden states for each token; empty ones are left out."""
     wanted = (group for group in groups if group.is_activation.any())
     first = next(wanted, None)
     if first is None:
         return
-    size = model.flight(first.input_ids.numel(), branches)
+    size = model.flight(first.input_ids.numel(), states)
     wanted = itertools.chain([first], wanted)
     while flight := list(itertools.islice(wanted, size)):
         yield flight

@@ -1,7 +1,7 @@
 """What the commands do: the only place where sources, core and store meet. Nothing here prints."""
 
 from itda.recipes.decompose import AtomUse, TokenDecomposition, decompose, decompose_text, top_uses
-from itda.recipes.evaluate import corpus_to_measure_on, evaluate_on, evaluate_run
+from itda.recipes.evaluate import evaluate_on, evaluate_run
 from itda.recipes.runs import Bar, Progress, Run, finite, no_bar, open_run
 from itda.recipes.train import make_room, train
 
@@ -11,7 +11,6 @@ __all__ = [
     "Progress",
     "Run",
     "TokenDecomposition",
-    "corpus_to_measure_on",
     "decompose",
     "decompose_text",
     "evaluate_on",

@@ -11,20 +11,19 @@ import numpy as np
 from itda import config as settings
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
-from itda.errors import SettingError
 from itda.evaluation.evaluate import Evaluation, Massive, cost_of, evaluate
 from itda.evaluation.verdict import verdict
 from itda.explorer.overview import growth
 from itda.files import FORMAT_VERSION, METRICS_FORMAT, write_json
 from itda.recipes.activation_source import model_recipe
 from itda.recipes.run_model import reopened
-from itda.recipes.runs import Bar, Run, Say, corpus_of, finite, no_bar, now_and_then, open_run, open_spec, unsaid
+from itda.recipes.runs import Bar, Run, Say, corpus_of, finite, no_bar, now_and_then, open_run, unsaid
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.passes import tokens_as_long
 from itda.sources.streamed.model import StreamedModel
 from itda.sources.tokenizing.special import Bos
-from itda.sources.tokenizing.windows import Group
+from itda.sources.tokenizing.windows import Group, within_budget
 
 
 def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar, say: Say = unsaid) -> dict[Site, Evaluation]:
@@ -34,7 +33,7 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar, say: Say = unsai
     """
     tokens = settings.parse_count(options.tokens) if options.tokens is not None else None
     run = open_run(options.run)
-    corpus = corpus_to_measure_on(run, options.corpus, options, say)
+    corpus = corpus_of(run, options.corpus, options, "unread", say)
     where = reopened(run.folder, run.record, options, say)
     model = model_recipe(where.name, where.options, where.revision, head=True)()
     loaded = {site: run.dictionary(site).to(model.device) for site in run.sites}
@@ -83,17 +82,6 @@ def still_growing(run: Run) -> dict[Site, float]:
     return shares
 
 
-def corpus_to_measure_on(run: Run, spec: str | None, options: settings.CorpusOptions, say: Say = unsaid) -> Corpus:
-    """The corpus that the user names, or the documents of the run's own that it was not trained on."""
-    if spec is not None:
-        return open_spec(spec, options, say)
-    if run.record["settings"]["part"] == "all":
-        raise SettingError("the run was trained on all of its corpus: name another one with --corpus")
-    corpus = corpus_of(run, options, "name a corpus with --corpus")
-    # From activations that were harvested of the held-out part a run may be made too.
-    return corpus.split("train" if run.record["settings"]["part"] == "heldout" else "heldout")
-
-
 def evaluate_on(
     model: LanguageModel | StreamedModel,
     corpus: Corpus,
@@ -110,16 +98,7 @@ def evaluate_on(
     windower = model.windower(window, bos)
 
     def groups() -> Iterator[Group]:
-        left = tokens
-        for group in windower.groups(corpus, batch_size):
-            # The tokens past the budget stay in the window, unspliced and unscored.
-            allowed = group.is_activation & (
-                group.is_activation.flatten().cumsum(0).view_as(group.is_activation) <= left
-            )
-            left -= int(allowed.sum())
-            yield replace(group, is_activation=allowed)
-            if left == 0:
-                return
+        return within_budget(windower.groups(corpus, batch_size), tokens)
 
     with bar("evaluate", tokens) as progress, model.watched(now_and_then(progress.set_postfix_str)):
         return evaluate(model, groups, loaded, massive=massive, progress=progress.update)

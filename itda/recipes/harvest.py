@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from itda.recipes.activation_source import (
     open_model,
     prefix_of,
 )
+from itda.recipes.run_in_progress import versions
 from itda.recipes.run_model import located
 from itda.recipes.runs import Bar, Progress, Say, no_bar, unsaid
 from itda.sources.corpora.corpus import Corpus
@@ -35,6 +35,8 @@ from itda.sources.source import ModelSource
 KEPT_SETTINGS = ("revision", "device", "dtype", "trust_remote_code", "window", "batch_size", "part", "order", "seed")
 KEPT_SETTINGS += ("bos", "text_field", "dataset_config", "dataset_split", "dataset_revision")
 """What is needed besides to open the model and the corpus again."""
+BITS_OF_ACTIVATIONS = ("torch", "transformers", "tokenizers")
+"""The libraries whose other versions may give other bits."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,7 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar, say: Say = unsaid) -> 
     ):
         about = {**asked, **about_of(options, model, corpus), "device": model.device}
         about |= {"prefix": prefix_of(options, model), "corpus_rules": corpus.rules}
-        # Those whose other versions may have other bits.
-        about["versions"] = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
+        about["versions"] = {name: found for name, found in versions().items() if name in BITS_OF_ACTIVATIONS}
         return _filled(options, about, model, corpus, sites, tokens, bar)
 
 

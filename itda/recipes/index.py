@@ -36,11 +36,11 @@ from itda.explorer.code_index_writer import (
 from itda.files import DICTIONARY_FORMAT, FORMAT_VERSION, read_json, write_json
 from itda.recipes.run_in_progress import versions
 from itda.recipes.run_model import reopened
-from itda.recipes.runs import Bar, Run, Say, corpus_of, load_model, no_bar, open_run, open_spec, unsaid
+from itda.recipes.runs import Bar, Run, Say, corpus_of, load_model, no_bar, open_run, unsaid
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.tokenizing.partial_characters import partial_pieces
-from itda.sources.tokenizing.windows import Group, Windower
+from itda.sources.tokenizing.windows import Group, Windower, within_budget
 from itda.store.records import chosen_site
 
 BLOCK = 4096
@@ -94,7 +94,7 @@ def index_run(options: settings.Index, bar: Bar = no_bar, say: Say = unsaid) -> 
     tokens = settings.parse_count(options.tokens) if options.tokens is not None else int(run.record["tokens"])
     check_index_batch(options.batch_size)
     size, window = options.batch_size or int(run.record["batch_size"]), int(run.record["window"])
-    corpus = _corpus(run, options, say)
+    corpus = corpus_of(run, options.corpus, options, "read", say)
     asked = {
         "corpus": corpus.name if options.corpus is not None else run.record["corpus"],
         "corpus_part": corpus.part,
@@ -152,15 +152,6 @@ def index_run(options: settings.Index, bar: Bar = no_bar, say: Say = unsaid) -> 
     return Indexing(run.folder / FOLDER, record, _summaries(run, sites), new=True)
 
 
-def _corpus(run: Run, options: settings.Index, say: Say) -> Corpus:
-    """The corpus that the user names, or what the run was made from, in the same order."""
-    if options.corpus is not None:
-        return open_spec(options.corpus, options, say)
-    stored, corpus = run.record["settings"], corpus_of(run, options, "name a corpus with --corpus")
-    corpus = corpus.split(stored["part"])
-    return corpus.shuffled(stored["seed"]) if stored["order"] == "shuffled" else corpus
-
-
 def _site_record(run: Run, site: Site) -> dict[str, Any]:
     config = read_json(run.sites[site] / "config.json", DICTIONARY_FORMAT)
     file = run.sites[site] / "atoms.safetensors"
@@ -213,14 +204,7 @@ def _prepare(partial: Path, wanted: Mapping[str, Any]) -> None:
 
 def _groups(windower: Windower, corpus: Corpus, size: int, tokens: int) -> Iterator[Masked]:
     """The groups of `ModelSource`, one by one, with the activations that it would yield."""
-    left = tokens
-    for group in windower.groups(corpus, size):
-        mask = group.is_activation
-        mask = mask & (mask.flatten().cumsum(0).view_as(mask) <= left)
-        left -= int(mask.sum())
-        yield group, mask
-        if left == 0:
-            return
+    return ((group, group.is_activation) for group in within_budget(windower.groups(corpus, size), tokens))
 
 
 def _skip(groups: Iterator[Masked], parts: Sequence[PartRecord], partial: Path) -> None:

@@ -18,8 +18,7 @@ from itda.core.levels import two_levels
 from itda.errors import CorpusError
 from itda.evaluation.probing import ProbeResult, probe
 from itda.evaluation.python_classes import classes_of
-from itda.recipes import Bar, corpus_to_measure_on, no_bar, open_run
-from itda.recipes.runs import Say, unsaid
+from itda.recipes.runs import Bar, Say, corpus_of, no_bar, open_run, unsaid
 from itda.sources.corpora.corpus import Corpus, Document
 from itda.sources.source import ModelSource
 
@@ -41,7 +40,7 @@ def probe_run(
     tokens = settings.parse_count(options.tokens)
     run = open_run(options.run)
     # Shuffled: neighbours in a library are alike, and a few long files must not be all there is.
-    corpus = _python(corpus_to_measure_on(run, options.corpus, options, say)).shuffled(0)
+    corpus = _python(corpus_of(run, options.corpus, options, "unread", say)).shuffled(0)
     model, sites = run.model(options, say), list(run.sites)
     source = ModelSource(
         model,

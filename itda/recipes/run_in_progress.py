@@ -267,7 +267,7 @@ def plain(options: settings.Train) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what makes the bits."""
+    """Name the versions of the libraries that decide the bits of a run."""
     names = ("torch", "transformers", "tokenizers", "numpy")
     try:
         own = version("itda")

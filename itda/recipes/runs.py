@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from itda import config as settings
 from itda.core.dictionary import ITDA
 from itda.core.site import Site
-from itda.errors import CorpusError
+from itda.errors import CorpusError, SettingError
 from itda.recipes.run_model import reopened
 from itda.sources.corpora.corpus import Corpus, open_corpus
 from itda.sources.corpora.text_files import NEWEST, Rules
@@ -43,6 +43,10 @@ Bar = Callable[[str, int], AbstractContextManager[Progress]]
 
 Say = Callable[[str], object]
 """Told, in one line, what the user should know and no failure is."""
+
+
+Documents = Literal["read", "unread"]
+"""Documents of a run's corpus: those that it was made from, in its order, or the part that it was not made from."""
 
 
 def unsaid(_line: str) -> None:
@@ -117,11 +121,27 @@ def check_unchanged(corpus: Corpus, run: Run, remedy: str) -> None:
         )
 
 
-def corpus_of(run: Run, options: settings.CorpusOptions, remedy: str) -> Corpus:
-    """All documents of the corpus that a run was made from, in its own order.
+def corpus_of(
+    run: Run, spec: str | None, options: settings.CorpusOptions, documents: Documents, say: Say = unsaid
+) -> Corpus:
+    """Open the corpus that the user names, or else the run's own, of which only the `documents` asked for.
 
-    Raises `CorpusError`, with the remedy, if it is not there, or not what it was.
+    Raises `CorpusError` if the run's own is not there, or not what it was; `SettingError` if none of it is unread.
     """
+    if spec is not None:
+        return open_spec(spec, options, say)
+    stored = run.record["settings"]
+    if documents == "unread":
+        if stored["part"] == "all":
+            raise SettingError("the run was trained on all of its corpus: name another one with --corpus")
+        # A run may be made of the held-out part too, from activations that were harvested of it.
+        return _reopened_corpus(run, options).split("train" if stored["part"] == "heldout" else "heldout")
+    corpus = _reopened_corpus(run, options).split(stored["part"])
+    return corpus.shuffled(stored["seed"]) if stored["order"] == "shuffled" else corpus
+
+
+def _reopened_corpus(run: Run, options: settings.CorpusOptions) -> Corpus:
+    """All documents of the corpus that a run was made from, in its own order, read by the rules of that time."""
     stored, spec = run.record["settings"], run.record["corpus"]
     names = ("text_field", "dataset_config", "dataset_split", "dataset_revision")
     again = replace(options, **{name: stored[name] for name in names})
@@ -133,7 +153,7 @@ def corpus_of(run: Run, options: settings.CorpusOptions, remedy: str) -> Corpus:
             "--corpus-path"
         )
     corpus = open_spec(given or spec, again, rules=run.record.get("corpus_rules", 1))
-    check_unchanged(corpus, run, remedy)
+    check_unchanged(corpus, run, "name a corpus with --corpus")
     return corpus
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from itda.core.batch import Site
 from itda.sources.models.base import ActivationModel
-
-REPLACED = 3
-"""What is run from each site on, for each token: reconstructions, zeros, the mean."""
+from itda.sources.models.splicing import REPLACEMENTS, branches
 
 LEAST, MOST = 5_000, 100_000
 """Tokens to evaluate on by default, at least and at most."""
@@ -40,7 +38,7 @@ def passes(sites: Sequence[Site], layers: int, vocabulary: int, d_model: int) ->
         return Passes(reading, 0.0)
     head = vocabulary / (12 * d_model)
     after = sum(layers - site.layer - (site.stream == "resid_post") for site in sites)
-    return Passes(reading, layers - reading + REPLACED * after + (1 + REPLACED * len(sites)) * head)
+    return Passes(reading, layers - reading + len(REPLACEMENTS) * after + branches(len(sites)) * head)
 
 
 def tokens_as_long(trained: int, cost: Passes) -> int:

@@ -12,7 +12,7 @@ from itda.core.batch import ActivationBatch, Site
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.base import ActivationModel
 from itda.sources.tokenizing.special import Bos
-from itda.sources.tokenizing.windows import Group
+from itda.sources.tokenizing.windows import Group, within_budget
 
 
 class ModelSource:
@@ -59,18 +59,14 @@ class ModelSource:
 
     def _groups(self) -> Iterator[Group]:
         """The groups to run; `is_activation` is true where an activation is wanted."""
-        seen = 0
-        for group in self.windower.groups(self.corpus, self.batch_size, first_only=self.every_position):
-            mask = group.is_activation
-            if self.every_position:
-                mask = torch.zeros_like(mask)
-                mask[: len(group.windows)] = True
-            place = seen + mask.flatten().cumsum(0).view_as(mask)  # from 1, row by row
-            seen += int(mask.sum())
-            mask = mask & (place > self.skip)
-            if self.tokens is not None:
-                mask = mask & (place <= self.tokens)
-            if mask.any():
-                yield replace(group, is_activation=mask)
-            if self.tokens is not None and seen >= self.tokens:
-                return
+        groups = self.windower.groups(self.corpus, self.batch_size, first_only=self.every_position)
+        if self.every_position:
+            groups = map(_with_every_position, groups)
+        return (group for group in within_budget(groups, self.tokens, self.skip) if group.is_activation.any())
+
+
+def _with_every_position(group: Group) -> Group:
+    """Count padding and special tokens as activations too, in the rows that hold a window."""
+    every = torch.zeros_like(group.is_activation)
+    every[: len(group.windows)] = True
+    return replace(group, is_activation=every)

@@ -12,6 +12,20 @@ from torch import Tensor
 from itda.core.batch import Site
 from itda.sources.tokenizing.windows import Group
 
+SPLICED = "spliced"
+REPLACEMENTS = (SPLICED, "zero", "mean")
+"""What evaluation puts in the place of activations: their reconstructions, zeros, their mean."""
+
+
+def branches(sites: int) -> int:
+    """How many hidden states a token has in an evaluation: the clean one, and one for each site and replacement.
+
+    >>> branches(2)
+    7
+    """
+    return 1 + len(REPLACEMENTS) * sites
+
+
 Key = tuple[Site, str] | None
 """The model as it is, or a site and the name of what stands in for its activations."""
 

@@ -25,7 +25,7 @@ from itda.sources.models.blocks import Place, activations_in, find_blocks
 from itda.sources.models.hooks import Hook, Turns, hooked
 from itda.sources.models.named import Checkpoint
 from itda.sources.models.replay import Form, NotReplayableError, form_of, passing, replaced, run_block, run_head
-from itda.sources.models.splicing import Splice, Spliced
+from itda.sources.models.splicing import Splice, Spliced, branches
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.models.trial import check_layers, place_of, recorded, trial_group, tried, why_no_stream
 from itda.sources.streamed.hidden_states import States
@@ -272,8 +272,7 @@ class StreamedModel(ActivationModel):
 
     def _carried(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> States:
         """The last block's states by number of the group and, None for the clean one, site and name of the splice."""
-        branches = 1 + sum(3 for _ in sites)
-        states = self._states(len(groups) * branches, groups[0].input_ids.numel())
+        states = self._states(len(groups) * branches(len(sites)), groups[0].input_ids.numel())
         last = self.layers if self.is_causal else max(site.layer for site in sites) + 1
         for layer in self.weights.stream(last):
             here = [site for site in sites if site.layer == layer]

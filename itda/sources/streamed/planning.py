@@ -14,16 +14,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from itda.core.batch import Site
 from itda.sources.models.blocks import find_blocks, site_module
+from itda.sources.models.limits import loader_of
 from itda.sources.models.named import Checkpoint
+from itda.sources.models.splicing import REPLACEMENTS, branches
 from itda.sources.streamed.memory_use import groups_in_flight, left_for_states, weights_in_use
 from itda.sources.streamed.model import LOGITS
-
-SPLICES = 3
-"""States beside the clean one that evaluation carries for each site: reconstructions, the mean, and zeros."""
 
 LOGITS_BYTES = 4 * 4 * LOGITS
 """What evaluation holds of logits at once, at most: clean and spliced ones in float32, each once more where masked."""
@@ -138,7 +137,7 @@ class Work:
     @property
     def branches(self) -> int:
         """States of each token."""
-        return 1 + SPLICES * len(self.sites) if self.evaluation else 1
+        return branches(len(self.sites)) if self.evaluation else 1
 
 
 @dataclass(frozen=True)
@@ -264,16 +263,17 @@ def _operations(shape: ModelShape, work: Work, layers: int) -> float:
     block = [2.0 * active + 4.0 * work.window * shape.attention for active in shape.active]
     each = sum(block[:layers])
     if work.evaluation:
-        each += sum(SPLICES * sum(block[site.layer + 1 : layers]) for site in work.sites)
+        each += sum(len(REPLACEMENTS) * sum(block[site.layer + 1 : layers]) for site in work.sites)
         each += 2.0 * shape.unembedding * work.branches
     return each * work.tokens
 
 
 def _empty(config: Any, trust_remote_code: bool) -> PreTrainedModel:
     """A model without memory for its weights; with its head if it predicts the next token, as `Checkpoint.model`."""
-    causal = any("CausalLM" in name or "LMHead" in name for name in config.architectures or [])
-    loader = AutoModelForCausalLM if causal else AutoModel
+    loader = loader_of(config)
     with torch.device("meta"):
+        if issubclass(loader, PreTrainedModel):
+            return loader._from_config(config)
         return loader.from_config(config, trust_remote_code=trust_remote_code)
 
 

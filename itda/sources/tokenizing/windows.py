@@ -1,7 +1,7 @@
 """Windows: documents cut into token sequences of one length, with what is needed to label each token."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -91,6 +91,23 @@ class Group:
             window=per_window[rows, 1],
             window_start=np.array([window.text_start for window in self.windows])[rows],
         )
+
+
+def within_budget(groups: Iterable[Group], tokens: int | None, skip: int = 0) -> Iterator[Group]:
+    """Mark as activations only those after the first `skip` of a stream, up to its activation number `tokens`.
+
+    The other tokens stay in their windows: the model reads them, and nobody measures them. Ends with the group that
+    holds the last activation; groups before may have none. None for `tokens` means all of them.
+    """
+    seen = 0
+    for group in groups:
+        mask = group.is_activation
+        number = seen + mask.flatten().cumsum(0).view_as(mask)  # from 1, row by row
+        seen += int(mask.sum())
+        mask = mask & (number > skip)
+        yield replace(group, is_activation=mask if tokens is None else mask & (number <= tokens))
+        if tokens is not None and seen >= tokens:
+            return
 
 
 class Windower:

@@ -9,7 +9,7 @@ from sources.models.families import byte_tokenizer, word_tokenizer
 
 from itda.errors import SettingError
 from itda.sources.corpora.corpus import Corpus, Document
-from itda.sources.tokenizing.windows import Windower
+from itda.sources.tokenizing.windows import Windower, within_budget
 
 MIXED = "naïve café 🙂👩‍👩‍👧 日本語のテキスト and the cat"
 TEXTS = ["the cat sat on the mat", MIXED, "a", "\n\n  \t", "e\u0301 \u202e \x00 end"]
@@ -244,3 +244,24 @@ def test_token_ids_and_offsets_of_a_window_have_one_row_per_token():
     for window in Windower(BOS, 5).windows(Document("d", MIXED)):
         assert window.offsets.shape == (len(window.token_ids), 2)
         assert window.token_ids.dtype == np.int64
+
+
+@given(
+    lengths=st.lists(st.integers(0, 9), max_size=6),
+    tokens=st.none() | st.integers(0, 40),
+    skip=st.integers(0, 40),
+    size=st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_budget_marks_the_activations_that_counting_one_by_one_would(lengths, tokens, skip, size):
+    corpus = Corpus.from_texts(["a" * length for length in lengths])
+    groups = list(Windower(BOS, 5).groups(corpus, size))
+    seen, wanted = 0, []
+    for place in torch.cat([group.is_activation.flatten() for group in groups] or [torch.zeros(0)]).tolist():
+        seen += bool(place)
+        wanted.append(bool(place) and seen > skip and (tokens is None or seen <= tokens))
+    marked = list(within_budget(groups, tokens, skip))
+    found = [flag for group in marked for flag in group.is_activation.flatten().tolist()]
+    assert found == wanted[: len(found)]
+    assert not any(wanted[len(found) :])
+    assert all(torch.equal(a.input_ids, b.input_ids) for a, b in zip(marked, groups, strict=False))
