@@ -147,7 +147,9 @@ class Unfinished:
 
     def write(self, record: Mapping[str, Any], states: Mapping[str, TrainingState]) -> None:
         """Write a checkpoint. Raises `StoreError`; the one before stays."""
-        write_checkpoint(self.folder / CHECKPOINTS, record, states, remedy=f"then go on with {self.remedy}")
+        # Without a checkpoint the folder goes when this fails: there is nothing to resume.
+        then = f"then go on with {self.remedy}" if self.has_checkpoint else "then run the same command again"
+        write_checkpoint(self.folder / CHECKPOINTS, record, states, remedy=then)
 
     @contextmanager
     def room(self) -> Iterator[None]:
