@@ -19,7 +19,8 @@ LIGHT = {"errors", "core", "files", "terminal", "checks", "config"}
 # What each room may import from, besides itself. `itda` alone is the package's own names, for no room inside it.
 ALLOWED = {
     "errors": set(),
-    "core": {"errors"},
+    "machine": set(),
+    "core": {"errors", "machine"},
     "files": {"errors"},
     "store": {"errors", "core", "files"},
     "sources": {"errors", "core", "files"},
@@ -31,7 +32,7 @@ ALLOWED = {
     "progress": set(),
     "terminal": {"errors"},
     "checks": {"errors", "core", "files", "store", "sources", "config", "terminal"},
-    "recipes": {"store", "sources", "workers", "evaluation", "explorer"} | LIGHT,
+    "recipes": {"machine", "store", "sources", "workers", "evaluation", "explorer"} | LIGHT,
     "report": {"errors", "core", "store", "evaluation", "recipes"},
     "plots": {"errors", "core", "recipes"},
     "cli": {"store", "sources", "evaluation", "progress", "recipes", "report", "plots"} | LIGHT,

@@ -1,10 +1,8 @@
 """What pursuits of this process may use: how much memory for Gram matrices, and whether they may approximate."""
 
 import weakref
-from pathlib import Path
 
-import psutil
-
+from itda import machine
 from itda.errors import SettingError
 
 _limit: int | None = None
@@ -54,19 +52,8 @@ def limit() -> int | None:
 def available() -> int:
     """Bytes that may be taken now."""
     if _limit is None:
-        return free() // 2
+        return machine.free_memory() // 2
     return max(0, _limit - sum(_granted.values()))
-
-
-def free() -> int:
-    """Bytes of memory that this process could use without swapping, as its container sees it."""
-    free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")  # a container's own limit (cgroup v2); elsewhere there is no such file
-    try:
-        most, current = (group / "memory.max").read_text(), (group / "memory.current").read_text()
-        return min(free, int(most) - int(current)) if most.strip() != "max" else free
-    except (OSError, ValueError):
-        return free
 
 
 def claim(owner: object, size: int) -> None:

@@ -15,8 +15,8 @@ import torch
 from itda import config as settings
 from itda.checks import parse_sites
 from itda.core.batch import ActivationSource, Site
-from itda.core.memory import free
 from itda.errors import ItdaError, SettingError
+from itda.machine import free_device_memory, free_memory
 from itda.recipes.run_model import MODEL
 from itda.recipes.runs import Say, open_spec, unsaid
 from itda.sources.corpora.corpus import Corpus
@@ -191,7 +191,7 @@ def model_recipe(
         raise SettingError(f"no folder {options.scratch} for --scratch: make it, or name another")
     if options.stream or _is_too_large(name, named, budget):
         if budget is None:
-            budget = free() // 2
+            budget = free_memory() // 2
         return partial(_streamed, name, head=head, budget=budget, scratch=options.scratch, **named)
     return partial(LanguageModel.load, name, **named)
 
@@ -205,8 +205,8 @@ def _is_too_large(name: str, named: Mapping[str, Any], budget: int | None) -> bo
     try:
         checkpoint = Checkpoint.named(name, **named)
         if budget is None:
-            on_gpu = checkpoint.device.startswith("cuda")
-            budget = int(0.9 * torch.cuda.mem_get_info(checkpoint.device)[0]) if on_gpu else free()
+            device = torch.device(checkpoint.device)
+            budget = int(0.9 * free_device_memory(device)) if device.type == "cuda" else free_memory()
         return checkpoint.bytes() > budget
     except ItdaError:
         raise

@@ -10,7 +10,7 @@ import torch
 from core.helpers import batch, labels, normal, unit_rows
 
 import itda
-from itda import ITDA, Trainer
+from itda import ITDA, Trainer, machine
 from itda.core import memory
 from itda.errors import SettingError
 
@@ -21,8 +21,8 @@ def default():
 
 
 def test_by_default_half_of_what_is_free_may_be_taken():
-    assert 0 < memory.available() < memory.free()
-    assert memory.available() == pytest.approx(memory.free() / 2, rel=0.2)
+    assert 0 < memory.available() < machine.free_memory()
+    assert memory.available() == pytest.approx(machine.free_memory() / 2, rel=0.2)
 
 
 def test_a_limit_covers_all_dictionaries_at_once_and_is_given_back():

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from itda.core import memory
+from itda.core import memory as limits
 from itda.core.code import SparseCode
 from itda.core.pursuit.fixed_order import weighted_atoms
 from itda.core.pursuit.plain import pursue
@@ -32,17 +32,29 @@ class Encoder(Protocol):
         ...
 
 
-def encoder(atoms: Float[Tensor, "atoms d_model"], k: int, pursuit: Pursuit) -> Encoder:
-    """The fastest way there is to decompose in these atoms; it may keep things from call to call."""
+def encoder(
+    atoms: Float[Tensor, "atoms d_model"],
+    k: int,
+    pursuit: Pursuit,
+    *,
+    memory: int | None = None,
+    fast: bool | None = None,
+) -> Encoder:
+    """Choose the fastest way there is to decompose in these atoms; it may keep things from call to call.
+
+    `memory` is how many bytes a Gram matrix may take, `fast` whether a GPU may approximate; None is for what
+    `set_memory` and `set_fast` say.
+    """
     if atoms.device.type == "cpu" and atoms.dtype == torch.float32:
         # Not at the top: the compiled kernels take a second to load, and not everything needs them.
         from itda.core.pursuit.gram_cpu import GramEncoder, GramRows
 
-        return GramEncoder(GramRows(atoms.contiguous(), len(atoms), least=k), k, pursuit)
+        return GramEncoder(GramRows(atoms.contiguous(), len(atoms), least=k, memory=memory), k, pursuit)
     if atoms.device.type == "cuda":
         from itda.core.pursuit.gram_gpu import GpuPursuit
 
-        chosen = GpuPursuit(atoms, k, pursuit, memory.limit(), memory.fast())
+        memory, fast = limits.limit() if memory is None else memory, limits.fast() if fast is None else fast
+        chosen = GpuPursuit(atoms, k, pursuit, memory, fast)
         log.info(chosen.description)
         return chosen
     return partial(pursue, atoms=atoms, k=k, pursuit=pursuit)

@@ -38,13 +38,13 @@ def _compiled(function: F, **options: Any) -> F:
     except RuntimeError:  # no folder for compiled code can be written to: then each process compiles for itself
         return cast(F, numba.njit(**options)(inspect.unwrap(function)))
     cache: Any = made._cache  # pyright: ignore[reportAttributeAccessIssue]
-    save = cache.save_overload
+    keep = cache.save_overload
 
-    def save_if_possible(*entry: Any) -> None:
+    def keep_if_possible(*entry: Any) -> None:
         with suppress(OSError):  # nor where the disk is full
-            save(*entry)
+            keep(*entry)
 
-    cache.save_overload = save_if_possible
+    cache.save_overload = keep_if_possible
     return cast(F, made)
 
 

@@ -1,7 +1,5 @@
 """Which pursuit a GPU runs, and a pursuit that keeps what its calls have in common. All give the bits of `plain`."""
 
-import importlib.util
-import os
 from typing import Literal
 
 import torch
@@ -10,17 +8,13 @@ from torch import Tensor
 
 from itda.core.pursuit import gram_torch, plain
 from itda.core.pursuit.gram_torch import Codes
+from itda.core.pursuit.triton_limits import REGISTERS, WIDEST, fits_on_chip
+from itda.machine import free_device_memory, missing_for_triton
 
 Path = Literal["triton-on-chip", "triton-streaming", "gram", "plain"]
 
 RESERVE = 3 * 2**30
 """Bytes kept free of the Gram matrix: for the correlations of a group of rows, and the atoms that a refit gathers."""
-
-REGISTERS = 160 * 2**10
-"""Bytes that the on-chip kernel may hold of the 256 KiB of registers of an SM: c, and a residual in float64."""
-
-WIDEST = 2**14
-"""The widest residual, in float64, that the registers of a program hold."""
 
 PROOF = 8
 """Rows of the first call that `plain` repeats, if a compiled kernel is to be used."""
@@ -52,20 +46,6 @@ def choose(m: int, d: int, k: int, free_bytes: int, has_triton: bool) -> Path:
     return "triton-on-chip" if fits_on_chip(m, d) else "triton-streaming"
 
 
-def fits_on_chip(m: int, d: int) -> bool:
-    """Whether one program may hold its correlations with m atoms, and its residual of width d, in registers."""
-    return 4 * power_of_two(m) + 8 * power_of_two(d) <= REGISTERS
-
-
-def power_of_two(n: int) -> int:
-    """The smallest that is no less than n.
-
-    >>> [power_of_two(n) for n in (1, 2, 3, 32, 33)]
-    [1, 2, 4, 32, 64]
-    """
-    return 1 << (n - 1).bit_length()
-
-
 class GpuPursuit:
     """`plain.pursue` for one dictionary on a GPU (or, for tests, anywhere): the Gram matrix is made once.
 
@@ -91,7 +71,7 @@ class GpuPursuit:
     ) -> None:
         self.atoms, self.k, self.pursuit, self.fast = atoms, k, pursuit, fast
         self._gram: Float32[Tensor, "atoms atoms"] | None = None
-        free = _free_bytes(atoms.device) if memory is None else memory
+        free = free_device_memory(atoms.device) if memory is None else memory
         missing = "omp has no kernel" if pursuit == "omp" else missing_for_triton(atoms.device)
         self.path = choose(len(atoms), atoms.shape[1], k, free, not missing)
         # A compiler that fuses what it was told to keep apart changes last bits: the first rows show whether it does.
@@ -136,22 +116,8 @@ class GpuPursuit:
         self.description = f"pursuit: {self.path} ({m:,} atoms of width {d:,}, k = {self.k}; {why})"
 
 
-def missing_for_triton(device: torch.device) -> str:
-    """What keeps the kernels from running there; empty if nothing does. Triton's interpreter runs them anywhere."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if not interpreted and (device.type != "cuda" or torch.version.cuda is None):
-        return "no CUDA device"
-    if not interpreted and torch.cuda.get_device_capability(device) < (8, 0):
-        return "a GPU older than Ampere"
-    return "" if importlib.util.find_spec("triton") else "Triton is not installed"
-
-
 def same(one: Codes, other: Codes) -> bool:
     """Equal codes and equal shares left, to the bit."""
     (a, left), (b, left_other) = one, other
     pairs = ((a.indices, b.indices), (a.coefficients, b.coefficients), (a.count, b.count), (left, left_other))
     return all(torch.equal(x, y) for x, y in pairs)
-
-
-def _free_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2**62

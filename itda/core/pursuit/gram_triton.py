@@ -10,8 +10,8 @@ from torch import Tensor
 
 from itda.core.pursuit import gram_torch, gram_triton_kernel
 from itda.core.pursuit.fixed_order import full_precision_products
-from itda.core.pursuit.gram_gpu import fits_on_chip, power_of_two
 from itda.core.pursuit.gram_torch import Codes, Picks, Start
+from itda.core.pursuit.triton_limits import fits_on_chip, power_of_two
 
 
 def pursue_triton(

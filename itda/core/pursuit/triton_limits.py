@@ -1,0 +1,25 @@
+"""What the Triton kernels can take. Apart from the kernels, so that one may ask where Triton is not installed."""
+
+REGISTERS = 160 * 2**10
+"""Bytes that the on-chip kernel may hold of the 256 KiB of registers of an SM: c, and a residual in float64."""
+
+WIDEST = 2**14
+"""The widest residual, in float64, that the registers of a program hold."""
+
+
+def fits_on_chip(m: int, d: int) -> bool:
+    """Tell if one program may hold its correlations with m atoms, and its residual of width d, in registers.
+
+    >>> fits_on_chip(16384, 4096), fits_on_chip(65536, 4096)
+    (True, False)
+    """
+    return 4 * power_of_two(m) + 8 * power_of_two(d) <= REGISTERS
+
+
+def power_of_two(n: int) -> int:
+    """The smallest that is no less than n.
+
+    >>> [power_of_two(n) for n in (1, 2, 3, 32, 33)]
+    [1, 2, 4, 32, 64]
+    """
+    return 1 << (n - 1).bit_length()

@@ -1,0 +1,58 @@
+"""What this machine has: free memory, and whether GPU kernels can run. Asked here, so that `core` reads no environment.
+
+torch is imported where it is needed: asking for memory alone loads no tensors.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    import torch
+
+UNKNOWN = 2**62
+"""Bytes of memory of a device that cannot say: more than any has."""
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process could use without swapping, as its container sees it.
+
+    >>> free_memory() > 0
+    True
+    """
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")  # a container's own limit (cgroup v2); elsewhere there is no such file
+    try:
+        most, current = (group / "memory.max").read_text(), (group / "memory.current").read_text()
+        return min(free, int(most) - int(current)) if most.strip() != "max" else free
+    except (OSError, ValueError):
+        return free
+
+
+def free_device_memory(device: torch.device) -> int:
+    """Free bytes of memory of a GPU; `UNKNOWN` for a device that is none."""
+    if device.type != "cuda":
+        return UNKNOWN
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def missing_for_triton(device: torch.device) -> str:
+    """Say what keeps Triton's kernels from running on a device; empty if nothing does.
+
+    Triton's interpreter (the environment variable TRITON_INTERPRET is 1) runs them anywhere.
+    """
+    import torch
+
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if not interpreted and (device.type != "cuda" or torch.version.cuda is None):
+        return "no CUDA device"
+    if not interpreted and torch.cuda.get_device_capability(device) < (8, 0):
+        return "a GPU older than Ampere"
+    return "" if find_spec("triton") else "Triton is not installed"
