@@ -6,6 +6,8 @@ A name is imported when it is first asked for, so that commands which need no te
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from itda.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from itda.core.batch import ActivationBatch, ActivationSource, Site
     from itda.core.code import SparseCode
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from itda.core.training.refine import refine
     from itda.core.training.trainer import Builder
     from itda.errors import ItdaError
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ActivationBatch",

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of `itda`. Exit status 0, or 2 with one line on standard error for bad usage or bad input."""
     given = sys.argv[1:] if arguments is None else arguments
     if "--version" in given:
-        from itda import __version__
+        from itda.version import __version__
 
         print(f"itda {__version__}")
         return

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from itda.errors import StoreError
 from itda.files import FORMAT_VERSION, RUN_FORMAT, is_full, locked, read_json, write_json
 from itda.store.checkpoints import Checkpoint, latest_checkpoint, write_checkpoint
 from itda.store.records import UNFINISHED
+from itda.version import __version__
 
 CHECKPOINTS, LOG = "checkpoints", "log.jsonl"
 UNFINISHED_FORMAT = "itda-unfinished-run"
@@ -133,8 +134,9 @@ class Unfinished:
             self._write()
             return
         was, now = _flat(self.about), _flat(json.loads(json.dumps(about)))
-        # What an earlier itda did not note yet is not known to have changed, nor what this one no longer notes.
-        for name in [each for each in was if each in now]:
+        # What an earlier itda did not note yet is not known to have changed, nor what this one no longer notes. It said
+        # "not installed" for its own version in a checkout.
+        for name in [each for each in was if each in now and was[each] != "not installed"]:
             if was[name] != now[name]:
                 raise StoreError(
                     f"{_said(name)} was {_short(was[name])} when {self.folder} was begun, and is "
@@ -271,11 +273,7 @@ def plain(options: settings.Train) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Name the versions of the libraries that decide the bits of a run."""
     names = ("torch", "transformers", "tokenizers", "numpy")
-    try:
-        own = version("itda")
-    except PackageNotFoundError:  # a checkout that runs as it is
-        own = "not installed"
-    return {"itda": own, **{name: version(name) for name in names}, "python": platform.python_version()}
+    return {"itda": __version__, **{name: version(name) for name in names}, "python": platform.python_version()}
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
