@@ -19,6 +19,7 @@ import torch
 from common import Results, arguments_for, number, paragraph, ratio, results_for, table
 
 import itda.evaluation.evaluate
+import itda.evaluation.sums
 from itda.core import metrics
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
@@ -67,12 +68,12 @@ def evaluated(
     model: LanguageModel, groups: list[Group], made: Mapping[Site, ITDA], massive: str, *, old: bool
 ) -> tuple[float, dict[Site, Any]]:
     """Seconds, and the figures, of one way."""
-    module = itda.evaluation.evaluate
-    module.splicer_of = (lambda model, sites, _beside: WholePasses(model, sites)) if old else splicer_of
-    module.kl_divergence = old_kl if old else metrics.kl_divergence
-    module.log_normalizer = old_normalizer if old else metrics.log_normalizer
+    passes, sums = itda.evaluation.evaluate, itda.evaluation.sums
+    passes.splicer_of = (lambda model, sites, _beside: WholePasses(model, sites)) if old else splicer_of
+    sums.kl_divergence = old_kl if old else metrics.kl_divergence
+    sums.log_normalizer = old_normalizer if old else metrics.log_normalizer
     started = time.perf_counter()
-    found = itda.evaluation.evaluate(model, lambda: groups, made, massive=massive)  # pyright: ignore[reportArgumentType]
+    found = passes.evaluate_groups(model, lambda: groups, made, massive=massive)  # pyright: ignore[reportArgumentType]
     return time.perf_counter() - started, found
 
 

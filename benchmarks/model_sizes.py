@@ -130,8 +130,8 @@ def measure(model: LanguageModel, tokens: int, evaluated: int) -> dict[str, Any]
         with clock(device, seconds, "refine"):
             dictionary = builder.finish()
     with clock(device, seconds, "evaluate"):
-        loaded = {site: dictionary.to(device)}
-        found = evaluate_on(model, corpus.split("heldout"), loaded, evaluated, WINDOW, BATCH)[site]
+        corpus, dictionaries = corpus.split("heldout"), {site: dictionary}
+        found = evaluate_on(model, corpus, dictionaries, tokens=evaluated, window=WINDOW, batch_size=BATCH)[site]
     peak = torch.cuda.max_memory_allocated() if device.startswith("cuda") else most_resident()
     figures = {"fvu": found.fvu, "ce_loss_score": found.ce_loss_score, "l0": found.l0}
     shape = {"d_model": model.d_model, "layers": model.layers, "layer": site.layer}

@@ -23,9 +23,7 @@ from itda.evaluation.repeats import Repeats, are_repeated, needed
 from itda.sources.models.blocks import Place, activations_in, find_blocks
 from itda.sources.models.hooks import Hook, hooked
 from itda.sources.models.replay import Form, NotReplayableError, form_of, real_forward, replaced, run_blocks, run_head
-from itda.sources.models.splicing import Key, Splice, Spliced, Splicer, WholePasses
-from itda.sources.models.transformers import LanguageModel
-from itda.sources.streamed.model import StreamedModel
+from itda.sources.models.splicing import Key, ResumableModel, Splice, SpliceableModel, Spliced, Splicer, WholePasses
 from itda.sources.tokenizing.windows import Group
 
 LOGITS, LOGITS_ON_A_GPU = 2**23, 2**26
@@ -69,7 +67,7 @@ class _Clean:
 class Resumption:
     """Runs groups of windows, all of them in the same order in `harvest` and then in `spliced`: see `Splicer`."""
 
-    model: LanguageModel
+    model: ResumableModel
     sites: Sequence[Site]
     form: Form
     beside: Collection[str] = ()
@@ -92,7 +90,7 @@ class Resumption:
     def harvest(
         self, groups: Sequence[Group]
     ) -> Iterator[tuple[int, dict[Site, Float[Tensor, "activations d_model"]]]]:
-        """As `LanguageModel.harvest`, to the bit. States are kept for `spliced` as far as there is room for them."""
+        """As the model's own `harvest`, to the bit. States are kept for `spliced` as far as there is room for them."""
         for place, group in enumerate(groups):
             clean = self._clean(group, self._deepest)
             if self._bytes + clean.bytes <= KEPT_BYTES:
@@ -102,7 +100,7 @@ class Resumption:
             yield place, {site: clean.at(site)[group.is_activation.to(clean.at(site).device)] for site in self.sites}
 
     def spliced(self, groups: Sequence[Group], splice: Splice) -> Iterator[Spliced]:
-        """As `LanguageModel.spliced`, to within rounding."""
+        """As the model's own `spliced`, to within rounding."""
         for place, group in enumerate(groups):
             kept = self._kept.pop(self._spliced, None)
             self._spliced += 1
@@ -236,7 +234,7 @@ class Resumption:
         if not self.gathers:
             return max(1, places)
         logits = LOGITS if torch.device(self.model.device).type == "cpu" else LOGITS_ON_A_GPU
-        return max(1, logits // self.model.model.config.get_text_config().vocab_size)
+        return max(1, logits // self.model.vocabulary)
 
     @torch.inference_mode()
     def _head(self, group: Group, state: Tensor, places: Int64[Tensor, " places"]) -> Tensor:
@@ -271,18 +269,18 @@ def _together(windows: Sequence[Tensor | None], like: Tensor) -> Tensor:
     return found.view_as(like)
 
 
-def splicer_of(model: LanguageModel | StreamedModel, sites: Sequence[Site], beside: Collection[str] = ()) -> Splicer:
+def splicer_of(model: SpliceableModel, sites: Sequence[Site], beside: Collection[str] = ()) -> Splicer:
     """What evaluates a model at some sites: from each site on, or whole passes where a trial shows that it must.
 
     `beside` names the replacements whose logits have to come together with the clean ones. Raises `ModelError` for a
     site that the model does not have.
     """
     model.check(sites)
-    made = resumption(model, sites, beside) if isinstance(model, LanguageModel) else None
+    made = resumption(model, sites, beside) if isinstance(model, ResumableModel) else None
     return made or WholePasses(model, sites)
 
 
-def resumption(model: LanguageModel, sites: Sequence[Site], beside: Collection[str] = ()) -> Resumption | None:
+def resumption(model: ResumableModel, sites: Sequence[Site], beside: Collection[str] = ()) -> Resumption | None:
     """A model that runs from its sites on, if it can be run so; found by a trial."""
     group = _trial(model)
     with suppress(NotReplayableError, RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError):
@@ -318,11 +316,10 @@ def _alike(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=0, atol=ROUNDINGS * torch.finfo(b.dtype).eps * largest, equal_nan=True)
 
 
-def _trial(model: LanguageModel) -> Group:
+def _trial(model: ResumableModel) -> Group:
     """A small group of windows of unequal length and different tokens."""
     windows, tokens = 3, 8
-    vocabulary = model.model.config.get_text_config().vocab_size
-    ids = (7 * torch.arange(windows * tokens) % vocabulary).view(windows, tokens)
+    ids = (7 * torch.arange(windows * tokens) % model.vocabulary).view(windows, tokens)
     mask = torch.ones_like(ids)
     mask[0, 5:] = 0
     mask[2, 7:] = 0

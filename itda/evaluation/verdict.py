@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from itda.core.batch import Site
-from itda.evaluation.evaluate import Evaluation
+from itda.evaluation.measures import Evaluation
 
 BANDS = (
     (0.98, "Very good", "it can stand in for the site"),

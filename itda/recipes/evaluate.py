@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from types import MappingProxyType
 
 import numpy as np
 
 from itda import config as settings
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
-from itda.evaluation.evaluate import Evaluation, Massive, cost_of, evaluate
+from itda.evaluation.evaluate import cost_of, evaluate, spliceable
+from itda.evaluation.measures import Evaluation, Massive
 from itda.evaluation.verdict import verdict
 from itda.explorer.overview import growth
 from itda.files import FORMAT_VERSION, METRICS_FORMAT, write_json
@@ -19,11 +21,11 @@ from itda.recipes.activation_source import model_recipe
 from itda.recipes.run_model import reopened
 from itda.recipes.runs import Bar, Run, Say, corpus_of, finite, no_bar, now_and_then, open_run, unsaid
 from itda.sources.corpora.corpus import Corpus
-from itda.sources.models.transformers import LanguageModel
+from itda.sources.models.base import ActivationModel
 from itda.sources.passes import tokens_as_long
-from itda.sources.streamed.model import StreamedModel
 from itda.sources.tokenizing.special import Bos
-from itda.sources.tokenizing.windows import Group, within_budget
+
+NOT_KNOWN: Mapping[Site, float] = MappingProxyType({})
 
 
 def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar, say: Say = unsaid) -> dict[Site, Evaluation]:
@@ -35,30 +37,61 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar, say: Say = unsai
     run = open_run(options.run)
     corpus = corpus_of(run, options.corpus, options, "unread", say)
     where = reopened(run.folder, run.record, options, say)
-    model = model_recipe(where.name, where.options, where.revision, head=True)()
-    loaded = {site: run.dictionary(site).to(model.device) for site in run.sites}
+    model = spliceable(model_recipe(where.name, where.options, where.revision, head=True)())
     if tokens is None:
-        tokens = tokens_as_long(run.record["tokens"], cost_of(model, list(loaded)))
+        tokens = tokens_as_long(run.record["tokens"], cost_of(model, list(run.sites)))
         say(f"evaluating on {tokens:,} tokens, about as many block passes as training took (--tokens sets another)")
     results = evaluate_on(
         model,
         corpus,
-        loaded,
-        tokens,
-        run.record["window"],
-        options.batch_size,
-        bar,
+        {site: run.dictionary(site) for site in run.sites},
+        tokens=tokens,
+        window=run.record["window"],
+        batch_size=options.batch_size,
         bos=run.bos,
         massive=options.massive,
+        growing=still_growing(run),
+        bar=bar,
     )
-    growing = still_growing(run)
-    results = {site: replace(found, verdict=verdict(site, found, growing.get(site))) for site, found in results.items()}
+    on = {"corpus": corpus.name, "part": corpus.part, "fingerprint": corpus.fingerprint}
+    on |= {"dtype": model.dtype, "changed_model": where.changed}
     for site, result in results.items():
-        on = {"corpus": corpus.name, "part": corpus.part, "fingerprint": corpus.fingerprint}
-        on |= {"dtype": model.dtype, "changed_model": where.changed}
         kind = {"format": METRICS_FORMAT, "format_version": FORMAT_VERSION}
         write_json(run.sites[site] / "metrics.json", {**kind, **finite(asdict(result)), **on})
     return results
+
+
+def evaluate_on(
+    model: ActivationModel,
+    corpus: Corpus,
+    dictionaries: Mapping[Site, ITDA],
+    *,
+    tokens: int,
+    window: int,
+    batch_size: int = 8,
+    bos: Bos = "auto",
+    massive: Massive = "clean",
+    growing: Mapping[Site, float] = NOT_KNOWN,
+    bar: Bar = no_bar,
+) -> dict[Site, Evaluation]:
+    """Measure dictionaries on the first `tokens` tokens of a corpus, and say in words what the figures mean.
+
+    `growing` gives, where it is known, the share of a dictionary's atoms that it found last: see `still_growing`.
+    Needs no run folder. Raises `ModelError`, `CorpusError` as `itda.evaluation.evaluate.evaluate` does.
+    """
+    with bar("evaluate", tokens) as progress, model.watched(now_and_then(progress.set_postfix_str)):
+        found = evaluate(
+            model,
+            corpus,
+            dictionaries,
+            window=window,
+            batch_size=batch_size,
+            tokens=tokens,
+            bos=bos,
+            massive=massive,
+            progress=progress.update,
+        )
+    return {site: replace(each, verdict=verdict(site, each, growing.get(site))) for site, each in found.items()}
 
 
 def still_growing(run: Run) -> dict[Site, float]:
@@ -80,25 +113,3 @@ def still_growing(run: Run) -> dict[Site, float]:
         if atoms[-1]:
             shares[site] = 1 - float(np.interp(end, tokens, atoms)) / atoms[-1]
     return shares
-
-
-def evaluate_on(
-    model: LanguageModel | StreamedModel,
-    corpus: Corpus,
-    loaded: Mapping[Site, ITDA],
-    tokens: int,
-    window: int,
-    batch_size: int,
-    bar: Bar = no_bar,
-    *,
-    bos: Bos = "auto",
-    massive: Massive = "clean",
-) -> dict[Site, Evaluation]:
-    """Measure dictionaries on the first `tokens` tokens of a corpus."""
-    windower = model.windower(window, bos)
-
-    def groups() -> Iterator[Group]:
-        return within_budget(windower.groups(corpus, batch_size), tokens)
-
-    with bar("evaluate", tokens) as progress, model.watched(now_and_then(progress.set_postfix_str)):
-        return evaluate(model, groups, loaded, massive=massive, progress=progress.update)

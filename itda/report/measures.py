@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from itda.core.batch import Site
-from itda.evaluation.evaluate import Evaluation
+from itda.evaluation.measures import Evaluation
 from itda.evaluation.probing import ProbeResult
 from itda.report.text import WIDTH, number, table
 

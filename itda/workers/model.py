@@ -66,6 +66,8 @@ class RayModel(ActivationModel):
     first worker that is ready; others join when they are. Raises `SettingError` if none can start in `patience`
     seconds, at once if the cluster was started here and is too small, and `ModelError` as the recipe does.
 
+    It is no `SpliceableModel`: what `spliced` would call lies in this process, and logits are too large to send.
+
     >>> from functools import partial
     >>> from itda.sources.models.transformers import LanguageModel
     >>> from itda.workers.cluster import RayCluster

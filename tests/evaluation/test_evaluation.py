@@ -13,7 +13,7 @@ from itda.core.code import SparseCode
 from itda.core.dictionary import ITDA
 from itda.core.labels import Label, Labels
 from itda.errors import CorpusError, ModelError
-from itda.evaluation.evaluate import evaluate
+from itda.evaluation.evaluate import evaluate_groups
 from itda.sources.corpora.corpus import Corpus, python_docs
 from itda.sources.models.transformers import LanguageModel
 
@@ -67,7 +67,7 @@ def basis():
 
 @pytest.fixture(scope="module")
 def by_basis(tiny, docs, basis):
-    return evaluate(tiny, groups_of(tiny, docs), {SITE: basis})[SITE]
+    return evaluate_groups(tiny, groups_of(tiny, docs), {SITE: basis})[SITE]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def few():
 
 @pytest.fixture(scope="module")
 def by_few(tiny, docs, few):
-    return evaluate(tiny, groups_of(tiny, docs), {SITE: few})[SITE]
+    return evaluate_groups(tiny, groups_of(tiny, docs), {SITE: few})[SITE]
 
 
 def test_an_orthonormal_basis_scores_one_and_leaves_nothing_unexplained(by_basis):
@@ -91,13 +91,13 @@ def test_an_orthonormal_basis_scores_one_and_leaves_nothing_unexplained(by_basis
 
 @pytest.mark.parametrize("site", [SITE, OTHER, Site(5), Site(0, "attn_out")], ids=str)
 def test_splicing_in_the_activations_themselves_changes_no_bit_of_the_loss(tiny, docs, site):
-    result = evaluate(tiny, groups_of(tiny, docs), {site: scaled(1.0)})[site]
+    result = evaluate_groups(tiny, groups_of(tiny, docs), {site: scaled(1.0)})[site]
     assert result.ce_spliced == result.ce_clean
     assert (result.kl, result.fvu, result.ce_loss_score) == (0.0, 0.0, 1.0)
 
 
 def test_a_zero_reconstruction_scores_exactly_zero(tiny, docs):
-    result = evaluate(tiny, groups_of(tiny, docs), {SITE: scaled(0.0)})[SITE]
+    result = evaluate_groups(tiny, groups_of(tiny, docs), {SITE: scaled(0.0)})[SITE]
     assert result.ce_spliced == result.ce_zero
     assert result.ce_loss_score == 0.0
     assert result.fvu > 1  # about the mean, zero is worse than nothing
@@ -116,7 +116,7 @@ def test_a_few_random_atoms_are_between_nothing_and_everything(by_few):
 
 
 def test_a_better_reconstruction_scores_higher(tiny, docs):
-    scores = [evaluate(tiny, groups_of(tiny, docs), {SITE: scaled(f)})[SITE].kl for f in (0.9, 0.5, 0.1)]
+    scores = [evaluate_groups(tiny, groups_of(tiny, docs), {SITE: scaled(f)})[SITE].kl for f in (0.9, 0.5, 0.1)]
     assert 0 < scores[0] < scores[1] < scores[2]
 
 
@@ -129,7 +129,7 @@ def test_tokens_and_predicted_tokens_are_counted(tiny, docs, by_few):
 
 def test_clean_cross_entropy_is_that_of_transformers_own_loss(tiny, docs):
     (group,) = groups_of(tiny, Corpus.from_texts([next(iter(docs)).text[:60]]), 1)()[:1]
-    result = evaluate(tiny, lambda: [group], {SITE: scaled(1.0)})[SITE]
+    result = evaluate_groups(tiny, lambda: [group], {SITE: scaled(1.0)})[SITE]
     targets = group.input_ids.masked_fill(~group.is_activation, -100)
     targets[:, group.prefix] = -100  # what follows the special token follows no activation
     with torch.inference_mode():
@@ -158,7 +158,7 @@ def test_fvu_is_residual_over_variance_about_the_mean(tiny, docs, few, by_few):
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_measures_do_not_depend_on_how_windows_are_grouped(tiny, docs, few, by_few, size):
-    other = evaluate(tiny, groups_of(tiny, docs, size), {SITE: few})[SITE]
+    other = evaluate_groups(tiny, groups_of(tiny, docs, size), {SITE: few})[SITE]
     for name in ("tokens", "predicted", "atoms"):
         assert getattr(other, name) == getattr(by_few, name)
     # The model's own float32 sums depend on the shape of the batch, and nothing else does.
@@ -168,7 +168,7 @@ def test_measures_do_not_depend_on_how_windows_are_grouped(tiny, docs, few, by_f
 
 def test_groups_in_another_order_give_the_same_measures_within_rounding(tiny, docs, few, by_few):
     groups = groups_of(tiny, docs)()
-    other = evaluate(tiny, lambda: groups[::-1], {SITE: few})[SITE]
+    other = evaluate_groups(tiny, lambda: groups[::-1], {SITE: few})[SITE]
     for field in fields(other):
         if field.name not in ("encode_per_second", "intervals", "massive", "headroom", "threshold", "over_threshold"):
             assert getattr(other, field.name) == pytest.approx(getattr(by_few, field.name), rel=1e-9), field.name
@@ -177,14 +177,14 @@ def test_groups_in_another_order_give_the_same_measures_within_rounding(tiny, do
 
 
 def test_two_dictionaries_at_once_are_measured_as_each_alone(tiny, docs, few, by_few):
-    both = evaluate(tiny, groups_of(tiny, docs), {OTHER: scaled(0.5), SITE: few})
+    both = evaluate_groups(tiny, groups_of(tiny, docs), {OTHER: scaled(0.5), SITE: few})
     assert list(both) == [OTHER, SITE]
     assert both[SITE] == by_few
-    assert both[OTHER] == evaluate(tiny, groups_of(tiny, docs), {OTHER: scaled(0.5)})[OTHER]
+    assert both[OTHER] == evaluate_groups(tiny, groups_of(tiny, docs), {OTHER: scaled(0.5)})[OTHER]
 
 
 def test_atoms_that_are_never_picked_are_counted(tiny, docs):
-    assert evaluate(tiny, groups_of(tiny, docs), {SITE: scaled(1.0)})[SITE].unused_atoms == 2
+    assert evaluate_groups(tiny, groups_of(tiny, docs), {SITE: scaled(1.0)})[SITE].unused_atoms == 2
 
 
 def test_the_atoms_of_a_basis_that_k_is_enough_for_are_all_used(by_basis):
@@ -193,18 +193,18 @@ def test_the_atoms_of_a_basis_that_k_is_enough_for_are_all_used(by_basis):
 
 def test_progress_adds_up_to_the_tokens(tiny, docs, by_few, few):
     steps = []
-    evaluate(tiny, groups_of(tiny, docs), {SITE: few}, progress=steps.append)
+    evaluate_groups(tiny, groups_of(tiny, docs), {SITE: few}, progress=steps.append)
     assert sum(steps) == by_few.tokens
 
 
 def test_windows_of_one_token_predict_nothing_and_have_no_loss(tiny, few):
-    result = evaluate(tiny, groups_of(tiny, Corpus.from_texts(["a"])), {SITE: few})[SITE]
+    result = evaluate_groups(tiny, groups_of(tiny, Corpus.from_texts(["a"])), {SITE: few})[SITE]
     assert (result.tokens, result.predicted, result.ce_clean, result.kl) == (1, 0, None, None)
 
 
 def test_a_group_that_predicts_nothing_adds_nothing_to_the_loss(tiny, docs, few, by_few):
     groups = [*groups_of(tiny, docs)(), *groups_of(tiny, Corpus.from_texts(["a"]))()]
-    result = evaluate(tiny, lambda: groups, {SITE: few})[SITE]
+    result = evaluate_groups(tiny, lambda: groups, {SITE: few})[SITE]
     assert (result.ce_clean, result.predicted) == (by_few.ce_clean, by_few.predicted)
     assert result.tokens == by_few.tokens + 1
 
@@ -212,7 +212,7 @@ def test_a_group_that_predicts_nothing_adds_nothing_to_the_loss(tiny, docs, few,
 @pytest.mark.parametrize("texts", [[], [""], ["<|bos|><|pad|>"]])
 def test_no_token_to_evaluate_on_raises_with_a_remedy(tiny, few, texts):
     with pytest.raises(CorpusError, match="no token to evaluate on: name another corpus with --corpus"):
-        evaluate(tiny, groups_of(tiny, Corpus.from_texts(texts)), {SITE: few})
+        evaluate_groups(tiny, groups_of(tiny, Corpus.from_texts(texts)), {SITE: few})
 
 
 def test_logits_that_are_not_a_number_raise_with_a_remedy(docs, few):
@@ -220,7 +220,7 @@ def test_logits_that_are_not_a_number_raise_with_a_remedy(docs, few):
     with torch.no_grad():
         model.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="not a number: run it in float32") as error:
-        evaluate(model, groups_of(model, docs), {SITE: few})
+        evaluate_groups(model, groups_of(model, docs), {SITE: few})
     assert "\n" not in str(error.value)
 
 
@@ -231,7 +231,7 @@ def test_an_encoder_has_fvu_and_l0_only(tiny, docs):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         bert = LanguageModel(transformers.BertModel(config).eval(), tiny.tokenizer, "bert")
-    result = evaluate(bert, groups_of(bert, docs), {Site(1): ITDA(torch.eye(32), labels(32), k=2)})[Site(1)]
+    result = evaluate_groups(bert, groups_of(bert, docs), {Site(1): ITDA(torch.eye(32), labels(32), k=2)})[Site(1)]
     assert 0 < result.fvu < math.inf
     assert result.l0 == 2
     assert (result.predicted, result.ce_clean, result.ce_loss_score, result.kl) == (0, None, None, None)
@@ -239,7 +239,7 @@ def test_an_encoder_has_fvu_and_l0_only(tiny, docs):
 
 def test_bfloat16_models_are_evaluated(docs, few):
     model = LanguageModel.load("tiny", device="cpu", dtype="bfloat16")
-    result = evaluate(model, groups_of(model, docs), {SITE: few, OTHER: scaled(1.0)})
+    result = evaluate_groups(model, groups_of(model, docs), {SITE: few, OTHER: scaled(1.0)})
     assert result[OTHER].ce_spliced == result[OTHER].ce_clean
     assert math.isfinite(result[SITE].ce_loss_score)
 
@@ -247,4 +247,4 @@ def test_bfloat16_models_are_evaluated(docs, few):
 def test_a_dictionary_with_an_offset_is_evaluated(tiny, docs):
     offset = torch.full((WIDTH,), 0.25)
     dictionary = ITDA(torch.eye(WIDTH), labels(WIDTH), k=WIDTH, offset=offset)
-    assert evaluate(tiny, groups_of(tiny, docs), {SITE: dictionary})[SITE].fvu == pytest.approx(0, abs=1e-9)
+    assert evaluate_groups(tiny, groups_of(tiny, docs), {SITE: dictionary})[SITE].fvu == pytest.approx(0, abs=1e-9)

@@ -8,7 +8,7 @@ from torch import nn
 
 from itda import ITDA, Label, Labels, Site
 from itda.core.massive import limit_of, median_norm
-from itda.evaluation.evaluate import evaluate
+from itda.evaluation.evaluate import evaluate_groups
 from itda.report import evaluation
 from itda.sources.corpora.corpus import Corpus
 
@@ -51,12 +51,12 @@ def few(model, groups):
 
 @pytest.fixture(scope="module")
 def clean(model, groups, few):
-    return evaluate(model, lambda: groups, {SITE: few})[SITE]
+    return evaluate_groups(model, lambda: groups, {SITE: few})[SITE]
 
 
 @pytest.fixture(scope="module")
 def spliced(model, groups, few):
-    return evaluate(model, lambda: groups, {SITE: few}, massive="splice")[SITE]
+    return evaluate_groups(model, lambda: groups, {SITE: few}, massive="splice")[SITE]
 
 
 def fvu(x, reconstruction):
@@ -138,14 +138,14 @@ def test_the_table_says_how_many_what_they_hold_and_what_became_of_them(clean, s
 @pytest.mark.parametrize("limit", [None, 1e9])
 def test_without_massive_tokens_there_is_one_fvu_and_nothing_is_said(model, groups, few, limit):
     plain = ITDA(few.atoms, few.labels, k=4, massive_norm=limit)
-    found = evaluate(model, lambda: groups, {SITE: plain})[SITE]
+    found = evaluate_groups(model, lambda: groups, {SITE: plain})[SITE]
     assert (found.massive_tokens, found.massive_energy) == (0, 0.0)
     assert found.fvu_all == found.fvu
     assert "massive" not in evaluation({SITE: found})
 
 
 def test_where_all_tokens_are_massive_there_is_no_fvu_and_no_loss_from_the_splice(model, groups, few):
-    found = evaluate(model, lambda: groups, {SITE: ITDA(few.atoms, few.labels, k=4, massive_norm=1e-9)})[SITE]
+    found = evaluate_groups(model, lambda: groups, {SITE: ITDA(few.atoms, few.labels, k=4, massive_norm=1e-9)})[SITE]
     assert found.massive_tokens == found.tokens
     assert np.isnan(found.fvu)
     assert np.isnan(found.l0)
@@ -167,6 +167,6 @@ def test_a_streamed_model_is_measured_in_the_same_way(model, groups, few, clean,
     from itda.sources.streamed.model import StreamedModel
 
     streamed = StreamedModel.load(str(save(tmp_path / "m")), device="cpu", head=True, budget=2**30)
-    found = evaluate(streamed, lambda: groups, {SITE: few})[SITE]
+    found = evaluate_groups(streamed, lambda: groups, {SITE: few})[SITE]
     for name in ("massive_tokens", "fvu", "fvu_all", "ce_spliced", "ce_zero", "ce_mean", "kl"):
         assert getattr(found, name) == pytest.approx(getattr(clean, name), rel=1e-5), name

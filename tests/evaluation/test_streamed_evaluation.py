@@ -8,7 +8,7 @@ from sources.models.families import FAMILIES, TOKENIZERS, build
 
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
-from itda.evaluation.evaluate import evaluate
+from itda.evaluation.evaluate import evaluate_groups
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.source import ModelSource
@@ -50,7 +50,7 @@ def dictionaries(model, sites):
 
 def measured(model, made):
     windower, counted = model.windower(WINDOW), []
-    results = evaluate(model, lambda: windower.groups(CORPUS, BATCH), made, progress=counted.append)
+    results = evaluate_groups(model, lambda: windower.groups(CORPUS, BATCH), made, progress=counted.append)
     return results, sum(counted)
 
 

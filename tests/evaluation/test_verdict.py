@@ -7,7 +7,7 @@ import pytest
 
 from itda.core.batch import Site
 from itda.core.headroom import Headroom
-from itda.evaluation.evaluate import Evaluation
+from itda.evaluation.measures import Evaluation
 from itda.evaluation.verdict import BANDS, verdict
 
 SITE = Site(20)

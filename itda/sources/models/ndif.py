@@ -52,7 +52,7 @@ class RemoteModel(ActivationModel):
     """A model whose forward pass runs on another machine; this one has its structure and its tokenizer.
 
     Only the wanted activations are sent back. A request that fails for want of a network is made again, `TRIES` times
-    in all, with `sleep` between them.
+    in all, with `sleep` between them. It is no `SpliceableModel`: nothing can be put in the place of activations there.
     """
 
     model: LanguageModel

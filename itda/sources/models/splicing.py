@@ -1,15 +1,20 @@
-"""What evaluation asks of a language model: its activations, and its predictions with others in their place."""
+"""Models whose activations can be replaced: what evaluation asks of a language model, besides its activations."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from itda.core.batch import Site
+from itda.sources.models.base import ActivationModel
+from itda.sources.models.blocks import Place
 from itda.sources.tokenizing.windows import Group
 
 SPLICED = "spliced"
@@ -27,11 +32,17 @@ def branches(sites: int) -> int:
 
 
 Key = tuple[Site, str] | None
-"""The model as it is, or a site and the name of what stands in for its activations."""
+"""Which pass a prediction is from: None for the model as it is, or a site and the name of what was put in there."""
 
 Splice = Callable[[int, Site, Tensor], Mapping[str, Tensor]]
-"""Given the number of a group, a site and the activations there where `is_activation` is true, [activations, d_model]:
-what is to stand in for them, by name. Called once for each group and site."""
+"""Gives what is put in the place of activations, by name: at most `REPLACEMENTS`, each [activations, d_model].
+
+It is called once for each group and site, with the number of the group, the site, and the activations there where
+`is_activation` is true, [activations, d_model].
+"""
+
+Replace = Callable[[Tensor], Tensor]
+"""Gives what is put in the place of activations [n, d_model]."""
 
 
 class Spliced(NamedTuple):
@@ -47,9 +58,70 @@ class Spliced(NamedTuple):
     """Which of the logits each prediction has; by default one after the other."""
 
 
+class SpliceableModel(ActivationModel):
+    """A model that can be evaluated: it predicts the next token, also with other activations at its sites.
+
+    To evaluate a new kind of model, implement this: `itda.evaluation` knows no other. Nothing else has to be changed.
+
+    >>> from itda.sources.models.transformers import LanguageModel
+    >>> model: SpliceableModel = LanguageModel.load("tiny")
+    >>> model.is_causal, model.vocabulary
+    (True, 4096)
+    """
+
+    @property
+    @abstractmethod
+    def is_causal(self) -> bool:
+        """Whether it predicts the next token; a model that does not has no cross-entropy to measure."""
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """How many tokens it chooses the next one from: the width of its logits."""
+
+    @abstractmethod
+    def flight(self, tokens: int, branches: int = 1) -> int:
+        """How many groups of `tokens` tokens each are best given to `harvest` or `spliced` together.
+
+        `branches` counts the passes that `spliced` keeps apart: the clean one, and one for each replacement.
+        """
+
+    @abstractmethod
+    def spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]:
+        """The predictions of some groups: as the model makes them, and with each site's replacements in turn.
+
+        `splice` is called for every group and site, also where nothing is predicted. For each prediction the clean
+        logits come before the others. A model that predicts nothing yields nothing.
+        """
+
+
+class ResumableModel(SpliceableModel):
+    """A model in memory, whose modules can be run from any block on: `itda.evaluation.resumption` makes use of that.
+
+    It is evaluated in less time than by whole passes. A model that cannot offer this is a `SpliceableModel`.
+    """
+
+    model: PreTrainedModel
+    """The model's modules, with their weights."""
+
+    @abstractmethod
+    def places(self, sites: Sequence[Site]) -> dict[Site, Place]:
+        """The module of each site, and how its activations are read and written there. Raises `ModelError`."""
+
+    @abstractmethod
+    def forward(self, model: torch.nn.Module, group: Group, **options: Any) -> Any:
+        """What the model, or its base model, returns for a group."""
+
+    @abstractmethod
+    def logits(
+        self, group: Group, site: Site | None = None, replace: Replace | None = None
+    ) -> Float[Tensor, "windows tokens vocabulary"]:
+        """Next-token logits by a whole pass, with the activations at a site replaced where `replace` is given."""
+
+
 @runtime_checkable
 class Splicer(Protocol):
-    """Runs all groups of an evaluation in order: once for the activations, and once for the predictions."""
+    """One way to run an evaluation: all groups in order, once for the activations and once for the predictions."""
 
     def harvest(
         self, groups: Sequence[Group]
@@ -58,24 +130,15 @@ class Splicer(Protocol):
         ...
 
     def spliced(self, groups: Sequence[Group], splice: Splice) -> Iterator[Spliced]:
-        """The predictions of some groups: see `LanguageModel.spliced`."""
+        """The predictions of some groups: see `SpliceableModel.spliced`."""
         ...
-
-
-@runtime_checkable
-class _Model(Protocol):
-    def harvest(
-        self, groups: Sequence[Group], sites: Sequence[Site]
-    ) -> Iterator[tuple[int, Mapping[Site, Float[Tensor, "activations d_model"]]]]: ...
-
-    def spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]: ...
 
 
 @dataclass(frozen=True)
 class WholePasses:
-    """The model's own `harvest` and `spliced`."""
+    """Runs an evaluation by the model's own `harvest` and `spliced`: what any `SpliceableModel` can do."""
 
-    model: _Model
+    model: SpliceableModel
     sites: Sequence[Site]
 
     def harvest(

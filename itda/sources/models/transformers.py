@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +16,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from itda.core.batch import Site
 from itda.errors import ModelError
-from itda.sources.models.base import ActivationModel
 from itda.sources.models.blocks import Place, find_blocks, text_config
 from itda.sources.models.hooks import Hook, evaluating, hooked
 from itda.sources.models.limits import context_of, predicts_next, rows_of
 from itda.sources.models.named import Checkpoint
-from itda.sources.models.splicing import Splice, Spliced
+from itda.sources.models.splicing import Replace, ResumableModel, Splice, Spliced
 from itda.sources.models.trial import places
 from itda.sources.tokenizing.special import Bos
 from itda.sources.tokenizing.windows import Group, Windower
-
-Replace = Callable[[Tensor], Tensor]
 
 
 class _Stop(Exception):  # noqa: N818 - not an error: the last site has been read
@@ -34,7 +31,7 @@ class _Stop(Exception):  # noqa: N818 - not an error: the last site has been rea
 
 
 @dataclass(eq=False, repr=False)
-class LanguageModel(ActivationModel):
+class LanguageModel(ResumableModel):
     """A transformers model with its tokenizer, whose sites can be read and replaced, from many threads at once.
 
     >>> model = LanguageModel.load("tiny")
@@ -89,6 +86,11 @@ class LanguageModel(ActivationModel):
     def is_causal(self) -> bool:
         """Whether it predicts the next token."""
         return predicts_next(self.model)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it chooses the next one from."""
+        return self.model.config.get_text_config().vocab_size
 
     @property
     def revision(self) -> str | None:

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from itda.core.batch import Site
 from itda.core.memory import available
 from itda.errors import ModelError
-from itda.sources.models.base import ActivationModel
 from itda.sources.models.blocks import Place, activations_in, find_blocks
 from itda.sources.models.hooks import Hook, Turns, hooked
 from itda.sources.models.named import Checkpoint
 from itda.sources.models.replay import Form, NotReplayableError, form_of, passing, replaced, run_block, run_head
-from itda.sources.models.splicing import Splice, Spliced, branches
+from itda.sources.models.splicing import Splice, SpliceableModel, Spliced, branches
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.models.trial import check_layers, place_of, recorded, trial_group, tried, why_no_stream
 from itda.sources.streamed.hidden_states import States
@@ -39,7 +38,7 @@ LOGITS = 2**26
 
 
 @dataclass(eq=False, repr=False)
-class StreamedModel(ActivationModel):
+class StreamedModel(SpliceableModel):
     """A transformers model that is read block by block from its checkpoint.
 
     `memory` is for the hidden states, in bytes; where they need more they are in a file in `scratch`.
@@ -138,6 +137,11 @@ class StreamedModel(ActivationModel):
     def is_causal(self) -> bool:
         """Whether it predicts the next token."""
         return self.inner.is_causal
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it chooses the next one from."""
+        return self.inner.vocabulary
 
     def windower(self, window: int, bos: Bos = "auto") -> Windower:
         """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context.
@@ -264,7 +268,7 @@ class StreamedModel(ActivationModel):
         for place, group in enumerate(groups):
             found = [key for key in states.keys() if key[0] == place]  # noqa: SIM118
             keys = sorted(found, key=lambda key: key[1] is not None)  # the clean one first
-            for rows, part in _parts(group, self.inner.model.config.get_text_config().vocab_size):
+            for rows, part in _parts(group, self.vocabulary):
                 for _, key in keys:
                     yield Spliced(place, key, rows, self._logits(group, part, states.get((place, key))))
             for key in keys:

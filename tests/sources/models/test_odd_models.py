@@ -10,7 +10,7 @@ from itda.core.batch import ActivationBatch, Site
 from itda.core.labels import Label, Labels
 from itda.core.training.trainer import Trainer
 from itda.errors import ModelError, SettingError
-from itda.evaluation.evaluate import evaluate
+from itda.evaluation.evaluate import evaluate_groups
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.source import ModelSource
@@ -182,7 +182,7 @@ def test_a_model_of_several_parts_is_evaluated_with_its_head(name, tmp_path):
     for batch in ModelSource(model, CORPUS, [Site(1)], window=16):
         trainer.offer(batch[Site(1)])
     groups = lambda: model.windower(16).groups(CORPUS, 2)  # noqa: E731
-    found = evaluate(model, groups, {Site(1): trainer.finish()})[Site(1)]
+    found = evaluate_groups(model, groups, {Site(1): trainer.finish()})[Site(1)]
     assert found.ce_clean is not None
     assert found.ce_clean > 0
 
