@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from itda.core.memory import set_fast, set_memory
     from itda.core.metrics import Unexplained, atom_uses, ce_loss_score, l0
     from itda.core.pursuit import pursue
+    from itda.core.training.fit import fit
     from itda.core.training.greedy import Trainer
     from itda.core.training.reference import ReferenceTrainer
     from itda.core.training.refine import refine
@@ -37,6 +38,7 @@ __all__ = [
     "Unexplained",
     "atom_uses",
     "ce_loss_score",
+    "fit",
     "jaccard",
     "l0",
     "pursue",
@@ -54,6 +56,7 @@ _HOMES = {
     "itda.core.metrics": ("Unexplained", "atom_uses", "ce_loss_score", "l0"),
     "itda.core.dictionary": ("ITDA",),
     "itda.core.pursuit": ("pursue",),
+    "itda.core.training.fit": ("fit",),
     "itda.core.training.reference": ("ReferenceTrainer",),
     "itda.core.training.refine": ("refine",),
     "itda.core.site": ("Site",),

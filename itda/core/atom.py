@@ -39,15 +39,19 @@ class Atom:
     def _repr_html_(self) -> str:
         label = self.label
         where = f" at {markup.escaped(markup.clip(self.site, 100))}" if self.site is not None else ""
-        rows = [
-            ("document", f"<bdi>{markup.escaped(markup.clip(label.document, 200))}</bdi>"),
-            ("token", f"{markup.chip(label.token)}, number {label.position:,} of the document"),
-            ("characters", f"{label.char_start:,} to {label.char_end:,}"),
-        ]
+        rows = []
+        if not label.whole:
+            rows = [
+                ("document", f"<bdi>{markup.escaped(markup.clip(label.document, 200))}</bdi>"),
+                ("token", f"{markup.chip(label.token)}, number {label.position:,} of the document"),
+                ("characters", f"{label.char_start:,} to {label.char_end:,}"),
+            ]
         if self.novelty is not None:
             rows.append(("novelty", f"{markup.share(self.novelty)} of it was unexplained by the atoms before it"))
         if self.fidelity is not None:
             shown = f"{markup.bar(0.0, self.fidelity, markup.SHARE)} {self.fidelity:.3f}"
             rows.append(("fidelity", f"{shown}, its cosine to the token's activation: it was refined"))
-        title = f"<div><b>Atom {self.index:,}</b> of {self.of:,}{where}: the activation of the marked token</div>"
-        return f"<div>{title}{markup.passage(label)}{markup.facts('Where it comes from', rows)}</div>"
+        source = "this text" if label.whole else "the marked token"
+        title = f"<div><b>Atom {self.index:,}</b> of {self.of:,}{where}: the activation of {source}</div>"
+        table = markup.facts("Where it comes from", rows) if rows else ""
+        return f"<div>{title}{markup.passage(label)}{table}</div>"

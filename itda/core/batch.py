@@ -1,6 +1,8 @@
-"""What a source yields: activations with their labels."""
+"""Activations with their labels: what a source yields, and what a trainer takes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,35 +11,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from itda.core.intake import check_finite, rows_of, tensor_of
 from itda.core.labels import Labels
 from itda.core.site import Site as Site
-from itda.errors import ActivationError
-
-
-def tensor_of(activations: Any) -> Tensor:
-    """Activations as a tensor: of an array, a copy. Raises `ActivationError` for what is neither.
-
-    >>> import numpy as np
-    >>> tensor_of(np.ones(2, dtype=np.float32))
-    tensor([1., 1.])
-    """
-    if isinstance(activations, Tensor):
-        return activations
-    if isinstance(activations, np.ndarray) and activations.dtype.kind == "f" and activations.dtype.itemsize <= 8:
-        return torch.tensor(activations)
-    kind = type(activations).__name__
-    kind += f" of {activations.dtype}" if isinstance(activations, np.ndarray) else ""
-    raise ActivationError(f"activations are a {kind}: give a tensor, or an array of floating-point numbers")
-
-
-Rows = Float[Tensor, "batch d_model"] | Float[np.ndarray, "batch d_model"]
+from itda.core.token_strings import check_finite_tokens, kept_of, labels_of_prompts
+from itda.errors import ActivationError, SettingError
 
 
 @dataclass(frozen=True, eq=False, init=False)
 class ActivationBatch:
-    """Activations [batch, d_model] in stream order, each with its label. Raises `ValueError` if the lengths differ.
+    """Activations [batch, d_model] in stream order, each with its label. `ActivationBatch.of` labels them for you.
 
-    An array of activations becomes a tensor.
+    An array of activations becomes a tensor. Raises `ActivationError` for what `itda.core.intake` refuses, and for
+    another number of labels; that rows are finite is checked by those who use them.
 
     >>> import torch
     >>> from itda.core.labels import Label, Labels
@@ -49,20 +35,100 @@ class ActivationBatch:
     activations: Float[Tensor, "batch d_model"]
     labels: Labels
 
-    def __init__(self, activations: Rows, labels: Labels) -> None:
-        object.__setattr__(self, "activations", tensor_of(activations))
+    def __init__(self, activations: Tensor | np.ndarray, labels: Labels) -> None:
+        object.__setattr__(self, "activations", rows_of(activations))
         object.__setattr__(self, "labels", labels)
         if len(self.activations) != len(self.labels):
-            raise ValueError(
+            raise ActivationError(
                 f"{len(self.activations)} activations with {len(self.labels)} labels: give one label per activation"
             )
+
+    @staticmethod
+    def of(
+        activations: Tensor | np.ndarray,
+        labels: Labels | Iterable[str] | None = None,
+        *,
+        tokens: Sequence[Any] | None = None,
+        mask: Any = None,
+        documents: Sequence[str] | None = None,
+        token_ids: Any = None,
+    ) -> ActivationBatch:
+        """Label activations from anywhere: a matrix, or what a hook, TransformerLens or nnsight gives.
+
+        - A matrix [n, d_model]: `labels` are n strings (`Labels.of_texts`), `Labels`, or None for the row numbers.
+        - Tokens [batch, positions, d_model]: `tokens` are their strings, a list for each prompt. `mask`
+          [batch, positions] is True for the tokens of the text and False for padding and special tokens; None keeps
+          all. A prompt has one string for each position, or one for each kept token. `documents` names the prompts,
+          and `token_ids` [batch, positions] may be given to be kept. One prompt may come without its first axis.
+
+        Positions count kept tokens. A prompt's text is its kept strings joined, and character offsets are counted in
+        it. Without `documents` a prompt is called by its text, so equal prompts have equal labels.
+
+        Raises `ActivationError` for what is no activation or not finite where it is kept, `SettingError` for strings,
+        masks and names that do not fit.
+
+        >>> import torch
+        >>> x = torch.randn(1, 3, 8)
+        >>> ActivationBatch.of(x, tokens=[["<bos>", "To", " be"]], mask=[[0, 1, 1]]).labels
+        <Labels of 2 tokens: «To» be, To« be»>
+        >>> ActivationBatch.of(torch.ones(2, 8), ["a red fox", "a grey owl"]).labels
+        <Labels of 2 texts: «a red fox», «a grey owl»>
+        """
+        x = tensor_of(activations)
+        if tokens is None:
+            if mask is not None or documents is not None or token_ids is not None:
+                raise SettingError("mask, documents and token_ids go with tokens: give the token strings as tokens=")
+            if x.ndim == 3:
+                raise SettingError(f"activations are of shape {list(x.shape)}: give the token strings too, as tokens=")
+            rows = rows_of(x)
+            check_finite(rows)
+            return ActivationBatch(rows, labels_of(labels, len(rows)))
+        if labels is not None:
+            raise SettingError("both labels and tokens are given: give labels for rows, or tokens for prompts")
+        if x.ndim == 2:
+            x, tokens = x[None], [tokens]
+            mask, token_ids = (each if each is None else _one_more_axis(each) for each in (mask, token_ids))
+        if x.ndim != 3:
+            raise ActivationError(f"activations are of shape {list(x.shape)}: give [batch, positions, d_model]")
+        kept = kept_of(mask, (x.shape[0], x.shape[1]))
+        found = labels_of_prompts(tokens, kept, documents, token_ids)
+        rows = x[torch.from_numpy(kept).to(x.device)]
+        check_finite_tokens(rows, kept, found)
+        return ActivationBatch(rows, found)
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, rows: Any) -> ActivationBatch:
+        """Some of the rows with their labels, by a slice, a list, a mask or an array of row numbers.
+
+        >>> import torch
+        >>> batch = ActivationBatch.of(torch.eye(3), ["one", "two", "three"])
+        >>> batch[torch.tensor([True, False, True])].labels
+        <Labels of 2 texts: «one», «three»>
+        """
+        if isinstance(rows, int | np.integer):
+            raise SettingError(f"row {rows} alone is no batch: take batch[[{rows}]]")
+        at = rows.to(self.activations.device) if isinstance(rows, Tensor) else rows
+        return ActivationBatch(self.activations[at], self.labels[rows])
+
     def __repr__(self) -> str:
         kind = str(self.activations.dtype).removeprefix("torch.")
         return f"<ActivationBatch of {len(self):,} activations of width {self.activations.shape[-1]}, {kind}>"
+
+
+def labels_of(given: Labels | Iterable[str] | None, rows: int) -> Labels:
+    """One label for each of some rows: those given, texts, or row numbers. Raises `SettingError` for another number."""
+    if given is None:
+        return Labels.of_rows(rows)
+    labels = given if isinstance(given, Labels) else Labels.of_texts(given)
+    if len(labels) != rows:
+        raise SettingError(f"{len(labels)} labels for {rows} rows: give one string per row")
+    return labels
+
+
+def _one_more_axis(values: Any) -> np.ndarray:
+    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)[None]
 
 
 @runtime_checkable

@@ -8,24 +8,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
 from itda.core.atom import Atom
-from itda.core.batch import Site, tensor_of
 from itda.core.checks import check_k
 from itda.core.code import SparseCode
 from itda.core.display.summaries import model_html, model_line
+from itda.core.intake import Activations, check_finite, tensor_of
 from itda.core.labels import Labels
 from itda.core.massive import check_limit, massive
 from itda.core.pursuit import PURSUITS, Encoder, Pursuit, decoded, encoder
 from itda.core.readout import all_cosines, best_cosines
+from itda.core.site import Site
 from itda.errors import ActivationError, SettingError
-
-Activations = Float[Tensor, "*batch d_model"] | Float[np.ndarray, "*batch d_model"]
-"""A tensor, or an array, which is copied into one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,12 +166,15 @@ class ITDA:
         """
         activations = tensor_of(activations)
         check_width(activations, self.d_model)
+        check_finite(activations)
         return massive(activations, self.massive_norm)
 
     @torch.no_grad()
     def error(self, activations: Activations, code: SparseCode) -> Float64[Tensor, "*batch"]:
         """||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset, in a code of any kind; 0 where z is zero."""
         activations = tensor_of(activations)
+        check_width(activations, self.d_model)
+        check_finite(activations)
         offset = self.offset.to(activations.device) if self.offset is not None else 0
         z = activations.double() - offset
         left = (activations.double() - self.decode(code).to(activations.device)).square().sum(dim=-1)
@@ -281,10 +281,7 @@ def target_of(
 ) -> Float[Tensor, "batch d_model"]:
     """z = x - offset, what a pursuit decomposes, in float32 at least. Raises `ActivationError`."""
     check_width(activations, d_model)
-    finite = torch.isfinite(activations).all(dim=-1)
-    if not bool(finite.all()):
-        row = int(finite.logical_not().nonzero()[0])
-        raise ActivationError(f"activation {row} is not finite: leave it out, or run the model in float32")
+    check_finite(activations)
     if offset is None:
         return activations.to(torch.promote_types(activations.dtype, torch.float32))
     return activations.double() - offset.to(activations.device).double()

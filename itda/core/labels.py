@@ -4,14 +4,21 @@ The identity of a label is (document, position, char_end). It does not depend on
 dictionaries can be compared. The other columns are what a person needs to read it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, overload
 
 import numpy as np
 from torch import Tensor
 
+from itda.core.display import markup
+from itda.core.display.summaries import labels_html, labels_line
+from itda.errors import SettingError
+
 Key = tuple[str, int, int]
+
+NO_TOKEN_ID = -1
+"""The token id of a label that no tokenizer made."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +41,25 @@ class Label:
     after: str
 
     @property
+    def whole(self) -> bool:
+        """True for a text of its own, as `Labels.of_texts` makes; False for a token of a longer text."""
+        return self.document == self.token and not self.before and not self.after
+
+    @property
     def key(self) -> Key:
         """What makes two labels the same."""
         return self.document, self.position, self.char_end
 
     def __repr__(self) -> str:
-        # That of a dataclass would have the whole window.
-        from itda.core.display import markup
-
+        # A dataclass's own would have the whole window.
+        if self.whole:
+            return f"<Label {markup.one_line(self)}{f', copy {self.position}' if self.position else ''}>"
         document = markup.plain(markup.clip(self.document, 60))
         return f"<Label {document}, token {self.position}: {markup.one_line(self)}>"
 
     def _repr_html_(self) -> str:
-        from itda.core.display import markup
-
+        if self.whole:
+            return f"<div>{markup.passage(self)}</div>"
         where = f"<bdi>{markup.escaped(markup.clip(self.document, 200))}</bdi>, token {self.position:,}"
         return f"<div><div>{where}</div>{markup.passage(self)}</div>"
 
@@ -88,6 +100,46 @@ class Labels:
             window=_strings([label.before + label.token + label.after for label in labels]),
             window_start=np.array([label.char_start - len(label.before) for label in labels], dtype=np.int64),
         )
+
+    @staticmethod
+    def of_texts(texts: Iterable[str]) -> "Labels":
+        """Labels for rows that each stand for a text of its own: a sentence, a word, the name of an item.
+
+        A label's document is the text, so the labels of two dictionaries of the same texts can be compared, in whatever
+        order the texts came. Equal texts stay distinct: the position counts the copies, 0 for the first, and character
+        offsets go on from copy to copy, as if they stood in lines of one document. There are no token ids. Raises
+        `SettingError` for what are no strings, and for half a surrogate pair, which no file could hold.
+
+        >>> labels = Labels.of_texts(["a red fox", "an owl", "an owl"])
+        >>> labels
+        <Labels of 3 texts: «a red fox», «an owl», «an owl»>
+        >>> labels.keys()
+        [('a red fox', 0, 9), ('an owl', 0, 6), ('an owl', 1, 13)]
+        """
+        if isinstance(texts, str):
+            raise SettingError("labels are one string: give a list of strings, one per row")
+        values = list(texts)
+        copies: dict[str, int] = {}
+        positions = np.zeros(len(values), dtype=np.int64)
+        for row, text in enumerate(values):
+            if not isinstance(text, str):
+                raise SettingError(f"label {row} is a {type(text).__name__}: give strings, as [str(v) for v in labels]")
+            if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+                raise SettingError(f"label {row} has half a surrogate pair: give text that UTF-8 can hold")
+            positions[row] = copies[text] = copies.get(text, -1) + 1
+        lengths = np.array([len(text) for text in values], dtype=np.int64)
+        starts = positions * (lengths + 1)
+        strings, ids = _strings([str(text) for text in values]), np.full(len(values), NO_TOKEN_ID, dtype=np.int64)
+        return Labels(strings, positions, starts, starts + lengths, ids, strings, starts)
+
+    @staticmethod
+    def of_rows(number: int) -> "Labels":
+        """Labels for rows that have no text: "row 0", "row 1" and so on, as `of_texts` makes of these.
+
+        >>> Labels.of_rows(2)
+        <Labels of 2 texts: «row 0», «row 1»>
+        """
+        return Labels.of_texts(f"row {row}" for row in range(number))
 
     @staticmethod
     def concatenate(parts: Sequence["Labels"]) -> "Labels":
@@ -143,13 +195,9 @@ class Labels:
         return self.char_start == self.window_start
 
     def __repr__(self) -> str:
-        from itda.core.display.summaries import labels_line
-
         return labels_line(self)
 
     def _repr_html_(self) -> str:
-        from itda.core.display.summaries import labels_html
-
         return labels_html(self)
 
     def keys(self) -> list[Key]:

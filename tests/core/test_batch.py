@@ -36,3 +36,12 @@ def test_a_batch_has_the_length_of_its_labels_and_refuses_another():
     assert len(ActivationBatch(torch.ones(3, 2), labels(3))) == 3
     with pytest.raises(ValueError, match="3 activations with 4 labels: give one label per activation"):
         ActivationBatch(torch.ones(3, 2), labels(4))
+
+
+def test_some_rows_of_a_batch_keep_their_labels():
+    batch = ActivationBatch(torch.arange(6.0).reshape(3, 2), labels(3))
+    for rows in (slice(1, None), [1, 2], torch.tensor([1, 2]), torch.tensor([False, True, True])):
+        assert batch[rows].activations.tolist() == [[2.0, 3.0], [4.0, 5.0]]
+        assert batch[rows].labels.keys() == batch.labels.keys()[1:]
+    with pytest.raises(SettingError, match=r"row 1 alone is no batch: take batch\[\[1\]\]"):
+        batch[1]

@@ -6,7 +6,7 @@ import torch
 from core.helpers import batch, normal, unit_rows
 
 from itda import ITDA, ActivationBatch, Label, Labels, Trainer, pursue
-from itda.core.batch import tensor_of
+from itda.core.intake import tensor_of
 from itda.core.pursuit import PURSUITS
 from itda.errors import ActivationError
 

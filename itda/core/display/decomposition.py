@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from itda.core.display.markup import (
     BOX,
@@ -28,7 +28,9 @@ from itda.core.display.markup import (
     sign,
     table,
 )
-from itda.core.labels import Label
+
+if TYPE_CHECKING:
+    from itda.core.labels import Label
 
 MOST_TOKENS = 200
 MOST_ATOMS = 40

@@ -5,12 +5,16 @@ the colour of text is the notebook's own, tints are transparent, and what a colo
 Corpus text is never trusted: it comes in as strings, and leaves escaped, its control characters as signs.
 """
 
+from __future__ import annotations
+
 import html
 import unicodedata
 from collections.abc import Iterable
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from itda.core.labels import Label
+if TYPE_CHECKING:
+    from itda.core.labels import Label
 
 SHARE, POSITIVE, NEGATIVE = "#148c7d", "#3278dc", "#cd5f14"
 """Each has a contrast of more than 3.5 to white and to #111."""
@@ -23,6 +27,7 @@ SIGNS = {"\n": ("⏎", "newline"), "\t": ("⇥", "tab"), "\r": ("␍", "carriage
 def one_line(label: Label, before: int = 36, token: int = 30, after: int = 20) -> str:
     r"""The token in its prompt as plain text of one line.
 
+    >>> from itda.core.labels import Label
     >>> one_line(Label("essay", 1, 2, 5, 9, before="To", token=" be", after="\nor"))
     'To« be»⏎or'
     """
@@ -116,7 +121,12 @@ def facts(caption: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def clipped(label: Label, before: int = 36, token: int = 30, after: int = 20) -> tuple[str, str, str]:
-    """What is before a token, the token, and what is after it, in at most so many characters each."""
+    """What is before a token, the token, and what is after it, in at most so many characters each.
+
+    A text of its own has room for all three.
+    """
+    if label.whole:
+        return "", clip(label.token, before + token + after), ""
     left = label.before if len(label.before) <= before else "…" + label.before[len(label.before) - before + 1 :]
     return left, clip(label.token, token), clip(label.after, after)
 

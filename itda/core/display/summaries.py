@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from itda.core.display import markup
 
 if TYPE_CHECKING:
     from itda.core.dictionary import ITDA
-    from itda.core.labels import Labels
+    from itda.core.labels import Label, Labels
 
 LINE_LABELS, TABLE_LABELS = 3, 10
 """Labels that are shown of many."""
@@ -26,15 +26,13 @@ def labels_line(labels: Labels) -> str:
 
 
 def labels_html(labels: Labels) -> str:
-    """A table of the first."""
+    """A table of the first: where each is, and its prompt; of texts of their own, the text alone."""
     first = _first(labels, TABLE_LABELS)
     rest = labels.document.size - len(first)
-    rows = "".join(
-        f"<tr><td><bdi>{markup.escaped(markup.clip(label.document, 60))}</bdi></td><td>{label.position:,}</td>"
-        f'<td style="text-align:left;font-family:monospace;white-space:pre-wrap">{markup.in_prompt(label)}</td></tr>'
-        for label in first
-    )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("document", "position", "prompt"))
+    whole = _whole(labels)
+    rows = "".join(f"<tr>{'' if whole else _place(label)}{_prompt(label)}</tr>" for label in first)
+    names = ("text",) if whole else ("document", "position", "prompt")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
     caption = f"<b>Labels</b> of {_shape(labels)}" + (f", the first {len(first)}" if rest else "")
     return f"<div>{markup.table(caption)}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
@@ -69,11 +67,28 @@ def _about(model: ITDA) -> dict[str, str]:
     return found
 
 
-def _shape(labels: Any) -> str:
+def _place(label: Label) -> str:
+    document = markup.escaped(markup.clip(label.document, 60))
+    return f"<td><bdi>{document}</bdi></td><td>{label.position:,}</td>"
+
+
+def _prompt(label: Label) -> str:
+    style = "text-align:left;font-family:monospace;white-space:pre-wrap"
+    return f'<td style="{style}">{markup.in_prompt(label)}</td>'
+
+
+def _whole(labels: Labels) -> bool:
+    """True if the first labels are texts of their own, and so, in all likelihood, all of them."""
+    first = _first(labels, TABLE_LABELS)
+    return bool(first) and all(label.whole for label in first)
+
+
+def _shape(labels: Labels) -> str:
     shape = labels.document.shape
-    return f"{shape[0]:,} tokens" if len(shape) == 1 else f"shape [{', '.join(map(str, shape))}]"
+    noun = "texts" if _whole(labels) else "tokens"
+    return f"{shape[0]:,} {noun}" if len(shape) == 1 else f"shape [{', '.join(map(str, shape))}]"
 
 
-def _first(labels: Labels, most: int) -> list[Any]:
+def _first(labels: Labels, most: int) -> list[Label]:
     number = min(most, labels.document.size)
     return [labels.at(np.unravel_index(i, labels.document.shape)) for i in range(number)]
