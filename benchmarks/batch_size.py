@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from itda import ITDA, ActivationBatch, Labels, ReferenceTrainer, Site, Trainer, jaccard
-from itda.config import parse_count
+from itda.parsing import parse_count
 from itda.sources.corpora.corpus import python_docs
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.source import ModelSource

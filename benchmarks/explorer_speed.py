@@ -52,10 +52,10 @@ def make_run(folder: Path, atoms: int, tokens: int) -> None:
         mode="paper",
         order="corpus",
         model="tiny",
-        layers=str(SITE.layer),
+        layers=(SITE.layer,),
         corpus="python-docs",
         out=folder,
-        tokens=str(atoms * 5 // 4),
+        tokens=atoms * 5 // 4,
         k=K,
         threshold=1e-4,
     )

@@ -41,6 +41,7 @@ from itda import config as settings
 from itda.explorer.code_index import INDEX_FORMAT, CodeIndex, sample
 from itda.explorer.code_index_writer import PARTIAL, CodePart, TextPart, emptied, merge, parts_of, publish, write_part
 from itda.files import FORMAT_VERSION, write_json
+from itda.parsing import parse_layers
 from itda.recipes import open_run, train
 from itda.recipes.index import BLOCK, index_run
 from itda.sources.corpora.corpus import open_corpus
@@ -54,9 +55,9 @@ SITE = Site(0)
 def layer_speed(layer: int, tokens: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder, site = Path(temporary) / "run", Site(layer)
-        given = {"model": "tiny", "corpus": "python-docs", "tokens": str(tokens), "k": K, "threshold": THRESHOLD}
+        given = {"model": "tiny", "corpus": "python-docs", "tokens": tokens, "k": K, "threshold": THRESHOLD}
         given |= {"mode": "paper", "order": "corpus"}
-        train(settings.Train(layers=str(layer), out=folder, **given))
+        train(settings.Train(layers=(layer,), out=folder, **given))
         run, model = open_run(folder), LanguageModel.load("tiny")
         dictionary, window, size = run.dictionary(site), run.record["window"], run.record["batch_size"]
         corpus = open_corpus("python-docs").split("train")
@@ -219,7 +220,7 @@ def main() -> None:
         run_child(a.child)
         return
     results = results_for(a, "index_speed")
-    tokens, layers = (6_000, [2]) if a.quick else (a.tokens, settings.parse_layers(a.layers))
+    tokens, layers = (6_000, [2]) if a.quick else (a.tokens, parse_layers(a.layers))
     for layer in layers:
         key = {"layer": layer, "tokens": tokens}
         if results.find(key) is None:

@@ -41,9 +41,11 @@ from common import (
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from itda import config as settings
+from itda.parsing import parse_layers
 from itda.recipes import open_run, train
 from itda.recipes.activation_source import open_origin
 from itda.recipes.plan import plan
+from itda.resolving import resolved
 from itda.sources.models.names import TINY
 from itda.sources.streamed.model import StreamedModel
 from itda.sources.streamed.planning import PROCESS_BYTES, ModelShape, Work, estimate
@@ -133,7 +135,12 @@ def watched() -> Iterator[dict[str, int]]:
 def options_for(task: dict[str, Any], out: Path, **given: Any) -> settings.Train:
     usual = {"k": K, "threshold": THRESHOLD, "window": WINDOW, "batch_size": BATCH, "quiet": True, "device": "cpu"}
     usual |= {"mode": "paper", "order": "corpus"}
-    usual |= {"model": task["model"], "corpus": "python-docs", "tokens": str(task["tokens"]), "layers": task["layers"]}
+    usual |= {
+        "model": task["model"],
+        "corpus": "python-docs",
+        "tokens": task["tokens"],
+        "layers": parse_layers(task["layers"]),
+    }
     return settings.Train(out=out, stream=task["side"] != "memory", **{**usual, **given})
 
 
@@ -149,14 +156,14 @@ def run_child(task: dict[str, Any]) -> dict[str, Any]:
     StreamedModel.load = staticmethod(kept)
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)
-        train(options_for(task, out / "warm", model="tiny", layers="1,2", tokens="3000"))
+        train(options_for(task, out / "warm", model="tiny", layers=(1, 2), tokens=3000))
         loaded.clear()
         after_imports = resident()
         dropped, read = forget_files(model), disk_reads()
         started = time.perf_counter()
         with watched() as memory:
             if task["side"] == "read":
-                origin = open_origin(settings.resolved(options_for(task, out / "none")))
+                origin = open_origin(resolved(options_for(task, out / "none")))
                 for _ in origin.source(0):
                     pass
             else:
@@ -185,7 +192,9 @@ def run_child(task: dict[str, Any]) -> dict[str, Any]:
 
 def predicted(model: str, layers: str, tokens: int, atoms: Sequence[int]) -> dict[str, Any]:
     """What `itda plan` says of a run on this machine's CPU, beside what libraries take."""
-    made = plan(settings.Plan(model=model, layers=layers, tokens=str(tokens), window=WINDOW, batch_size=BATCH, k=K))
+    made = plan(
+        settings.Plan(model=model, layers=parse_layers(layers), tokens=tokens, window=WINDOW, batch_size=BATCH, k=K)
+    )
     work = Work(made.sites, tokens, WINDOW, BATCH, max(atoms, default=0), K)
     found = estimate(made.shape, work, made.machines["laptop"])
     return {"memory": found.ram - PROCESS_BYTES, "bytes_read": found.bytes_read, "flights": found.flights}
@@ -310,7 +319,7 @@ def plans() -> list[str]:
     titles = ["8B, GPU", "8B, laptop", "70B, GPU", "70B, laptop", "405B, GPU", "405B, laptop"]
     cells: dict[str, list[str]] = {}
     for size, layers in (("8B", "8,16,24"), ("70B", "20,40,60"), ("405B", "30,63,94")):
-        made = plan(settings.Plan(model=str(CONFIGS / f"Llama-3.1-{size}.json"), layers=layers))
+        made = plan(settings.Plan(model=str(CONFIGS / f"Llama-3.1-{size}.json"), layers=parse_layers(layers)))
         for name, found in made.training.items():
             checked, shape = made.evaluation[name], made.shape
             rows = {

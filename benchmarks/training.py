@@ -216,9 +216,9 @@ def command(task: Task) -> dict[str, Any]:
             mode="paper",
             order="corpus",
             model="tiny",
-            layers="2,4",
+            layers=(2, 4),
             corpus="python-docs",
-            tokens=str(task["tiny_tokens"]),
+            tokens=task["tiny_tokens"],
             k=16,
             threshold=0.3,
             out=Path(folder) / "run",
@@ -384,7 +384,7 @@ def command_table(row: dict[str, Any]) -> str:
 
 def count(text: str) -> int:
     """A number of tokens, as the package's commands read it."""
-    from itda.config import parse_count
+    from itda.parsing import parse_count
 
     return parse_count(text)
 

@@ -12,10 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from itda import config as settings
-from itda.core.checks import check_k, check_number, check_offset_tokens, check_refinement, check_threshold
-from itda.core.site import STREAMS, Site
 from itda.errors import SettingError, StoreError
 from itda.files import locked
+from itda.resolving import check_seed, check_shape, resolved
 from itda.sources.corpora.corpus import open_corpus
 from itda.sources.models.devices import check_device
 from itda.sources.models.names import folder_of, gguf_of
@@ -25,13 +24,9 @@ from itda.terminal import is_text
 
 def check(command: object) -> None:
     """Raises the `ItdaError` that the command would end with, as far as that needs no tensors and no network."""
-    if isinstance(command, settings.PursuitOptions) and command.memory is not None:
-        settings.parse_bytes(command.memory)
     if isinstance(command, settings.ModelOptions):
         check_device(command.device)
     if isinstance(command, settings.LargeOptions):
-        if command.model_memory is not None:
-            settings.parse_bytes(command.model_memory)
         if command.scratch is not None and not command.scratch.is_dir():
             raise SettingError(f"no folder {command.scratch} for --scratch: make it, or name another")
     match command:
@@ -40,10 +35,8 @@ def check(command: object) -> None:
             _train(command)
         case settings.Harvest():
             check_here()
-            settings.parse_count(command.tokens)
-            parse_sites(command.layers, command.streams)
             check_shape(command)
-            settings.check_seed(command)
+            check_seed(command)
             _local(command.model, command.corpus, command)
         case settings.Plan():
             check_plan(command)
@@ -54,19 +47,15 @@ def check(command: object) -> None:
             chosen_site(_readable(command.run), command.layer)
             check_text(command.text)
         case settings.Evaluate() | settings.Probe():
-            if command.tokens is not None:
-                settings.parse_count(command.tokens)
             run = _readable(command.run)
             if command.corpus is None and run.record["settings"]["part"] == "all":
                 raise SettingError("the run was trained on all of its corpus: name another one with --corpus")
             _local(None, command.corpus, command)
         case settings.Index():
-            if command.tokens is not None:
-                settings.parse_count(command.tokens)
             check_index_batch(command.batch_size)
             run = _readable(command.run)
-            for name in command.layer.split(",") if command.layer else ():
-                chosen_site(run, name.strip())
+            for site in command.layer:
+                chosen_site(run, site)
             _local(None, command.corpus, command)
         case settings.Compare():
             check_some(command.runs, "compare")
@@ -81,21 +70,6 @@ def check(command: object) -> None:
                     chosen_site(run, command.layer)
         case _:
             pass
-
-
-def parse_sites(layers: str, streams: str) -> list[Site]:
-    """Each of the layers (3,4-6) with each of the streams (resid_post,mlp_out). Raises `SettingError`."""
-    names = [name.strip() for name in streams.split(",")]
-    for name in names:
-        if name not in STREAMS:
-            raise SettingError(f"no stream {name!r}: use {', '.join(STREAMS)}")
-    return [Site(layer, name) for layer in settings.parse_layers(layers) for name in STREAMS if name in names]
-
-
-def check_shape(options: settings.Train | settings.Harvest) -> None:
-    """Raises `SettingError` unless there is something in a batch."""
-    if options.batch_size < 1 or options.window < 1:
-        raise SettingError("--batch-size and --window must be at least 1")
 
 
 def check_index_batch(batch_size: int) -> None:
@@ -138,18 +112,12 @@ def check_export(options: settings.Explore) -> None:
 
 def check_plan(options: settings.Plan) -> None:
     """Raises `SettingError` for numbers with which there is nothing to count."""
-    parse_sites(options.layers, options.streams)
-    for text in (options.tokens, options.evaluate, options.atoms):
-        settings.parse_count(text)
     for name in ("window", "batch_size", "k"):
         if getattr(options, name) < 1:
             raise SettingError(f"--{name.replace('_', '-')} must be at least 1")
     for name in ("tflops", "cpu_tflops", "disk_gbps"):
         if not getattr(options, name) > 0:
             raise SettingError(f"--{name.replace('_', '-')} must be more than 0")
-    for text in (options.gpu_memory, options.ram, options.laptop, options.model_memory):
-        if text is not None:
-            settings.parse_bytes(text)
 
 
 def check_free(folder: Path) -> None:
@@ -175,20 +143,7 @@ def _train(options: settings.Train) -> None:
         check_resumable(options.resume)
         with locked(options.resume, "made"):  # if somebody is at it, it is told now
             return
-    options = settings.resolved(options)
-    if options.activations is None or options.layers:
-        parse_sites(options.layers, options.streams)
-    check_shape(options)
-    check_k(options.k)
-    if options.mode != "reference" and options.threshold is not None:
-        check_threshold(options.threshold)
-    check_refinement(options.refine or 0, options.min_fidelity or 0.0)
-    check_offset_tokens(options.offset or 0)
-    tokens = settings.parse_count(options.tokens) if options.tokens is not None else None
-    if options.atoms is not None:
-        atoms = settings.parse_count(options.atoms)
-        if tokens is not None:
-            check_number(atoms, tokens)
+    options = resolved(options)
     if options.out is not None:
         check_free(options.out)
     if options.activations is None:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from itda import config as settings
 from itda.checks import check
 from itda.errors import ItdaError
+from itda.parsing import RefusedError, listed
 from itda.terminal import check_arguments, json_line, prepare_output
 
 if TYPE_CHECKING:
     from itda.recipes import Progress, TokenDecomposition
 
-DEMO_HELD_OUT, DEMO_USES, DEMO_INDEXED = "10k", "20k", "50k"
-DEMO_LAYERS, DEMO_TOKENS, DEMO_K = "2,4", "200k", 16
+DEMO_HELD_OUT, DEMO_USES, DEMO_INDEXED = 10_000, 20_000, 50_000
+DEMO_LAYERS, DEMO_TOKENS, DEMO_K = (2, 4), 200_000, 16
 DEMO_PROMPTS = ("import os\n\ndef read_file(path", 'raise ValueError(f"expected a', "The method returns a new list")
 
 
@@ -57,13 +58,16 @@ def main(arguments: list[str] | None = None) -> None:
 def _parsed(arguments: list[str]) -> Any:
     import tyro
 
-    return tyro.cli(
-        settings.Command,  # pyright: ignore[reportArgumentType] - a union of dataclasses
-        prog="itda",
-        args=arguments,
-        description="Take a language model's activations apart into labelled ones.",
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-    )
+    try:
+        return tyro.cli(
+            settings.Command,  # pyright: ignore[reportArgumentType] - a union of dataclasses
+            prog="itda",
+            args=arguments,
+            description="Take a language model's activations apart into labelled ones.",
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+        )
+    except RefusedError as refused:
+        raise refused.args[0] from None
 
 
 def _dispatch(command: Any) -> None:
@@ -82,7 +86,7 @@ def _dispatch(command: Any) -> None:
     if isinstance(command, settings.PursuitOptions):
         from itda import set_fast, set_memory
 
-        set_memory(settings.parse_bytes(command.memory) if command.memory is not None else None)
+        set_memory(command.memory)
         set_fast(command.fast)
     match command:
         case settings.Train():
@@ -301,7 +305,9 @@ def _demo(options: settings.Demo) -> None:
     recipes.make_room(options.out, training)
     say("1. Train: an activation that the dictionary explains badly becomes an atom.")
     say("   tiny is a 6-layer Llama trained on the Python library; the corpus is this")
-    say(f"   Python's own documentation and source. {DEMO_TOKENS} tokens, layers {DEMO_LAYERS}. In the")
+    say(
+        f"   Python's own documentation and source. {DEMO_TOKENS // 1000}k tokens, layers {listed(DEMO_LAYERS)}. In the"
+    )
     say("   end the atoms are refined; --mode paper does what the paper does and no more.\n")
     run = recipes.train(training, _bar(options))
     summaries = run.summaries()
@@ -330,7 +336,7 @@ def _demo(options: settings.Demo) -> None:
         open_corpus("python-docs").split("heldout"),
         [site],
         window=run.record["window"],
-        tokens=settings.parse_count(DEMO_USES),
+        tokens=DEMO_USES,
     )
     found = recipes.top_uses(source, dictionary, site, atoms, 4)
     for atom, uses in zip(atoms, found, strict=True):
@@ -340,7 +346,7 @@ def _demo(options: settings.Demo) -> None:
     quiet = {"quiet": options.quiet, "memory": options.memory, "fast": options.fast}
     index = index_run(settings.Index(run=options.out, tokens=DEMO_INDEXED, **quiet), _bar(options))
     page = options.out / "explorer.html"
-    exporting = settings.Explore(runs=(options.out,), export=page, prompts=DEMO_PROMPTS, layer=str(site.layer), **quiet)
+    exporting = settings.Explore(runs=(options.out,), export=page, prompts=DEMO_PROMPTS, layer=site, **quiet)
     size = export(exporting, _bar(options))
     say(f"{index.record['tokens']:,} tokens indexed. Written: {page}, {size / 1e6:.1f} MB.")
     say("\nNext:")

@@ -1,15 +1,12 @@
 """Settings of the commands: the only source of their defaults and flags. A string under a field is its help."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from itda.errors import SettingError
-from itda.parsing import parse_bytes as parse_bytes
-from itda.parsing import parse_count as parse_count
-from itda.parsing import parse_layers as parse_layers
+from itda.parsing import AtomNumbers, Bytes, Count, FreeBytes, LayerNumbers, OneSite, SomeSites, SomeStreams
 
 Positional = tyro.conf.Positional
 Mode = Literal["paper", "best", "reference"]
@@ -55,7 +52,7 @@ class RunOptions(ModelOptions):
 class PursuitOptions:
     """What pursuits may use."""
 
-    memory: str | None = None
+    memory: Bytes | None = None
     """Memory for the Gram matrices of the dictionaries, such as 8G; default: half of what is free. Less is slower."""
     fast: bool = False
     """Approximate: lets pursuits on a GPU pick atoms by TF32 products. Nothing changes on a CPU."""
@@ -89,7 +86,7 @@ class LargeOptions:
 
     stream: bool = False
     """Read the model block by block from its checkpoint: done anyway if its weights need more than --model-memory."""
-    model_memory: str | None = None
+    model_memory: Bytes | None = None
     """Memory for the model and its hidden states, such as 16G. Default: what is free on the GPU, or half of the RAM."""
     scratch: Path | None = None
     """A folder on a fast disk for hidden states that --model-memory has no room for. Default: none; more passes."""
@@ -114,7 +111,7 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
 
     model: Positional[str] = ""
     """A Hub id, a local folder, a GGUF file (owner/name:file.gguf on the Hub), or tiny (the bundled model)."""
-    layers: str = ""
+    layers: LayerNumbers = ()
     """Layers to read, for example 3,4-6."""
     corpus: str = ""
     """python-docs, a file or folder (.txt .md .py .jsonl .json .csv .parquet, or .gz of one), or a Hub data set."""
@@ -126,17 +123,17 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     """Seconds between checkpoints at least; more if they would take over 2% of the time."""
     out: Path | None = None
     """The run folder to make; default: runs/ with the model's name and the first free number."""
-    streams: str = "resid_post"
+    streams: SomeStreams = ("resid_post",)
     """What to read of each layer: resid_post, mlp_out, attn_out, or several with commas."""
     k: int = 40
     """Atoms per activation."""
     threshold: float | None = None
     """The share of an activation's energy that may stay unexplained, instead of --atoms. Mode reference:
     2(1-cos)/d_model, default 0.2."""
-    atoms: str | None = None
+    atoms: Count | None = None
     """Atoms to end with, such as 4096 or 4k: the threshold is found from a sample. Default: 8 for each dimension of the
     model, but at most one for every 10 tokens."""
-    tokens: str | None = None
+    tokens: Count | None = None
     """Activations to read: 50000, 50k, 1M. Default: 1M, or all that --activations has."""
     mode: Mode = "best"
     """best: what reconstructs best. paper: as in the paper. reference: the released script's, batch size and all."""
@@ -165,142 +162,21 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     """train leaves one document in ten for `itda evaluate`."""
 
 
-MODES: dict[str, dict[str, object]] = {
-    "best": {
-        "pursuit": "mp_refit",
-        "offset": 4096,
-        "order": "shuffled",
-        "refine": 8,
-        "min_fidelity": 0.9,
-        "massive": "skip",
-    },
-    "paper": {"pursuit": "mp", "offset": 0, "order": "shuffled", "refine": 0, "min_fidelity": 0.0, "massive": "skip"},
-    "reference": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0, "min_fidelity": 0.0, "massive": "off"},
-}
-"""What a mode says about settings that the user left out."""
-
-REFERENCE_THRESHOLD = 0.2
-"""Of mode reference, where none is given."""
-
-ATOMS_PER_DIMENSION = 8
-"""Atoms for each dimension of the model, where neither their number nor a threshold is given."""
-
-TOKENS_PER_ATOM = 10
-"""At least so many activations for each of those atoms: few tokens make a small dictionary, not a list of them."""
-
-DEFAULT_TOKENS = "1M"
-
-
-FREE = ("out", "resume", "checkpoint_every", "stream", "model_memory", "scratch", "workers", "ray", "memory", "fast")
-FREE += ("json", "quiet")
-"""Settings of `Train` on which no result depends, so that another may be given when a run is resumed."""
-
-
-def resolved(options: Train) -> Train:
-    """The settings with those of the mode in place of what was left out. Raises `SettingError` where they clash."""
-    check_source(options)
-    check_numbers(options)
-    if options.threshold is not None and options.atoms is not None:
-        raise SettingError("--threshold and --atoms exclude each other: give one of them")
-    for name, value in MODES["reference"].items():
-        given, flag = getattr(options, name), name.replace("_", "-")
-        if options.mode == "reference" and given not in (None, value):
-            raise SettingError(f"mode reference has no --{flag} {given}: leave it out")
-    if options.mode == "reference" and options.atoms is not None:
-        raise SettingError("mode reference has no --atoms: give a --threshold")
-    filled = {name: value for name, value in MODES[options.mode].items() if getattr(options, name) is None}
-    if not filled.get("refine", options.refine):
-        if options.min_fidelity:
-            raise SettingError("--min-fidelity says how far refinement may go: add --refine 8, or --mode best")
-        filled["min_fidelity"] = 0.0
-    if options.seed and filled.get("order", options.order) != "shuffled":
-        what = "--mode reference" if options.mode == "reference" else "--order corpus"
-        raise SettingError(f"--seed chooses a shuffled order: leave out {what}, or the seed")
-    if options.mode == "reference" and options.threshold is None:
-        filled["threshold"] = REFERENCE_THRESHOLD
-    if options.tokens is None and options.activations is None:
-        filled["tokens"] = DEFAULT_TOKENS
-    return replace(options, **filled)
-
-
-def sized(options: Train, d_model: int) -> tuple[Train, str]:
-    """Resolved settings with a number of atoms where there is no threshold either, and why that many ("" if given).
-
-    >>> sized(Train(tokens="1M"), 192)[0].atoms, sized(Train(tokens="5k"), 192)[1]
-    ('1536', 'one for every 10 of 5,000 tokens')
-    """
-    if options.threshold is not None or options.atoms is not None:
-        return options, ""
-    tokens = parse_count(options.tokens or DEFAULT_TOKENS)
-    atoms, most = ATOMS_PER_DIMENSION * d_model, max(1, tokens // TOKENS_PER_ATOM)
-    why = f"{ATOMS_PER_DIMENSION} for each of {d_model:,} dimensions"
-    if atoms > most:
-        atoms, why = most, f"one for every {TOKENS_PER_ATOM} of {tokens:,} tokens"
-    return replace(options, atoms=str(atoms)), why
-
-
-def check_numbers(options: Train) -> None:
-    """Raises `SettingError` for what is no number, or none that can be."""
-    for each in fields(Train):
-        value = getattr(options, each.name)
-        if isinstance(value, float) and value != value:
-            raise SettingError(f"--{each.name.replace('_', '-')} is not a number: give one")
-    if options.checkpoint_every < 0:
-        raise SettingError(f"--checkpoint-every is {options.checkpoint_every:g}: give seconds, at least 0")
-
-
-def check_source(options: Train) -> None:
-    """Raises `SettingError` unless the settings name one source of activations."""
-    if options.activations is not None:
-        named = {name: getattr(options, name) for name in ("model", "corpus", "stream", "workers", "ray", "remote")}
-        for name, value in {**named, "bos": options.bos != "auto"}.items():
-            if value:
-                flag = "a model" if name == "model" else f"--{name}"
-                raise SettingError(f"--activations has been read from a model and a corpus already: leave out {flag}")
-        return
-    if options.mode == "reference" and options.workers > 1:
-        raise SettingError("mode reference goes batch by batch: leave out --workers")
-    for name, given in (("model", options.model), ("--layers", options.layers), ("--corpus", options.corpus)):
-        if not given:
-            raise SettingError(
-                f"no {name} given: itda train MODEL --layers 3 --corpus CORPUS, or itda train --resume RUN"
-            )
-    if options.remote and (options.stream or options.workers or options.ray):
-        raise SettingError("--remote runs the model at NDIF: leave out --stream, --workers and --ray")
-    if options.workers < 0:
-        raise SettingError(f"--workers is {options.workers}: it must be at least 0")
-
-
-def with_free(stored: Train, given: Train) -> Train:
-    """The settings of an unfinished run, with those that may change from the command line that resumes it.
-
-    Raises `SettingError` for one that may not.
-    """
-    check_numbers(given)
-    for each in fields(Train):
-        default = each.default
-        if each.name not in FREE and getattr(given, each.name) != default:
-            name = each.name.replace("_", "-")
-            raise SettingError(f"--resume goes on with the run's own settings: leave out {name}")
-    changed = {name: getattr(given, name) for name in FREE if name != "out"}
-    return replace(stored, **changed)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Output):
     """Keep activations on disk, to train many dictionaries from one pass over a model. Started again, it goes on."""
 
     model: Positional[str]
     """A Hub id, a local folder, a GGUF file (owner/name:file.gguf on the Hub), or tiny (the bundled model)."""
-    layers: str
+    layers: LayerNumbers
     """Layers to read, for example 3,4-6."""
     corpus: str
     """python-docs, a file or folder (.txt .md .py .jsonl .json .csv .parquet, or .gz of one), or a Hub data set."""
     out: Path
     """The folder to make, or to go on with."""
-    streams: str = "resid_post"
+    streams: SomeStreams = ("resid_post",)
     """What to read of each layer: resid_post, mlp_out, attn_out, or several with commas."""
-    tokens: str = "1M"
+    tokens: Count = 1_000_000
     """Activations to read: 50000, 50k, 1M."""
     order: Literal["corpus", "shuffled"] = "shuffled"
     """The order of the documents: what `itda train` makes of them depends on it."""
@@ -316,25 +192,19 @@ class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Outpu
     """train leaves one document in ten for `itda evaluate`; heldout is those."""
 
 
-def check_seed(options: Harvest) -> None:
-    """Raises `SettingError` for a seed of no order."""
-    if options.seed and options.order != "shuffled":
-        raise SettingError("--seed chooses a shuffled order: leave out --order corpus, or the seed")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Plan(Output):
     """What a streamed model would read, hold and compute, by arithmetic from its config.json alone."""
 
     model: Positional[str]
     """A Hub id, a folder, a config.json, or tiny (the bundled model)."""
-    layers: str
+    layers: LayerNumbers
     """Layers to read, for example 3,4-6."""
-    streams: str = "resid_post"
+    streams: SomeStreams = ("resid_post",)
     """What to read of each layer: resid_post, mlp_out, attn_out, or several with commas."""
-    tokens: str = "1M"
+    tokens: Count = 1_000_000
     """Activations to read: 50000, 50k, 1M."""
-    evaluate: str = "50k"
+    evaluate: Count = 50_000
     """Activations to evaluate on."""
     window: int = 128
     """Tokens that the model reads at once."""
@@ -342,19 +212,19 @@ class Plan(Output):
     """Windows per forward pass."""
     k: int = 40
     """Atoms per activation."""
-    atoms: str = "16k"
+    atoms: Count = 16_000
     """Atoms that each dictionary will have."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto is float32 on a CPU, the checkpoint's own on a GPU."""
-    gpu_memory: str = "24G"
+    gpu_memory: Bytes = 24 * 2**30
     """Memory of the GPU."""
-    ram: str = "64G"
+    ram: Bytes = 64 * 2**30
     """Memory of the machine that has the GPU."""
-    laptop: str = "16G"
+    laptop: Bytes = 16 * 2**30
     """Memory of a machine without a GPU."""
-    model_memory: str | None = None
+    model_memory: Bytes | None = None
     """As for `itda train`: for hidden states, and without a GPU for weights too. Default: half of the RAM."""
-    scratch: str | None = None
+    scratch: FreeBytes | None = None
     """A folder for hidden states that --model-memory has no room for, or how much is free there, such as 500G."""
     tflops: float = 50.0
     """Assumed: 10^12 operations of the model per second on the GPU."""
@@ -384,7 +254,7 @@ class Decompose(RunOptions, PursuitOptions, Output):
     """The run folder."""
     text: Positional[str]
     """The text to decompose."""
-    layer: str | None = None
+    layer: OneSite | None = None
     """A layer (3) or a site (3.mlp_out) of the run; default: the middle one."""
     token: int | None = None
     """Only this token: 0 is the first, -1 the last; default: all."""
@@ -402,7 +272,7 @@ class Evaluate(RunCorpusOptions, RunOptions, LargeOptions, PursuitOptions, Outpu
     """The run folder."""
     corpus: str | None = None
     """Another corpus than that of the run; all of it is used."""
-    tokens: str | None = None
+    tokens: Count | None = None
     """Activations to evaluate on. Default: as many as take about as many passes through blocks as training took, from
     5,000 to 100,000."""
     massive: Literal["clean", "splice"] = "clean"
@@ -417,7 +287,7 @@ class Probe(RunCorpusOptions, RunOptions, PursuitOptions, Output):
     """The run folder."""
     corpus: str | None = None
     """Python source to probe on, instead of the held-out documents of the run's corpus."""
-    tokens: str = "20k"
+    tokens: Count = 20_000
     """Activations to probe, of the first 4,000 characters of each file."""
 
 
@@ -441,9 +311,9 @@ class Index(RunCorpusOptions, RunOptions, PursuitOptions, Output):
     """The run folder."""
     corpus: str | None = None
     """Another corpus than that of the run; all of it is used. Default: the documents that the run was made from."""
-    tokens: str | None = None
+    tokens: Count | None = None
     """Activations to index: 50000, 50k, 1M. Default: as many as the run read."""
-    layer: str | None = None
+    layer: SomeSites = ()
     """Layers (3) or sites (3.mlp_out) of the run, several with commas; default: all."""
     batch_size: int = 0
     """Windows per forward pass; 0 for as many as when the run was made, which gives the same activations to the bit."""
@@ -455,7 +325,7 @@ class Explore(RunOptions, PursuitOptions, Output):
 
     runs: Positional[tuple[Path, ...]]
     """Run folders."""
-    memory: str | None = "128M"
+    memory: Bytes | None = 128 * 2**20
     """Memory for the Gram matrices of the dictionaries: rows that are used again and again fit into little."""
     port: int | None = None
     """On 127.0.0.1; 0 is any free one. Default: 8642, or any free one if that is taken."""
@@ -467,11 +337,11 @@ class Explore(RunOptions, PursuitOptions, Output):
     """Write one self-contained HTML file instead of serving."""
     top: int = 200
     """Atoms to carry in an exported page: those that start the codes of its prompts, then the most used."""
-    atoms: str | None = None
+    atoms: AtomNumbers | None = None
     """The atoms to carry instead, such as 3,17,25."""
     prompts: tuple[str, ...] = ()
     """Texts to take apart in an exported page."""
-    layer: str | None = None
+    layer: OneSite | None = None
     """The layer (3) or site (3.mlp_out) to export; default: the middle one."""
 
 

@@ -1,10 +1,25 @@
-"""Numbers, sizes and lists as people write them on a command line."""
+"""The edge of the command line: text that people type, turned into numbers, sizes, layers and sites, and back."""
 
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+from itda.core.site import STREAMS, Site, Stream
 from itda.errors import SettingError
+
+MOST_LAYERS = 10_000
+"""No model has as many: a larger number is a slip, and a list of all up to it would take a minute."""
+
+
+class RefusedError(Exception):
+    """Carries a `SettingError` past tyro, which would show a `ValueError` in a box of its own."""
 
 
 def parse_count(text: str) -> int:
-    """A number of tokens or atoms: 50000, 50k or 1.5M. Raises `SettingError`."""
+    """Read a number of tokens or atoms: 50000, 50k or 1.5M. Raises `SettingError`."""
     factor = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}.get(text[-1:].lower(), 1)
     digits = text[:-1] if factor > 1 else text
     try:
@@ -17,7 +32,7 @@ def parse_count(text: str) -> int:
 
 
 def parse_bytes(text: str) -> int:
-    """A size of memory: 8G, 512M or 8000000000; G is 2^30. Raises `SettingError`."""
+    """Read a size of memory: 8G, 512M or 8000000000; G is 2^30. Raises `SettingError`."""
     power = {"k": 10, "m": 20, "g": 30, "t": 40}.get(text.removesuffix("B").removesuffix("i")[-1:].lower(), 0)
     digits = text.removesuffix("B").removesuffix("i")[:-1] if power else text
     try:
@@ -29,12 +44,18 @@ def parse_bytes(text: str) -> int:
     return int(value)
 
 
-MOST_LAYERS = 10_000
-"""No model has as many: a larger number is a slip, and a list of all up to it would take a minute."""
+def parse_free_bytes(text: str) -> int:
+    """Read how much is free in a scratch folder, from its name or as a size. Raises `SettingError`."""
+    if Path(text).is_dir():
+        return shutil.disk_usage(text).free
+    try:
+        return parse_bytes(text)
+    except SettingError:
+        raise SettingError(f"no folder {text!r} for --scratch: name one, or how much is free, such as 500G") from None
 
 
-def parse_layers(text: str) -> list[int]:
-    """Layer numbers: 3,4-6 is 3, 4, 5 and 6. Raises `SettingError`."""
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Read layer numbers: 3,4-6 is 3, 4, 5 and 6. Raises `SettingError`."""
     layers: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
@@ -48,4 +69,82 @@ def parse_layers(text: str) -> list[int]:
         if int(last) < int(first):
             raise SettingError(f"{text[:80]!r} is not a list of layers: write it as 3,4-6")
         layers.update(range(int(first), int(last) + 1))
-    return sorted(layers)
+    return tuple(sorted(layers))
+
+
+def parse_streams(text: str) -> tuple[Stream, ...]:
+    """Read names of streams: resid_post,mlp_out. Raises `SettingError`."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in STREAMS:
+            raise SettingError(f"no stream {name!r}: use {', '.join(STREAMS)}")
+    return tuple(name for name in STREAMS if name in names)
+
+
+def parse_site(text: str) -> Site:
+    """Read a layer (3) or a site (3.mlp_out). Raises `SettingError`."""
+    return Site.parse(text.strip())
+
+
+def parse_some_sites(text: str) -> tuple[Site, ...]:
+    """Read several layers or sites with commas: 2.mlp_out,3. Raises `SettingError`."""
+    return tuple(parse_site(part) for part in text.split(","))
+
+
+def parse_atom_numbers(text: str) -> tuple[int, ...]:
+    """Read atoms of a dictionary: 3,17,25. Raises `SettingError`."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise SettingError(f"{text!r} is not a list of atoms: write it as 3,17,25")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def shown_bytes(size: int) -> str:
+    """Write a size as `parse_bytes` reads it, in the largest unit that gives a whole number.
+
+    >>> shown_bytes(8 * 2**30), shown_bytes(2**20 + 1)
+    ('8G', '1048577')
+    """
+    for unit, power in (("G", 30), ("M", 20)):
+        if size % 2**power == 0:
+            return f"{size >> power}{unit}"
+    return str(size)
+
+
+def listed(values: Sequence[object]) -> str:
+    """Write a list as the functions above read it.
+
+    >>> listed((2, 4)), listed((Site(3, "mlp_out"), Site(5)))
+    ('2,4', '3.mlp_out,5')
+    """
+    return ",".join(value.short if isinstance(value, Site) else str(value) for value in values)
+
+
+def _typed(
+    read: Callable[[str], Any], metavar: str, write: Callable[[Any], str] = str
+) -> PrimitiveConstructorSpec[Any]:
+    """Tell tyro how a flag is read."""
+
+    def from_text(arguments: list[str]) -> Any:
+        try:
+            return read(arguments[0])
+        except SettingError as error:
+            raise RefusedError(error) from error
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=from_text,
+        is_instance=lambda value: value is not None,
+        str_from_instance=lambda value: [write(value)],
+    )
+
+
+Count = Annotated[int, _typed(parse_count, "COUNT")]
+Bytes = Annotated[int, _typed(parse_bytes, "SIZE", shown_bytes)]
+FreeBytes = Annotated[int, _typed(parse_free_bytes, "FOLDER|SIZE", shown_bytes)]
+LayerNumbers = Annotated[tuple[int, ...], _typed(parse_layers, "LAYERS", listed)]
+SomeStreams = Annotated[tuple[Stream, ...], _typed(parse_streams, "STREAMS", listed)]
+OneSite = Annotated[Site, _typed(parse_site, "SITE", lambda site: site.short)]
+SomeSites = Annotated[tuple[Site, ...], _typed(parse_some_sites, "SITES", listed)]
+AtomNumbers = Annotated[tuple[int, ...], _typed(parse_atom_numbers, "ATOMS", listed)]

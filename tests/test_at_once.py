@@ -187,7 +187,7 @@ import sys
 from pathlib import Path
 from itda.config import Train
 from itda.recipes.run_in_progress import Unfinished
-with Unfinished.begun(Path({str(folder)!r}), Train(model="tiny", layers="2", corpus="python-docs")):
+with Unfinished.begun(Path({str(folder)!r}), Train(model="tiny", layers=(2,), corpus="python-docs")):
     print("begun", flush=True)
     sys.stdin.read()
 """
@@ -206,6 +206,6 @@ with Unfinished.begun(Path({str(folder)!r}), Train(model="tiny", layers="2", cor
     process.stdin.close()
     process.stdout.close()
     with Unfinished.resumed(folder) as unfinished:
-        assert unfinished.options == Train(model="tiny", layers="2", corpus="python-docs")
+        assert unfinished.options == Train(model="tiny", layers=(2,), corpus="python-docs")
         with pytest.raises(StoreError, match="is being made"), Unfinished.resumed(folder):
             pass

@@ -1,6 +1,7 @@
 """Mode `best` through the command line: a number of atoms, refinement, the readouts, and probing."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from test_cli import printed, refused
 
 from itda import ITDA
 from itda.cli import main
-from itda.config import MODES, Harvest, Train, resolved, sized
+from itda.config import Harvest, Train
 from itda.errors import SettingError
+from itda.resolving import MODES, from_record, resolved, sized, to_record
 
-PLACE = {"model": "tiny", "layers": "3", "corpus": "c"}
+PLACE = {"model": "tiny", "layers": (3,), "corpus": "c"}
 BEST = ["--mode", "best", "--atoms", "60", "--k", "6", "--tokens", "3k", "--window", "64", "--quiet"]
 
 
@@ -147,28 +149,28 @@ def test_the_number_of_atoms_and_a_threshold_exclude_each_other(corpus, tmp_path
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_mode_fills_in_what_was_left_out_and_nothing_else(mode):
-    left_out = Train(model="tiny", layers="3", corpus="c", mode=mode)
-    filled = resolved(left_out)
+    place = {**PLACE, "threshold": 0.001} if mode == "reference" else PLACE
+    filled = resolved(Train(**place, mode=mode))
     assert all(getattr(filled, name) == value for name, value in MODES[mode].items())
-    assert (filled.threshold, filled.atoms) == (0.2 if mode == "reference" else None, None)
+    assert (filled.threshold, filled.atoms) == (place.get("threshold"), None)
     assert resolved(filled) == filled
-    without = resolved(Train(model="tiny", layers="3", corpus="c", mode=mode, refine=0))
+    without = resolved(Train(**place, mode=mode, refine=0))
     assert (without.refine, without.min_fidelity) == (0, 0.0)
     if mode != "reference":
-        assert resolved(Train(model="tiny", layers="3", corpus="c", mode=mode, refine=3, atoms="9")).refine == 3
+        assert resolved(Train(**PLACE, mode=mode, refine=3, atoms=9)).refine == 3
 
 
 def test_by_default_the_mode_is_best_and_only_reference_keeps_the_order_of_the_corpus():
     assert Train().mode == "best"
-    orders = {mode: resolved(Train(model="tiny", layers="3", corpus="c", mode=mode)).order for mode in MODES}
+    orders = {mode: resolved(Train(**PLACE, mode=mode, threshold=0.001)).order for mode in MODES}
     assert orders == {"best": "shuffled", "paper": "shuffled", "reference": "corpus"}
-    assert Harvest(model="tiny", layers="3", corpus="c", out=Path("acts")).order == "shuffled"
+    assert Harvest(model="tiny", layers=(3,), corpus="c", out=Path("acts")).order == "shuffled"
 
 
 @given(st.integers(1, 20_000), st.integers(1, 10**9), st.sampled_from(["best", "paper"]))
 def test_the_size_by_default_is_8_for_each_dimension_and_never_more_than_a_tenth_of_the_tokens(d_model, tokens, mode):
-    options, why = sized(Train(mode=mode, tokens=str(tokens)), d_model)
-    assert options.atoms == str(max(1, min(8 * d_model, tokens // 10)))
+    options, why = sized(Train(mode=mode, tokens=tokens), d_model)
+    assert options.atoms == max(1, min(8 * d_model, tokens // 10))
     assert why == (
         f"8 for each of {d_model:,} dimensions"
         if 8 * d_model <= max(1, tokens // 10)
@@ -178,7 +180,7 @@ def test_the_size_by_default_is_8_for_each_dimension_and_never_more_than_a_tenth
 
 
 def test_a_size_or_a_threshold_that_is_given_stays():
-    for options in (Train(threshold=0.3), Train(atoms="7"), resolved(Train(**PLACE, mode="reference"))):
+    for options in (Train(threshold=0.3), Train(atoms=7), resolved(Train(**PLACE, mode="reference", threshold=0.001))):
         assert sized(options, 192) == (options, "")
 
 
@@ -213,6 +215,40 @@ def test_a_corpus_that_ends_before_the_tokens_asked_for_is_said_and_gives_the_at
     assert len(ITDA.from_pretrained(out / "layer_3")) == 60
 
 
+def test_reference_has_no_default_threshold_and_says_so_before_anything_is_read():
+    with pytest.raises(SettingError, match=r"needs a --threshold: 2 \(1 - cos\) / d_model"):
+        resolved(Train(**PLACE, mode="reference"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mode": "bset"}, "no mode 'bset': use paper, best, reference"),
+        ({"massive": "none"}, "no massive 'none': use skip, atoms, off"),
+        ({"atoms": 0}, "--atoms is 0"),
+        ({"atoms": 20, "tokens": 10}, "20 atoms of 10 tokens"),
+        ({"k": 0}, "k is 0"),
+        ({"threshold": 2.0}, "the threshold is 2.0"),
+        ({"batch_size": 0}, "--batch-size and --window"),
+    ],
+)
+def test_settings_are_checked_whole_before_anything_is_read(given, message):
+    options = Train(**PLACE)
+    for name, value in given.items():  # as Python callers may, whose types nobody checks
+        object.__setattr__(options, name, value)
+    with pytest.raises(SettingError, match=re.escape(message)):
+        resolved(options)
+
+
+def test_settings_recorded_by_an_older_itda_are_read_as_what_they_say():
+    older = {"layers": "2,4-6", "streams": "mlp_out,resid_post", "tokens": "2k", "atoms": "1.5k", "memory": "8G"}
+    read = from_record(older)
+    assert (read.layers, read.streams) == ((2, 4, 5, 6), ("resid_post", "mlp_out"))
+    assert (read.tokens, read.atoms, read.memory) == (2000, 1500, 8 * 2**30)
+    assert to_record(read)["layers"] == "2,4,5,6"
+    assert from_record(to_record(read)) == read
+
+
 def test_reference_takes_no_shuffling():
     with pytest.raises(SettingError, match="no --order shuffled"):
-        resolved(Train(model="tiny", layers="3", corpus="c", mode="reference", order="shuffled"))
+        resolved(Train(model="tiny", layers=(3,), corpus="c", mode="reference", order="shuffled"))

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from itda import Site
-from itda.config import parse_count
 from itda.core.metrics import Unexplained
+from itda.parsing import parse_count
 
 WRONG = {
     "a shape": lambda: Unexplained(4).update(torch.ones(3, 4), torch.ones(2, 4)),

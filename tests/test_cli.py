@@ -16,9 +16,10 @@ import torch
 
 from itda import ITDA
 from itda.cli import main
-from itda.config import Train, parse_bytes
+from itda.config import Train
 from itda.core import memory
 from itda.files import FULL, RUN_FORMAT
+from itda.parsing import parse_bytes
 from itda.recipes import train
 from itda.recipes.trainers import LocalTrainers
 from itda.sources import passes
@@ -344,7 +345,7 @@ def test_the_demo_never_removes_a_run_that_is_not_its_own(run, capsys):
 
 def test_the_demo_tells_the_whole_story_and_takes_its_own_folder_again(tmp_path, capsys, monkeypatch):
     for name in ("DEMO_TOKENS", "DEMO_HELD_OUT", "DEMO_USES", "DEMO_INDEXED"):
-        monkeypatch.setattr(f"itda.cli.{name}", "1k")
+        monkeypatch.setattr(f"itda.cli.{name}", 1000)
     text = printed(capsys, "demo", "--out", str(tmp_path / "demo"), "--quiet")
     for part in ("1. Train", "2. Evaluate", "CE loss score", "3. Decompose", "4. Atoms", "Next:"):
         assert part in text
@@ -447,7 +448,7 @@ def test_the_bar_of_refinement_ends_where_refinement_does(corpus, tmp_path):
 
         yield Counter()
 
-    options = Train(model="tiny", layers="2,4", corpus=str(corpus), out=tmp_path / "run", tokens="1k", k=8, window=64)
+    options = Train(model="tiny", layers=(2, 4), corpus=str(corpus), out=tmp_path / "run", tokens=1_000, k=8, window=64)
     train(replace(options, threshold=0.4, mode="best", offset=100, refine=2), bar)
     assert counted["refine"] == [4000, 4000]
     assert counted["train"] == [1000, 1000]

@@ -51,7 +51,7 @@ def whole(corpus, tmp_path_factory):
 
 
 def options(corpus, folder, **given):
-    usual = {"model": "tiny", "layers": "1,2", "streams": "resid_post,mlp_out", "tokens": "2k", "window": 48}
+    usual = {"model": "tiny", "layers": (1, 2), "streams": ("resid_post", "mlp_out"), "tokens": 2000, "window": 48}
     usual |= {"batch_size": 4, "order": "shuffled", "seed": 3, "quiet": True}
     return settings.Harvest(corpus=str(corpus), out=folder, **{**usual, **given})
 
@@ -112,7 +112,7 @@ def test_a_dictionary_is_that_of_the_model_to_the_bit(whole, corpus):
 
 
 def test_bfloat16_stays_bfloat16(corpus, tmp_path):
-    made = harvest(options(corpus, tmp_path / "new", dtype="bfloat16", tokens="500"))
+    made = harvest(options(corpus, tmp_path / "new", dtype="bfloat16", tokens=500))
     assert made.dtype == "bfloat16"
     x, _ = joined(ShardSource(made.folder), SITES[0])
     assert x.dtype == torch.bfloat16

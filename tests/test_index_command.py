@@ -62,7 +62,7 @@ def run(trained, tmp_path_factory):
 
 
 def options(folder, **given):
-    return settings.Index(**{"run": folder, "layer": "2.mlp_out, 1", "quiet": True, **given})
+    return settings.Index(**{"run": folder, "layer": (Site(2, "mlp_out"), Site(1)), "quiet": True, **given})
 
 
 def stream(run, corpus):
@@ -183,7 +183,7 @@ def test_another_index_is_replaced_by_a_whole_one(run, corpus, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     other = tmp_path / "other.txt"
     other.write_text("The cat sat on the mat.\n" * 40)
-    made = index_run(options(tmp_path / "run", corpus=str(other), layer="1"))
+    made = index_run(options(tmp_path / "run", corpus=str(other), layer=(Site(1),)))
     assert (made.new, made.record["corpus"], made.record["corpus_part"]) == (True, str(other), "all")
     index = CodeIndex.open(tmp_path / "run", Site(1))
     assert index.tokens == made.record["tokens"] < 2000  # all that there is
@@ -199,7 +199,7 @@ def test_the_index_of_a_dictionary_that_was_made_anew_is_made_anew(run, trained,
     shutil.copytree(run, tmp_path / "run")
     for name in ("config.json", "atoms.safetensors", "labels.parquet"):
         shutil.copy(trained / "layer_2" / name, tmp_path / "run" / "layer_1" / name)
-    made = index_run(options(tmp_path / "run", layer="1"))
+    made = index_run(options(tmp_path / "run", layer=(Site(1),)))
     assert made.new
     assert made.sites[Site(1)].atoms == len(open_run(trained).dictionary(Site(2)))
 

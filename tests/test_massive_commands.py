@@ -279,7 +279,7 @@ def test_probe_leaves_them_out(model, corpus, tmp_path, monkeypatch, run):
         return []
 
     monkeypatch.setattr(recipe, "probe", record)
-    recipe.probe_run(settings.Probe(run=run, corpus=str(folder), tokens="1k", quiet=True), say=said.append)
+    recipe.probe_run(settings.Probe(run=run, corpus=str(folder), tokens=1_000, quiet=True), say=said.append)
     [line] = [line for line in said if "massive" in line]
     number, total = (int(text.replace(",", "")) for text in re.match(r"(\S+) of (\S+) tokens", line).groups())
     assert 0 < number < total <= 1000

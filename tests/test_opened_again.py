@@ -266,7 +266,7 @@ def killed_after(tokens):
 
 def begun(model, corpus, out):
     options = Train(
-        model=model, layers="1", corpus=str(corpus), out=Path(out), tokens="600", k=4, window=32, threshold=0.3,
+        model=model, layers=(1,), corpus=str(corpus), out=Path(out), tokens=600, k=4, window=32, threshold=0.3,
         batch_size=2, checkpoint_every=0.0,
     )  # fmt: skip
     with pytest.raises(_KilledError):
@@ -278,7 +278,7 @@ def test_a_run_that_is_resumed_keeps_the_commit_that_it_was_begun_with(moving, c
     moving(COMMITS[1])
     recipes.train(Train(resume=Path("run")))
     whole = Train(
-        model="me/m", layers="1", corpus=str(corpus), out=Path("whole"), tokens="600", k=4, window=32, threshold=0.3,
+        model="me/m", layers=(1,), corpus=str(corpus), out=Path("whole"), tokens=600, k=4, window=32, threshold=0.3,
         batch_size=2, revision=COMMITS[0],
     )  # fmt: skip
     recipes.train(whole)

@@ -11,9 +11,10 @@ from sources.models.families import FAMILIES, LLAMA_LIKE, Family, build
 from transformers import MambaConfig
 
 from itda.cli import main
-from itda.config import Plan, parse_bytes
+from itda.config import Plan
 from itda.core.batch import Site
 from itda.errors import ModelError
+from itda.parsing import parse_bytes, parse_layers
 from itda.recipes.plan import GPU, LAPTOP, plan
 from itda.report import WIDTH, plan_summary
 from itda.sources.corpora.corpus import Corpus
@@ -30,7 +31,7 @@ def config(size: str) -> str:
 
 
 def planned(size: str, layers: str, **given):
-    return plan(Plan(model=config(size), layers=layers, **given))
+    return plan(Plan(model=config(size), layers=parse_layers(layers), **given))
 
 
 @pytest.mark.parametrize(
@@ -75,13 +76,13 @@ def test_405b_fits_one_card_of_24g_and_reads_its_weights_once():
 
 
 def test_a_card_too_small_is_said_to_be():
-    made = planned("405B", "40", gpu_memory="16G")
+    made = planned("405B", "40", gpu_memory=16 * 2**30)
     assert not made.training[GPU].fits
     assert "GPU: does not fit, it takes a GPU of 18.7 GB" in plan_summary(made)
 
 
 def test_8b_need_not_be_streamed_and_a_laptop_streams_it():
-    made = planned("8B", "16", gpu_memory="80G")
+    made = planned("8B", "16", gpu_memory=80 * 2**30)
     assert made.whole == {GPU: True, LAPTOP: False}
     assert made.training[LAPTOP].dtype == "float32"
     assert made.training[LAPTOP].fits
@@ -91,7 +92,7 @@ def test_8b_need_not_be_streamed_and_a_laptop_streams_it():
 
 
 def test_less_memory_means_more_flights_and_scratch_as_many_as_before():
-    little = planned("70B", "40", model_memory="4G")
+    little = planned("70B", "40", model_memory=4 * 2**30)
     found = little.training[GPU]
     assert found.flights == 4
     assert found.states <= parse_bytes("4G")
@@ -99,13 +100,13 @@ def test_less_memory_means_more_flights_and_scratch_as_many_as_before():
     assert "GPU: fits, streamed: hidden states of only 262,144 tokens fit" in " ".join(plan_summary(little).split())
     assert "laptop: barely fits, streamed: hidden states of only 1,024" in " ".join(plan_summary(little).split())
     assert "yes, read 4 times" in plan_summary(little)
-    on_disk = planned("70B", "40", model_memory="4G", scratch="100G").training[GPU]
+    on_disk = planned("70B", "40", model_memory=4 * 2**30, scratch=100 * 2**30).training[GPU]
     assert (on_disk.flights, on_disk.states_on_disk) == (1, True)
     assert on_disk.ram < found.ram
 
 
 def test_operations_are_two_for_each_parameter_and_token_and_attention():
-    made = planned("8B", "31", tokens="1000", window=100)
+    made = planned("8B", "31", tokens=1000, window=100)
     shape = made.shape
     matrices = sum(shape.blocks) - 32 * 2 * 4096  # but for the norms
     assert made.training[GPU].operations == pytest.approx(1000 * (2 * matrices + 32 * 4 * 100 * 4096))
@@ -199,7 +200,7 @@ def test_a_file_that_is_no_configuration_is_one_line(tmp_path):
 
 
 def test_layers_are_counted_from_0_and_small_models_have_parameters_too():
-    shown = plan_summary(plan(Plan(model="tiny", layers="2,4")))
+    shown = plan_summary(plan(Plan(model="tiny", layers=(2, 4))))
     assert "tiny: 3.4M parameters, 6 blocks of width 192" in shown
     assert "2 sites, the last at layer 4 of 0 to 5;" in " ".join(shown.split())
     large = " ".join(plan_summary(planned("405B", "125")).split())

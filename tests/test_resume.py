@@ -182,7 +182,7 @@ class StopsAt:
 
 def test_stopped_where_a_streamed_model_yields_nothing_yet_it_does_not_wait(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr("itda.recipes.runs.SHOW_EVERY_S", 0.0)
-    settings = {"model": "tiny", "layers": "4", "corpus": str(corpus), "tokens": "1000", "k": 6, "threshold": 0.25}
+    settings = {"model": "tiny", "layers": (4,), "corpus": str(corpus), "tokens": 1000, "k": 6, "threshold": 0.25}
     settings |= {"mode": "paper", "order": "corpus"}
     settings |= {"window": 32, "quiet": True}
     expected = recipes.train(Train(**settings, out=tmp_path / "expected")).folder

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from itda import config as settings
-from itda.checks import parse_sites
 from itda.core.batch import ActivationSource, Site
 from itda.errors import ItdaError, SettingError
 from itda.machine import free_device_memory, free_memory
 from itda.recipes.run_model import MODEL
 from itda.recipes.runs import Say, open_spec, unsaid
+from itda.resolving import sites_of
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.base import ActivationModel
 from itda.sources.models.named import Checkpoint
@@ -64,7 +64,7 @@ def open_origin(options: settings.Train, cluster: Any = None, say: Say = unsaid)
     """
     if options.activations is not None:
         return _from_shards(options, options.activations)
-    sites = parse_sites(options.layers, options.streams)
+    sites = sites_of(options)
     corpus = open_corpus_of(options, say)
     model = open_model(options.model, options, options.revision, cluster)
     source = partial(
@@ -186,7 +186,7 @@ def model_recipe(
     }
     if not isinstance(options, settings.LargeOptions):
         return partial(LanguageModel.load, name, **named)
-    budget = settings.parse_bytes(options.model_memory) if options.model_memory is not None else None
+    budget = options.model_memory
     if options.scratch is not None and not options.scratch.is_dir():
         raise SettingError(f"no folder {options.scratch} for --scratch: make it, or name another")
     if options.stream or _is_too_large(name, named, budget):
@@ -217,7 +217,7 @@ def _is_too_large(name: str, named: Mapping[str, Any], budget: int | None) -> bo
 def tokens_of(options: settings.Train) -> int:
     """How many activations of each site are to be read, from resolved settings."""
     assert options.tokens is not None
-    return settings.parse_count(options.tokens)
+    return options.tokens
 
 
 def with_tokens(options: settings.Train) -> settings.Train:
@@ -226,7 +226,7 @@ def with_tokens(options: settings.Train) -> settings.Train:
         return options
     from itda.sources.shards.source import ShardSource
 
-    return replace(options, tokens=str(ShardSource(options.activations, verify=False).tokens))
+    return replace(options, tokens=ShardSource(options.activations, verify=False).tokens)
 
 
 @contextmanager
@@ -245,7 +245,7 @@ def cluster_of(options: settings.ElsewhereOptions) -> Iterator[Any]:
 def _from_shards(options: settings.Train, folder: Path) -> Origin:
     from itda.sources.shards.source import ShardSource
 
-    sites = parse_sites(options.layers, options.streams) if options.layers else None
+    sites = sites_of(options) if options.layers else None
     tokens = tokens_of(options)
     found = ShardSource(folder, sites, tokens=tokens)
     made = found.about

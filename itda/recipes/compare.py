@@ -21,6 +21,7 @@ from itda.files import FORMAT_VERSION
 from itda.recipes.run_model import MODEL
 from itda.recipes.runs import Bar, Run, check_unchanged, no_bar, open_run, open_spec
 from itda.recipes.train import train
+from itda.resolving import from_record, to_record
 from itda.store.dictionaries import read_tokens
 
 COMPARISON_FORMAT = "itda-comparison"
@@ -192,7 +193,7 @@ def _settings_of(opened: _Opened) -> dict[str, Any]:
     known = {field.name for field in fields(settings.Train)}
     made = {name: value for name, value in opened.run.record["settings"].items() if name in known}
     # What is absent was not there yet: all activations were alike.
-    return {"bos": opened.run.bos, "massive": "off", **made}
+    return to_record(from_record({"bos": opened.run.bos, "massive": "off", **made}))
 
 
 def _told(opened: _Opened) -> dict[str, Any]:
@@ -237,7 +238,7 @@ def _made_again(opened: _Opened, folder: Path, bar: Bar) -> _Opened:
     """The run with the model in another batch size, which may change the last bits of its activations."""
     made = _settings_of(opened)
     size = made["batch_size"]
-    again = settings.Train(**{**made, "out": folder / "again", "quiet": True, "json": False})
+    again = replace(from_record(made), out=folder / "again", quiet=True, json=False)
     again = replace(again, batch_size=size - 1 if size > 1 else 2)
     record = opened.run.record
     again = replace(again, dataset_revision=record["corpus_revision"] or again.dataset_revision)

@@ -33,7 +33,7 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar, say: Say = unsai
 
     `say` is told what the user should know. Raises an `ItdaError` for bad input.
     """
-    tokens = settings.parse_count(options.tokens) if options.tokens is not None else None
+    tokens = options.tokens
     run = open_run(options.run)
     corpus = corpus_of(run, options.corpus, options, "unread", say)
     where = reopened(run.folder, run.record, options, say)

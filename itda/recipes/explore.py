@@ -85,7 +85,7 @@ def export(options: settings.Explore, bar: Bar = no_bar, say: Callable[[str], ob
         if options.atoms is None:
             atoms[run] = chosen_atoms(explorer, run, sites[run], prompts, options.top)
         else:
-            atoms[run] = _listed(options.atoms, len(explorer.opened.dictionary(run, sites[run]).model))
+            atoms[run] = _within(options.atoms, len(explorer.opened.dictionary(run, sites[run]).model))
     with bar("export", sum(len(each) for each in atoms.values())) as progress:
         text = page(explorer, Contents(sites, atoms, prompts), progress.update)
     temporary = target.with_name(f".{target.name}.tmp")
@@ -98,11 +98,9 @@ def export(options: settings.Explore, bar: Bar = no_bar, say: Callable[[str], ob
     return target.stat().st_size
 
 
-def _listed(text: str, number: int) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise SettingError(f"{text!r} is not a list of atoms: write it as 3,17,25")
-    wrong = [part for part in parts if int(part) >= number]
+def _within(atoms: tuple[int, ...], number: int) -> list[int]:
+    """Raises `SettingError` for an atom that a dictionary of so many does not have."""
+    wrong = [atom for atom in atoms if atom >= number]
     if wrong:
         raise SettingError(f"no atom {wrong[0]}: the dictionary has {number:,}, from 0")
-    return sorted({int(part) for part in parts})
+    return sorted(set(atoms))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from itda import config as settings
-from itda.checks import check_shape, parse_sites
 from itda.core.batch import Site
 from itda.errors import CorpusError, StoreError
 from itda.recipes.activation_source import (
@@ -25,6 +24,7 @@ from itda.recipes.activation_source import (
 from itda.recipes.run_in_progress import versions
 from itda.recipes.run_model import located
 from itda.recipes.runs import Bar, Progress, Say, no_bar, unsaid
+from itda.resolving import check_seed, check_shape, sites_of
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.base import ActivationModel
 from itda.sources.shards.files import check_made_alike
@@ -65,10 +65,9 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar, say: Say = unsaid) -> 
     Goes on where a killed process with the same settings was, makes anew what has vanished since, and does nothing if
     all is there. Raises an `ItdaError` for bad input; a folder that was made otherwise is left as it is.
     """
-    tokens = settings.parse_count(options.tokens)
-    sites, options = parse_sites(options.layers, options.streams), located(options)
+    tokens, sites, options = options.tokens, sites_of(options), located(options)
     check_shape(options)
-    settings.check_seed(options)
+    check_seed(options)
     corpus = open_corpus_of(options, say)
     asked = {
         **asked_of(options, corpus),

@@ -89,9 +89,9 @@ def index_run(options: settings.Index, bar: Bar = no_bar, say: Say = unsaid) -> 
     input.
     """
     run = open_run(options.run)
-    sites = [chosen_site(run, name.strip()) for name in options.layer.split(",")] if options.layer else list(run.sites)
+    sites = [chosen_site(run, site) for site in options.layer] or list(run.sites)
     sites = [site for site in run.sites if site in sites]
-    tokens = settings.parse_count(options.tokens) if options.tokens is not None else int(run.record["tokens"])
+    tokens = options.tokens if options.tokens is not None else int(run.record["tokens"])
     check_index_batch(options.batch_size)
     size, window = options.batch_size or int(run.record["batch_size"]), int(run.record["window"])
     corpus = corpus_of(run, options.corpus, options, "read", say)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from itda import config as settings
-from itda.checks import check_plan, parse_sites
+from itda.checks import check_plan
 from itda.core.batch import Site
-from itda.errors import ModelError, SettingError
+from itda.errors import ModelError
+from itda.resolving import sites_of
 from itda.sources.models.named import DTYPES
 from itda.sources.models.names import gguf_of
 from itda.sources.streamed.planning import Estimate, Machine, ModelShape, Work, estimate, runs_whole
@@ -41,12 +40,11 @@ class Planned:
 def plan(options: settings.Plan) -> Planned:
     """`itda plan`: by arithmetic from a configuration alone. Raises an `ItdaError` for bad input."""
     check_plan(options)
-    sites = tuple(parse_sites(options.layers, options.streams))
-    tokens, evaluated = settings.parse_count(options.tokens), settings.parse_count(options.evaluate)
-    atoms = settings.parse_count(options.atoms)
+    sites = tuple(sites_of(options))
+    tokens, evaluated, atoms = options.tokens, options.evaluate, options.atoms
     machines = {
-        GPU: _machine(options, settings.parse_bytes(options.gpu_memory), settings.parse_bytes(options.ram)),
-        LAPTOP: _machine(options, None, settings.parse_bytes(options.laptop)),
+        GPU: _machine(options, options.gpu_memory, options.ram),
+        LAPTOP: _machine(options, None, options.laptop),
     }
     if gguf_of(options.model) is not None:
         raise ModelError(
@@ -106,20 +104,9 @@ def _machine(options: settings.Plan, gpu: int | None, ram: int) -> Machine:
         ram=ram,
         dtype=DTYPES.get(options.dtype),
         # As `itda.recipes.activation_source` has it, where all of the memory is free.
-        model_memory=settings.parse_bytes(given) if given is not None else ram // 2,
-        scratch=_free_on(options.scratch) if options.scratch is not None else 0,
+        model_memory=given if given is not None else ram // 2,
+        scratch=options.scratch or 0,
         flops=1e12 * (options.tflops if gpu is not None else options.cpu_tflops),
         cpu_flops=1e12 * options.cpu_tflops,
         disk=1e9 * options.disk_gbps,
     )
-
-
-def _free_on(scratch: str) -> int:
-    if Path(scratch).is_dir():
-        return shutil.disk_usage(scratch).free
-    try:
-        return settings.parse_bytes(scratch)
-    except SettingError:
-        raise SettingError(
-            f"no folder {scratch!r} for --scratch: name one, or how much is free, such as 500G"
-        ) from None

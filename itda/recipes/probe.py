@@ -37,7 +37,7 @@ def probe_run(
     Tokens that are massive at any site are left out. Probes are fitted on three in four documents and judged on the
     rest. `say` is told what the user should know. Raises an `ItdaError` for bad input.
     """
-    tokens = settings.parse_count(options.tokens)
+    tokens = options.tokens
     run = open_run(options.run)
     # Shuffled: neighbours in a library are alike, and a few long files must not be all there is.
     corpus = _python(corpus_of(run, options.corpus, options, "unread", say)).shuffled(0)

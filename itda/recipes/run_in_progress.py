@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from itda.checks import check_free, check_resumable
 from itda.core.training.state import TrainingState
 from itda.errors import StoreError
 from itda.files import FORMAT_VERSION, RUN_FORMAT, is_full, locked, read_json, write_json
+from itda.resolving import from_record, to_record
 from itda.store.checkpoints import Checkpoint, latest_checkpoint, write_checkpoint
 from itda.store.records import UNFINISHED
 from itda.version import __version__
@@ -41,8 +42,6 @@ THREADS = "threads"
 
 COST = 0.02
 """The share of the time that checkpoints may take."""
-
-PATHS = ("out", "activations", "resume", "scratch")
 
 
 class Stopped(KeyboardInterrupt):
@@ -94,16 +93,13 @@ class Unfinished:
             raise StoreError(f"{folder} is finished: nothing to resume")
         check_resumable(folder)
         record = read_json(folder / UNFINISHED, UNFINISHED_FORMAT)
-        known = {field.name for field in fields(settings.Train)}
-        values: dict[str, Any] = {
-            name: Path(value) if name in PATHS and value is not None else value
-            for name, value in record["settings"].items()
-        }
-        if values.keys() - known:
-            raise StoreError(f"{folder} was begun by another version of itda: install that, or begin anew")
+        try:
+            options = from_record(record["settings"])
+        except TypeError as error:
+            raise StoreError(f"{folder} was begun by another version of itda: install that, or begin anew") from error
         if record["about"] is not None:
             torch.set_num_threads(record["about"][THREADS])
-        return Unfinished(folder, settings.Train(**values), record["about"])
+        return Unfinished(folder, options, record["about"])
 
     @property
     def has_checkpoint(self) -> bool:
@@ -193,7 +189,7 @@ class Unfinished:
 
     def _write(self) -> None:
         values = {"format": UNFINISHED_FORMAT, "format_version": FORMAT_VERSION}
-        values |= {"settings": plain(self.options), "about": self.about}
+        values |= {"settings": to_record(self.options), "about": self.about}
         try:
             write_json(self.folder / UNFINISHED, values)
         except OSError as error:
@@ -263,11 +259,6 @@ class Keeper:
         if self.stopping and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.stopping = True
-
-
-def plain(options: settings.Train) -> dict[str, Any]:
-    """Settings as JSON has them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from itda import config as settings
-from itda.checks import check_shape, parse_sites
 from itda.core.batch import ActivationBatch, Site
 from itda.core.memory import available
 from itda.core.tokens import TokenLog
@@ -22,10 +21,11 @@ from itda.core.training.trainer import Builder
 from itda.errors import CorpusError, SettingError, StoreError
 from itda.files import FORMAT_VERSION, RUN_FORMAT, read_json
 from itda.recipes.activation_source import Origin, closing_of, cluster_of, open_origin, tokens_of, with_tokens
-from itda.recipes.run_in_progress import Keeper, Stopped, Unfinished, is_finished, plain, versions
+from itda.recipes.run_in_progress import Keeper, Stopped, Unfinished, is_finished, versions
 from itda.recipes.run_model import located
 from itda.recipes.runs import Bar, Progress, Run, no_bar, now_and_then, open_run
 from itda.recipes.trainers import LocalTrainers, Trainers, trainer_of
+from itda.resolving import FREE, from_record, resolved, sized, to_record, with_free
 from itda.sources.models.names import GGUF
 from itda.store.checkpoints import Checkpoint
 from itda.store.dictionaries import write_dictionary, write_tokens
@@ -46,13 +46,9 @@ def train(options: settings.Train, bar: Bar = no_bar, say: Callable[[str], objec
             say(f"{options.resume} is finished")
             return open_run(options.resume)
         with Unfinished.resumed(options.resume) as unfinished:
-            unfinished.options = settings.with_free(unfinished.options, options)
+            unfinished.options = with_free(unfinished.options, options)
             return _make(unfinished, bar, say)
-    options = located(with_tokens(settings.resolved(options)))
-    if options.activations is None:
-        parse_sites(options.layers, options.streams)
-    trainer_of(settings.sized(options, 1)[0], 1, None)  # bad settings are to be known before the model is loaded
-    check_shape(options)
+    options = located(with_tokens(resolved(options)))
     out = options.out or _free_folder(options.model or str(options.activations))
     with Unfinished.begun(out, replace(options, out=out)) as unfinished:
         return _make(unfinished, bar, say)
@@ -68,9 +64,9 @@ def _make(unfinished: Unfinished, bar: Bar, say: Callable[[str], object]) -> Run
         if origin.model is not None:
             stack.enter_context(closing_of(origin.model))
         unfinished.check(origin.about)
-        options, why = settings.sized(options, origin.d_model)
+        options, why = sized(options, origin.d_model)
         if why:
-            say(f"{int(options.atoms or 0):,} atoms for each dictionary, {why}: --atoms or --threshold say otherwise")
+            say(f"{options.atoms or 0:,} atoms for each dictionary, {why}: --atoms or --threshold say otherwise")
         unfinished.options = options
         reading = _Reading(unfinished, origin, stack.enter_context(_trainers(options, origin, cluster)))
         checkpoint = unfinished.latest()
@@ -112,7 +108,7 @@ def _finish(reading: _Reading, bar: Bar, why: str, say: Callable[[str], object])
         "format_version": FORMAT_VERSION,
         "sites": [str(site) for site in origin.sites],
         **provenance,
-        "settings": {**plain(options), **(origin.settings or {})},
+        "settings": {**to_record(options), **(origin.settings or {})},
         "device": origin.device,
         "seconds": round(reading.seconds, 3),
         "checkpoints": {"written": reading.keeper.written, "seconds": round(reading.keeper.seconds, 3)},
@@ -287,10 +283,18 @@ def make_room(folder: Path, options: settings.Train) -> None:
     if (folder / "run.json").exists():
         made = read_json(folder / "run.json", RUN_FORMAT).get("settings", {})
     else:
-        made = plain(Unfinished.opened(folder).options)
-    asked = plain(settings.resolved(options))
+        made = to_record(Unfinished.opened(folder).options)
+    made, asked = _canonical(made), to_record(resolved(options))
     # A number of atoms that nobody asked for is in run.json all the same.
-    asked = {name: value for name, value in asked.items() if name not in settings.FREE and value is not None}
+    asked = {name: value for name, value in asked.items() if name not in FREE and value is not None}
     if any(made.get(name) != value for name, value in asked.items()):
         raise StoreError(f"{folder} is not a run of the demo: name another folder with --out")
     shutil.rmtree(folder)
+
+
+def _canonical(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Recorded settings as this itda writes them: 200k is 200000. Empty for those of another version."""
+    try:
+        return to_record(from_record(recorded))
+    except (TypeError, SettingError):
+        return {}

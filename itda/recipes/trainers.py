@@ -131,7 +131,7 @@ def trainer_of(options: settings.Train, d_model: int, memory: int | None) -> Bui
         tokens=tokens_of(options),
         k=options.k,
         threshold=options.threshold,
-        atoms=settings.parse_count(options.atoms) if options.atoms is not None else None,
+        atoms=options.atoms,
         pursuit=options.pursuit or "mp",
         offset_tokens=options.offset or 0,
         passes=options.refine or 0,

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from itda.parsing import shown_bytes
 from itda.recipes.plan import GPU, Estimate, Planned
 from itda.report.text import WIDTH, end, table
 
@@ -33,7 +34,7 @@ def plan_summary(made: Planned) -> str:
     def row(title: str, cell: Any, found: Mapping[str, Any] = made.training) -> list[str]:
         return [title, *(cell(found[name]) for name in both)]
 
-    gpu = f"GPU of {options.gpu_memory}, RAM of {options.ram}"
+    gpu = f"GPU of {shown_bytes(options.gpu_memory)}, RAM of {shown_bytes(options.ram)}"
     rows = [
         row("weights computed in", lambda e: e.dtype),
         row("two blocks and embeddings", lambda e: _gb(e.weights)),
@@ -62,10 +63,11 @@ def plan_summary(made: Planned) -> str:
     assumed = (
         f"Assumed, not measured: {options.tflops:g} TFLOP/s on the GPU (--tflops), {options.cpu_tflops:g} on a CPU "
         f"(--cpu-tflops), {options.disk_gbps:g} GB/s from disk (--disk-gbps), 1.1 GB for CUDA. GB are 10^9 bytes, "
-        f"G are 2^30: {options.gpu_memory} is {_gb(made.machines[GPU].gpu or 0)}. Nothing else uses the machine."
+        f"G are 2^30: {shown_bytes(options.gpu_memory)} is {_gb(made.machines[GPU].gpu or 0)}. Nothing else uses the "
+        "machine."
     )
     paragraphs = ["\n".join("\n".join(textwrap.wrap(line, WIDTH)) for line in about)]
-    paragraphs.append(table(["", gpu, f"laptop of {options.laptop}"], rows))
+    paragraphs.append(table(["", gpu, f"laptop of {shown_bytes(options.laptop)}"], rows))
     paragraphs.append("\n".join("\n".join(textwrap.wrap(line, WIDTH)) for line in _verdicts(made)))
     return "\n\n".join([*paragraphs, "\n".join(textwrap.wrap(assumed, WIDTH))])
 

@@ -131,15 +131,14 @@ def open_record(folder: Path) -> RunRecord:
     return RunRecord(folder, read_json(folder / "run.json", RUN_FORMAT), sites)
 
 
-def chosen_site(run: RunRecord, layer: str | None) -> Site:
-    """The site that the user names, or the middle one. Raises `SettingError` if the run lacks it."""
+def chosen_site(run: RunRecord, site: Site | None) -> Site:
+    """Return the site that the user names, or the middle one. Raises `SettingError` if the run lacks it."""
     sites = list(run.sites)
-    if layer is None:
+    if site is None:
         return sites[len(sites) // 2]
-    site = Site.parse(layer)
     if site not in run.sites:
         names = ", ".join(s.short for s in sites)
-        raise SettingError(f"the run has no layer {layer}: it has {names}")
+        raise SettingError(f"the run has no layer {site.short}: it has {names}")
     return site
 
 

@@ -38,13 +38,13 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
     corpus = root / "corpus"
     corpus.mkdir()
     write_to(corpus)
-    common = {"model": "tiny", "layers": "1,3", "corpus": str(corpus), "tokens": "4k", "k": 8, "part": "all"}
+    common = {"model": "tiny", "layers": (1, 3), "corpus": str(corpus), "tokens": 4000, "k": 8, "part": "all"}
     plain = {"mode": "paper", "order": "corpus", "threshold": 0.3}
     refined = {"threshold": 0.4, "mode": "best", "refine": 2}
     for name, more in {"plain": plain, "refined": refined}.items():
         train(settings.Train(**common, **more, out=root / name, quiet=True))
         index_run(settings.Index(run=root / name, quiet=True))
-    evaluate_run(settings.Evaluate(run=root / "plain", corpus=str(corpus), tokens="1k", quiet=True))
+    evaluate_run(settings.Evaluate(run=root / "plain", corpus=str(corpus), tokens=1_000, quiet=True))
     return root / "plain", root / "refined"
 
 

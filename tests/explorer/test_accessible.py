@@ -80,8 +80,8 @@ def worth_showing(request, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("pictures") / "demo"
     paper = {"mode": "paper", "order": "corpus", "threshold": 0.3}
-    train(settings.Train(model="tiny", layers="2,4", corpus="python-docs", tokens="200k", k=16, out=out, **paper))
-    evaluate_run(settings.Evaluate(run=out, tokens="10k"))
+    train(settings.Train(model="tiny", layers=(2, 4), corpus="python-docs", tokens=200_000, k=16, out=out, **paper))
+    evaluate_run(settings.Evaluate(run=out, tokens=10_000))
     index_run(settings.Index(run=out))
     PICTURES.mkdir(parents=True, exist_ok=True)
     with running(explorer_of(settings.Explore(runs=(out,)))) as address:

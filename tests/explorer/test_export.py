@@ -9,6 +9,7 @@ from test_accessible import faults, rest
 
 from itda import config as settings
 from itda.cli import main
+from itda.core.site import Site
 from itda.explorer.export import EXPORT, MODULES, STATIC
 from itda.recipes.explore import export
 
@@ -18,7 +19,7 @@ PROMPTS = ("import os", f"</script>{IMAGE}")
 @pytest.fixture(scope="session")
 def exported(runs, tmp_path_factory):
     file = tmp_path_factory.mktemp("exported") / "page.html"
-    size = export(settings.Explore(runs=runs, export=file, prompts=PROMPTS, top=40, layer="3", quiet=True))
+    size = export(settings.Explore(runs=runs, export=file, prompts=PROMPTS, top=40, layer=Site(3), quiet=True))
     assert size == file.stat().st_size
     return file
 

@@ -16,8 +16,8 @@ SETTINGS = {
     "mode": "paper",
     "order": "corpus",
     "model": "tiny",
-    "layers": "1,3",
-    "tokens": "4000",
+    "layers": (1, 3),
+    "tokens": 4000,
     "k": 6,
     "threshold": 0.25,
     "window": 32,
@@ -38,8 +38,8 @@ def alone(corpus, tmp_path_factory):
     return recipes.train(Train(**SETTINGS, corpus=corpus, out=tmp_path_factory.mktemp("alone") / "run")).folder
 
 
-def same(run, expected, layers="3"):
-    names = {f"layer_{layer}" for layer in layers.split(",")}
+def same(run, expected, layers=(3,)):
+    names = {f"layer_{layer}" for layer in layers}
     assert {folder.name for folder in run.glob("layer_*")} == names
     paths = [path for name in names for path in (expected / name).iterdir()]
     assert len(paths) == 4 * len(names)
@@ -49,7 +49,7 @@ def same(run, expected, layers="3"):
 
 
 # Two layers are two processes more that build them; they need some time to begin.
-@pytest.mark.parametrize(("workers", "layers"), [(1, "3"), (2, "1,3"), (3, "3")])
+@pytest.mark.parametrize(("workers", "layers"), [(1, (3,)), (2, (1, 3)), (3, (3,))])
 def test_any_number_of_workers_gives_the_dictionaries_of_one_process(address, corpus, alone, tmp_path, workers, layers):
     options = Train(**{**SETTINGS, "layers": layers}, corpus=corpus, out=tmp_path / "run", workers=workers, ray=address)
     same(recipes.train(options).folder, alone, layers)
@@ -76,7 +76,7 @@ def test_a_worker_killed_in_the_middle_costs_time_and_nothing_else(address, corp
             time.sleep(0.01)
 
     started = threading.Thread(target=kill, daemon=True)
-    one = {**SETTINGS, "layers": "3"}
+    one = {**SETTINGS, "layers": (3,)}
     options = Train(**one, corpus=corpus, out=run, workers=2, ray=address, checkpoint_every=0.01)
     started.start()
     recipes.train(options)
@@ -85,6 +85,6 @@ def test_a_worker_killed_in_the_middle_costs_time_and_nothing_else(address, corp
 
 
 def test_streamed_by_workers_it_is_the_same(address, corpus, alone, tmp_path):
-    one = {**SETTINGS, "layers": "3"}
+    one = {**SETTINGS, "layers": (3,)}
     options = Train(**one, corpus=corpus, out=tmp_path / "run", workers=2, ray=address, stream=True)
     same(recipes.train(options).folder, alone)

@@ -1,0 +1,212 @@
+"""Settings made whole: what a mode fills in, which settings exclude each other, and how a run records them."""
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from itda.config import Harvest, Plan, Train
+from itda.core.checks import check_k, check_number, check_offset_tokens, check_refinement, check_threshold
+from itda.core.site import STREAMS, Site
+from itda.errors import SettingError
+from itda.parsing import listed, parse_bytes, parse_count, parse_layers, parse_streams
+
+MODES: dict[str, dict[str, object]] = {
+    "best": {
+        "pursuit": "mp_refit",
+        "offset": 4096,
+        "order": "shuffled",
+        "refine": 8,
+        "min_fidelity": 0.9,
+        "massive": "skip",
+    },
+    "paper": {"pursuit": "mp", "offset": 0, "order": "shuffled", "refine": 0, "min_fidelity": 0.0, "massive": "skip"},
+    "reference": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0, "min_fidelity": 0.0, "massive": "off"},
+}
+"""What a mode says about settings that the user left out."""
+
+ATOMS_PER_DIMENSION = 8
+"""Atoms for each dimension of the model, where neither their number nor a threshold is given."""
+
+TOKENS_PER_ATOM = 10
+"""At least so many activations for each of those atoms: few tokens make a small dictionary, not a list of them."""
+
+DEFAULT_TOKENS = 1_000_000
+
+
+FREE = ("out", "resume", "checkpoint_every", "stream", "model_memory", "scratch", "workers", "ray", "memory", "fast")
+FREE += ("json", "quiet")
+"""Settings of `Train` on which no result depends, so that another may be given when a run is resumed."""
+
+
+def resolved(options: Train) -> Train:
+    """The settings with those of the mode in place of what was left out, checked as a whole.
+
+    Raises `SettingError` for a value out of range and for settings that clash: nothing has been read by then.
+    """
+    check_source(options)
+    check_values(options)
+    if options.threshold is not None and options.atoms is not None:
+        raise SettingError("--threshold and --atoms exclude each other: give one of them")
+    for name, value in MODES["reference"].items():
+        given, flag = getattr(options, name), name.replace("_", "-")
+        if options.mode == "reference" and given not in (None, value):
+            raise SettingError(f"mode reference has no --{flag} {given}: leave it out")
+    if options.mode == "reference" and options.atoms is not None:
+        raise SettingError("mode reference has no --atoms: give a --threshold")
+    filled = {name: value for name, value in MODES[options.mode].items() if getattr(options, name) is None}
+    if not filled.get("refine", options.refine):
+        if options.min_fidelity:
+            raise SettingError("--min-fidelity says how far refinement may go: add --refine 8, or --mode best")
+        filled["min_fidelity"] = 0.0
+    if options.seed and filled.get("order", options.order) != "shuffled":
+        what = "--mode reference" if options.mode == "reference" else "--order corpus"
+        raise SettingError(f"--seed chooses a shuffled order: leave out {what}, or the seed")
+    if options.mode == "reference" and options.threshold is None:
+        raise SettingError(
+            "mode reference needs a --threshold: 2 (1 - cos) / d_model, so 0.0008 for a cosine of 0.8 at width 512"
+        )
+    if options.tokens is None and options.activations is None:
+        filled["tokens"] = DEFAULT_TOKENS
+    whole = replace(options, **filled)
+    check_dictionary(whole)
+    return whole
+
+
+def check_dictionary(options: Train) -> None:
+    """Raises `SettingError` for numbers of which no dictionary can be made; the settings are resolved."""
+    check_shape(options)
+    check_k(options.k)
+    if options.threshold is not None and options.mode != "reference":
+        check_threshold(options.threshold)
+    check_refinement(options.refine or 0, options.min_fidelity or 0.0)
+    check_offset_tokens(options.offset or 0)
+    for name in ("atoms", "tokens"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise SettingError(f"--{name} is {value}: it must be at least 1")
+    if options.atoms is not None and options.tokens is not None:
+        check_number(options.atoms, options.tokens)
+
+
+def check_shape(options: Train | Harvest) -> None:
+    """Raises `SettingError` unless there is something in a batch."""
+    if options.batch_size < 1 or options.window < 1:
+        raise SettingError("--batch-size and --window must be at least 1")
+
+
+def sized(options: Train, d_model: int) -> tuple[Train, str]:
+    """Resolved settings with a number of atoms where there is no threshold either, and why that many ("" if given).
+
+    >>> sized(Train(tokens=1_000_000), 192)[0].atoms, sized(Train(tokens=5_000), 192)[1]
+    (1536, 'one for every 10 of 5,000 tokens')
+    """
+    if options.threshold is not None or options.atoms is not None:
+        return options, ""
+    tokens = options.tokens or DEFAULT_TOKENS
+    atoms, most = ATOMS_PER_DIMENSION * d_model, max(1, tokens // TOKENS_PER_ATOM)
+    why = f"{ATOMS_PER_DIMENSION} for each of {d_model:,} dimensions"
+    if atoms > most:
+        atoms, why = most, f"one for every {TOKENS_PER_ATOM} of {tokens:,} tokens"
+    return replace(options, atoms=atoms), why
+
+
+def check_values(options: Train) -> None:
+    """Raises `SettingError` for a choice that there is not, and for what is no number."""
+    for each in fields(Train):
+        value = getattr(options, each.name)
+        choices = [choice for part in (each.type, *get_args(each.type)) for choice in get_args(part)]
+        choices = [choice for choice in choices if isinstance(choice, str)]
+        if choices and isinstance(value, str) and value not in choices:
+            raise SettingError(f"no {each.name} {value!r}: use {', '.join(choices)}")
+        if isinstance(value, float) and value != value:
+            raise SettingError(f"--{each.name.replace('_', '-')} is not a number: give one")
+    if options.checkpoint_every < 0:
+        raise SettingError(f"--checkpoint-every is {options.checkpoint_every:g}: give seconds, at least 0")
+
+
+def check_source(options: Train) -> None:
+    """Raises `SettingError` unless the settings name one source of activations."""
+    if options.activations is not None:
+        named = {name: getattr(options, name) for name in ("model", "corpus", "stream", "workers", "ray", "remote")}
+        for name, value in {**named, "bos": options.bos != "auto"}.items():
+            if value:
+                flag = "a model" if name == "model" else f"--{name}"
+                raise SettingError(f"--activations has been read from a model and a corpus already: leave out {flag}")
+        return
+    if options.mode == "reference" and options.workers > 1:
+        raise SettingError("mode reference goes batch by batch: leave out --workers")
+    for name, given in (("model", options.model), ("--layers", options.layers), ("--corpus", options.corpus)):
+        if not given:
+            raise SettingError(
+                f"no {name} given: itda train MODEL --layers 3 --corpus CORPUS, or itda train --resume RUN"
+            )
+    if options.remote and (options.stream or options.workers or options.ray):
+        raise SettingError("--remote runs the model at NDIF: leave out --stream, --workers and --ray")
+    if options.workers < 0:
+        raise SettingError(f"--workers is {options.workers}: it must be at least 0")
+
+
+def with_free(stored: Train, given: Train) -> Train:
+    """The settings of an unfinished run, with those that may change from the command line that resumes it.
+
+    Raises `SettingError` for one that may not.
+    """
+    check_values(given)
+    for each in fields(Train):
+        default = each.default
+        if each.name not in FREE and getattr(given, each.name) != default:
+            name = each.name.replace("_", "-")
+            raise SettingError(f"--resume goes on with the run's own settings: leave out {name}")
+    changed = {name: getattr(given, name) for name in FREE if name != "out"}
+    return replace(stored, **changed)
+
+
+def check_seed(options: Harvest) -> None:
+    """Raises `SettingError` for a seed of no order."""
+    if options.seed and options.order != "shuffled":
+        raise SettingError("--seed chooses a shuffled order: leave out --order corpus, or the seed")
+
+
+def sites_of(options: Train | Harvest | Plan) -> list[Site]:
+    """Each of the layers with each of the streams."""
+    return [Site(layer, stream) for layer in options.layers for stream in STREAMS if stream in options.streams]
+
+
+RECORDED = {
+    "layers": (listed, parse_layers),
+    "streams": (listed, parse_streams),
+    "tokens": (str, parse_count),
+    "atoms": (str, parse_count),
+    "memory": (str, parse_bytes),
+    "model_memory": (str, parse_bytes),
+}
+"""Settings that run.json has as text, as a user may have typed them: how to write them, and how to read them."""
+
+PATHS = ("out", "activations", "resume", "scratch")
+
+
+def to_record(options: Train) -> dict[str, Any]:
+    """The settings as run.json and unfinished.json have them: JSON values."""
+    values = asdict(options)
+    for name, (write, _) in RECORDED.items():
+        if values[name] is not None:
+            values[name] = write(values[name])
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def from_record(recorded: dict[str, Any]) -> Train:
+    """Read what `to_record` wrote, or an older itda. Raises `SettingError`, and `TypeError` for unknown names.
+
+    >>> from_record({"layers": "2,4-6", "tokens": "2k"}).layers
+    (2, 4, 5, 6)
+    """
+    values = dict(recorded)
+    for name, (_, read) in RECORDED.items():
+        if values.get(name):
+            values[name] = read(values[name])
+        elif name == "layers":
+            values[name] = ()
+    for name in PATHS:
+        if values.get(name) is not None:
+            values[name] = Path(values[name])
+    return Train(**values)
