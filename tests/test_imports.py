@@ -14,7 +14,7 @@ PACKAGE = Path(itda.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What settings and records need: nothing heavy.
-LIGHT = {"errors", "core", "files", "terminal", "checks", "config", "version"}
+LIGHT = {"errors", "core", "files", "terminal", "checks", "config", "version", "parsing", "resolving"}
 
 # What each room may import from, besides itself. `itda` alone is the package's own names, for no room inside it.
 ALLOWED = {
@@ -28,13 +28,14 @@ ALLOWED = {
     "workers": {"errors", "core", "sources"},
     "evaluation": {"errors", "core", "sources"},
     "explorer": {"errors", "core", "files", "store", "sources"},
-    "parsing": {"errors"},
-    "config": {"errors", "parsing"},
+    "parsing": {"errors", "core"},
+    "config": {"errors", "core", "parsing"},
+    "resolving": {"errors", "core", "config", "parsing"},
     "progress": set(),
     "terminal": {"errors"},
-    "checks": {"errors", "core", "files", "store", "sources", "config", "terminal"},
+    "checks": {"errors", "core", "files", "store", "sources", "config", "resolving", "terminal"},
     "recipes": {"machine", "store", "sources", "workers", "evaluation", "explorer"} | LIGHT,
-    "report": {"errors", "core", "store", "evaluation", "recipes"},
+    "report": {"errors", "core", "parsing", "store", "evaluation", "recipes"},
     "plots": {"errors", "core", "recipes"},
     "cli": {"store", "sources", "evaluation", "progress", "recipes", "report", "plots"} | LIGHT,
     "__init__": {"errors", "core", "version"},
