@@ -21,7 +21,7 @@ from layer_matching import SETTINGS, dictionaries
 
 from itda import ITDA
 from itda.core.similarity import Linear, Statistics
-from itda.core.similarity.overlap import INDICES, Members, Universe, sums_of
+from itda.core.similarity.overlap import OVERLAPS, Members, Universe, sums_of
 
 SHOWN = ("weighted", "jaccard", "adjusted", "cka")
 TITLES = {"weighted": "weighted Jaccard", "jaccard": "Jaccard", "adjusted": "Jaccard, adjusted", "cka": "linear CKA"}
@@ -35,7 +35,7 @@ def compared(a: Read, models_a: list[ITDA], b: Read, models_b: list[ITDA]) -> di
     for site, (one, other) in enumerate(zip(models_a, models_b, strict=True)):
         total = sums_of(Members.of(one, universe), Members.of(other, universe), universe).sum(axis=0)
         for name in SHOWN[:-1]:
-            found[name].append(float(INDICES[name](total)))
+            found[name].append(float(OVERLAPS[name](total)))
         parts = [a.activations[site], b.activations[site]]
         statistics = Statistics([x.shape[1] for x in parts])
         statistics.add(parts)

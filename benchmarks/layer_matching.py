@@ -21,7 +21,7 @@ from family_data import Read, beginnings, read
 from matching import difference, jackknife, score, self_similarity
 
 from itda import ITDA, Builder
-from itda.core.similarity import Linear, Relative, Statistics, rbf_cka, regression_r2, shared_neighbours
+from itda.core.similarity import Linear, Relative, Statistics, rbf_cka_matrix, regression_r2, shared_neighbours_matrix
 from itda.core.similarity.overlap import Members, Universe, index_matrices
 from itda.core.similarity.transport import agreement, soft_overlap, transported
 from itda.sources.models.transformers import LanguageModel
@@ -138,8 +138,8 @@ def classical_matrices(several: list[Read]) -> dict[str, np.ndarray]:
             draws.append(relative.matrix().numpy())
         found[name] = np.mean(draws, axis=0)
     sample = torch.randperm(tokens, generator=torch.Generator().manual_seed(0))[:SUBSAMPLE]
-    found["rbf_cka"] = rbf_cka([x[sample] for x in parts]).numpy()
-    found["neighbours"] = shared_neighbours([x[sample] for x in parts]).numpy()
+    found["rbf_cka"] = rbf_cka_matrix([x[sample] for x in parts]).numpy()
+    found["neighbours"] = shared_neighbours_matrix([x[sample] for x in parts]).numpy()
     norms = torch.stack([x.norm(dim=1) for x in parts]).double()
     found["norms"] = np.corrcoef(norms.numpy())
     return found

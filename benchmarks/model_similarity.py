@@ -17,7 +17,7 @@ from family import CACHE, new_model, shared_tokenizer, trained
 from family_data import beginnings, read
 from layer_matching import SETTINGS, dictionaries
 
-from itda.core.similarity.overlap import INDICES, Members, Universe, index_interval, sums_of
+from itda.core.similarity.overlap import OVERLAPS, Members, Universe, index_interval, sums_of
 from itda.sources.models.transformers import LanguageModel
 
 GROUPS = {
@@ -63,11 +63,11 @@ def main() -> None:
             one, other = found(left), found(right)
             assert universe is not None
             sums = sums_of(Members.union(one), Members.union(other), universe)
-            values = {"union": {name: float(INDICES[name](sums.sum(axis=0))) for name in SHOWN}}
+            values = {"union": {name: float(OVERLAPS[name](sums.sum(axis=0))) for name in SHOWN}}
             ends = index_interval("jaccard", sums)
             values["interval"] = [float(ends.low), float(ends.high)]
             layers = [sums_of(x, y, universe).sum(axis=0) for x, y in zip(one, other, strict=True)]
-            values["layers"] = {name: float(np.mean([INDICES[name](s) for s in layers])) for name in SHOWN}
+            values["layers"] = {name: float(np.mean([OVERLAPS[name](s) for s in layers])) for name in SHOWN}
             row = results.add(key, values)
         rows.append((" and ".join(dict.fromkeys((group_of[left], group_of[right]))), row))
     cells = []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from itda.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from itda import similarity
     from itda.core.batch import ActivationBatch, ActivationSource, Site
     from itda.core.code import SparseCode
     from itda.core.dictionary import ITDA
@@ -45,6 +46,7 @@ __all__ = [
     "refine",
     "set_fast",
     "set_memory",
+    "similarity",
 ]
 
 _HOMES = {
@@ -68,6 +70,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "similarity":
+        return import_module("itda.similarity")
     if name not in _HOME:
         raise AttributeError(f"module 'itda' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOME[name]), name)

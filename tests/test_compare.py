@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from itda import ITDA
 from itda.cli import main
 from itda.core.batch import Site
-from itda.core.similarity.overlap import INDICES
+from itda.core.similarity.overlap import OVERLAPS
 from itda.recipes.compare import _match
 from itda.sources.models.transformers import LanguageModel
 from itda.store.dictionaries import read_tokens
@@ -66,7 +66,7 @@ def test_a_run_with_itself_and_made_again_is_exactly_1_in_every_layer(runs, caps
         assert (found["kind"], found["differences"]) == ("repetition", [])
         assert set(found["same_site"]) == {"layer_1", "layer_2", "layer_3"}
         for site in found["same_site"].values():
-            assert [site[name] for name in (*INDICES, "matched")] == [1.0] * 6
+            assert [site[name] for name in (*OVERLAPS, "matched")] == [1.0] * 6
         assert [each["accuracy"] for each in found["best_match"].values()] == [1.0] * 5
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from itda import config as settings
 from itda.checks import check_some
 from itda.core.batch import Site
-from itda.core.similarity.overlap import INDICES, Members, Universe, index_interval, index_matrices, matched, sums_of
+from itda.core.similarity.overlap import OVERLAPS, Members, Universe, index_interval, index_matrices, matched, sums_of
 from itda.core.tokens import Tokens
 from itda.errors import SettingError
 from itda.files import FORMAT_VERSION
@@ -167,7 +167,7 @@ def _pair(a: _Opened, b: _Opened) -> Pair:
 def _overlap(a: Members, b: Members, universe: Universe) -> Overlap:
     sums = sums_of(a, b, universe)
     total = sums.sum(axis=0)
-    values = {name: float(index(total)) for name, index in INDICES.items()} | {"matched": matched(a, b, universe)}
+    values = {name: float(index(total)) for name, index in OVERLAPS.items()} | {"matched": matched(a, b, universe)}
     found = {name: index_interval(name, sums) for name in WITH_INTERVALS}
     intervals = {name: (float(each.low), float(each.high)) for name, each in found.items()}
     return Overlap((len(a), len(b)), int(total[0]), values, intervals)

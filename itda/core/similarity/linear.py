@@ -1,18 +1,21 @@
 """Similarity of sites from `Statistics`: CKA, CCA and their variants, orthogonal Procrustes.
 
-X and Y are the centred activations of n tokens at two sites. All is computed from covariances: a pair costs a
+`Linear` has them for the pairs of many sites, and the functions below it for two, in one call. X and Y are the centred
+activations of n tokens at two sites. All is computed from covariances: a pair costs a
 product or two of width^3 and at most one singular value decomposition for each index, whatever n.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from itda.core.similarity.factors import RTOL, Canonical, Factor, canonical, clipped, factor, few_threads
-from itda.core.similarity.sites import ROUNDING, checked_variance
+from itda.core.similarity.sites import PAIR, ROUNDING, checked_variance, pair_of
 from itda.core.similarity.statistics import Statistics
+from itda.core.similarity.table import KORNBLITH, SONG, similarity_index
 from itda.errors import ActivationError, SettingError
 
 SVCCA_SHARE = 0.99
@@ -164,3 +167,120 @@ LINEAR: dict[str, Callable[[Linear, int, int], float]] = {
     "pwcca": Linear.pwcca,
     "procrustes": Linear.procrustes,
 }
+
+
+def _one(name: str, x: Any, y: Any) -> float:
+    """An index of two sites."""
+    sites = pair_of(x, y)
+    widths = [site.shape[1] for site in sites]
+    statistics = Statistics(widths, names=PAIR, device=sites[0].device)
+    statistics.add(sites)
+    with few_threads(max(widths)):
+        return LINEAR[name](Linear(statistics), 0, 1)
+
+
+@similarity_index("statistics", KORNBLITH, ("rotation", "scale", "translation"))
+def cka(x: Any, y: Any) -> float:
+    """Linear CKA, |X'Y|^2 / (|X'X| |Y'Y|) in Frobenius norms, of centred X [tokens, d1] and Y [tokens, d2].
+
+    Kornblith et al. 2019. From 0 to 1; too high where there are not many more tokens than dimensions (`cka_unbiased`).
+    Invariant to rotation, scale and translation. Raises `ActivationError` for what `itda.core.intake` refuses, for
+    different numbers of tokens, and for a site that is the same at every token.
+
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+    >>> round(cka(x, x[:, :1]), 4)
+    0.7906
+    """
+    return _one("cka", x, y)
+
+
+@similarity_index("statistics", f"{SONG}; {KORNBLITH}", ("rotation", "scale", "translation"), lowest=-1.0)
+def cka_unbiased(x: Any, y: Any) -> float:
+    """Linear CKA of the unbiased HSIC_1 in numerator and denominators, of X [tokens, d1] and Y [tokens, d2].
+
+    HSIC_1 is that of Song et al. 2012. About 0 for independent sites however few the tokens, 1 at most, and a little
+    below 0 by chance. Needs 4 tokens. Invariant to rotation, scale and translation. Raises as `cka`.
+
+    >>> x, y = torch.randn(2, 50, 30, generator=torch.Generator().manual_seed(0))
+    >>> cka(x, y) > 0.3 > 0.1 > cka_unbiased(x, y)
+    True
+    """
+    return _one("cka_unbiased", x, y)
+
+
+@similarity_index("statistics", f"{KORNBLITH}, of features divided by their deviations", ("scale", "translation"))
+def cka_zscored(x: Any, y: Any) -> float:
+    """Linear CKA of X [tokens, d1] and Y [tokens, d2] with each feature divided by its standard deviation.
+
+    Features that do not vary are left out, and one of large variance counts no more than others. From 0 to 1.
+    Invariant to scale (also of each feature) and translation, not to rotation. Raises as `cka`.
+
+    >>> x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    >>> round(cka_zscored(x, x * torch.tensor([1, 10, 100, 1000])), 6)
+    1.0
+    """
+    return _one("cka_zscored", x, y)
+
+
+@similarity_index(
+    "statistics",
+    "Hotelling 1936, Relations between two sets of variates",
+    ("rotation", "scale", "translation", "linear"),
+)
+def cca(x: Any, y: Any) -> float:
+    """Mean canonical correlation of X [tokens, d1] and Y [tokens, d2], over the smaller of their ranks.
+
+    The canonical correlations are the singular values of Wx' X'Y Wy / n, Wx and Wy the whitenings (Hotelling 1936).
+    From 0 to 1; 1 where there are not more tokens than dimensions. Invariant to any invertible linear map and to
+    translation. Raises as `cka`.
+
+    >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    >>> round(cca(x, x @ torch.tensor([[1.0, 2, 3], [0, 1, 4], [0, 0, 1]])), 6)
+    1.0
+    """
+    return _one("cca", x, y)
+
+
+@similarity_index("statistics", "Raghu et al. 2017, SVCCA", ("rotation", "scale", "translation"))
+def svcca(x: Any, y: Any) -> float:
+    """Mean canonical correlation of the principal components that hold 99% of the variance of X, and of Y.
+
+    Raghu et al. 2017. From 0 to 1. Invariant to rotation, scale and translation. Raises as `cka`.
+
+    >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    >>> round(svcca(x, x[:, [2, 0, 1]]), 6)
+    1.0
+    """
+    return _one("svcca", x, y)
+
+
+# The weights are sums of absolute values over features, so they depend on the basis.
+@similarity_index("statistics", "Morcos et al. 2018, Insights on representational similarity", ("scale", "translation"))
+def pwcca(x: Any, y: Any) -> float:
+    """Canonical correlations in the mean weighted by how much of the features each accounts for: PWCCA.
+
+    The weight of variate h_i is sum_j |<h_i, x_j>| over features x_j (Morcos et al. 2018); the result is the mean of
+    the index weighted by X and by Y, so that it is symmetric. From 0 to 1. Invariant to scale and translation, not to
+    rotation. Raises as `cka`.
+
+    >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    >>> round(pwcca(x, 2 * x + 1), 6)
+    1.0
+    """
+    return _one("pwcca", x, y)
+
+
+@similarity_index(
+    "statistics", "Ding et al. 2021, Grounding representation similarity", ("rotation", "scale", "translation")
+)
+def procrustes(x: Any, y: Any) -> float:
+    """The cosine of X and Y after the best rotation, |X'Y|_* / (|X| |Y|) with the nuclear norm above.
+
+    1 - d^2 / 2 for the orthogonal Procrustes distance d of X / |X| and Y / |Y| (Ding et al. 2021). From 0 to 1.
+    Invariant to rotation, scale and translation. Raises as `cka`.
+
+    >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    >>> round(procrustes(x, -2 * x.flip(1)), 6)
+    1.0
+    """
+    return _one("procrustes", x, y)

@@ -1,20 +1,21 @@
 """Similarities that need all pairs of tokens: RBF-CKA, and shared nearest neighbours. For a few thousand tokens."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from itda.core.similarity.sites import ROUNDING, checked_rows, names_of, unit_rows
+from itda.core.similarity.sites import PAIR, ROUNDING, checked_rows, names_of, pair_of, unit_rows
+from itda.core.similarity.table import KORNBLITH, SONG, similarity_index
 from itda.errors import ActivationError, SettingError
 
 CELLS = 2**23
 """Numbers of kernels that are in memory at once."""
 
 
-def rbf_cka(
+def rbf_cka_matrix(
     rows: Sequence[Float[Tensor, "rows _"]],
     *,
     unbiased: bool = False,
@@ -27,7 +28,7 @@ def rbf_cka(
     2014). Raises `ActivationError` naming a site where most tokens are the same.
 
     >>> x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
-    >>> rbf_cka([x, 3 * x.flip(1)])[0, 1].item() > 0.999999
+    >>> rbf_cka_matrix([x, 3 * x.flip(1)])[0, 1].item() > 0.999999
     True
     """
     sites, names = _exact(rows, names)
@@ -54,7 +55,7 @@ def rbf_cka(
     return products / norms[:, None] / norms
 
 
-def shared_neighbours(
+def shared_neighbours_matrix(
     rows: Sequence[Float[Tensor, "rows _"]],
     *,
     k: int = 10,
@@ -66,7 +67,7 @@ def shared_neighbours(
     Nearest by cosine after centring. Huh et al. 2024 take the overlap, Klabunde et al. 2024 the Jaccard index.
 
     >>> x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
-    >>> shared_neighbours([x, 3 * x.flip(1)], k=3).tolist()
+    >>> shared_neighbours_matrix([x, 3 * x.flip(1)], k=3).tolist()
     [[1.0, 1.0], [1.0, 1.0]]
     """
     sites, names = _exact(rows, names)
@@ -80,6 +81,68 @@ def shared_neighbours(
             common = (own[:, :, None] == sets[j, :, None]).sum(dim=(1, 2)).double()
             result[i, j] = result[j, i] = (common / (2 * k - common if share == "jaccard" else k)).mean()
     return result
+
+
+@similarity_index("rows", KORNBLITH, ("rotation", "scale", "translation"))
+def rbf_cka(x: Any, y: Any, *, width: float = 0.4) -> float:
+    """CKA of the kernels exp(-|a - b|^2 / 2 sigma^2) of X [tokens, d1] and Y [tokens, d2].
+
+    sigma is `width` times the median distance of two tokens of the site (Kornblith et al. 2019). From 0 to 1; it sees
+    more than linear relations. Invariant to rotation, scale and translation. Time goes with tokens squared: a few
+    thousand. Needs 4 tokens. Raises as `itda.similarity.cka`.
+
+    >>> x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    >>> round(rbf_cka(x, 3 * x.flip(1)), 6)
+    1.0
+    """
+    return rbf_cka_matrix(pair_of(x, y), width=width, names=PAIR)[0, 1].item()
+
+
+@similarity_index("rows", f"{SONG}; {KORNBLITH}", ("rotation", "scale", "translation"), lowest=-1.0)
+def rbf_cka_unbiased(x: Any, y: Any, *, width: float = 0.4) -> float:
+    """RBF-CKA of the unbiased HSIC_1 (Song et al. 2012): about 0 for independent sites, a little below by chance.
+
+    As `rbf_cka` in everything else. At most 1.
+
+    >>> x, y = torch.randn(2, 40, 20, generator=torch.Generator().manual_seed(0))
+    >>> rbf_cka(x, y) > 0.3 > 0.1 > rbf_cka_unbiased(x, y)
+    True
+    """
+    return rbf_cka_matrix(pair_of(x, y), unbiased=True, width=width, names=PAIR)[0, 1].item()
+
+
+@similarity_index(
+    "rows",
+    "Klabunde et al. 2024, ReSi: Jaccard index of nearest neighbours by cosine",
+    ("rotation", "scale", "translation"),
+)
+def shared_neighbours(x: Any, y: Any, *, k: int = 10) -> float:
+    """The mean, over tokens, of |A & B| / |A | B| of a token's `k` nearest other tokens in X and in Y.
+
+    Nearest by cosine after centring (Klabunde et al. 2024). From 0 to 1. Invariant to rotation, scale and translation.
+    Time goes with tokens squared: a few thousand. Raises as `itda.similarity.cka`, and `SettingError` for a k that is
+    not below the number of tokens.
+
+    >>> x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    >>> shared_neighbours(x, 3 * x.flip(1), k=3)
+    1.0
+    """
+    return shared_neighbours_matrix(pair_of(x, y), k=k, names=PAIR)[0, 1].item()
+
+
+@similarity_index(
+    "rows", "Huh et al. 2024, The platonic representation hypothesis", ("rotation", "scale", "translation")
+)
+def shared_neighbours_overlap(x: Any, y: Any, *, k: int = 10) -> float:
+    """The mean, over tokens, of |A & B| / k of a token's `k` nearest other tokens in X and in Y (Huh et al. 2024).
+
+    As `shared_neighbours` in everything else; it is the larger of the two.
+
+    >>> x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    >>> shared_neighbours_overlap(x, x[:, :2], k=3) > shared_neighbours(x, x[:, :2], k=3)
+    True
+    """
+    return shared_neighbours_matrix(pair_of(x, y), k=k, share="overlap", names=PAIR)[0, 1].item()
 
 
 class _Kernel:

@@ -20,6 +20,9 @@ from jaxtyping import Float, Float64, Int64
 
 from itda.core.bootstrap import Interval, interval
 from itda.core.dictionary import ITDA
+from itda.core.labels import Labels
+from itda.core.labels import jaccard as jaccard_of_labels
+from itda.core.similarity.table import similarity_index
 from itda.core.tokens import Tokens
 from itda.errors import SettingError
 
@@ -172,13 +175,29 @@ def size_only_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
     return _share(np.minimum(sums[..., A], sums[..., B]), np.maximum(sums[..., A], sums[..., B]))
 
 
-INDICES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+OVERLAPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "jaccard": jaccard_of,
     "overlap_coefficient": coefficient_of,
     "adjusted": adjusted_of,
     "weighted": weighted_of,
     "size_only": size_only_of,
 }
+"""Measures of the overlap of two dictionaries by name, as functions of `sums_of`."""
+
+
+@similarity_index("labels", "Leask et al. 2025, ITDA, Eq. 8; Jaccard 1901")
+def jaccard(a: ITDA | Labels, b: ITDA | Labels) -> float:
+    """|A & B| / |A | B| of the labels of two dictionaries, or of two `Labels`: the paper's Eq. 8.
+
+    From 0 to 1; 1 for two dictionaries without atoms. It compares models of any widths that read the same texts, and
+    sees no activations. Labels are the same if document, position and last character are. What chance makes of it,
+    and the share of tokens that both have read, are the business of `itda compare`.
+
+    >>> import itda
+    >>> jaccard(Labels.of_texts(["one", "two", "three"]), Labels.of_texts(["two", "three", "four"]))
+    0.5
+    """
+    return jaccard_of_labels(*(each.labels if isinstance(each, ITDA) else each for each in (a, b)))
 
 
 def index_matrices(
@@ -186,7 +205,7 @@ def index_matrices(
 ) -> dict[str, Float[np.ndarray, "rows columns"]]:
     """Every index for every pair of dictionaries, and `matched`: Jaccard of the strongest atoms, as many of either."""
     sums = np.array([[sums_of(a, b, universe).sum(axis=0) for b in columns] for a in rows])
-    found = {name: index(sums) for name, index in INDICES.items()}
+    found = {name: index(sums) for name, index in OVERLAPS.items()}
     found["matched"] = np.array([[matched(a, b, universe) for b in columns] for a in rows])
     return found
 
@@ -199,7 +218,7 @@ def matched(a: Members, b: Members, universe: Universe) -> float:
 
 def index_interval(name: str, sums: Float64[np.ndarray, "documents columns"]) -> Interval:
     """An index with its 95% interval by resampling documents, those without tokens left out."""
-    return interval(sums[sums[:, TOKENS] > 0], INDICES[name])
+    return interval(sums[sums[:, TOKENS] > 0], OVERLAPS[name])
 
 
 def _share(part: np.ndarray | np.float64, whole: np.ndarray | np.float64) -> np.ndarray:

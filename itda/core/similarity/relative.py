@@ -1,16 +1,23 @@
 """Relative representations: a token by its cosines to the activations of some anchor tokens (Moschella et al. 2022)."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from itda.core.similarity.sites import ROUNDING, checked_rows, names_of, unit_rows
+from itda.core.similarity.sites import PAIR, ROUNDING, checked_rows, leading, names_of, pair_of, unit_rows
+from itda.core.similarity.table import similarity_index
 from itda.errors import ActivationError, SettingError
 
 CELLS = 2**23
 """Numbers of codes that are in memory at once."""
+
+MOSCHELLA = "Moschella et al. 2022, Relative representations enable zero-shot latent space communication"
+MOST_ANCHORS = 1000
+"""Anchors that one call takes if none are named."""
 
 
 class Relative:
@@ -77,3 +84,43 @@ class Relative:
         if self._centred_codes:
             codes -= codes.mean(dim=1, keepdim=True)
         return unit_rows(codes, name, ROUNDING)
+
+
+def _one(x: Any, y: Any, anchors: Sequence[int] | None, centred: bool) -> float:
+    """The similarity of two sites, on the tokens that are no anchors."""
+    sites = pair_of(x, y)
+    chosen = leading(len(sites[0]), anchors, MOST_ANCHORS, "anchors")
+    rest = np.setdiff1d(np.arange(len(sites[0])), chosen)
+    means = [site.double().mean(dim=0) for site in sites] if centred else None
+    found = Relative([site[torch.from_numpy(chosen).to(site.device)] for site in sites], means=means, names=PAIR)
+    found.add([site[torch.from_numpy(rest).to(site.device)] for site in sites])
+    return found.matrix()[0, 1].item()
+
+
+@similarity_index("anchors", MOSCHELLA, ("rotation", "scale"), lowest=-1.0)
+def relative(x: Any, y: Any, *, anchors: Sequence[int] | None = None) -> float:
+    """The mean, over tokens, of the cosine of a token's relative representations in X [tokens, d1] and Y [tokens, d2].
+
+    A relative representation is the cosines of a token's activation to those of anchor tokens (Moschella et al. 2022).
+    `anchors` are row numbers; the first third of the tokens, at most 1,000, if not given. The mean is over the others.
+    From -1 to 1. Invariant to rotation and scale. Raises as `itda.similarity.cka` (but sites need not vary), for a
+    token whose activation is zero, and `SettingError` for fewer than 2 anchors or rows that are not there.
+
+    >>> x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    >>> round(relative(x, -2 * x.flip(1)), 6)
+    1.0
+    """
+    return _one(x, y, anchors, centred=False)
+
+
+@similarity_index(
+    "anchors", f"{MOSCHELLA}, of activations from their mean", ("rotation", "scale", "translation"), lowest=-1.0
+)
+def relative_centred(x: Any, y: Any, *, anchors: Sequence[int] | None = None) -> float:
+    """The same as `relative` of activations from their mean over all tokens, so it is invariant to translation too.
+
+    >>> x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    >>> round(relative_centred(x, 7 - 2 * x.flip(1)), 6)
+    1.0
+    """
+    return _one(x, y, anchors, centred=True)

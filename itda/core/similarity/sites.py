@@ -1,15 +1,56 @@
-"""What the indices are given: activations of the same tokens, one tensor per site."""
+"""Checks of what the indices are given: activations of the same tokens, one tensor per site."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from itda.core.intake import rows_of
 from itda.errors import ActivationError, SettingError
 
 ROUNDING = 1e-12
 """A distance from the mean, as a share of the mean's length, that is rounding: float32 cannot differ by so little."""
+
+
+PAIR = ("x", "y")
+"""What errors call two sites that are given to one call."""
+
+
+def pair_of(x: Any, y: Any) -> list[Float[Tensor, "tokens _"]]:
+    """Two matrices [tokens, width] of the same tokens, as tensors on one device.
+
+    Raises `ActivationError` for what is no matrix of finite numbers, and for different or no tokens.
+
+    >>> [site.shape for site in pair_of(torch.ones(5, 2), torch.ones(5, 3))]
+    [torch.Size([5, 2]), torch.Size([5, 3])]
+    """
+    sites = [rows_of(x, "x"), rows_of(y, "y")]
+    checked_rows(sites, [site.shape[1] for site in sites], PAIR)
+    if len(sites[0]) == 0:
+        raise ActivationError("x and y have no rows: give the activations of some tokens")
+    # Contiguous, so that the layout in memory decides no last bit.
+    return [site.to(sites[0].device).contiguous() for site in sites]
+
+
+def leading(rows: int, chosen: Sequence[int] | None, most: int, what: str) -> Int64[np.ndarray, " chosen"]:
+    """Row numbers that are chosen, or without a choice the first third of them, at most `most`.
+
+    Raises `SettingError` for rows that are not there, and where none would be left.
+
+    >>> leading(9, None, 1000, "anchors").tolist()
+    [0, 1, 2]
+    """
+    if chosen is None:
+        return np.arange(min(rows // 3, most))
+    numbers = np.unique(np.asarray(chosen))
+    if numbers.dtype.kind not in "iu" or not ((numbers >= 0) & (numbers < rows)).all() or len(numbers) >= rows:
+        raise SettingError(
+            f"{what} are not some of {rows} rows: give row numbers from 0 to {rows - 1}, and leave some out"
+        )
+    return numbers.astype(np.int64)
 
 
 def names_of(names: Sequence[str] | None, number: int) -> tuple[str, ...]:

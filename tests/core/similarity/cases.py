@@ -4,17 +4,18 @@ import torch
 from torch import Tensor
 
 from itda.core.similarity import (
-    INDICES,
     LINEAR,
     Linear,
     Relative,
     Statistics,
-    rbf_cka,
+    rbf_cka_matrix,
     regression_r2,
-    shared_neighbours,
+    shared_neighbours_matrix,
 )
+from itda.core.similarity.table import table
 
-NAMES = tuple(INDICES)
+INDICES = table()
+NAMES = tuple(name for name, index in INDICES.items() if index.compares == "activations")
 
 
 def random(seed: int) -> torch.Generator:
@@ -49,8 +50,8 @@ def matrix(name: str, sites: list[Tensor]) -> Tensor:
         relative.add(rest)
         return relative.matrix()
     if name in ("rbf_cka", "rbf_cka_unbiased"):
-        return rbf_cka(sites, unbiased=name == "rbf_cka_unbiased")
-    return shared_neighbours(sites, share="overlap" if name == "neighbours_overlap" else "jaccard")
+        return rbf_cka_matrix(sites, unbiased=name == "rbf_cka_unbiased")
+    return shared_neighbours_matrix(sites, share="overlap" if name == "shared_neighbours_overlap" else "jaccard")
 
 
 def similarity(name: str, x: Tensor, y: Tensor) -> float:

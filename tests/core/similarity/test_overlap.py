@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from itda import ITDA, ActivationBatch, Label, Labels, Trainer
 from itda.core.similarity.overlap import (
-    INDICES,
+    OVERLAPS,
     TOKENS,
     Members,
     Universe,
@@ -77,7 +77,7 @@ def test_every_index_is_what_sets_say(a: dict[int, float], b: dict[int, float]):
     excess = [{i: float(np.float32(v)) - THRESHOLD for i, v in x.items()} for x in (a, b)]
     total = sums_of(left, right, universe()).sum(axis=0)
     wanted = slow(*({i: max(v, 0.0) for i, v in x.items()} for x in excess), DOCUMENTS * LENGTH)
-    assert {name: float(index(total)) for name, index in INDICES.items()} == pytest.approx(wanted, abs=1e-9)
+    assert {name: float(index(total)) for name, index in OVERLAPS.items()} == pytest.approx(wanted, abs=1e-9)
 
 
 @settings(deadline=None, max_examples=40)
@@ -86,7 +86,7 @@ def test_indices_are_symmetric_within_their_ranges_and_1_on_equal(a: dict[int, f
     left, right = (Members.of(dictionary(list(x), list(x.values())), universe()) for x in (a, b))
     forward, back = (sums_of(*pair, universe()).sum(axis=0) for pair in ((left, right), (right, left)))
     own = sums_of(left, left, universe()).sum(axis=0)
-    for name, index in INDICES.items():
+    for name, index in OVERLAPS.items():
         assert index(forward) == pytest.approx(index(back), abs=1e-12)
         assert -1 <= index(forward) <= 1 + 1e-12
         assert name == "adjusted" or index(forward) >= 0
@@ -120,14 +120,14 @@ def test_what_is_at_the_threshold_does_not_count_in_the_weighted_index():
     a = dictionary([1, 2, 3, 4], [0.9, 0.5, THRESHOLD, THRESHOLD])
     b = dictionary([1, 2, 50, 60], [0.9, 0.5, THRESHOLD, THRESHOLD])
     total = sums_of(Members.of(a, universe()), Members.of(b, universe()), universe()).sum(axis=0)
-    assert INDICES["weighted"](total) == pytest.approx(1, abs=1e-6)
-    assert INDICES["jaccard"](total) == 2 / 6
+    assert OVERLAPS["weighted"](total) == pytest.approx(1, abs=1e-6)
+    assert OVERLAPS["jaccard"](total) == 2 / 6
 
 
 def test_without_novelty_the_weighted_index_is_jaccard():
     a, b = Members.of(dictionary([1, 2, 3]), universe()), Members.of(dictionary([2, 3, 4], [0.9] * 3), universe())
     total = sums_of(a, b, universe()).sum(axis=0)
-    assert INDICES["weighted"](total) == INDICES["jaccard"](total) == 0.5
+    assert OVERLAPS["weighted"](total) == OVERLAPS["jaccard"](total) == 0.5
 
 
 def test_equal_sizes_are_those_of_the_atoms_that_were_needed_most():
@@ -167,7 +167,7 @@ def test_a_shorter_run_is_the_beginning_of_a_longer_one():
     common = Universe.of([all_tokens(60), all_tokens()], by_end=False)
     short, long = (Members.of(model, common) for model in made)
     assert len(made[1]) > len(made[0])
-    assert all(float(index(sums_of(short, long, common).sum(axis=0))) == 1 for index in INDICES.values())
+    assert all(float(index(sums_of(short, long, common).sum(axis=0))) == 1 for index in OVERLAPS.values())
 
 
 def test_block_sizes_make_no_difference_to_any_index():

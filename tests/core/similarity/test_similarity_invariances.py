@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from core.similarity.cases import NAMES, matrix, normal, related, rotation, similarity
+from core.similarity.cases import INDICES, NAMES, matrix, normal, related, rotation, similarity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itda.core.similarity import INDICES, LINEAR
+from itda.core.similarity import LINEAR
 
 CHANGES = {
     "rotation": lambda x, seed: x @ rotation(x.shape[1], seed),
@@ -16,14 +16,7 @@ CHANGES = {
         x @ rotation(x.shape[1], seed) * torch.linspace(0.3, 3, x.shape[1]) @ rotation(x.shape[1])
     ),
 }
-DECLARED = [(name, change, getattr(INDICES[name], change)) for name in NAMES for change in CHANGES]
-LEAST = {
-    "cka_unbiased": -1.0,
-    "rbf_cka_unbiased": -1.0,
-    "regression": -torch.inf,
-    "relative": -1.0,
-    "relative_centred": -1.0,
-}
+DECLARED = [(name, change, change in INDICES[name].invariances) for name in NAMES for change in CHANGES]
 
 
 @pytest.mark.parametrize(("name", "change"), [(name, change) for name, change, holds in DECLARED if holds])
@@ -68,7 +61,7 @@ def test_a_site_is_entirely_similar_to_itself_and_others_are_within_range(name, 
     got = matrix(name, sites)
     assert got.diagonal() == pytest.approx(torch.ones(4).double(), abs=1e-6)
     assert got.max() <= 1 + 1e-6
-    assert got.min() >= LEAST.get(name, 0.0)
+    assert got.min() >= INDICES[name].lowest
     assert (got - torch.eye(4)).max() < 0.9999  # only itself is
 
 
@@ -89,7 +82,7 @@ def test_a_shared_outlier_dimension_makes_unlike_sites_alike_unless_the_index_we
     with_outlier = similarity(name, x, y)
     if name in ("cca", "cka_zscored"):
         assert with_outlier - plain < 0.15  # one of eight dimensions
-    elif name.startswith("neighbours"):
+    elif name.startswith("shared_neighbours"):
         assert with_outlier > 2 * plain  # all cosines are near 1 or -1, so that other dimensions still decide
     else:
         assert with_outlier > 0.98
@@ -115,7 +108,10 @@ def test_a_shared_outlier_token_makes_unlike_sites_alike_by_the_indices_that_wei
         assert with_outlier == pytest.approx(plain, abs=0.03)
 
 
-def test_the_registry_names_what_can_be_computed_and_documents_it():
-    assert all(name == index.name for name, index in INDICES.items())
-    assert {name for name, index in INDICES.items() if index.source == "statistics"} == set(LINEAR)
-    assert all(index.citation and (index.rotation or not index.linear) for index in INDICES.values())
+def test_the_table_names_what_can_be_computed_and_documents_it():
+    assert all(name == index.name == index.function.__name__ for name, index in INDICES.items())
+    assert {name for name, index in INDICES.items() if index.needs == "statistics"} == set(LINEAR)
+    for index in INDICES.values():
+        assert index.reference
+        assert "rotation" in index.invariances or "linear" not in index.invariances
+        assert all(part in index.function.__doc__ for part in (">>>", "\n"))

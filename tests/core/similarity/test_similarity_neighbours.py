@@ -9,7 +9,7 @@ from core.similarity.cases import normal, related
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itda.core.similarity import Relative, rbf_cka, shared_neighbours
+from itda.core.similarity import Relative, rbf_cka_matrix, shared_neighbours_matrix
 from itda.core.similarity import relative as relative_module
 from itda.errors import ActivationError, SettingError
 
@@ -80,14 +80,14 @@ def test_rbf_cka_is_that_of_whole_kernel_matrices(unbiased, cells, monkeypatch):
     k, m = (slow_rbf(site, unbiased) for site in (X, Y))
     expected = slow_hsic(k, m, unbiased) / np.sqrt(slow_hsic(k, k, unbiased) * slow_hsic(m, m, unbiased))
     assert 0.05 < expected < 0.95
-    assert rbf_cka([X, Y], unbiased=unbiased)[0, 1].item() == pytest.approx(expected, rel=1e-9)
+    assert rbf_cka_matrix([X, Y], unbiased=unbiased)[0, 1].item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_rbf_cka_of_independent_noise_is_near_zero_where_unbiased_and_not_where_biased():
     sites = [normal(60, 200, seed=seed) for seed in range(6)]
     pairs = torch.triu_indices(6, 6, 1)
-    assert rbf_cka(sites, unbiased=True)[pairs[0], pairs[1]].abs().max() < 0.15
-    assert rbf_cka(sites)[pairs[0], pairs[1]].min() > 0.5
+    assert rbf_cka_matrix(sites, unbiased=True)[pairs[0], pairs[1]].abs().max() < 0.15
+    assert rbf_cka_matrix(sites)[pairs[0], pairs[1]].min() > 0.5
 
 
 def slow_nearest(site: torch.Tensor, k: int) -> list[set[int]]:
@@ -100,15 +100,15 @@ def slow_nearest(site: torch.Tensor, k: int) -> list[set[int]]:
 def test_neighbours_are_those_of_a_loop_over_pairs(k):
     pairs = list(zip(slow_nearest(X, k), slow_nearest(Y, k), strict=True))
     jaccard = np.mean([len(a & b) / len(a | b) for a, b in pairs])
-    assert shared_neighbours([X, Y], k=k)[0, 1].item() == pytest.approx(jaccard, rel=1e-12)
+    assert shared_neighbours_matrix([X, Y], k=k)[0, 1].item() == pytest.approx(jaccard, rel=1e-12)
     overlap = np.mean([len(a & b) / k for a, b in pairs])
-    assert shared_neighbours([X, Y], k=k, share="overlap")[0, 1].item() == pytest.approx(overlap, rel=1e-12)
+    assert shared_neighbours_matrix([X, Y], k=k, share="overlap")[0, 1].item() == pytest.approx(overlap, rel=1e-12)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1])
 def test_a_site_that_does_not_vary_is_an_error_naming_it(value):
     still, names = torch.full((60, 3), value), ["layer_0", "layer_1"]
-    for index in (rbf_cka, shared_neighbours):
+    for index in (rbf_cka_matrix, shared_neighbours_matrix):
         with pytest.raises(ActivationError, match=r"layer_1 .*leave"):
             index([X, still], names=names)
     with pytest.raises(ActivationError, match=r"layer_1 .*leave"):
@@ -133,12 +133,12 @@ def test_a_token_without_a_direction_is_an_error_naming_site_and_row():
         (lambda: Relative([X, Y], means=[MEANS[0], MEANS[0]]), "give one of each site"),
         (lambda: Relative([X, Y]).add([X, X]), "site 1 has width 6 instead of 5: give"),
         (lambda: Relative([]), "give at least one"),
-        (lambda: shared_neighbours([X, Y], k=60), "at most 59 others"),
-        (lambda: shared_neighbours([X, Y], k=0), "at least 1"),
-        (lambda: shared_neighbours([X, Y[:20]]), "site 1 has 20 rows, and site 0 60: give"),
-        (lambda: rbf_cka([X[:3], Y[:3]]), "at least 4"),
-        (lambda: rbf_cka([X, Y], width=0.0), "must be above 0"),
-        (lambda: rbf_cka([X, Y * torch.nan]), "site 1 has a NaN or an infinity in row 0: leave"),
+        (lambda: shared_neighbours_matrix([X, Y], k=60), "at most 59 others"),
+        (lambda: shared_neighbours_matrix([X, Y], k=0), "at least 1"),
+        (lambda: shared_neighbours_matrix([X, Y[:20]]), "site 1 has 20 rows, and site 0 60: give"),
+        (lambda: rbf_cka_matrix([X[:3], Y[:3]]), "at least 4"),
+        (lambda: rbf_cka_matrix([X, Y], width=0.0), "must be above 0"),
+        (lambda: rbf_cka_matrix([X, Y * torch.nan]), "site 1 has a NaN or an infinity in row 0: leave"),
     ],
 )
 def test_what_cannot_be_compared_is_an_error_with_a_remedy(use, message):
