@@ -43,7 +43,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from itda import config as settings
 from itda.parsing import parse_layers
 from itda.recipes import open_run, train
-from itda.recipes.activation_source import open_origin
+from itda.recipes.activation_source import open_source
 from itda.recipes.plan import plan
 from itda.resolving import resolved
 from itda.sources.models.names import TINY
@@ -163,8 +163,8 @@ def run_child(task: dict[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
         with watched() as memory:
             if task["side"] == "read":
-                origin = open_origin(resolved(options_for(task, out / "none")))
-                for _ in origin.source(0):
+                recorded = open_source(resolved(options_for(task, out / "none")))
+                for _ in recorded.source(0):
                     pass
             else:
                 train(options_for(task, out / "run"))

@@ -179,15 +179,15 @@ def test_help_is_shown_on_terminals_of_few_signs(tmp_path):
 def test_a_run_that_is_being_made_is_not_resumed_by_a_second_process_and_a_killed_one_is_in_nobodys_way(tmp_path):
     from itda.config import Train
     from itda.errors import StoreError
-    from itda.recipes.run_in_progress import Unfinished
+    from itda.recipes.run_in_progress import RunInProgress
 
     folder = tmp_path / "run"
     holding = f"""
 import sys
 from pathlib import Path
 from itda.config import Train
-from itda.recipes.run_in_progress import Unfinished
-with Unfinished.begun(Path({str(folder)!r}), Train(model="tiny", layers=(2,), corpus="python-docs")):
+from itda.recipes.run_in_progress import RunInProgress
+with RunInProgress.begun(Path({str(folder)!r}), Train(model="tiny", layers=(2,), corpus="python-docs")):
     print("begun", flush=True)
     sys.stdin.read()
 """
@@ -199,13 +199,13 @@ with Unfinished.begun(Path({str(folder)!r}), Train(model="tiny", layers=(2,), co
     assert (status, output) == (2, "")
     assert error == f"itda: {folder} is being made by another process: wait for it, or end it\n"
     assert not modules & HEAVY
-    with pytest.raises(StoreError, match="is being made by another process"), Unfinished.resumed(folder):
+    with pytest.raises(StoreError, match="is being made by another process"), RunInProgress.resumed(folder):
         pass
     process.kill()
     process.wait()
     process.stdin.close()
     process.stdout.close()
-    with Unfinished.resumed(folder) as unfinished:
+    with RunInProgress.resumed(folder) as unfinished:
         assert unfinished.options == Train(model="tiny", layers=(2,), corpus="python-docs")
-        with pytest.raises(StoreError, match="is being made"), Unfinished.resumed(folder):
+        with pytest.raises(StoreError, match="is being made"), RunInProgress.resumed(folder):
             pass

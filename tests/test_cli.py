@@ -406,9 +406,9 @@ def test_seconds_of_a_run_count_its_refinement_once(corpus, tmp_path, monkeypatc
 
 def test_what_was_logged_can_be_read_while_the_run_goes_on(tmp_path):
     from itda.config import Train
-    from itda.recipes.run_in_progress import Unfinished
+    from itda.recipes.run_in_progress import RunInProgress
 
-    with Unfinished.begun(tmp_path / "run", Train()) as unfinished, unfinished.log(0) as log:
+    with RunInProgress.begun(tmp_path / "run", Train()) as unfinished, unfinished.log(0) as log:
         for tokens in (1, 2):
             log(json.dumps({"tokens": tokens}) + "\n")
             lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()

@@ -40,7 +40,7 @@ INHERITED += ("window", "batch_size", "trust_remote_code", "bos")
 
 
 @dataclass(frozen=True, eq=False)
-class Origin:
+class RecordedSource:
     """Activations with all that a run records of them."""
 
     d_model: int
@@ -57,7 +57,7 @@ class Origin:
     """Settings that the activations brought with them."""
 
 
-def open_origin(options: settings.Train, cluster: Any = None, say: Say = unsaid) -> Origin:
+def open_source(options: settings.Train, cluster: Any = None, say: Say = unsaid) -> RecordedSource:
     """What the settings name. Raises an `ItdaError`.
 
     `cluster` is a `RayCluster` if there are workers; `say` is told what the user should know.
@@ -82,7 +82,7 @@ def open_origin(options: settings.Train, cluster: Any = None, say: Say = unsaid)
     about = {**about_of(options, model, corpus), "prefix": prefix_of(options, model)}
     provenance = {**asked_of(options, corpus), **{name: about[name] for name in MADE_BY}}
     provenance["corpus_rules"] = corpus.rules
-    return Origin(
+    return RecordedSource(
         d_model=model.d_model,
         sites=sites,
         source=lambda skip: source(skip=skip),
@@ -242,7 +242,7 @@ def cluster_of(options: settings.ElsewhereOptions) -> Iterator[Any]:
         yield cluster
 
 
-def _from_shards(options: settings.Train, folder: Path) -> Origin:
+def _from_shards(options: settings.Train, folder: Path) -> RecordedSource:
     from itda.sources.shards.source import ShardSource
 
     sites = sites_of(options) if options.layers else None
@@ -253,7 +253,7 @@ def _from_shards(options: settings.Train, folder: Path) -> Origin:
         raise SettingError("mode reference reads every position, and in its own batches: it needs a model")
     stored = made.get("settings", {})
     provenance = {name: value for name, value in made.items() if name in PROVENANCE}
-    return Origin(
+    return RecordedSource(
         d_model=found.d_model,
         sites=list(found.sites),
         source=lambda skip: ShardSource(folder, found.sites, tokens=tokens, skip=skip),

@@ -35,7 +35,7 @@ from itda.explorer.code_index_writer import (
 )
 from itda.files import DICTIONARY_FORMAT, FORMAT_VERSION, read_json, write_json
 from itda.recipes.run_in_progress import versions
-from itda.recipes.run_model import reopened
+from itda.recipes.run_model import find_model
 from itda.recipes.runs import Bar, Run, Say, corpus_of, load_model, no_bar, open_run, unsaid
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.transformers import LanguageModel
@@ -106,7 +106,7 @@ def index_run(options: settings.Index, bar: Bar = no_bar, say: Say = unsaid) -> 
         "settings": {"device": options.device, "dtype": options.dtype},
         "sites": {str(site): _site_record(run, site) for site in sites},
     }
-    where = reopened(run.folder, run.record, options, say)
+    where = find_model(run.folder, run.record, options, say)
     with one_at_a_time(run.folder):
         recover(run.folder)
         record = _existing(run, asked, sites, where.options.dtype, where.changed)

@@ -48,7 +48,7 @@ class Stopped(KeyboardInterrupt):
     """The user stopped a run, and it was kept."""
 
 
-class Unfinished:
+class RunInProgress:
     """The folder of a run that is being made."""
 
     def __init__(self, folder: Path, options: settings.Train, about: Mapping[str, Any] | None) -> None:
@@ -58,7 +58,7 @@ class Unfinished:
 
     @staticmethod
     @contextmanager
-    def begun(folder: Path, options: settings.Train) -> Iterator[Unfinished]:
+    def begun(folder: Path, options: settings.Train) -> Iterator[RunInProgress]:
         """A new one, which is removed if it fails before there is anything to keep. Raises `StoreError`."""
         check_free(folder)
         try:
@@ -68,7 +68,7 @@ class Unfinished:
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise StoreError(f"cannot write {folder} ({reason}): name a folder that can be written") from error
-        unfinished = Unfinished(folder, options, None)
+        unfinished = RunInProgress(folder, options, None)
         with locked(folder, "made"):
             try:
                 unfinished._write()
@@ -80,14 +80,14 @@ class Unfinished:
 
     @staticmethod
     @contextmanager
-    def resumed(folder: Path) -> Iterator[Unfinished]:
+    def resumed(folder: Path) -> Iterator[RunInProgress]:
         """One that was left, which nobody else may go on with meanwhile. Raises `StoreError`."""
         check_resumable(folder)
         with locked(folder, "made"):
-            yield Unfinished.opened(folder)
+            yield RunInProgress.opened(folder)
 
     @staticmethod
-    def opened(folder: Path) -> Unfinished:
+    def opened(folder: Path) -> RunInProgress:
         """One that was left. Raises `StoreError` if there is none, or it is another itda's."""
         if (folder / "run.json").exists():
             raise StoreError(f"{folder} is finished: nothing to resume")
@@ -99,7 +99,7 @@ class Unfinished:
             raise StoreError(f"{folder} was begun by another version of itda: install that, or begin anew") from error
         if record["about"] is not None:
             torch.set_num_threads(record["about"][THREADS])
-        return Unfinished(folder, options, record["about"])
+        return RunInProgress(folder, options, record["about"])
 
     @property
     def has_checkpoint(self) -> bool:

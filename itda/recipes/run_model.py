@@ -20,7 +20,7 @@ Made = TypeVar("Made", settings.Train, settings.Harvest)
 
 
 @dataclass(frozen=True)
-class Reopened(Generic[T]):
+class RunModel(Generic[T]):
     """What to load, and how."""
 
     name: str
@@ -47,9 +47,9 @@ def _absolute(path: str) -> str:
     return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - links stay, `..` goes
 
 
-def reopened(
+def find_model(
     folder: Path, record: Mapping[str, Any], options: T, say: Callable[[str], object] = lambda _line: None
-) -> Reopened[T]:
+) -> RunModel[T]:
     """The model of the run in `folder`, whose run.json has `record`, with `dtype` auto replaced by the run's own.
 
     Raises `ModelError` if it is not there, or not the run's; with `changed_model` in the options, `say` is told that.
@@ -72,7 +72,7 @@ def reopened(
         if not getattr(options, "changed_model", False):
             raise ModelError(f"{what}: bring that back, or add --changed-model to go on with this one")
         say(f"{what}: the dictionaries are of another model (--changed-model)")
-    return Reopened(name, revision, options, changed)
+    return RunModel(name, revision, options, changed)
 
 
 def _has_changed(name: str, record: Mapping[str, Any], moved: bool) -> bool:

@@ -13,7 +13,7 @@ from itda import config as settings
 from itda.core.dictionary import ITDA
 from itda.core.site import Site
 from itda.errors import CorpusError, SettingError
-from itda.recipes.run_model import reopened
+from itda.recipes.run_model import find_model
 from itda.sources.corpora.corpus import Corpus, open_corpus
 from itda.sources.corpora.text_files import NEWEST, Rules
 from itda.sources.models.transformers import LanguageModel
@@ -97,7 +97,7 @@ class Run(RunRecord):
 
         Raises `ModelError` if it is not there, or not what it was and `options` do not say that this may be.
         """
-        where = reopened(self.folder, self.record, options, say)
+        where = find_model(self.folder, self.record, options, say)
         return load_model(where.name, where.options, where.revision)
 
 

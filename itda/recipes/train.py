@@ -20,8 +20,8 @@ from itda.core.training.refine import pass_size
 from itda.core.training.trainer import Builder
 from itda.errors import CorpusError, SettingError, StoreError
 from itda.files import FORMAT_VERSION, RUN_FORMAT, read_json
-from itda.recipes.activation_source import Origin, closing_of, cluster_of, open_origin, tokens_of, with_tokens
-from itda.recipes.run_in_progress import Keeper, Stopped, Unfinished, is_finished, versions
+from itda.recipes.activation_source import RecordedSource, closing_of, cluster_of, open_source, tokens_of, with_tokens
+from itda.recipes.run_in_progress import Keeper, Stopped, RunInProgress, is_finished, versions
 from itda.recipes.run_model import located
 from itda.recipes.runs import Bar, Progress, Run, no_bar, now_and_then, open_run
 from itda.recipes.trainers import LocalTrainers, Trainers, trainer_of
@@ -45,30 +45,30 @@ def train(options: settings.Train, bar: Bar = no_bar, say: Callable[[str], objec
         if is_finished(options.resume):
             say(f"{options.resume} is finished")
             return open_run(options.resume)
-        with Unfinished.resumed(options.resume) as unfinished:
+        with RunInProgress.resumed(options.resume) as unfinished:
             unfinished.options = with_free(unfinished.options, options)
             return _make(unfinished, bar, say)
     options = located(with_tokens(resolved(options)))
     out = options.out or _free_folder(options.model or str(options.activations))
-    with Unfinished.begun(out, replace(options, out=out)) as unfinished:
+    with RunInProgress.begun(out, replace(options, out=out)) as unfinished:
         return _make(unfinished, bar, say)
 
 
-def _make(unfinished: Unfinished, bar: Bar, say: Callable[[str], object]) -> Run:
+def _make(unfinished: RunInProgress, bar: Bar, say: Callable[[str], object]) -> Run:
     """Make a run, from the beginning or from where it was left."""
     options = unfinished.options
     with ExitStack() as stack:
         stack.enter_context(unfinished.room())
         cluster = stack.enter_context(cluster_of(options))
-        origin = open_origin(unfinished.pinned, cluster, say)
-        if origin.model is not None:
-            stack.enter_context(closing_of(origin.model))
-        unfinished.check(origin.about)
-        options, why = sized(options, origin.d_model)
+        recorded = open_source(unfinished.pinned, cluster, say)
+        if recorded.model is not None:
+            stack.enter_context(closing_of(recorded.model))
+        unfinished.check(recorded.about)
+        options, why = sized(options, recorded.d_model)
         if why:
             say(f"{options.atoms or 0:,} atoms for each dictionary, {why}: --atoms or --threshold say otherwise")
         unfinished.options = options
-        reading = _Reading(unfinished, origin, stack.enter_context(_trainers(options, origin, cluster)))
+        reading = _Reading(unfinished, recorded, stack.enter_context(_trainers(options, recorded, cluster)))
         checkpoint = unfinished.latest()
         if checkpoint is not None:
             reading.restore(checkpoint)
@@ -81,7 +81,7 @@ def _make(unfinished: Unfinished, bar: Bar, say: Callable[[str], object]) -> Run
 
 def _finish(reading: _Reading, bar: Bar, why: str, say: Callable[[str], object]) -> Run:
     """Write the dictionaries and run.json, with the reason of their size if nobody gave it."""
-    unfinished, origin, trainers = reading.unfinished, reading.origin, reading.trainers
+    unfinished, recorded, trainers = reading.unfinished, reading.recorded, reading.trainers
     options = unfinished.options
     seen = reading.seen[reading.lead]
     if seen == 0:
@@ -91,14 +91,14 @@ def _finish(reading: _Reading, bar: Bar, why: str, say: Callable[[str], object])
             f"of {tokens_of(options):,} tokens: --tokens {seen} may give more of the {options.atoms} atoms asked for"
         )
         say(f"{options.corpus or options.activations} ended after {seen:,} {asked}")
-    provenance = {**origin.provenance, "tokens": seen}
+    provenance = {**recorded.provenance, "tokens": seen}
     if options.refine:
         provenance["refinement"] = {"passes": options.refine, "min_fidelity": options.min_fidelity}
     each_pass = sum(min(seen, pass_size(atoms, options.k)) for atoms in trainers.sizes().values())
     with bar("refine", (options.refine or 0) * each_pass) as progress:
         if isinstance(trainers, LocalTrainers):
             trainers.progress = progress
-        parts = {site: {"mode": options.mode, "site": site, "provenance": provenance} for site in origin.sites}
+        parts = {site: {"mode": options.mode, "site": site, "provenance": provenance} for site in recorded.sites}
         made = trainers.finish(parts)
     for site, dictionary in made.items():
         with unfinished.place_for(str(site)) as folder:
@@ -106,10 +106,10 @@ def _finish(reading: _Reading, bar: Bar, why: str, say: Callable[[str], object])
     record = {
         "format": RUN_FORMAT,
         "format_version": FORMAT_VERSION,
-        "sites": [str(site) for site in origin.sites],
+        "sites": [str(site) for site in recorded.sites],
         **provenance,
-        "settings": {**to_record(options), **(origin.settings or {})},
-        "device": origin.device,
+        "settings": {**to_record(options), **(recorded.settings or {})},
+        "device": recorded.device,
         "seconds": round(reading.seconds, 3),
         "checkpoints": {"written": reading.keeper.written, "seconds": round(reading.keeper.seconds, 3)},
         "gram_rows": {str(site): rows for site, rows in trainers.gram_rows().items()},
@@ -133,12 +133,12 @@ class _Asked(Exception):  # noqa: N818 - no error
 class _Reading:
     """The pass over the activations: where it is, and how it is kept."""
 
-    def __init__(self, unfinished: Unfinished, origin: Origin, trainers: Trainers) -> None:
-        self.unfinished, self.origin, self.trainers = unfinished, origin, trainers
+    def __init__(self, unfinished: RunInProgress, recorded: RecordedSource, trainers: Trainers) -> None:
+        self.unfinished, self.recorded, self.trainers = unfinished, recorded, trainers
         self.keeper = Keeper(unfinished.options.checkpoint_every)
-        self.lead = origin.sites[0]
+        self.lead = recorded.sites[0]
         """The site whose tokens are counted: all have the same in the end."""
-        self.seen = dict.fromkeys(origin.sites, 0)
+        self.seen = dict.fromkeys(recorded.sites, 0)
         """Activations of each site that its trainer has had."""
         self.read = TokenLog()
         self.before = 0.0
@@ -179,7 +179,7 @@ class _Reading:
 
     def run(self, bar: Bar) -> None:
         """Read to the end. Raises `Stopped` if the user asks for it."""
-        tokens, model = tokens_of(self.unfinished.options), self.origin.model
+        tokens, model = tokens_of(self.unfinished.options), self.recorded.model
         start = min(self.seen.values())
         # Those that a site had beyond that, from a flight in which it came before others, are not offered again.
         drop = {site: number - start for site, number in self.seen.items()}
@@ -191,7 +191,7 @@ class _Reading:
             if model is not None:
                 watched = model.watched(self._watching(progress))
             with self.keeper.listening(), self._kept_on_request(), watched:
-                for batches in self.origin.source(start):
+                for batches in self.recorded.source(start):
                     fresh = {site: _after(batch, drop, site) for site, batch in batches.items()}
                     fresh = {site: batch for site, batch in fresh.items() if len(batch)}
                     self.trainers.offer(fresh)
@@ -259,9 +259,9 @@ def _after(batch: ActivationBatch, drop: dict[Site, int], site: Site) -> Activat
 
 
 @contextmanager
-def _trainers(options: settings.Train, origin: Origin, cluster: Any) -> Iterator[Trainers]:
-    sites = origin.sites
-    made = {site: trainer_of(options, origin.d_model, available() // len(sites)) for site in sites}
+def _trainers(options: settings.Train, recorded: RecordedSource, cluster: Any) -> Iterator[Trainers]:
+    sites = recorded.sites
+    made = {site: trainer_of(options, recorded.d_model, available() // len(sites)) for site in sites}
     if cluster is None or len(sites) == 1:
         yield LocalTrainers(made)
         return
@@ -283,7 +283,7 @@ def make_room(folder: Path, options: settings.Train) -> None:
     if (folder / "run.json").exists():
         made = read_json(folder / "run.json", RUN_FORMAT).get("settings", {})
     else:
-        made = to_record(Unfinished.opened(folder).options)
+        made = to_record(RunInProgress.opened(folder).options)
     made, asked = _canonical(made), to_record(resolved(options))
     # A number of atoms that nobody asked for is in run.json all the same.
     asked = {name: value for name, value in asked.items() if name not in FREE and value is not None}
