@@ -11,6 +11,7 @@ text of 100 tokens taken apart; the memory of the server after all of it. Last, 
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
@@ -29,6 +30,7 @@ from common import RESULTS, Results, arguments_for, number, paragraph, table
 
 from itda import config as settings
 from itda.core.batch import Site
+from itda.core.labels import Labels
 from itda.explorer.code_index import INDEX_FORMAT, sample
 from itda.explorer.code_index_writer import PARTIAL, CodePart, TextPart, merge, parts_of, publish, write_part
 from itda.files import write_json
@@ -36,6 +38,7 @@ from itda.recipes import train
 from itda.recipes.runs import open_run
 from itda.sources.corpora.corpus import open_corpus
 from itda.sources.models.transformers import LanguageModel
+from itda.sources.tokenizing.windows import within_budget
 
 SITE, K, WINDOW, BATCH = Site(3), 40, 128, 8
 GROUPS_PER_PART = 64
@@ -67,20 +70,18 @@ def make_run(folder: Path, atoms: int, tokens: int) -> None:
     weights = 1 / np.arange(1, number_of + 1)
     partial = folder / PARTIAL
     partial.mkdir()
-    left, part, waiting = tokens, 0, []
-    for group in LanguageModel.load("tiny").windower(WINDOW).groups(open_corpus("python-docs"), BATCH):
-        mask = group.is_activation
-        mask = mask & (mask.flatten().cumsum(0).view_as(mask) <= left)
-        left -= int(mask.sum())
-        waiting.append((group, mask))
-        if len(waiting) == GROUPS_PER_PART or left == 0:
-            count = sum(int(mask.sum()) for _, mask in waiting)
-            write_part(partial, part, len(waiting), 0.0, TextPart.of(waiting), {SITE: codes(random, count, weights)})
-            part, waiting = part + 1, []
-        if left == 0:
+    groups = within_budget(
+        LanguageModel.load("tiny").windower(WINDOW).groups(open_corpus("python-docs"), BATCH), tokens
+    )
+    found = 0
+    for part in itertools.count():
+        labels = Labels.concatenate([group.labels() for group in itertools.islice(groups, GROUPS_PER_PART)])
+        if len(labels) == 0:
             break
-    if left:
-        raise SystemExit(f"the corpus has {tokens - left:,} tokens only")
+        found += len(labels)
+        write_part(partial, part, 0.0, TextPart.of(labels), {SITE: codes(random, len(labels), weights)})
+    if found < tokens:
+        raise SystemExit(f"the corpus has {found:,} tokens only")
     whole = partial / "whole"
     merge(parts_of(partial), whole, {SITE: (number_of, K)})
     about = {"atoms": number_of, "k": K, "sample": sample(folder / str(SITE) / "atoms.safetensors")}

@@ -40,10 +40,11 @@ from itda import Site
 from itda import config as settings
 from itda.explorer.code_index import INDEX_FORMAT, CodeIndex, sample
 from itda.explorer.code_index_writer import PARTIAL, CodePart, TextPart, emptied, merge, parts_of, publish, write_part
+from itda.explorer.indexing import BLOCK
 from itda.files import FORMAT_VERSION, write_json
 from itda.parsing import parse_layers
 from itda.recipes import open_run, train
-from itda.recipes.index import BLOCK, index_run
+from itda.recipes.index import index_run
 from itda.sources.corpora.corpus import open_corpus
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.source import ModelSource
@@ -104,7 +105,6 @@ def make_index(run: Path, tokens: int, k: int, atoms: int, window: int = 127, pa
         write_part(
             run / PARTIAL,
             i,
-            1,
             1.0,
             text,
             {SITE: CodePart(count, codes.ravel(), weights.ravel(), error, np.zeros_like(error))},

@@ -14,7 +14,7 @@ from pathlib import Path
 from itda import config as settings
 from itda.errors import SettingError, StoreError
 from itda.files import locked
-from itda.resolving import check_seed, check_shape, resolved
+from itda.resolving import check_elsewhere, check_seed, check_shape, resolved
 from itda.sources.corpora.corpus import open_corpus
 from itda.sources.models.devices import check_device
 from itda.sources.models.names import folder_of, gguf_of
@@ -53,6 +53,7 @@ def check(command: object) -> None:
             _local(None, command.corpus, command)
         case settings.Index():
             check_index_batch(command.batch_size)
+            check_elsewhere(command)
             run = _readable(command.run)
             for site in command.layer:
                 chosen_site(run, site)

@@ -304,7 +304,7 @@ class Compare(PursuitOptions, Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Index(RunCorpusOptions, RunOptions, PursuitOptions, Output):
+class Index(RunCorpusOptions, RunOptions, LargeOptions, ElsewhereOptions, PursuitOptions, Output):
     """Keep the codes of a corpus in the run, by token and by atom, for the explorer. Started again, it goes on."""
 
     run: Positional[Path]

@@ -4,7 +4,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from itda.config import Harvest, Plan, Train
+from itda.config import Harvest, Index, Plan, Train
 from itda.core.checks import check_k, check_number, check_offset_tokens, check_refinement, check_threshold
 from itda.core.site import STREAMS, Site
 from itda.errors import SettingError
@@ -140,6 +140,11 @@ def check_source(options: Train) -> None:
             raise SettingError(
                 f"no {name} given: itda train MODEL --layers 3 --corpus CORPUS, or itda train --resume RUN"
             )
+    check_elsewhere(options)
+
+
+def check_elsewhere(options: Train | Index) -> None:
+    """Raises `SettingError` for settings that name two places to run the model, or fewer workers than none."""
     if options.remote and (options.stream or options.workers or options.ray):
         raise SettingError("--remote runs the model at NDIF: leave out --stream, --workers and --ray")
     if options.workers < 0:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,15 +14,15 @@ import torch
 from itda import Labels, Site
 from itda import config as settings
 from itda.cli import main
-from itda.errors import StoreError
+from itda.explorer import indexing
 from itda.explorer.code_index import FOLDER, CodeIndex
 from itda.explorer.code_index_writer import PARTIAL, parts_of
-from itda.recipes import index as recipe
 from itda.recipes import open_run
 from itda.recipes.index import index_run
 from itda.sources.corpora.corpus import open_corpus
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.source import ModelSource
+from itda.sources.streamed.model import StreamedModel
 from itda.store.dictionaries import read_tokens
 
 SITES = [Site(1), Site(2, "mlp_out")]
@@ -54,7 +53,7 @@ def run(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("indexed") / "run"
     shutil.copytree(trained, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "BLOCK", 300)
+        patch.setattr(indexing, "BLOCK", 300)
         made = index_run(options(folder))
     assert made.new
     assert list(made.sites) == SITES
@@ -113,14 +112,6 @@ def test_the_index_is_that_of_a_plain_loop(run, corpus):
         assert np.array_equal(index.errors(0, index.tokens), error.float().numpy())
         assert (index.atoms, index.k) == (len(dictionary), dictionary.k)
         assert index.text.pieces_of(0, index.tokens) == [label.token for label in labels]
-
-
-def test_the_activations_are_those_of_the_source_to_the_bit(run, corpus):
-    expected, _ = stream(run, corpus)
-    model, documents = LanguageModel.load("tiny"), open_corpus(str(corpus)).split("train").shuffled(3)
-    groups = list(recipe._groups(model.windower(48), documents, 4, 2000))
-    for site in SITES:
-        assert torch.equal(torch.cat([model.activations(g, [site])[site][m] for g, m in groups]), expected[site])
 
 
 def test_the_tokens_are_those_that_the_run_read_in_its_order(run):
@@ -206,8 +197,8 @@ def test_the_index_of_a_dictionary_that_was_made_anew_is_made_anew(run, trained,
 
 KILLED = """
 import sys
-from itda.recipes import index
-index.BLOCK = 300
+from itda.explorer import indexing
+indexing.BLOCK = 300
 from itda.cli import main
 main(["index", sys.argv[1], "--layer", "1,2.mlp_out", "--quiet"])
 """
@@ -229,7 +220,7 @@ def test_killed_again_and_again_it_gives_the_same_index(run, trained, tmp_path):
         (folder / PARTIAL / "whole").mkdir(exist_ok=True)
         (folder / PARTIAL / "whole" / "text.safetensors").write_bytes(b"cut short")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(recipe, "BLOCK", 300)
+            patch.setattr(indexing, "BLOCK", 300)
             index_run(options(folder))
     same_index(folder, run)
     assert not (folder / PARTIAL).exists()
@@ -242,18 +233,18 @@ class Stop(Exception):  # noqa: N818
 def interrupted(folder, after, patch, **given):
     """Index until `after` parts are written."""
     number = iter(range(after + 1))
-    real = recipe.write_part
+    real = indexing.write_part
 
     def write_part(*arguments):
         if next(number) == after:
             raise Stop
-        real(*arguments)
+        return real(*arguments)
 
-    patch.setattr(recipe, "BLOCK", 300)
-    patch.setattr(recipe, "write_part", write_part)
+    patch.setattr(indexing, "BLOCK", 300)
+    patch.setattr(indexing, "write_part", write_part)
     with pytest.raises(Stop):
         index_run(options(folder, **given))
-    patch.setattr(recipe, "write_part", real)
+    patch.setattr(indexing, "write_part", real)
 
 
 def test_it_goes_on_without_the_model_for_what_is_done(run, trained, tmp_path, monkeypatch):
@@ -268,19 +259,31 @@ def test_it_goes_on_without_the_model_for_what_is_done(run, trained, tmp_path, m
     same_index(tmp_path / "run", run)
 
 
+def test_streamed_it_is_the_same_index(run, trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "run")
+    monkeypatch.setattr(indexing, "BLOCK", 300)
+    asked = []
+    real = StreamedModel.harvest
+    monkeypatch.setattr(StreamedModel, "harvest", lambda *a: asked.append(len(a[1])) or real(*a))
+    index_run(options(tmp_path / "run", stream=True))
+    assert len(asked) == 1  # all groups in one flight: sites came one after the other
+    assert asked[0] > 10
+    same_index(tmp_path / "run", run)
+
+
+def test_streamed_it_goes_on_with_the_parts_of_a_model_in_memory(run, trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "run")
+    interrupted(tmp_path / "run", 3, monkeypatch)
+    monkeypatch.setattr(indexing, "HELD_BYTES", 400 * (2 * (8 * 6 + 12)))  # flights of two groups
+    index_run(options(tmp_path / "run", stream=True, model_memory=2**30))
+    same_index(tmp_path / "run", run)
+
+
 def test_parts_that_were_made_otherwise_are_not_used(run, trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path / "run")
     interrupted(tmp_path / "run", 2, monkeypatch, batch_size=3)
     index_run(options(tmp_path / "run"))
     same_index(tmp_path / "run", run)
-
-
-def test_parts_of_other_tokens_are_refused(trained, tmp_path, monkeypatch):
-    shutil.copytree(trained, tmp_path / "run")
-    interrupted(tmp_path / "run", 2, monkeypatch)
-    monkeypatch.setattr(recipe, "parts_of", lambda folder: [replace(part, tokens=5) for part in parts_of(folder)])
-    with pytest.raises(StoreError, match="has other tokens than the corpus: remove"):
-        index_run(options(tmp_path / "run"))
 
 
 def test_a_corpus_that_has_changed_is_refused(trained, corpus, capsys, tmp_path):
@@ -301,6 +304,8 @@ def test_a_corpus_that_has_changed_is_refused(trained, corpus, capsys, tmp_path)
         (["--layer", "1,x"], "no site 'x'"),
         (["--tokens", "none"], "is not a number of tokens"),
         (["--batch-size", "-1"], "at least 1, or 0"),
+        (["--workers", "-1"], "it must be at least 0"),
+        (["--remote", "--stream"], "leave out --stream, --workers and --ray"),
         (["--corpus", "./nothing.txt"], "no file or folder"),
     ],
 )

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
+from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from itda.core.batch import Site
 from itda.core.code import SparseCode
+from itda.core.labels import Labels
 from itda.errors import StoreError
 from itda.explorer.code_index import FOLDER, INDEX_FORMAT, TEXT
 from itda.files import locked
-from itda.sources.tokenizing.windows import Group
 
 PARTIAL, NEW, OLD = ".index.partial", ".index.new", ".index.old"
 PART_FORMAT = "itda-index-part"
@@ -48,20 +48,16 @@ class TextPart:
     token_id: Int32[np.ndarray, " tokens"]
 
     @staticmethod
-    def of(groups: Sequence[tuple[Group, Bool[Tensor, "windows tokens"]]]) -> TextPart:
-        """The positions of some groups that are true in their masks, row by row: none but tokens of the text."""
+    def of(labels: Labels) -> TextPart:
+        """The tokens of some labels, in their order: those of one window follow each other."""
         numbers: dict[str, int] = {}
         texts, rows, tokens = [], [], [np.empty((4, 0), np.int64)]
-        for group, mask in groups:
-            inside = mask.cpu().numpy()[:, group.prefix :]
-            for window, here in zip(group.windows, inside, strict=False):
-                places = np.flatnonzero(here[: len(window.token_ids)])
-                if len(places) == 0:
-                    continue
-                in_bytes = _bytes_before(window.text)[window.offsets[places] - window.text_start]
-                texts.append(window.text.encode())
-                rows.append((len(texts[-1]), len(places), numbers.setdefault(window.document, len(numbers))))
-                tokens.append(np.stack([window.position + places, *in_bytes.T, window.token_ids[places]]))
+        for own in _windows(labels):
+            text, document = str(own.window[0]), str(own.document[0])
+            in_bytes = _bytes_before(text)[np.stack([own.char_start, own.char_end]) - own.window_start]
+            texts.append(text.encode())
+            rows.append((len(texts[-1]), len(own), numbers.setdefault(document, len(numbers))))
+            tokens.append(np.stack([own.position, *in_bytes, own.token_id]))
         lengths, counts, document = np.array(rows, np.int64).reshape(-1, 3).T
         columns = np.concatenate(tokens, axis=1).astype(np.int32)
         text = np.frombuffer(b"".join(texts), np.uint8)
@@ -96,21 +92,21 @@ class PartRecord:
     """What a part that is there says of itself."""
 
     file: Path
-    groups: int
     tokens: int
     seconds: float
 
 
 def write_part(
-    partial: Path, number: int, groups: int, seconds: float, text: TextPart, codes: Mapping[Site, CodePart]
-) -> None:
-    """Keep part `number`, of so many groups that took so long. Raises `StoreError` if it cannot be written."""
+    partial: Path, number: int, seconds: float, text: TextPart, codes: Mapping[Site, CodePart]
+) -> PartRecord:
+    """Keep part `number`, which took so long to make. Raises `StoreError` if it cannot be written."""
     arrays = {name: value for name, value in vars(text).items() if name != "documents"}
     arrays["document_names"], arrays["document_name"] = _packed(text.documents)
     for site, code in codes.items():
         arrays |= {f"{site}/{name}": value for name, value in vars(code).items()}
-    about = {"groups": str(groups), "tokens": str(len(text.token_id)), "seconds": repr(seconds)}
-    _save(partial / f"part-{number:06}.safetensors", arrays, {"format": PART_FORMAT, **about})
+    made = PartRecord(partial / f"part-{number:06}.safetensors", len(text.token_id), seconds)
+    _save(made.file, arrays, {"format": PART_FORMAT, "tokens": str(made.tokens), "seconds": repr(seconds)})
+    return made
 
 
 def parts_of(partial: Path) -> list[PartRecord]:
@@ -122,7 +118,7 @@ def parts_of(partial: Path) -> list[PartRecord]:
                 raise ValueError
             with safe_open(file, "pt") as opened:
                 about = opened.metadata()
-            found.append(PartRecord(file, int(about["groups"]), int(about["tokens"]), float(about["seconds"])))
+            found.append(PartRecord(file, int(about["tokens"]), float(about["seconds"])))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             file.unlink()
     return found
@@ -204,6 +200,16 @@ def _merged_text(parts: Sequence[PartRecord]) -> dict[str, np.ndarray]:
         "document_names": packed,
         "document_name": ends,
     }
+
+
+def _windows(labels: Labels) -> Iterator[Labels]:
+    """The labels of each window."""
+    if len(labels) == 0:
+        return
+    columns = labels.document, labels.window_start, labels.window
+    begins = np.any([(column[1:] != column[:-1]).astype(bool) for column in columns], axis=0)
+    for first, last in itertools.pairwise([0, *(np.flatnonzero(begins) + 1), len(labels)]):
+        yield labels[slice(int(first), int(last))]
 
 
 def _column(parts: Sequence[PartRecord], name: str) -> np.ndarray:

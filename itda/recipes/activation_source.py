@@ -140,7 +140,7 @@ def open_corpus_of(options: settings.Train | settings.Harvest, say: Say = unsaid
 
 def open_model(
     name: str,
-    options: settings.Train | settings.Harvest,
+    options: settings.Train | settings.Harvest | settings.Index,
     revision: str | None,
     cluster: Any = None,
 ) -> ActivationModel:

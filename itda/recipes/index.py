@@ -4,54 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
-from jaxtyping import Bool
-from torch import Tensor
 
 from itda import config as settings
 from itda.checks import check_index_batch
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
-from itda.core.massive import massive_medians
 from itda.errors import CorpusError, StoreError
 from itda.explorer.code_index import FOLDER, INDEX_FORMAT, CodeIndex, sample
 from itda.explorer.code_index_writer import (
     PARTIAL,
-    CodePart,
     PartRecord,
-    TextPart,
     emptied,
     merge,
     one_at_a_time,
     parts_of,
     publish,
     recover,
-    write_part,
 )
+from itda.explorer.indexing import PartWriter, most_in_flight
 from itda.files import DICTIONARY_FORMAT, FORMAT_VERSION, read_json, write_json
+from itda.recipes.activation_source import closing_of, cluster_of, open_model
 from itda.recipes.run_in_progress import versions
 from itda.recipes.run_model import find_model
-from itda.recipes.runs import Bar, Run, Say, corpus_of, load_model, no_bar, open_run, unsaid
+from itda.recipes.runs import Bar, Progress, Run, Say, corpus_of, no_bar, now_and_then, open_run, unsaid
+from itda.resolving import check_elsewhere
 from itda.sources.corpora.corpus import Corpus
-from itda.sources.models.transformers import LanguageModel
+from itda.sources.models.base import ActivationModel
+from itda.sources.source import ModelSource
 from itda.sources.tokenizing.partial_characters import partial_pieces
-from itda.sources.tokenizing.windows import Group, Windower, within_budget
 from itda.store.records import chosen_site
-
-BLOCK = 4096
-"""Tokens, at least, that are encoded together and are a part on disk: pursuits of fewer rows are slower."""
 
 SETTINGS_FORMAT = "itda-index-settings"
 PARTS = 2
 """What is in a part: those that an older itda left are not gone on with."""
-
-Masked = tuple[Group, Bool[Tensor, "windows tokens"]]
-"""A group with those of its activations that are within the budget of tokens."""
 
 
 @dataclass(frozen=True)
@@ -91,65 +81,122 @@ def index_run(options: settings.Index, bar: Bar = no_bar, say: Say = unsaid) -> 
     run = open_run(options.run)
     sites = [chosen_site(run, site) for site in options.layer] or list(run.sites)
     sites = [site for site in run.sites if site in sites]
-    tokens = options.tokens if options.tokens is not None else int(run.record["tokens"])
+    check_elsewhere(options)
     check_index_batch(options.batch_size)
-    size, window = options.batch_size or int(run.record["batch_size"]), int(run.record["window"])
     corpus = corpus_of(run, options.corpus, options, "read", say)
-    asked = {
-        "corpus": corpus.name if options.corpus is not None else run.record["corpus"],
-        "corpus_part": corpus.part,
-        "order": "corpus" if corpus.seed is None else f"shuffled, seed {corpus.seed}",
-        "fingerprint": corpus.fingerprint,
-        "tokens_asked": tokens,
-        "window": window,
-        "batch_size": size,
-        "settings": {"device": options.device, "dtype": options.dtype},
-        "sites": {str(site): _site_record(run, site) for site in sites},
-    }
+    asked = _asked(run, options, corpus, sites)
     where = find_model(run.folder, run.record, options, say)
     with one_at_a_time(run.folder):
         recover(run.folder)
         record = _existing(run, asked, sites, where.options.dtype, where.changed)
         if record is not None:
             return Indexing(run.folder / FOLDER, record, _summaries(run, sites), new=False)
-        model = load_model(where.name, where.options, where.revision)
-        made_by = {
-            "model": run.record["model"],
-            "revision": model.revision,
-            "changed_model": where.changed,
-            "tokenizer": model.tokenizer_hash,
-            "device": str(model.model.device),
-            "dtype": str(model.model.dtype).removeprefix("torch."),
-            "bos": run.bos,
-            "versions": versions(),
-        }
-        partial = run.folder / PARTIAL
-        _prepare(partial, {**asked, **made_by})
-        groups = _groups(model.windower(window, run.bos), corpus, size, tokens)
-        with bar("index", tokens) as progress:
-            parts = parts_of(partial)
-            _skip(groups, parts, partial)
-            done = sum(part.tokens for part in parts)
-            progress.update(done)
-            if done:
-                progress.set_postfix_str(f"{done:,} from before")
-            for number, seconds, count in _encoded(run, model, sites, groups, partial, len(parts)):
-                progress.set_postfix_str(f"{count / seconds:,.0f} tok/s in part {number}")
-                progress.update(count)
-        parts = parts_of(partial)
-        found = sum(part.tokens for part in parts)
-        if found == 0:
-            raise CorpusError(f"{asked['corpus']} has no token to index: name another corpus with --corpus")
-        started = time.monotonic()
-        whole = partial / "whole"
-        merge(parts, whole, {site: (made["atoms"], made["k"]) for site, made in _by_site(asked).items()})
-        seconds = sum(part.seconds for part in parts) + time.monotonic() - started
-        pieces = {str(token): piece.hex(" ").upper() for token, piece in partial_pieces(model.tokenizer).items()}
-        kind = {"format": INDEX_FORMAT, "format_version": FORMAT_VERSION}
-        record = {**kind, **asked, **made_by, "tokens": found, "seconds": round(seconds, 3), "pieces": pieces}
-        write_json(whole / "index.json", record)
-        publish(run.folder, whole)
+        with (
+            cluster_of(options) as cluster,
+            closing_of(open_model(where.name, where.options, where.revision, cluster)) as model,
+        ):
+            dictionaries = {site: run.dictionary(site) for site in sites}
+            source = partial(
+                ModelSource,
+                model,
+                corpus,
+                sites,
+                window=asked["window"],
+                batch_size=asked["batch_size"],
+                tokens=asked["tokens_asked"],
+                bos=run.bos,
+                most_in_flight=most_in_flight(dictionaries),
+            )
+            about = {**asked, **_made_by(run, model, where.changed)}
+            record = write_index(run.folder, dictionaries, source, about, bar)
     return Indexing(run.folder / FOLDER, record, _summaries(run, sites), new=True)
+
+
+def write_index(
+    run: Path,
+    dictionaries: Mapping[Site, ITDA],
+    source: Callable[..., ModelSource],
+    about: Mapping[str, Any],
+    bar: Bar = no_bar,
+) -> dict[str, Any]:
+    """Encode what a source yields, and put the index in the place of the one that is in the folder `run`.
+
+    `source` is called with the number of activations to `skip`: those that a killed process has encoded, whose
+    `about`, JSON values, was the same. Returns what index.json says. Raises `CorpusError` if there is no token,
+    `StoreError` if something cannot be written.
+    """
+    parts_folder, tokens = run / PARTIAL, int(about["tokens_asked"])
+    _prepare(parts_folder, about)
+    with bar("index", tokens) as progress:
+        reading = _encoded(parts_folder, dictionaries, source, progress)
+    parts = parts_of(parts_folder)
+    found = sum(part.tokens for part in parts)
+    if found == 0:
+        raise CorpusError(f"{about['corpus']} has no token to index: name another corpus with --corpus")
+    started, whole = time.monotonic(), parts_folder / "whole"
+    merge(parts, whole, {site: (len(each), each.k) for site, each in dictionaries.items()})
+    seconds = sum(part.seconds for part in parts) + time.monotonic() - started
+    in_bytes = partial_pieces(reading.windower.tokenizer)
+    kind = {"format": INDEX_FORMAT, "format_version": FORMAT_VERSION}
+    record = {**kind, **about, "tokens": found, "seconds": round(seconds, 3)}
+    record["pieces"] = {str(token): each.hex(" ").upper() for token, each in in_bytes.items()}
+    write_json(whole / "index.json", record)
+    publish(run, whole)
+    return record
+
+
+def _encoded(
+    parts_folder: Path, dictionaries: Mapping[Site, ITDA], source: Callable[..., ModelSource], progress: Progress
+) -> ModelSource:
+    """Write the parts that are not there yet; returns the source that they were read from."""
+    before = parts_of(parts_folder)
+    shown = done = sum(part.tokens for part in before)
+    progress.update(done)
+    if done:
+        progress.set_postfix_str(f"{done:,} from before")
+    reading, writer = source(skip=done), PartWriter(parts_folder, dictionaries, len(before))
+
+    def show(parts: Iterable[PartRecord]) -> None:
+        nonlocal shown
+        for part in parts:
+            progress.set_postfix_str(f"{part.tokens / part.seconds:,.0f} tok/s in {part.file.stem}")
+        progress.update(done + writer.tokens - shown)
+        shown = done + writer.tokens
+
+    with reading.model.watched(now_and_then(progress.set_postfix_str)):
+        for batches in reading:
+            show(writer.add(batches))
+        show(writer.finish())
+    return reading
+
+
+def _asked(run: Run, options: settings.Index, corpus: Corpus, sites: Sequence[Site]) -> dict[str, Any]:
+    """What the user asks for: another index is needed where the one that is there was asked for otherwise."""
+    return {
+        "corpus": corpus.name if options.corpus is not None else run.record["corpus"],
+        "corpus_part": corpus.part,
+        "order": "corpus" if corpus.seed is None else f"shuffled, seed {corpus.seed}",
+        "fingerprint": corpus.fingerprint,
+        "tokens_asked": options.tokens if options.tokens is not None else int(run.record["tokens"]),
+        "window": int(run.record["window"]),
+        "batch_size": options.batch_size or int(run.record["batch_size"]),
+        "settings": {"device": options.device, "dtype": options.dtype},
+        "sites": {str(site): _site_record(run, site) for site in sites},
+    }
+
+
+def _made_by(run: Run, model: ActivationModel, changed: bool) -> dict[str, Any]:
+    """What else the bits of the index depend on; known once the model is loaded."""
+    return {
+        "model": run.record["model"],
+        "revision": model.revision,
+        "changed_model": changed,
+        "tokenizer": model.tokenizer_hash,
+        "device": model.device,
+        "dtype": model.dtype,
+        "bos": run.bos,
+        "versions": versions(),
+    }
 
 
 def _site_record(run: Run, site: Site) -> dict[str, Any]:
@@ -164,10 +211,6 @@ def _site_record(run: Run, site: Site) -> dict[str, Any]:
         return made if limit is None else {**made, "massive_norm": limit}
     except (OSError, KeyError) as error:
         raise StoreError(f"{file.parent} is damaged or not whole: write or download it anew") from error
-
-
-def _by_site(asked: Mapping[str, Any]) -> dict[Site, Mapping[str, Any]]:
-    return {Site.parse(name): made for name, made in asked["sites"].items()}
 
 
 def _existing(
@@ -200,53 +243,6 @@ def _prepare(partial: Path, wanted: Mapping[str, Any]) -> None:
         pass
     emptied(partial)
     write_json(partial / "settings.json", {**kind, **wanted})
-
-
-def _groups(windower: Windower, corpus: Corpus, size: int, tokens: int) -> Iterator[Masked]:
-    """The groups of `ModelSource`, one by one, with the activations that it would yield."""
-    return ((group, group.is_activation) for group in within_budget(windower.groups(corpus, size), tokens))
-
-
-def _skip(groups: Iterator[Masked], parts: Sequence[PartRecord], partial: Path) -> None:
-    """Pass over the groups that are in parts already. Raises `StoreError` if they are others."""
-    for part in parts:
-        passed = [int(mask.sum()) for _, (_, mask) in zip(range(part.groups), groups, strict=False)]
-        if len(passed) != part.groups or sum(passed) != part.tokens:
-            raise StoreError(f"{part.file} has other tokens than the corpus: remove {partial}, and run it again")
-
-
-def _encoded(
-    run: Run, model: LanguageModel, sites: Sequence[Site], groups: Iterator[Masked], partial: Path, number: int
-) -> Iterator[tuple[int, float, int]]:
-    """Encode the groups and write the parts from `number` on; yields the number, seconds and tokens of each.
-
-    One thing after the other: with the model or the tokenizer ahead in a thread of its own it is not faster, since
-    both the model and the pursuit have work for all cores.
-    """
-    dictionaries = {site: run.dictionary(site).to(model.model.device) for site in sites}
-    while True:
-        started = time.monotonic()
-        block: list[Masked] = []
-        found: dict[Site, list[Tensor]] = {site: [] for site in sites}
-        count = 0
-        while count < BLOCK and (following := next(groups, None)) is not None:
-            group, mask = following
-            for site, x in model.activations(group, sites).items():
-                found[site].append(x[mask.to(x.device)])
-            block.append(following)
-            count += int(mask.sum())
-        if not block:
-            return
-        codes = {site: _codes(dictionaries[site], torch.cat(parts)) for site, parts in found.items()}
-        text = TextPart.of(block)
-        seconds = time.monotonic() - started
-        write_part(partial, number, len(block), seconds, text, codes)
-        yield number, seconds, count
-        number += 1
-
-
-def _codes(dictionary: ITDA, x: Tensor) -> CodePart:
-    return CodePart.of(*dictionary.decompose(x), massive_medians(x, dictionary.massive_norm))
 
 
 def _summaries(run: Run, sites: Sequence[Site]) -> dict[Site, SiteIndex]:

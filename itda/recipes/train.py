@@ -21,7 +21,7 @@ from itda.core.training.trainer import Builder
 from itda.errors import CorpusError, SettingError, StoreError
 from itda.files import FORMAT_VERSION, RUN_FORMAT, read_json
 from itda.recipes.activation_source import RecordedSource, closing_of, cluster_of, open_source, tokens_of, with_tokens
-from itda.recipes.run_in_progress import Keeper, Stopped, RunInProgress, is_finished, versions
+from itda.recipes.run_in_progress import Keeper, RunInProgress, Stopped, is_finished, versions
 from itda.recipes.run_model import located
 from itda.recipes.runs import Bar, Progress, Run, no_bar, now_and_then, open_run
 from itda.recipes.trainers import LocalTrainers, Trainers, trainer_of

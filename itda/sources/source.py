@@ -20,7 +20,8 @@ class ModelSource:
 
     The model runs over fixed groups of `batch_size` windows of `window` tokens, the last group padded to that shape,
     so the bits of an activation depend on no other setting. `tokens` ends the stream after that many activations, of
-    which the first `skip` are left out: groups that hold no others are not run.
+    which the first `skip` are left out: groups that hold no others are not run. Where a model gives one site of many
+    groups after the other, `most_in_flight` bounds the tokens that they have.
 
     Raises `ModelError` or `SettingError` for what the model does not have.
 
@@ -42,15 +43,20 @@ class ModelSource:
         skip: int = 0,
         every_position: bool = False,
         bos: Bos = "auto",
+        most_in_flight: int | None = None,
     ) -> None:
         self.model, self.corpus, self.sites, self.tokens, self.skip = model, corpus, list(sites), tokens, skip
         self.batch_size, self.windower = batch_size, model.windower(window, bos)
         self.every_position = every_position
         """Padding and special tokens too, and one window per document: only mode `reference` wants that."""
+        self.most_in_flight = most_in_flight
         model.check(self.sites)
 
     def __iter__(self) -> Iterator[Mapping[Site, ActivationBatch]]:
-        flight = self.model.flight(self.batch_size * self.windower.window)
+        tokens = self.batch_size * self.windower.window
+        flight = self.model.flight(tokens)
+        if self.most_in_flight is not None:
+            flight = max(1, min(flight, self.most_in_flight // tokens))
         wanted = self._groups()
         while groups := list(itertools.islice(wanted, flight)):
             labels = [group.labels() for group in groups]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sources.models.families import shared
 
-from itda import Site, SparseCode
+from itda import Labels, Site, SparseCode
 from itda.errors import MissingError, StoreError
 from itda.explorer.code_index import FOLDER, INDEX_FORMAT, CodeIndex, sample
 from itda.explorer.code_index_writer import (
@@ -43,6 +43,10 @@ def labels():
     return [label for group, mask in masked_groups() for label in group.labels(mask)]
 
 
+def text_of(groups):
+    return TextPart.of(Labels.concatenate([group.labels(mask) for group, mask in groups]))
+
+
 def codes_of(tokens: int) -> tuple[SparseCode, torch.Tensor]:
     """Made-up codes: shorter ones and empty ones too; the last atom is never used."""
     rng = np.random.default_rng(1)
@@ -69,7 +73,7 @@ def write_index(run, *, at_once=2, groups=None):
         own = slice(first, first + sum(int(mask.sum()) for _, mask in several))
         part = SparseCode(code.indices[own], code.coefficients[own], code.count[own])
         codes = {SITE: CodePart.of(part, error[own])}
-        write_part(run / PARTIAL, number, len(several), 0.5, TextPart.of(several), codes)
+        write_part(run / PARTIAL, number, 0.5, text_of(several), codes)
         first = own.stop
     whole = run / PARTIAL / "whole"
     merge(parts_of(run / PARTIAL), whole, {SITE: (ATOMS, K)})
@@ -256,7 +260,7 @@ def test_parts_after_one_that_is_damaged_are_made_again(tmp_path):
     emptied(tmp_path)
     for number, (group, mask) in enumerate(masked_groups()):
         code, error = codes_of(int(mask.sum()))
-        write_part(tmp_path, number, 1, 0.1, TextPart.of([(group, mask)]), {SITE: CodePart.of(code, error)})
+        write_part(tmp_path, number, 0.1, text_of([(group, mask)]), {SITE: CodePart.of(code, error)})
     assert len(parts_of(tmp_path)) == len(masked_groups()) > 2
     os.truncate(tmp_path / "part-000001.safetensors", 200)
     assert [part.file.name for part in parts_of(tmp_path)] == ["part-000000.safetensors"]

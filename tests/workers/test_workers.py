@@ -88,3 +88,20 @@ def test_streamed_by_workers_it_is_the_same(address, corpus, alone, tmp_path):
     one = {**SETTINGS, "layers": (3,)}
     options = Train(**one, corpus=corpus, out=tmp_path / "run", workers=2, ray=address, stream=True)
     same(recipes.train(options).folder, alone)
+
+
+def test_the_index_by_workers_is_that_of_one_process(address, alone, tmp_path, monkeypatch):
+    from itda.config import Index
+    from itda.explorer import indexing
+    from itda.recipes.index import index_run
+
+    monkeypatch.setattr(indexing, "BLOCK", 500)
+    elsewhere = {"workers": 2, "ray": address}
+    for name, given in (("one", {}), ("workers", elsewhere), ("streamed", {**elsewhere, "stream": True})):
+        shutil.copytree(alone, tmp_path / name)
+        index_run(Index(run=tmp_path / name, tokens=3000, **given))
+    expected = sorted((tmp_path / "one" / "index").glob("*.safetensors"))
+    assert len(expected) == 3
+    for file in expected:
+        for name in ("workers", "streamed"):
+            assert (tmp_path / name / "index" / file.name).read_bytes() == file.read_bytes(), (name, file.name)

@@ -1,0 +1,106 @@
+"""Encoding a stream of activations for an index: codes by parts, whichever way the sites of the stream come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from itda.core.batch import ActivationBatch, Site
+from itda.core.dictionary import ITDA
+from itda.core.labels import Labels
+from itda.core.massive import massive_medians
+from itda.explorer.code_index_writer import CodePart, PartRecord, TextPart, write_part
+
+BLOCK = 4096
+"""Tokens, at least, that are encoded together and are a part on disk: pursuits of fewer rows are slower."""
+
+HELD_BYTES = 2**31
+"""Memory for the codes of parts that some sites have come to and others have not."""
+
+
+def most_in_flight(dictionaries: Mapping[Site, ITDA]) -> int:
+    """How many tokens all of one site may come before those of the next, for their codes to fit in `HELD_BYTES`."""
+    return max(BLOCK, HELD_BYTES // sum(8 * dictionary.k + 12 for dictionary in dictionaries.values()))
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """The activations of a site that are not encoded yet."""
+
+    number: int
+    """The part that they belong to."""
+    activations: list[Tensor] = field(default_factory=list)
+    labels: list[Labels] = field(default_factory=list)
+    tokens: int = 0
+
+
+class PartWriter:
+    """Encodes the batches of a source and writes the codes, with the text, as parts of an index: from part `first` on.
+
+    A part ends with the first batch that fills it, so that it is the same whether sites come together or one after the
+    other, many batches of the first, then those of the next. A part is written once all sites have it. Codes are
+    computed where the activations are.
+    """
+
+    def __init__(self, partial: Path, dictionaries: Mapping[Site, ITDA], first: int = 0) -> None:
+        self.partial, self.dictionaries = partial, dict(dictionaries)
+        self._waiting = {site: _Waiting(first) for site in dictionaries}
+        self._codes: dict[int, dict[Site, CodePart]] = {}
+        """By part, what sites have of those that are not written yet."""
+        self._text: dict[int, TextPart] = {}
+        self._received = 0
+        self._since = time.monotonic()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens received, of all sites on average."""
+        return self._received // len(self._waiting)
+
+    def add(self, batches: Mapping[Site, ActivationBatch]) -> Iterator[PartRecord]:
+        """Take the next activations of some of the sites; yields the parts that are written now.
+
+        Raises `StoreError` if a part cannot be written.
+        """
+        for site, batch in batches.items():
+            waiting = self._waiting[site]
+            waiting.activations.append(batch.activations)
+            waiting.labels.append(batch.labels)
+            waiting.tokens += len(batch)
+            self._received += len(batch)
+            if waiting.tokens >= BLOCK:
+                self._encode(site)
+        yield from self._written()
+
+    def finish(self) -> Iterator[PartRecord]:
+        """The stream has ended: write what is left, as a shorter part."""
+        for site, waiting in self._waiting.items():
+            if waiting.tokens:
+                self._encode(site)
+        yield from self._written()
+        assert not self._codes, "a source yields the same tokens of all sites"
+
+    def _encode(self, site: Site) -> None:
+        waiting = self._waiting[site]
+        self._waiting[site] = _Waiting(waiting.number + 1)
+        x = torch.cat(waiting.activations)
+        dictionary = self.dictionaries[site]
+        if dictionary.atoms.device != x.device:
+            dictionary = self.dictionaries[site] = dictionary.to(x.device)
+        code, error = dictionary.decompose(x)
+        part = CodePart.of(code, error, massive_medians(x, dictionary.massive_norm))
+        self._codes.setdefault(waiting.number, {})[site] = part
+        if waiting.number not in self._text:  # the first site to come to it brings the text
+            self._text[waiting.number] = TextPart.of(Labels.concatenate(waiting.labels))
+
+    def _written(self) -> Iterator[PartRecord]:
+        whole = [number for number, codes in self._codes.items() if len(codes) == len(self._waiting)]
+        for number in sorted(whole):
+            seconds, self._since = time.monotonic() - self._since, time.monotonic()
+            codes = {site: self._codes[number][site] for site in self._waiting}
+            del self._codes[number]
+            yield write_part(self.partial, number, seconds, self._text.pop(number), codes)
