@@ -7,6 +7,7 @@ from itda.errors import SettingError
 
 Stream = Literal["resid_post", "mlp_out", "attn_out"]
 STREAMS: tuple[Stream, ...] = get_args(Stream)
+"""The streams that can be read. `itda.sources.models.streams` says how each one inside a block is found."""
 
 
 @dataclass(frozen=True, order=True)

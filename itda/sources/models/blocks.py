@@ -1,4 +1,4 @@
-"""Where a transformers model keeps its blocks, and which module hands what to the residual stream."""
+"""Where a transformers model keeps its blocks, and the activations in what a module returns."""
 
 import math
 import re
@@ -11,11 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from itda.core.batch import Site
 from itda.errors import ModelError
 
-ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
-MLP_NAMES = ("mlp", "feed_forward", "ffn")
 TOWERS = re.compile(r"vision|visual|image|audio|speech|video", re.IGNORECASE)
 """In the names of what reads something else than text."""
 
@@ -59,32 +56,6 @@ def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
     kind = type(found[0]).__name__
     if isinstance(found[0], nn.ModuleList) or kind.endswith("Attention"):
         raise ModelError(f"{name} has a list of {kind} where others have blocks: use a transformer of the usual form")
-    return found
-
-
-def site_module(blocks: nn.ModuleList, site: Site) -> nn.Module:
-    """The module whose output is the site's activation in most families, by its name. Raises `ModelError`.
-
-    That it is what is added to the residual stream is for a trial to say, where there are weights to try.
-    """
-    if not 0 <= site.layer < len(blocks):
-        raise ModelError(f"no layer {site.layer}: the model has layers 0 to {len(blocks) - 1}")
-    block = blocks[site.layer]
-    if site.stream == "resid_post":
-        return block
-    children = dict(block.named_children())
-    found = None
-    if "post_feedforward_layernorm" in children:  # Llama's post_attention_layernorm is the norm *before* its MLP
-        found = children["post_attention_layernorm" if site.stream == "attn_out" else "post_feedforward_layernorm"]
-    elif {"attention", "intermediate", "output"} <= children.keys():
-        parent = children["attention"].get_submodule("output") if site.stream == "attn_out" else children["output"]
-        found = parent.get_submodule("dense")
-    elif site.stream == "attn_out":
-        found = next((children[name] for name in ATTENTION_NAMES if name in children), None)
-    else:
-        found = next((children[name] for name in (*MLP_NAMES, "fc2") if name in children), None)
-    if found is None:
-        raise ModelError(f"no {site.stream} in {type(block).__name__} (it has {', '.join(children)}): use resid_post")
     return found
 
 

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from itda.core.batch import Site
 from itda.errors import ModelError, SettingError
-from itda.sources.models.added import Added, Passed, added
+from itda.sources.models.added import Passed
 from itda.sources.models.base import ActivationModel
-from itda.sources.models.blocks import Place, find_blocks, site_module
+from itda.sources.models.blocks import Place, find_blocks
 from itda.sources.models.named import Checkpoint
+from itda.sources.models.streams import IN_BLOCK, in_order, site_module
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.models.trial import check_layers, named_numbers, place_of, trial_group, tried
 from itda.sources.tokenizing.special import Bos
@@ -37,7 +38,6 @@ TRIES = 6
 FIRST_PAUSE_S = 2.0
 """Before the second try; doubled before each later one, so that all take about a minute."""
 
-ORDER = ("attn_out", "mlp_out", "resid_post")
 """The streams of a block in the order they are computed in, which is how nnsight wants them read."""
 
 PASSING = re.compile(r"time.?out|timed out|unavailable|overload|restart|try again|connection", re.IGNORECASE)
@@ -158,22 +158,21 @@ class RemoteModel(ActivationModel):
         blocks, known = find_blocks(model), tried(model)
         check_layers(blocks, sites)
         for layer in sorted({site.layer for site in sites if site.stream != "resid_post"} - set(known.added)):
-            known.added[layer] = self._added(layer)
+            known.learn(layer, self._passed(layer))
         return {site: place_of(model, site) for site in sites}
 
-    def _added(self, layer: int) -> Added:
-        """What a block adds, of its attention and its MLP, by a request with a few tokens."""
+    def _passed(self, layer: int) -> Passed:
+        """What goes through a block and its streams, by a request with a few tokens."""
         model = self.model.model
         block = find_blocks(model)[layer]
-        parts = [site_module(find_blocks(model), Site(layer, stream)) for stream in ("attn_out", "mlp_out")]
+        parts = [site_module(find_blocks(model), Site(layer, stream)) for stream in IN_BLOCK]
         names = [next(name for name, module in block.named_modules() if module is part) for part in parts]
         readers = [self._envoy(module) for module in (block, *parts, block)]
         group = trial_group(model, self.model.tokenizer)
-        before, one, two, after = (x.double() for x in self._patiently([group], readers, (0,))[0])
-        outputs, kinds = dict(zip(names, (one, two), strict=True)), dict(zip(names, ("attention", "mlp"), strict=True))
-        return added(
-            Passed(before, after, outputs, {}, kinds, named_numbers(block, model), torch.finfo(model.dtype).eps)
-        )
+        before, *inside, after = (x.double() for x in self._patiently([group], readers, (0,))[0])
+        outputs = dict(zip(names, inside, strict=True))
+        kinds = dict(zip(names, (each.part for each in IN_BLOCK.values()), strict=True))
+        return Passed(before, after, outputs, {}, kinds, named_numbers(block, model), torch.finfo(model.dtype).eps)
 
     def flight(self, tokens: int) -> int:
         """As many groups as one request has."""
@@ -186,7 +185,7 @@ class RemoteModel(ActivationModel):
 
         Raises `ModelError` if the request fails for good, or too often.
         """
-        ordered = sorted(sites, key=lambda site: (site.layer, ORDER.index(site.stream)))
+        ordered = in_order(sites)
         places = self.places(sites)
         readers = [self._envoy(places[site].module) for site in ordered]
         for number, found in enumerate(self._patiently(groups, readers)):

@@ -23,13 +23,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from itda.core.batch import Site
+from itda.core.site import Site, Stream
 from itda.errors import ItdaError, ModelError
-from itda.sources.models.added import Added, Passed, added
+from itda.sources.models.added import Added, Found, Passed, added
 from itda.sources.models.blocks import Place, activations_in, find_blocks, tensor_of, text_config, with_tensor
 from itda.sources.models.hooks import Before, Hook, hooked
 from itda.sources.models.limits import rows_of
 from itda.sources.models.replay import split, with_state
+from itda.sources.models.streams import IN_BLOCK
 from itda.sources.tokenizing.windows import Group
 
 TEXT = "one two three four five six seven eight nine ten"
@@ -49,6 +50,15 @@ class Tried:
     """Whether it was found that its blocks can be read."""
     added: dict[int, Added] = field(default_factory=dict)
     """What each block adds, of those that were tried."""
+    streams: dict[int, dict[Stream, Found | None]] = field(default_factory=dict)
+    """Where the streams inside each of these blocks are; None for one that is nowhere."""
+
+    def learn(self, layer: int, passed: Passed | None) -> None:
+        """Note what a block adds and where its streams are, from what went through it once (None: it did not run)."""
+        self.added[layer] = each = added(passed) if passed is not None else Added()
+        self.streams[layer] = {
+            stream: row.by_trial(passed, each) if passed is not None else None for stream, row in IN_BLOCK.items()
+        }
 
 
 _known: WeakKeyDictionary[nn.Module, Tried] = WeakKeyDictionary()
@@ -78,7 +88,8 @@ def places(
         if wanted:
             with recorded(model, wanted, group) as seen:
                 forward(group)
-            known.added |= {layer: each.added() for layer, each in seen.items()}
+            for layer, each in seen.items():
+                known.learn(layer, each.passed())
     return {site: place_of(model, site) for site in sites}
 
 
@@ -94,14 +105,14 @@ def place_of(model: PreTrainedModel, site: Site) -> Place:
     block: nn.Module = find_blocks(model)[site.layer]
     if site.stream == "resid_post":
         return Place(block)
-    each = tried(model).added[site.layer]
-    found = each.attn_out if site.stream == "attn_out" else each.mlp_out
+    known = tried(model)
+    found = known.streams[site.layer][site.stream]
     if found is not None:
         return Place(block.get_submodule(found[0]), found[1])
-    if each == Added():
+    if known.added[site.layer] == Added():
         why = "no attention and MLP of it, nor one of them alone, are what it adds to its input"
     else:
-        why = f"it has no {'attention' if site.stream == 'attn_out' else 'MLP'}"
+        why = f"it has no {IN_BLOCK[site.stream].part}"
     raise ModelError(f"no {site.stream} in block {site.layer} of {type(model).__name__}: {why}; use resid_post")
 
 
@@ -192,24 +203,22 @@ class Recording:
     inputs: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
-    def added(self) -> Added:
-        """What the block adds; nothing if it was not seen to run once."""
+    def passed(self) -> Passed | None:
+        """What went through the block; None if it was not seen to run once."""
         if self.before is None or self.after is None:
-            return Added()
+            return None
         modules = dict(self.block.named_modules())
         order = {name: place for place, name in enumerate(self.outputs)}
         once = [name for name in self.outputs if self.runs[name] == 1]
         once.sort(key=lambda name: (isinstance(modules[name], nn.Dropout), name.count("."), -order[name]))
-        return added(
-            Passed(
-                self.before,
-                self.after,
-                {name: self.outputs[name] for name in once},
-                {name: self.inputs[name] for name in once if name in self.inputs},
-                {name: _kind(modules, name) for name in once},
-                named_numbers(self.block, self.model),
-                torch.finfo(self.model.dtype).eps,
-            )
+        return Passed(
+            self.before,
+            self.after,
+            {name: self.outputs[name] for name in once},
+            {name: self.inputs[name] for name in once if name in self.inputs},
+            {name: _kind(modules, name) for name in once},
+            named_numbers(self.block, self.model),
+            torch.finfo(self.model.dtype).eps,
         )
 
     def flat(self, value: Any) -> Tensor | None:

@@ -179,7 +179,7 @@ class StreamedModel(SpliceableModel):
             except NotReplayableError:
                 self.load_around_each_block()
                 return self.inner.places(sites)
-            known.added[layer] = seen[layer].added()
+            known.learn(layer, seen[layer].passed())
         return {site: place_of(model, site) for site in sites}
 
     def flight(self, tokens: int, branches: int = 1) -> int:

@@ -17,10 +17,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from itda.core.batch import Site
-from itda.sources.models.blocks import find_blocks, site_module
+from itda.sources.models.blocks import find_blocks
 from itda.sources.models.limits import loader_of
 from itda.sources.models.named import Checkpoint
 from itda.sources.models.splicing import REPLACEMENTS, branches
+from itda.sources.models.streams import site_module
 from itda.sources.streamed.memory_use import groups_in_flight, left_for_states, weights_in_use
 from itda.sources.streamed.model import LOGITS
 

@@ -17,7 +17,8 @@ from sources.models.families import (
 from torch import nn
 
 from itda.core.batch import Site
-from itda.sources.models.blocks import find_blocks, site_module
+from itda.sources.models.blocks import find_blocks
+from itda.sources.models.streams import site_module
 
 ALL = pytest.mark.parametrize("name", FAMILIES)
 PRE_NORM = [name for name in FAMILIES if name != "bert"]
