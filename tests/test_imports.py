@@ -1,82 +1,114 @@
-"""The rules of the house about imports: one way only, nothing heavy at `import itda`, small modules."""
+"""The rules of the house about imports: one way only, no circles, nothing heavy at `import itda`, small modules.
 
-import ast
+`scripts/house.py` walks the imports; docs/architecture.md tells the rules in words.
+"""
+
+import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+import house
 import pytest
+import rooms
 
 import itda
 
-PACKAGE = Path(itda.__file__).parent
-MODULES = sorted(PACKAGE.rglob("*.py"))
+FOLDER = Path(itda.__file__).parent
+MODULES = sorted(FOLDER.rglob("*.py"))
+PACKAGE = house.Package(FOLDER)
+ARCHITECTURE = FOLDER.parent / "docs" / "architecture.md"
 
-# What settings and records need: nothing heavy.
-LIGHT = {"errors", "core", "files", "terminal", "checks", "config", "version", "parsing", "resolving"}
-
-# What each room may import from, besides itself. `itda` alone is the package's own names, for no room inside it.
+# What each room may import from, besides itself; docs/architecture.md has the same table, and says what each room is.
+# `core` imports no files, `parsing`, `config` and `resolving` nothing heavy. `__init__` hands out the public names of
+# every room, and imports each when it is asked for.
+LOW = {"errors", "files", "core"}
+SETTINGS = {"parsing", "config", "resolving", "checks", "terminal", "version"}
+MIDDLE = {*LOW, "machine", "store", "sources", "workers"}
+READERS = {"evaluation", "explorer"}
 ALLOWED = {
     "errors": set(),
     "version": set(),
     "machine": set(),
-    "core": {"errors", "machine"},
     "files": {"errors"},
-    "store": {"errors", "core", "files"},
-    "sources": {"errors", "core", "files"},
-    "workers": {"errors", "core", "sources"},
-    "evaluation": {"errors", "core", "sources"},
-    "explorer": {"errors", "core", "files", "store", "sources"},
+    "core": {"errors", "machine"},
+    "similarity": {"core", "errors"},
+    "store": {*LOW, "machine"},
+    "sources": {*LOW, "machine"},
+    "workers": {*LOW, "machine", "sources"},
+    "evaluation": MIDDLE,
+    "explorer": MIDDLE,
     "parsing": {"errors", "core"},
     "config": {"errors", "core", "parsing"},
     "resolving": {"errors", "core", "config", "parsing"},
-    "progress": set(),
     "terminal": {"errors"},
-    "checks": {"errors", "core", "files", "store", "sources", "config", "resolving", "terminal"},
-    "recipes": {"machine", "store", "sources", "workers", "evaluation", "explorer"} | LIGHT,
-    "report": {"errors", "core", "parsing", "store", "evaluation", "recipes"},
-    "plots": {"errors", "core", "recipes"},
-    "cli": {"store", "sources", "evaluation", "progress", "recipes", "report", "plots"} | LIGHT,
-    # The similarity indices, one call each: what `itda.similarity` is.
-    "similarity": {"core"},
-    "__init__": {"errors", "core", "similarity", "version"},
+    "progress": set(),
+    "checks": {*LOW, *SETTINGS, "store", "sources"} - {"checks", "version"},
+    "recipes": {*MIDDLE, *READERS, *SETTINGS},
+    "report": {*MIDDLE, *READERS, *SETTINGS, "recipes"},
+    "plots": {"errors", "files", "core", "recipes"},
+    "cli": {*MIDDLE, *READERS, *SETTINGS, "progress", "recipes", "report", "plots"},
+    "__init__": {*MIDDLE, *READERS, *SETTINGS, "similarity", "recipes"},
 }
 # ITDA.save_pretrained, from_pretrained and push_to_hub: where people look for them first.
 EXCEPTIONS = {("core/dictionary.py", "store")}
 
 
-def room_of(module: Path) -> str:
-    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def rooms_imported(source: str) -> set[str]:
-    """Rooms of `itda` that a module imports, anywhere in it, in functions too."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    parts = [name.split(".") for name in names if name.split(".")[0] == "itda"]
-    return {part[1] if len(part) > 1 and part[1] in ALLOWED else "__init__" for part in parts}
-
-
-@pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(PACKAGE)))
-def test_imports_go_one_way(module: Path):
-    room = room_of(module)
-    name = module.relative_to(PACKAGE).as_posix()
-    forbidden = rooms_imported(module.read_text()) - ALLOWED[room] - {room}
-    forbidden -= {other for file, other in EXCEPTIONS if file == name}
-    if module.name == "cli.py":
+@pytest.mark.parametrize("file", PACKAGE.trees)
+def test_imports_go_one_way(file: str):
+    room = house.room_of(file)
+    assert room in ALLOWED, f"{file} is in no room: add it to the table here and in docs/architecture.md"
+    imported = {house.room_of(other) for _, other in PACKAGE.imports(file, typing=True)}
+    forbidden = imported - ALLOWED[room] - {room} - {other for f, other in EXCEPTIONS if f == file}
+    if file == "cli.py":
         forbidden -= {"__init__"}  # set_memory and set_fast
-    assert not forbidden, f"{name} imports {forbidden}"
+    assert not forbidden, f"{file} imports {forbidden}"
 
 
-def test_the_import_walk_sees_imports_within_functions():
-    assert rooms_imported("def f():\n    from itda.store.dictionaries import read_json") == {"store"}
-    assert rooms_imported("import itda") == {"__init__"}
+def test_imports_run_in_no_circle():
+    assert [circle for circle in house.circles(PACKAGE) if not house.intended(circle)] == []
+
+
+def test_the_walk_sees_imports_within_functions_and_passes_over_those_for_types(tmp_path):
+    folder = tmp_path / "itda"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "a.py").write_text("def f():\n    from itda import b\n    import itda.c\n")
+    (folder / "b.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from itda.a import f\n")
+    (folder / "c.py").write_text("from itda.a import f\n")
+    package = house.Package(folder)
+    assert [other for _, other in package.imports("a.py")] == ["b.py", "c.py"]
+    assert [other for _, other in package.imports("b.py")] == []
+    assert [other for _, other in package.imports("b.py", typing=True)] == ["a.py"]
+    assert house.circles(package) == [["a.py", "c.py"]]
+
+
+def test_docs_tell_the_rules_that_are_held():
+    text = ARCHITECTURE.read_text()
+    rows = re.findall(r"^\| `(\w+)`[^|]*\|[^|]*\| ([^|]*) \|$", text, re.MULTILINE)
+    told = {room: set(re.findall(r"`(\w+)`", imports)) for room, imports in rows}
+    assert told == {room: set(others) for room, others in ALLOWED.items() if room != "__init__"}
+    chain = re.search(r"^errors.* <- .*$", text, re.MULTILINE)
+    assert chain
+    steps = [set(re.findall(r"\w+", step)) for step in chain[0].split(" <- ")]
+    for number, step in enumerate(steps):
+        later = set().union(*steps[number + 1 :])
+        assert not [room for room in step if ALLOWED[room] & later], step
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_files_that_the_pages_for_contributors_name_exist(page: str):
+    text = (FOLDER.parent / page).read_text()
+    named = re.findall(r"`((?:itda|tests|docs|scripts|benchmarks)/[\w./-]+|[A-Z][\w.]+\.md)`", text)
+    linked = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert [name for name in named if not (FOLDER.parent / name).exists()] == []
+    assert [link for link in linked if not (FOLDER.parent / page).parent.joinpath(link).exists()] == []
+    assert page == "CONTRIBUTING.md" or len(named) > 30
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_chain():
+    assert rooms.DRAWING.read_text() == rooms.drawing(), "draw it again: python scripts/rooms.py"
 
 
 def imported_after(statement: str) -> set[str]:
