@@ -34,15 +34,15 @@ def kept_of(mask: Any, shape: tuple[int, int]) -> np.ndarray:
 
 
 def labels_of_prompts(
-    tokens: Sequence[Sequence[str]],
+    tokens: Sequence[Any],
     kept: np.ndarray,
     documents: Sequence[str] | None = None,
     token_ids: Any = None,
 ) -> Labels:
     """Label the tokens that `kept` [batch, positions] keeps, prompt by prompt.
 
-    Each prompt has one string for each position, or one for each kept token. A prompt is a document, called by its
-    joined text unless `documents` has names. Raises `SettingError` where the numbers differ.
+    Each prompt is a list of strings, one for each position, or one for each kept token. A prompt is a document,
+    called by its joined text unless `documents` has names. Raises `SettingError` where the numbers differ.
 
     >>> labels_of_prompts([["<pad>", "To", " be"]], np.array([[False, True, True]]))
     <Labels of 2 tokens: «To» be, To« be»>
@@ -78,7 +78,7 @@ def check_finite_tokens(rows: Tensor, kept: np.ndarray, labels: Labels) -> None:
         )
 
 
-def _own(strings: Sequence[str], kept: np.ndarray, prompt: int) -> list[str]:
+def _own(strings: Sequence[Any], kept: np.ndarray, prompt: int) -> list[str]:
     """The strings of a prompt's kept tokens."""
     number = int(kept.sum())
     if len(strings) == len(kept):

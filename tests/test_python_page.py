@@ -1,0 +1,64 @@
+"""The examples of docs/python.md run in order, in one namespace, and give what the page shows.
+
+A block of ```python is run as a cell of a notebook: its last expression is shown after what it prints. A block of
+```text right after it must be what was shown, where `...` stands for anything. A block of ```python skip is not run.
+"""
+
+import ast
+import contextlib
+import doctest
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = ("python.md",)
+BLOCK = re.compile(r"^```python[ ]*(?P<skip>skip)?\n(?P<code>.*?)^```\n(?:```text\n(?P<shown>.*?)^```\n)?", re.M | re.S)
+
+
+def run_cell(code: str, names: dict[str, Any]) -> str:
+    """Run code in a namespace; what it prints, and its last expression."""
+    tree = ast.parse(code)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(tree, "<page>", "exec"), names)
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), "<page>", "eval"), names)
+            if value is not None:
+                print(repr(value))
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_gives_what_it_shows(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    text = (DOCS / page).read_text()
+    for block in BLOCK.finditer(text):
+        if block["skip"]:
+            continue
+        where = f"{page}, line {text[: block.start()].count(chr(10)) + 1}"
+        try:
+            shown = run_cell(block["code"], names)
+        except Exception as error:
+            raise AssertionError(f"{where}: {type(error).__name__}: {error}") from error
+        if block["shown"] is not None:
+            same = doctest.OutputChecker().check_output(block["shown"], shown, doctest.ELLIPSIS)
+            assert same, f"{where} shows\n{block['shown']}and gives\n{shown}"
+
+
+def test_a_cell_shows_what_a_notebook_would():
+    names: dict[str, Any] = {}
+    assert run_cell("a = 1", names) == ""
+    assert run_cell("print(a)\na + 1", names) == "1\n2\n"
+    assert run_cell("None", names) == ""
+
+
+def test_every_block_of_python_is_found():
+    for page in PAGES:
+        text = (DOCS / page).read_text()
+        assert len(BLOCK.findall(text)) == len(re.findall(r"^```python", text, re.M)) > 5
