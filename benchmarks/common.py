@@ -27,6 +27,9 @@ from itda import ActivationBatch, Labels
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 80
 
+BEST: dict[str, Any] = {"pursuit": "mp_refit", "offset_tokens": 4096, "massive": "skip"}
+"""Settings of `itda.Trainer` in mode best, but for refinement."""
+
 
 def seconds(call: Callable[[], Any]) -> float:
     """How long one call takes."""

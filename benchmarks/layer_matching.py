@@ -20,7 +20,7 @@ from family import CACHE, MEMBERS, new_model, shared_tokenizer, trained
 from family_data import Read, beginnings, read
 from matching import difference, jackknife, score, self_similarity
 
-from itda import ITDA, Builder
+from itda import ITDA, Trainer
 from itda.core.similarity import Linear, Relative, Statistics, rbf_cka_matrix, regression_r2, shared_neighbours_matrix
 from itda.core.similarity.overlap import Members, Universe, index_matrices
 from itda.core.similarity.transport import agreement, soft_overlap, transported
@@ -70,12 +70,17 @@ def dictionaries(several: list[Read], settings: tuple[int, float, int]) -> list[
         found.append([])
         for site in range(len(one.sites)):
             x = one.activations[site]
-            builder = Builder(
-                x.shape[1], tokens=len(x), k=k, threshold=threshold, pursuit="mp", offset_tokens=min(offset, len(x))
+            trainer = Trainer(
+                x.shape[1],
+                tokens=len(x),
+                k=k,
+                threshold=threshold,
+                offset_tokens=min(offset, len(x)),
+                massive="skip",
             )
             for batch in one.batches(site):
-                builder.offer(batch)
-            found[-1].append(builder.finish())
+                trainer.offer(batch)
+            found[-1].append(trainer.finish())
     return found
 
 

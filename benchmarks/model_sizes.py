@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import arguments_for, gib, most_resident, number, paragraph, results_for, table
+from common import BEST, arguments_for, gib, most_resident, number, paragraph, results_for, table
 from transformers import (
     AutoTokenizer,
     Gemma2Config,
@@ -36,7 +36,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from itda import Builder
+from itda import Trainer
 from itda.core.batch import Site
 from itda.recipes.evaluate import evaluate_on
 from itda.sources.corpora.corpus import open_corpus
@@ -123,19 +123,19 @@ def measure(model: LanguageModel, tokens: int, evaluated: int) -> dict[str, Any]
         for _ in source(tokens):
             pass
     atoms = min(ATOMS_PER_WIDTH * model.d_model, tokens // TOKENS_PER_ATOM)  # the command's own default
-    builder = Builder(model.d_model, tokens=tokens, k=K, atoms=atoms, pursuit="mp_refit", passes=8, min_fidelity=0.9)
+    trainer = Trainer(model.d_model, tokens=tokens, k=K, atoms=atoms, **BEST, passes=8, min_fidelity=0.9)
     with clock(device, seconds, "train"):
         for batches in source(tokens):
-            builder.offer(batches[site])
+            trainer.offer(batches[site])
         with clock(device, seconds, "refine"):
-            dictionary = builder.finish()
+            dictionary = trainer.finish()
     with clock(device, seconds, "evaluate"):
         corpus, dictionaries = corpus.split("heldout"), {site: dictionary}
         found = evaluate_on(model, corpus, dictionaries, tokens=evaluated, window=WINDOW, batch_size=BATCH)[site]
     peak = torch.cuda.max_memory_allocated() if device.startswith("cuda") else most_resident()
     figures = {"fvu": found.fvu, "ce_loss_score": found.ce_loss_score, "l0": found.l0}
     shape = {"d_model": model.d_model, "layers": model.layers, "layer": site.layer}
-    return {"seconds": seconds, "atoms": len(dictionary), "found": builder.found, "peak": peak, **figures, **shape}
+    return {"seconds": seconds, "atoms": len(dictionary), "found": trainer.found, "peak": peak, **figures, **shape}
 
 
 def main() -> None:

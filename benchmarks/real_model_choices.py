@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import arguments_for, labels_for, number, paragraph, results_for, share, table
+from common import BEST, arguments_for, labels_for, number, paragraph, results_for, share, table
 from real_model import HERE, MASSIVE, fvu, ordinary, sections
 
-from itda import ActivationBatch, Builder
+from itda import ActivationBatch, Trainer
 from itda.core.batch import Site
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.transformers import LanguageModel
@@ -66,12 +66,12 @@ def norms(x: torch.Tensor) -> dict[str, float]:
 def measure(x: torch.Tensor, k: int, atoms: int, tokens: int) -> dict[str, Any]:
     """A dictionary of the first tokens after those held out, and its fvu on these."""
     held, stream = ordinary(x[:HELD_OUT]), x[HELD_OUT : HELD_OUT + tokens]
-    builder = Builder(x.shape[1], tokens=len(stream), k=k, atoms=atoms, pursuit="mp_refit", passes=8, min_fidelity=0.9)
+    trainer = Trainer(x.shape[1], tokens=len(stream), k=k, atoms=atoms, **BEST, passes=8, min_fidelity=0.9)
     for start in range(0, len(stream), 1024):
         part = stream[start : start + 1024]
-        builder.offer(ActivationBatch(part, labels_for(len(part), start)))
-    dictionary = builder.finish()
-    return {"fvu": fvu(dictionary, held), "atoms": len(dictionary), "found": builder.found, "tokens": len(stream)}
+        trainer.offer(ActivationBatch(part, labels_for(len(part), start)))
+    dictionary = trainer.finish()
+    return {"fvu": fvu(dictionary, held), "atoms": len(dictionary), "found": trainer.found, "tokens": len(stream)}
 
 
 def main() -> None:

@@ -24,14 +24,13 @@ from unittest import mock
 import numpy as np
 import saelens_sae
 import torch
-from common import RESULTS, batches, labels_for, machine
+from common import BEST, RESULTS, batches, labels_for, machine
 from torch import Tensor
 from versus_data import Data, cross_entropy, heldout_groups, language_model
 
 import itda
 from itda.core.bootstrap import Interval, by_document, interval, ratio
 from itda.core.metrics import atom_uses
-from itda.core.training.trainer import OFFSET_TOKENS
 
 LOG, L1 = RESULTS / "versus_sae.jsonl", RESULTS / "versus_l1.json"
 BEST_PASSES = 4
@@ -166,26 +165,26 @@ def _short(sums: np.ndarray) -> list[list[float]]:
 
 
 def built(x: Tensor, **settings: Any) -> tuple[itda.ITDA, dict]:
-    """A dictionary by `itda.Builder` and what it cost."""
+    """A dictionary by `itda.Trainer` and what it cost."""
     parts, refined = list(batches(x, OFFERED)), []
     started, worked = time.perf_counter(), time.process_time()
-    builder = itda.Builder(x.shape[1], tokens=len(x), **settings)
+    trainer = itda.Trainer(x.shape[1], tokens=len(x), **settings)
     for part in parts:
-        builder.offer(part)
-    model = builder.finish(refined.append)
+        trainer.offer(part)
+    model = trainer.finish(refined.append)
     taken = {"seconds": time.process_time() - worked, "wall_seconds": time.perf_counter() - started}
-    return model, taken | {"seen": len(x) + sum(refined), "found": builder.found}
+    return model, taken | {"seen": len(x) + sum(refined), "found": trainer.found}
 
 
 def own(method: str, x: Tensor, cell: Cell) -> tuple[itda.ITDA, dict[str, Any]]:
-    best = {"k": cell.k, "atoms": cell.size, "pursuit": "mp_refit", "passes": BEST_PASSES}
+    best = {"k": cell.k, "atoms": cell.size, **BEST, "passes": BEST_PASSES}
     match method:
         case "best":
             return built(x, **best)
         case "best_0.9":
             return built(x, **best, min_fidelity=0.9)
         case "paper":
-            return built(x, k=cell.k, atoms=cell.size, pursuit="mp", offset_tokens=0, passes=0)
+            return built(x, k=cell.k, atoms=cell.size, massive="skip")
         case "random":
             started = time.process_time()
             order = torch.randperm(len(x), generator=torch.Generator().manual_seed(cell.order))
@@ -202,7 +201,7 @@ def by_kmeans(x: Tensor, cell: Cell) -> tuple[itda.ITDA, dict[str, Any]]:
     from sklearn.cluster import MiniBatchKMeans  # pyright: ignore[reportMissingImports]
 
     started = time.process_time()
-    offset = x[:OFFSET_TOKENS].double().mean(dim=0).float()
+    offset = x[: BEST["offset_tokens"]].double().mean(dim=0).float()
     unit = torch.nn.functional.normalize(x - offset)
     means = MiniBatchKMeans(cell.size, batch_size=2048, n_init=1, max_iter=5, random_state=0).fit(unit.numpy())
     centres = torch.from_numpy(means.cluster_centers_).float()

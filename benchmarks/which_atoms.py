@@ -41,10 +41,10 @@ def unit(x: Tensor) -> Tensor:
 
 
 def by_threshold(z: Tensor, atoms: int, k: int) -> Tensor:
-    builder = itda.Builder(z.shape[1], tokens=len(z), k=k, atoms=atoms, offset_tokens=0, pursuit="mp")
+    trainer = itda.Trainer(z.shape[1], tokens=len(z), k=k, atoms=atoms, massive="skip")
     for batch in batches(z, 1024):
-        builder.offer(batch)
-    return builder.finish().atoms
+        trainer.offer(batch)
+    return trainer.finish().atoms
 
 
 def at_random(z: Tensor, atoms: int, _k: int) -> Tensor:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, Results, table
+from common import BEST, RESULTS, Results, table
 from torch import Tensor
 
 import itda
@@ -28,7 +28,7 @@ from itda.core.metrics import Unexplained
 from itda.sources.shards.source import ShardSource
 
 HELD_OUT_ONE_IN, AT_ONCE = 8, 512
-MODES: dict[str, dict[str, Any]] = {"best": {}, "paper": {"pursuit": "mp", "offset_tokens": 0}}
+MODES: dict[str, dict[str, Any]] = {"best": BEST, "paper": {"massive": "skip"}}
 
 
 def number_of(text: str) -> int:
@@ -60,13 +60,13 @@ def measure(
     train, held = in_order(labels, order)
     z, chosen = x[train], labels[train.numpy()]
     refinement = {"passes": passes, "min_fidelity": 0.9 if passes else 0.0}
-    builder = itda.Builder(z.shape[1], tokens=len(z), k=k, atoms=atoms, **MODES[mode], **refinement)
+    trainer = itda.Trainer(z.shape[1], tokens=len(z), k=k, atoms=atoms, **MODES[mode], **refinement)
     thresholds, started = [], time.process_time()
     for start in range(0, len(z), AT_ONCE):
         part = slice(start, start + AT_ONCE)
-        builder.offer(itda.ActivationBatch(z[part], chosen[part]))
-        thresholds += [builder._trainer.threshold] if builder._trainer is not None else []
-    model = builder.finish()
+        trainer.offer(itda.ActivationBatch(z[part], chosen[part]))
+        thresholds += [trainer.threshold] if trainer.threshold is not None else []
+    model = trainer.finish()
     taken = time.process_time() - started
     place = {key: i for i, key in enumerate(chosen.keys())}
     places = np.array([place[key] for key in model.labels.keys()]) / len(z)  # noqa: SIM118
@@ -74,7 +74,7 @@ def measure(
     unexplained.update(x[held], model(x[held]))
     values = {
         "tokens": len(z),
-        "found": builder.found,
+        "found": trainer.found,
         "atoms": len(model),
         "fvu": unexplained.value(),
         "seconds": taken,

@@ -18,16 +18,14 @@ if TYPE_CHECKING:
     from itda.core.metrics import Unexplained, atom_uses, ce_loss_score, l0
     from itda.core.pursuit import pursue
     from itda.core.training.fit import fit
-    from itda.core.training.greedy import Trainer
     from itda.core.training.reference import ReferenceTrainer
     from itda.core.training.refine import refine
-    from itda.core.training.trainer import Builder
+    from itda.core.training.trainer import Trainer
     from itda.errors import ItdaError
 
 __all__ = [
     "ActivationBatch",
     "ActivationSource",
-    "Builder",
     "ITDA",
     "ItdaError",
     "Label",
@@ -51,7 +49,6 @@ __all__ = [
 
 _HOMES = {
     "itda.core.batch": ("ActivationBatch", "ActivationSource"),
-    "itda.core.training.trainer": ("Builder",),
     "itda.core.code": ("SparseCode",),
     "itda.core.labels": ("Label", "Labels", "jaccard"),
     "itda.core.memory": ("set_fast", "set_memory"),
@@ -62,7 +59,7 @@ _HOMES = {
     "itda.core.training.reference": ("ReferenceTrainer",),
     "itda.core.training.refine": ("refine",),
     "itda.core.site": ("Site",),
-    "itda.core.training.greedy": ("Trainer",),
+    "itda.core.training.trainer": ("Trainer",),
     "itda.errors": ("ItdaError",),
 }
 """Where each public name is made."""

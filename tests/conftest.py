@@ -24,7 +24,7 @@ LONG = (
     "tests/explorer/",
     "tests/test_resume.py",
     "tests/workers/",
-    "tests/core/training/test_build.py",
+    "tests/core/training/test_trainer_whole.py",
     "tests/core/training/test_growth.py",
 )
 

@@ -393,9 +393,9 @@ def test_seconds_of_a_run_count_its_refinement_once(corpus, tmp_path, monkeypatc
 
     clock, finish = Clock(), LocalTrainers.finish
 
-    def slow(self, parts=None):
+    def slow(self, *given):
         clock.now += 100.0
-        return finish(self, parts)
+        return finish(self, *given)
 
     monkeypatch.setattr(sys.modules["itda.recipes.train"], "time", clock)
     monkeypatch.setattr(LocalTrainers, "finish", slow)

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from itda import Builder, Labels, Site
+from itda import Labels, Site, Trainer
 from itda import config as settings
 from itda.cli import main
 from itda.recipes.harvest import harvest
@@ -102,10 +102,10 @@ def test_activations_and_labels_are_those_of_the_model_to_the_bit(whole, corpus)
 def test_a_dictionary_is_that_of_the_model_to_the_bit(whole, corpus):
     made = []
     for source in (ShardSource(whole, [SITES[2]]), direct(corpus)):
-        builder = Builder(192, tokens=2000, k=6, threshold=0.4, offset_tokens=100, passes=1)
+        trainer = Trainer(192, tokens=2000, k=6, threshold=0.4, offset_tokens=100, passes=1)
         for batches in source:
-            builder.offer(batches[SITES[2]])
-        made.append(builder.finish())
+            trainer.offer(batches[SITES[2]])
+        made.append(trainer.finish())
     assert torch.equal(made[0].atoms, made[1].atoms)
     assert list(made[0].labels) == list(made[1].labels)
     assert len(made[0]) > 30

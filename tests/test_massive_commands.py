@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sinks import WORD, save, sink_model, texts, word_id
 
-from itda import ITDA, ActivationBatch, Builder, Labels, Site, recipes
+from itda import ITDA, ActivationBatch, Labels, Site, Trainer, recipes
 from itda import config as settings
 from itda.cli import main
 from itda.core.massive import norms
@@ -71,9 +71,19 @@ def printed(capsys, *arguments):
 def test_train_makes_the_dictionary_of_the_stream_without_them(run, stream, site):
     activations, names, planted = stream
     x = activations[site][~planted]
-    builder = Builder(x.shape[1], tokens=1800, k=4, threshold=0.3, passes=2, min_fidelity=0.5)
-    builder.offer(ActivationBatch(x, names[~planted]))
-    expected, found = builder.finish(), ITDA.from_pretrained(run / str(site))
+    trainer = Trainer(
+        x.shape[1],
+        tokens=1800,
+        k=4,
+        threshold=0.3,
+        pursuit="mp_refit",
+        offset_tokens=4096,
+        passes=2,
+        min_fidelity=0.5,
+        massive="skip",
+    )
+    trainer.offer(ActivationBatch(x, names[~planted]))
+    expected, found = trainer.finish(), ITDA.from_pretrained(run / str(site))
     assert found.labels.keys() == expected.labels.keys()
     assert torch.equal(found.atoms, expected.atoms)
     torch.testing.assert_close(found.offset.double(), x.double().mean(dim=0), rtol=6.1e-8, atol=1e-7)

@@ -17,7 +17,6 @@ from itda.core.batch import ActivationBatch, Site
 from itda.core.memory import available
 from itda.core.tokens import TokenLog
 from itda.core.training.refine import pass_size
-from itda.core.training.trainer import Builder
 from itda.errors import CorpusError, SettingError, StoreError
 from itda.files import FORMAT_VERSION, RUN_FORMAT, read_json
 from itda.recipes.activation_source import RecordedSource, closing_of, cluster_of, open_source, tokens_of, with_tokens
@@ -94,12 +93,10 @@ def _finish(reading: _Reading, bar: Bar, why: str, say: Callable[[str], object])
     provenance = {**recorded.provenance, "tokens": seen}
     if options.refine:
         provenance["refinement"] = {"passes": options.refine, "min_fidelity": options.min_fidelity}
-    each_pass = sum(min(seen, pass_size(atoms, options.k)) for atoms in trainers.sizes().values())
+    each_pass = sum(min(seen, pass_size(atoms, options.k)) for atoms in trainers.atom_counts().values())
     with bar("refine", (options.refine or 0) * each_pass) as progress:
-        if isinstance(trainers, LocalTrainers):
-            trainers.progress = progress
         parts = {site: {"mode": options.mode, "site": site, "provenance": provenance} for site in recorded.sites}
-        made = trainers.finish(parts)
+        made = trainers.finish(parts, progress.update)
     for site, dictionary in made.items():
         with unfinished.place_for(str(site)) as folder:
             write_dictionary(dictionary, folder)
@@ -171,7 +168,10 @@ class _Reading:
         """Write a checkpoint."""
 
         def write() -> None:
-            states = {TOKENS: self.read.state(), **{str(s): state for s, state in self.trainers.states().items()}}
+            states = {
+                TOKENS: self.read.state(),
+                **{str(s): state for s, state in self.trainers.training_states().items()},
+            }
             seen = {str(site): number for site, number in self.seen.items()}
             self.unfinished.write({"seen": seen, "seconds": round(self.seconds, 3)}, states)
 
@@ -234,14 +234,14 @@ class _Reading:
             raise Stopped(f"stopped at {self.tokens:,} tokens; go on with {self.unfinished.remedy}") from None
 
     def _atoms(self) -> str:
-        return " ".join(f"{site.short}:{size}" for site, size in self.trainers.sizes().items()) + " atoms"
+        return " ".join(f"{site.short}:{size}" for site, size in self.trainers.atom_counts().items()) + " atoms"
 
     def _line(self, batches: Mapping[Site, ActivationBatch]) -> dict[str, Any]:
         errors = self.trainers.errors({site: batch.activations[:64] for site, batch in batches.items()})
         return {
             "tokens": self.seen[self.lead],
             "tokens_per_s": round(self.tokens / self.seconds, 1),
-            "atoms": {str(site): size for site, size in self.trainers.sizes().items()},
+            "atoms": {str(site): size for site, size in self.trainers.atom_counts().items()},
             # Of this batch's first activations, massive ones apart: enough to see where it goes.
             "mean_error": {str(site): error.mean().item() for site, error in errors.items() if len(error)},
             # Rows of the Gram matrix in memory: all, or the number of those that fit.
@@ -267,7 +267,7 @@ def _trainers(options: settings.Train, recorded: RecordedSource, cluster: Any) -
         return
     from itda.workers.trainers import RayTrainers
 
-    with RayTrainers(cluster, {site: t for site, t in made.items() if isinstance(t, Builder)}) as trainers:
+    with RayTrainers(cluster, made) as trainers:
         yield trainers
 
 

@@ -1,9 +1,9 @@
-"""The making of dictionaries for many sites at once, each in a Ray worker of its own."""
+"""Trainers of many sites at once, each in a Ray worker of its own."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,16 +13,17 @@ from torch import Tensor
 from itda.core.batch import ActivationBatch, Site
 from itda.core.dictionary import ITDA
 from itda.core.massive import massive
-from itda.core.training.trainer import Builder
+from itda.core.training.base import DictionaryTrainer, ignored
+from itda.core.training.state import TrainingState
 from itda.errors import ModelError
 from itda.workers.cluster import PATIENCE_S, LostError, Packed, RayCluster, no_room
 
 
 class RayTrainers:
-    """Builders of dictionaries, one per site, each of which has a Ray worker's process of its own.
+    """One trainer per site, each in a Ray worker's process of its own.
 
     Each sees its site's batches in the order they are offered in, so the dictionaries are those of one process. At
-    most `ahead` batches per site wait; `offer` blocks then. `builders` must be new ones; `restore` brings them to a
+    most `ahead` batches per site wait; `offer` blocks then. `trainers` must be new ones; `restore` brings them to a
     state of an earlier run. A process that dies is not replaced: what it held is gone, and the next call raises
     `ModelError`; resume from the last checkpoint. By default no CPU is set aside for them, since a model's workers may
     have taken all. Raises `SettingError` if they cannot all start in `patience` seconds.
@@ -31,7 +32,7 @@ class RayTrainers:
     def __init__(
         self,
         cluster: RayCluster,
-        builders: Mapping[Site, Builder],
+        trainers: Mapping[Site, DictionaryTrainer],
         *,
         cpus: int = 0,
         threads: int | None = None,
@@ -42,9 +43,9 @@ class RayTrainers:
         needs = {"CPU": cpus, "GPU": 0}
         threads = torch.get_num_threads() if threads is None else threads
         self._actors = {
-            site: cluster.actor(_BuilderActor, needs, builder, threads) for site, builder in builders.items()
+            site: cluster.actor(_TrainerActor, needs, trainer, threads) for site, trainer in trainers.items()
         }
-        self._offered: dict[Site, deque[Any]] = {site: deque() for site in builders}
+        self._offered: dict[Site, deque[Any]] = {site: deque() for site in trainers}
         started = [actor.ready.remote() for actor in self._actors.values()]
         if len(cluster.ray.wait(started, num_returns=len(started), timeout=patience)[0]) < len(started):
             self.close()
@@ -52,13 +53,13 @@ class RayTrainers:
 
     @property
     def sites(self) -> list[Site]:
-        """Those that dictionaries are built for."""
+        """The sites that dictionaries are made for."""
         return list(self._actors)
 
     def offer(self, batches: Mapping[Site, ActivationBatch]) -> None:
-        """Send each site's batch to its builder.
+        """Send each site's batch to its trainer.
 
-        Raises at this call or a later one, `finish` at the latest, what the builder raises, as `ActivationError`.
+        Raises at this call or a later one, `finish` at the latest, what the trainer raises, as `ActivationError`.
         """
         labels: dict[int, Any] = {}
         for site, batch in batches.items():
@@ -70,8 +71,8 @@ class RayTrainers:
             packed = Packed.of(batch.activations)
             waiting.append(self._actors[site].offer.remote(packed, labels[id(batch.labels)]))
 
-    def sizes(self) -> dict[Site, int]:
-        """Atoms so far, once all that was offered is gone through."""
+    def atom_counts(self) -> dict[Site, int]:
+        """Count the atoms of each site, once all that was offered is gone through."""
         return self._all("size", dict.fromkeys(self._actors, ()))
 
     def errors(self, activations: Mapping[Site, Tensor]) -> dict[Site, Float64[Tensor, " batch"]]:
@@ -81,25 +82,33 @@ class RayTrainers:
         """
         return self._all("error", {site: (Packed.of(x),) for site, x in activations.items()})
 
-    def states(self) -> dict[Site, Any]:
-        """What each builder has learned from all that was offered: see `Builder.state`."""
+    def training_states(self) -> dict[Site, TrainingState]:
+        """Give each trainer's state after all that was offered: see `Trainer.state`."""
         return self._all("state", dict.fromkeys(self._actors, ()))
 
-    def restore(self, states: Mapping[Site, Any]) -> None:
-        """Go on from what `states` gave."""
+    def restore(self, states: Mapping[Site, TrainingState]) -> None:
+        """Go on from what `training_states` gave."""
         self._all("restore", {site: (state,) for site, state in states.items()})
 
-    def finish(self, parts: Mapping[Site, Mapping[str, Any]] | None = None) -> dict[Site, ITDA]:
-        """The dictionaries, refined, all sites at once; `parts` of a site go to `Builder.finish`."""
+    def finish(
+        self, parts: Mapping[Site, Mapping[str, Any]] | None = None, progress: Callable[[int], object] = ignored
+    ) -> dict[Site, ITDA]:
+        """Refine the dictionaries, all sites at once, and return them; `parts` of a site go to `Trainer.finish`.
+
+        `progress` is told nothing: refinement takes place in other processes.
+        """
+        del progress
         return self._all("finish", {site: ((parts or {}).get(site, {}),) for site in self._actors})
 
     def found(self) -> dict[Site, int]:
-        """After `finish`: atoms before the crop to a number."""
-        return {site: number for site, number in self._all("found", dict.fromkeys(self._actors, ())).items() if number}
+        """After `finish`: count the atoms before the crop to a number."""
+        found = self._all("found", dict.fromkeys(self._actors, ()))
+        return {site: number for site, number in found.items() if number is not None}
 
     def gram_rows(self) -> dict[Site, Any]:
-        """Rows of Gram matrices that memory has room for, or `all`."""
-        return self._all("gram_rows", dict.fromkeys(self._actors, ()))
+        """Say how many rows of its Gram matrix each site has memory for, or `all`."""
+        rows = self._all("gram_rows", dict.fromkeys(self._actors, ()))
+        return {site: number for site, number in rows.items() if number is not None}
 
     def close(self) -> None:
         """End the processes."""
@@ -124,41 +133,41 @@ class RayTrainers:
             return self._cluster.get(ref)
         except LostError as error:
             raise ModelError(
-                f"the Ray worker that builds {site} died ({error}): resume the run from its last checkpoint"
+                f"the Ray worker that trains {site} died ({error}): resume the run from its last checkpoint"
             ) from error
 
 
-class _BuilderActor:
-    """What runs in a trainer's process: one builder."""
+class _TrainerActor:
+    """One trainer and the calls for it, in a process of its own."""
 
-    def __init__(self, builder: Builder, threads: int) -> None:
+    def __init__(self, trainer: DictionaryTrainer, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._builder: Any = builder
+        self._trainer = trainer
 
     def ready(self) -> None:
         pass
 
     def offer(self, activations: Packed, labels: Any) -> None:
-        self._builder.offer(ActivationBatch(activations.tensor(), labels))
+        self._trainer.offer(ActivationBatch(activations.tensor(), labels))
 
     def size(self) -> int:
-        return len(self._builder)
+        return len(self._trainer)
 
     def found(self) -> int | None:
-        return self._builder.found
+        return self._trainer.found
 
     def gram_rows(self) -> Any:
-        return self._builder.gram_rows
+        return self._trainer.gram_rows
 
     def error(self, activations: Packed) -> Tensor:
         x = activations.tensor()
-        return self._builder.error(x[~massive(x, self._builder.massive_norm)])
+        return self._trainer.error(x[~massive(x, self._trainer.massive_norm)])
 
-    def state(self) -> Any:
-        return self._builder.state()
+    def state(self) -> TrainingState:
+        return self._trainer.state()
 
-    def restore(self, state: Any) -> None:
-        self._builder.restore(state)
+    def restore(self, state: TrainingState) -> None:
+        self._trainer.restore(state)
 
     def finish(self, parts: Mapping[str, Any]) -> ITDA:
-        return self._builder.finish(**parts)
+        return self._trainer.finish(**parts)

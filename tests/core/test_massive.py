@@ -6,14 +6,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from core.helpers import batch, labels, normal, same_bits
+from core.helpers import batch, labels, normal, same_bits, slow_training
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from itda import ITDA, ActivationBatch, Builder, Label, Labels, Trainer, refine
+from itda import ITDA, ActivationBatch, Label, Labels, Trainer, refine
 from itda.core.massive import MULTIPLE, Tally, limit_of, massive, median_norm, medians, norms
 from itda.errors import ActivationError, SettingError
+
+USUAL = {"pursuit": "mp_refit", "offset_tokens": 4096, "massive": "skip"}
+"""Settings of the trainers here, where a test has no others."""
 
 EVERY = 8
 """Every so many activations stand first in their window."""
@@ -35,11 +38,11 @@ def planted(tokens: int, width: int = 16, *, elsewhere: tuple[int, ...] = (), ti
     return x, torch.from_numpy(sinks)
 
 
-def offered(x: torch.Tensor, names: Labels, cuts=(), **parts) -> Builder:
-    builder = Builder(x.shape[1], **{"tokens": len(x), "k": 3, **parts})
+def offered(x: torch.Tensor, names: Labels, cuts=(), **parts) -> Trainer:
+    trainer = Trainer(x.shape[1], **{"tokens": len(x), "k": 3, **USUAL, **parts})
     for start, stop in itertools.pairwise([0, *cuts, len(x)]):
-        builder.offer(ActivationBatch(x[start:stop], names[start:stop]))
-    return builder
+        trainer.offer(ActivationBatch(x[start:stop], names[start:stop]))
+    return trainer
 
 
 def assert_same(a: ITDA, b: ITDA) -> None:
@@ -103,9 +106,9 @@ def test_zeros_and_empty_streams_have_no_limit_and_nobody_is_massive():
 def test_an_outlier_dimension_that_all_tokens_share_makes_nobody_massive():
     x = normal(400, 16)
     x[:, 5] += 1e4 * (1 + 0.2 * normal(400, 1)[:, 0])
-    builder = offered(x, windows(400), threshold=0.3, offset_tokens=400)
-    assert builder.tally.tokens == 0
-    assert_same(offered(x, windows(400), threshold=0.3, massive=None).finish(), _without_limit(builder.finish()))
+    trainer = offered(x, windows(400), threshold=0.3, offset_tokens=400)
+    assert trainer.tally.tokens == 0
+    assert_same(offered(x, windows(400), threshold=0.3, massive=None).finish(), _without_limit(trainer.finish()))
 
 
 def _without_limit(model: ITDA) -> ITDA:
@@ -151,9 +154,9 @@ def test_they_are_counted_with_their_share_of_the_energy_and_how_many_stood_firs
 @pytest.mark.parametrize("parts", SETTINGS)
 @pytest.mark.parametrize("use", ["skip", "atoms"])
 def test_no_cut_into_batches_changes_a_bit_or_a_count(monkeypatch, parts, use):
-    for name in ("trainer.FIRST_TOKENS", "schedule.LEAST_SAMPLE"):
+    for name in ("settings.FIRST_TOKENS", "schedule.LEAST_SAMPLE"):
         monkeypatch.setattr(f"itda.core.training.{name}", 90)
-    for module in ("trainer", "refine"):
+    for module in ("settings", "refine"):
         monkeypatch.setattr(f"itda.core.training.{module}.PASS_TOKENS", 70)
     parts = {**parts, "massive": use, "offset_tokens": min(parts["offset_tokens"], 120)}
     x, _ = planted(400, elsewhere=(5, 77))
@@ -168,10 +171,10 @@ def test_no_cut_into_batches_changes_a_bit_or_a_count(monkeypatch, parts, use):
 @given(st.integers(0, 400), st.sampled_from(SETTINGS), st.sampled_from(["skip", "atoms", None]))
 def test_an_interruption_anywhere_changes_no_bit_and_no_count(at, parts, use):
     x, _ = planted(400, elsewhere=(5, 77))
-    names, parts = windows(400), {**parts, "massive": use, "tokens": 400}
-    before = Builder(16, k=3, **parts)
+    names, parts = windows(400), {**USUAL, **parts, "massive": use, "tokens": 400}
+    before = Trainer(16, k=3, **parts)
     before.offer(ActivationBatch(x[:at], names[:at]))
-    state, after = before.state(), Builder(16, k=3, **parts)
+    state, after = before.state(), Trainer(16, k=3, **parts)
     after.restore(type(state)(json.loads(json.dumps(state.values, allow_nan=False)), state.tensors, state.labels))
     after.offer(ActivationBatch(x[at:], names[at:]))
     found, expected = after.finish(), offered(x, names, **parts).finish()
@@ -193,15 +196,13 @@ def test_they_can_be_atoms_and_are_left_out_of_the_offset_and_of_refinement_then
     assert not set(skipped.labels.position.tolist()) & set(sinks.nonzero()[:, 0].tolist())
 
 
-def test_with_the_rule_off_it_is_the_trainer_at_once():
+def test_with_the_rule_off_none_waits_and_none_is_passed_over():
     x, _ = planted(200)
-    builder = Builder(16, tokens=200, k=3, threshold=0.3, offset_tokens=0, massive=None)
-    builder.offer(batch(x, 0, 1))
-    assert len(builder) == 1
-    builder.offer(batch(x, 1, 200))
-    trainer = Trainer(16, k=3, threshold=0.3, pursuit="mp_refit")
-    trainer.offer(batch(x))
-    assert_same(builder.finish(), trainer.finish())
+    trainer = Trainer(16, tokens=200, k=3, threshold=0.3, massive=None)
+    trainer.offer(batch(x, 0, 1))
+    assert len(trainer) == 1
+    trainer.offer(batch(x, 1, 200))
+    assert trainer.finish().labels.position.tolist() == slow_training(x.numpy(), 3, 0.3, "mp")
 
 
 def test_a_limit_comes_back_from_the_disk_and_an_older_dictionary_has_none(tmp_path):

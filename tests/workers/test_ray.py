@@ -1,4 +1,4 @@
-"""A model and builders on a Ray cluster of two nodes, on this machine: the bits of one process, whatever dies."""
+"""A model and trainers on a Ray cluster of two nodes, on this machine: the bits of one process, whatever dies."""
 
 import itertools
 import os
@@ -16,7 +16,7 @@ import itda
 import itda.workers.model
 from itda.core.batch import Site
 from itda.core.labels import Labels
-from itda.core.training.trainer import Builder
+from itda.core.training.trainer import Trainer
 from itda.errors import ActivationError, ModelError, SettingError
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.transformers import LanguageModel
@@ -52,8 +52,8 @@ def source(model, **options):
     return ModelSource(model, CORPUS, SITES, **{"window": 64, "batch_size": 4, "tokens": TOKENS, **options})
 
 
-def builders():
-    return {site: Builder(192, tokens=TOKENS, k=8, threshold=0.3, offset_tokens=500, passes=1) for site in SITES}
+def new_trainers():
+    return {site: Trainer(192, tokens=TOKENS, k=8, threshold=0.3, offset_tokens=500, passes=1) for site in SITES}
 
 
 def assert_same(batches, expected):
@@ -108,46 +108,46 @@ def test_a_killed_worker_of_three_costs_nothing_but_time(cluster, alone, capsys)
     assert "raylet" not in capsys.readouterr().out
 
 
-def test_builders_side_by_side_go_on_from_a_state_and_give_what_one_process_does(cluster, alone):
-    middle, here = len(alone[1]) // 2, builders()
+def test_trainers_side_by_side_go_on_from_a_state_and_give_what_one_process_does(cluster, alone):
+    middle, here = len(alone[1]) // 2, new_trainers()
     for batch in alone[1][:middle]:
-        for site, builder in here.items():
-            builder.offer(batch[site])
-    with RayTrainers(cluster, builders(), ahead=2) as trainers:
-        trainers.restore({site: builder.state() for site, builder in here.items()})
+        for site, trainer in here.items():
+            trainer.offer(batch[site])
+    with RayTrainers(cluster, new_trainers(), ahead=2) as trainers:
+        trainers.restore({site: trainer.state() for site, trainer in here.items()})
         for batch in alone[1][middle:]:
             trainers.offer(batch)
-            for site, builder in here.items():
-                builder.offer(batch[site])
-        assert trainers.sizes() == {site: len(builder) for site, builder in here.items()}
+            for site, trainer in here.items():
+                trainer.offer(batch[site])
+        assert trainers.atom_counts() == {site: len(trainer) for site, trainer in here.items()}
         first = {site: alone[1][0][site].activations[:5] for site in SITES}
         for site, error in trainers.errors(first).items():
             assert torch.equal(error, here[site].error(first[site]))
-        states = trainers.states()
+        states = trainers.training_states()
         found = trainers.finish({SITES[0]: {"mode": "best"}})
     assert found[SITES[0]].mode == "best"
-    again = builders()
-    for site, builder in here.items():
+    again = new_trainers()
+    for site, trainer in here.items():
         again[site].restore(states[site])
-        for known in (builder.finish(), again[site].finish()):
+        for known in (trainer.finish(), again[site].finish()):
             assert torch.equal(found[site].atoms, known.atoms)
             assert_same_labels(found[site].labels, known.labels)
 
 
-def test_a_builder_that_refuses_or_dies_is_an_error_with_a_remedy(cluster, alone):
+def test_a_trainer_that_refuses_or_dies_is_an_error_with_a_remedy(cluster, alone):
     batch = alone[1][0][SITES[0]]
     bad = itda.ActivationBatch(torch.full_like(batch.activations, torch.nan), batch.labels)
-    with RayTrainers(cluster, {SITES[0]: builders()[SITES[0]]}) as trainers:
+    with RayTrainers(cluster, {SITES[0]: new_trainers()[SITES[0]]}) as trainers:
         trainers.offer({SITES[0]: bad})
         with pytest.raises(ActivationError) as error:
-            trainers.sizes()
+            trainers.atom_counts()
         one_line(error)
         trainers.offer({SITES[0]: batch})  # the bad batch is left out, and that is all
-        assert trainers.sizes() == {SITES[0]: 0}
+        assert trainers.atom_counts() == {SITES[0]: 0}
         cluster.kill(trainers._actors[SITES[0]])
         end = time.monotonic() + 30
-        answers = iter(trainers.sizes, None)
-        with pytest.raises(ModelError, match=r"builds layer_1 died.*resume") as error:
+        answers = iter(trainers.atom_counts, None)
+        with pytest.raises(ModelError, match=r"trains layer_1 died.*resume") as error:
             list(itertools.takewhile(lambda _: time.monotonic() < end, answers))  # it may answer before it dies
         one_line(error)
 
@@ -176,7 +176,7 @@ def test_too_few_resources_is_an_error_and_not_a_wait(cluster):
         RayModel(cluster, TINY, cpus=99, patience=0.5)
     assert "the cluster has 4 CPUs" in one_line(error)
     with pytest.raises(SettingError, match=r"no room for 2 Ray workers in 0\.5 s: each asks for 99 CPUs"):
-        RayTrainers(cluster, builders(), cpus=99, patience=0.5)
+        RayTrainers(cluster, new_trainers(), cpus=99, patience=0.5)
     assert time.monotonic() - started < 10
 
 

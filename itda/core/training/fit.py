@@ -15,7 +15,7 @@ from itda.core.labels import Labels
 from itda.core.massive import Use
 from itda.core.pursuit import Pursuit
 from itda.core.site import Site
-from itda.core.training.trainer import Builder
+from itda.core.training.trainer import Trainer
 from itda.errors import ActivationError, SettingError
 
 FitMode = Literal["best", "paper"]
@@ -83,7 +83,7 @@ def fit(
     best = mode == "best"
     if centred is None:
         centred = best
-    builder = Builder(
+    trainer = Trainer(
         rows.shape[1],
         tokens=len(rows),
         k=k,
@@ -98,9 +98,9 @@ def fit(
     )
     for start in range(0, len(rows), STEP):
         part = slice(start, start + STEP)
-        builder.offer(ActivationBatch(rows[part], named[part]))
+        trainer.offer(ActivationBatch(rows[part], named[part]))
         progress(len(rows[part]))
-    return builder.finish(mode=mode, site=site, provenance=dict(provenance or {}))
+    return trainer.finish(mode=mode, site=site, provenance=dict(provenance or {}))
 
 
 def _checked(x: Any, mode: str, atoms: int | None, threshold: float | None) -> Tensor:

@@ -1,132 +1,75 @@
-"""Training: a greedy pass that appends what the dictionary so far explains badly (the paper's Algorithm 1)."""
+"""The greedy pass: append what the dictionary so far explains badly (the paper's Algorithm 1), and keep its labels."""
+
+from __future__ import annotations
 
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from itda.core.batch import ActivationBatch
-from itda.core.checks import check_threshold
-from itda.core.dictionary import ITDA, check_offset, check_pursuit, target_of
+from itda.core.dictionary import ITDA, target_of
 from itda.core.labels import Labels
-from itda.core.pursuit import Pursuit
-from itda.core.training.growth_cpu import Growth
-from itda.core.training.state import TrainingState
-from itda.errors import SettingError
+from itda.core.training.growth import Growth, growth_for
+from itda.core.training.settings import TrainerSettings
+from itda.core.training.state import PASS, TrainingState
 
 
-class Trainer:
-    """Builds a dictionary from a stream of activations, strictly one after the other.
+class GreedyPass:
+    """Growth with labels: a pass over activations whose offset and threshold are known.
 
     For x_1, x_2, ... in stream order: encode x_i with the dictionary so far; if its error ||z - z_hat||^2 / ||z||^2
-    exceeds `threshold`, append z_i / ||z_i|| with its label, where z = x - offset. The dictionary is a function of the
-    stream and the settings alone: not of how the stream is cut into batches, nor of `block_size`, the number of
-    activations encoded together (by default it follows the rate at which atoms are found). Activations may be on any
-    device; the dictionary grows on the CPU.
-
-    `atoms` stops growth at that many. `memory` is what the Gram matrix may take, in bytes, by default as much as
-    `set_memory` allows; it changes no result. Raises `SettingError` for settings out of range.
-
-    >>> import itda, torch
-    >>> from itda import ActivationBatch, Label, Labels
-    >>> trainer = itda.Trainer(d_model=2, k=1, threshold=0.5)
-    >>> labels = Labels.of(*(Label("essay", i, i, i + 1, i, "", "x", "") for i in range(3)))
-    >>> trainer.offer(ActivationBatch(torch.tensor([[3.0, 0.0], [2.0, 1.0], [0.0, -5.0]]), labels))
-    2
-    >>> trainer.finish().atoms.tolist()
-    [[1.0, 0.0], [0.0, -1.0]]
+    exceeds the threshold, append z_i / ||z_i|| with its label, where z = x - offset. The dictionary grows where its
+    activations are, in the way that `growth_for` names; should these come from another device, it moves there.
     """
 
     def __init__(
         self,
-        d_model: int,
-        *,
-        k: int,
+        settings: TrainerSettings,
         threshold: float,
-        pursuit: Pursuit = "mp",
-        offset: Float[Tensor, " width"] | None = None,
-        atoms: int | None = None,
-        block_size: int | None = None,
-        memory: int | None = None,
+        offset: Float32[Tensor, " width"] | None,
+        device: torch.device,
     ) -> None:
-        check_pursuit(k, pursuit)
-        check_offset(offset, d_model)
-        check_threshold(threshold)
-        for name, value in (("atoms", atoms), ("block_size", block_size), ("memory", memory)):
-            if value is not None and value < 1:
-                raise SettingError(f"{name} is {value}: it must be at least 1")
-        self.d_model, self.k = d_model, k
-        self.pursuit: Pursuit = pursuit
-        self.offset = offset.float() if offset is not None else None
-        self.tokens = 0
-        """Activations seen."""
+        self.settings, self.offset = settings, offset
+        self.seen = 0
+        """Activations gone through."""
         self._labels: list[Labels] = []
         # The threshold that it began with: it may be another by the time of a state.
-        self._settings = {"d_model": d_model, "k": k, "threshold": threshold, "pursuit": pursuit, "atoms": atoms}
-        self._growth = Growth(d_model, k, threshold, pursuit, atoms, block_size, memory)
+        self._first_threshold = threshold
+        self._make = growth_for(device)
+        self._growth = self._new_growth(threshold)
 
     def __len__(self) -> int:
         return self._growth.number
 
-    @torch.no_grad()
     def offer(self, batch: ActivationBatch) -> int:
-        """Go through a batch in order; returns the number of atoms added.
-
-        Raises `ActivationError` for a wrong width or a row that is not finite; the batch is left out then.
-        """
+        """Go through a batch in order; return the number of atoms added. Raises `ActivationError`."""
         targets = self._targets(batch.activations)
+        self._move_to(targets.device)
         added = self._growth.offer(targets)
         if added:
             self._labels.append(batch.labels[added])
-        self.tokens += len(targets)
+        self.seen += len(targets)
         return len(added)
 
-    @torch.no_grad()
     def error(self, activations: Float[Tensor, "batch d_model"]) -> Float64[Tensor, " batch"]:
-        """||z - z_hat||^2 / ||z||^2 of each activation in the dictionary so far. Raises `ActivationError`."""
+        """The error of each activation in the dictionary so far. Raises `ActivationError`."""
         return self._growth.encode(self._targets(activations))[1]
 
     def finish(self, **parts: Any) -> ITDA:
-        """The dictionary so far, as a model; `parts` are its `mode`, `site` and `provenance`."""
+        """The dictionary so far, on the device that it grows on; `parts` are its `mode`, `site` and `provenance`."""
+        atoms = self._growth.atoms
         return ITDA(
-            atoms=self._growth.atoms.clone(),
+            atoms=atoms.clone(),
             labels=Labels.concatenate(self._labels),
-            k=self.k,
-            pursuit=self.pursuit,
-            offset=self.offset,
+            k=self.settings.k,
+            pursuit=self.settings.pursuit,
+            offset=self.offset.to(atoms.device) if self.offset is not None else None,
             threshold=self.threshold,
             novelty=self._growth.novelty,
             **parts,
         )
-
-    def state(self) -> TrainingState:
-        """All that `restore` needs to go on from here."""
-        tensors = {"atoms": self._growth.atoms.clone(), "novelty": self._growth.novelty}
-        if self.offset is not None:
-            tensors["offset"] = self.offset.cpu().clone()
-        values = {
-            "of": "Trainer",
-            "settings": dict(self._settings),
-            "tokens": self.tokens,
-            "threshold": self.threshold,
-        }
-        return TrainingState(values, tensors, {"atoms": Labels.concatenate(self._labels)})
-
-    def restore(self, state: TrainingState) -> None:
-        """Go on from a state: the dictionary becomes what it would have been without the interruption, to the bit.
-
-        Raises `SettingError` if this trainer is not new or has other settings than the one the state was taken from;
-        `block_size` and `memory` may differ.
-        """
-        state.check("Trainer", self._settings, self.tokens)
-        had, has = state.tensors.get("offset"), self.offset
-        if (had is None) != (has is None) or (had is not None and has is not None and not torch.equal(had, has.cpu())):
-            raise SettingError("the offset is not that of the state to be restored: give the Trainer the one it had")
-        self._growth.restore(state.tensors["atoms"], state.tensors["novelty"])
-        self._labels = [state.labels["atoms"]]
-        self.threshold = state.values["threshold"]
-        self.tokens = state.values["tokens"]
 
     @property
     def threshold(self) -> float:
@@ -135,7 +78,6 @@ class Trainer:
 
     @threshold.setter
     def threshold(self, value: float) -> None:
-        check_threshold(value)
         self._growth.threshold = value
 
     @property
@@ -143,5 +85,38 @@ class Trainer:
         """How many rows of the Gram matrix memory has room for."""
         return self._growth.gram_rows
 
-    def _targets(self, activations: Tensor) -> Tensor:
-        return target_of(activations, self.d_model, self.offset).cpu()
+    def state(self) -> TrainingState:
+        """All that `restored` needs to go on from here."""
+        tensors = {"atoms": self._growth.atoms.cpu().clone(), "novelty": self._growth.novelty}
+        if self.offset is not None:
+            tensors["offset"] = self.offset.cpu().clone()
+        own = {"d_model": self.settings.d_model, "k": self.settings.k, "threshold": self._first_threshold}
+        own |= {"pursuit": self.settings.pursuit, "atoms": self.settings.most}
+        values = {"of": PASS, "settings": own, "tokens": self.seen, "threshold": self.threshold}
+        return TrainingState(values, tensors, {"atoms": Labels.concatenate(self._labels)})
+
+    @staticmethod
+    def restored(settings: TrainerSettings, state: TrainingState) -> GreedyPass:
+        """The pass that gave a state, with these settings."""
+        offset = state.tensors["offset"].clone() if "offset" in state.tensors else None
+        begun = state.values["settings"]["threshold"]
+        restored = GreedyPass(settings, begun, offset, state.tensors["atoms"].device)
+        restored._growth.restore(state.tensors["atoms"], state.tensors["novelty"])
+        restored._labels = [state.labels["atoms"]]
+        restored.threshold = state.values["threshold"]
+        restored.seen = state.values["tokens"]
+        return restored
+
+    def _targets(self, activations: Tensor) -> Float[Tensor, "batch d_model"]:
+        return target_of(activations, self.settings.d_model, self.offset)
+
+    def _new_growth(self, threshold: float) -> Growth:
+        s = self.settings
+        return self._make(s.d_model, s.k, threshold, s.pursuit, s.most, s.block_size, s.memory)
+
+    def _move_to(self, device: torch.device) -> None:
+        """Grow on in the way that fits this device; what has grown so far comes along."""
+        if growth_for(device) is not self._make:
+            before, self._make = self._growth, growth_for(device)
+            self._growth = self._new_growth(before.threshold)
+            self._growth.restore(before.atoms, before.novelty)

@@ -1,4 +1,4 @@
-"""Growth: the trainer's loop, a block of activations at a time, equal to one activation at a time to the bit.
+"""Growth on the CPU: a block of activations at a time, with the result of one activation at a time to the bit.
 
 A block is encoded in parallel as if its activations added nothing. Then they are gone through in order: when one is
 appended, each later activation keeps its path if the new atom loses at each of its steps, which takes k multiplications
@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from itda.core.code import SparseCode
-from itda.core.pursuit import gram_cpu_kernel
+from itda.core.pursuit import Pursuit, gram_cpu_kernel
 from itda.core.pursuit.fixed_order import full_precision_products
 from itda.core.pursuit.gram_cpu import KINDS, GramEncoder, GramRows, Scratch, correlate, new_block, run
 from itda.core.pursuit.gram_cpu_kernel import Block
@@ -28,15 +28,15 @@ PRODUCT_BYTES = 2**26
 """What these correlations may take, if that is less."""
 
 
-class Growth:
-    """A dictionary that grows; atoms are appended in stream order."""
+class CpuGrowth:
+    """A dictionary that grows on the CPU: `itda.core.training.growth.Growth` in compiled loops."""
 
     def __init__(
         self,
         d_model: int,
         k: int,
         threshold: float,
-        pursuit: str,
+        pursuit: Pursuit,
         most: int | None = None,
         block_size: int | None = None,
         memory: int | None = None,
@@ -67,10 +67,11 @@ class Growth:
 
     def encode(self, targets: Float[Tensor, "batch d_model"]) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
         """Codes in the dictionary so far, to the full k."""
-        return GramEncoder(self.gram, self.k, self.pursuit)(targets)
+        return GramEncoder(self.gram, self.k, self.pursuit)(targets.cpu())
 
     def offer(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
         """Go through some targets in order; returns those that were appended."""
+        targets = targets.cpu()
         appended: list[int] = []
         start = 0
         while start < len(targets) and self.number < self.most:
@@ -82,9 +83,9 @@ class Growth:
     def restore(self, atoms: Float32[Tensor, "atoms d_model"], novelty: Float32[Tensor, " atoms"]) -> None:
         """Become a growth that has these atoms, which are copied; Gram rows are computed anew when asked for."""
         self._reserve(len(atoms))
-        self._atoms[: len(atoms)] = atoms
+        self._atoms[: len(atoms)] = atoms.cpu()
         self.number = len(atoms)
-        self._novelty = [novelty.double().numpy()]
+        self._novelty = [novelty.cpu().double().numpy()]
         self.gram = GramRows(self._atoms, self.number, least=self.k, memory=self._memory)
 
     def _rows_of_a_product(self) -> int:

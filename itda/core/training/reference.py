@@ -6,15 +6,17 @@ error is 2 (1 - cos(x, x_hat)) / d_model, and the pursuit is float32 throughout,
 Nothing else uses this module.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from itda.core.batch import ActivationBatch
 from itda.core.dictionary import ITDA, check_pursuit, target_of
 from itda.core.labels import Labels
+from itda.core.training.base import ignored
 from itda.core.training.state import TrainingState
 from itda.errors import SettingError
 
@@ -34,6 +36,9 @@ class ReferenceTrainer:
     2
     """
 
+    massive_norm = found = gram_rows = None
+    """No rule about massive activations, no crop and no Gram matrix."""
+
     def __init__(self, d_model: int, *, k: int, threshold: float, atoms: int | None = None) -> None:
         check_pursuit(k, "mp")
         if not 0 < threshold < 4 / d_model:
@@ -44,7 +49,7 @@ class ReferenceTrainer:
         if atoms is not None and atoms < 1:
             raise SettingError(f"atoms is {atoms}: it must be at least 1")
         self.d_model, self.k, self.threshold, self.most_atoms = d_model, k, threshold, atoms
-        self.tokens = 0
+        self.seen = 0
         self._atoms = torch.empty(0, d_model, dtype=torch.float32)
         self._labels: list[Labels] = []
 
@@ -57,7 +62,7 @@ class ReferenceTrainer:
         x = target_of(batch.activations, self.d_model, None).float()
         self._atoms = self._atoms.to(x.device)
         before = len(self)
-        self.tokens += len(x)
+        self.seen += len(x)
         if self.most_atoms is not None and before >= self.most_atoms:
             return 0
         if before < self.d_model:
@@ -75,8 +80,14 @@ class ReferenceTrainer:
             self._labels = [Labels.concatenate(self._labels)[: self.most_atoms]]
         return len(self) - before
 
-    def finish(self, **parts: Any) -> ITDA:
-        """The dictionary so far; `parts` are its `site` and `provenance`."""
+    @torch.no_grad()
+    def error(self, activations: Float[Tensor, "batch d_model"]) -> Float64[Tensor, " batch"]:
+        """||x - x_hat||^2 / ||x||^2 of each activation in the dictionary so far. Raises `ActivationError`."""
+        return self.finish().decompose(activations)[1]
+
+    def finish(self, progress: Callable[[int], object] = ignored, **parts: Any) -> ITDA:
+        """The dictionary so far; `parts` are its `site` and `provenance`. It is not refined: no `progress` is made."""
+        del progress
         # A zero row among the most frequent becomes a zero atom there; no pursuit picks it, so it is left out here.
         kept = self._atoms.any(dim=1)
         return ITDA(
@@ -89,7 +100,7 @@ class ReferenceTrainer:
 
     def state(self) -> TrainingState:
         """All that `restore` needs to go on from here."""
-        values = {"of": "ReferenceTrainer", "settings": self._settings, "tokens": self.tokens}
+        values = {"of": "ReferenceTrainer", "settings": self._settings, "tokens": self.seen}
         return TrainingState(values, {"atoms": self._atoms.cpu().clone()}, {"atoms": Labels.concatenate(self._labels)})
 
     def restore(self, state: TrainingState) -> None:
@@ -97,10 +108,10 @@ class ReferenceTrainer:
 
         Raises `SettingError` if this trainer is not new or has other settings than the one the state was taken from.
         """
-        state.check("ReferenceTrainer", self._settings, self.tokens)
+        state.check("ReferenceTrainer", self._settings, self.seen)
         self._atoms = state.tensors["atoms"].clone()
         self._labels = [state.labels["atoms"]]
-        self.tokens = state.values["tokens"]
+        self.seen = state.values["tokens"]
 
     @property
     def _settings(self) -> dict[str, Any]:

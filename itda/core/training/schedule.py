@@ -11,7 +11,7 @@ from torch import Tensor
 
 from itda.core.checks import check_number
 from itda.core.pursuit import Pursuit
-from itda.core.training.growth_cpu import Growth
+from itda.core.training.growth import growth_for
 
 LOWEST, HIGHEST = 1e-6, 0.999
 """Thresholds that are tried."""
@@ -119,13 +119,13 @@ class Schedule:
         exponent = new / max(1, number) / math.log(seen / first) if seen > first else self.exponent
         # One document more or less is much: half of what is expected is what the sample made one expect.
         exponent = (exponent + self.exponent * (middle / of_sample) ** -DECLINE) / 2
-        return number * growth(exponent, middle, float(seen), float(self.tokens))
+        return number * growth_factor(exponent, middle, float(seen), float(self.tokens))
 
 
-def growth(exponent: float, middle: float, start: float, stop: float) -> float:
+def growth_factor(exponent: float, middle: float, start: float, stop: float) -> float:
     """By what factor the atoms grow from `start` to `stop` tokens, given the exponent at `middle` tokens.
 
-    >>> growth(0.0, 100.0, 100.0, 1000.0), round(growth(0.4, 100.0, 200.0, 400.0), 2)
+    >>> growth_factor(0.0, 100.0, 100.0, 1000.0), round(growth_factor(0.4, 100.0, 200.0, 400.0), 2)
     (1.0, 1.27)
     """
     return math.exp(exponent / DECLINE * ((start / middle) ** -DECLINE - (stop / middle) ** -DECLINE))
@@ -146,21 +146,22 @@ def calibrated(
 ) -> Schedule:
     """The schedule for a stream that begins with `sample` (targets, offset subtracted). Raises `SettingError`."""
     check_number(atoms, tokens)
-    aim, half = AIM * atoms, len(sample) // 2
+    aim, half, grow = AIM * atoms, len(sample) // 2, growth_for(sample.device)
 
     def projected(threshold: float) -> tuple[float, float]:
         """Atoms at the end, of many too many some number that is too many; and the exponent of their growth."""
-        found = Growth(sample.shape[1], k, threshold, pursuit, math.ceil(1.5 * aim) + 1, None, memory)
+        found = grow(sample.shape[1], k, threshold, pursuit, math.ceil(1.5 * aim) + 1, None, memory)
         found.offer(sample[:half])
         first = found.number
         found.offer(sample[half:])
         if len(sample) >= tokens or found.number > 1.5 * aim or half == 0:
             return float(found.number), 0.0
-        other = Growth(sample.shape[1], k, threshold, pursuit, None, None, memory)
+        other = grow(sample.shape[1], k, threshold, pursuit, None, None, memory)
         other.offer(sample[half:])
         # Twice the tokens, against the mean of either half alone: less noise than the first half against both.
         exponent = math.log2(max(1.0, 2 * found.number / max(1, first + other.number)))
-        return found.number * growth(exponent, len(sample) / math.sqrt(2), float(len(sample)), float(tokens)), exponent
+        more = growth_factor(exponent, len(sample) / math.sqrt(2), float(len(sample)), float(tokens))
+        return found.number * more, exponent
 
     threshold, exponent = _found(projected, aim)
     return Schedule(atoms=atoms, tokens=tokens, sample=len(sample), threshold=threshold, exponent=exponent)

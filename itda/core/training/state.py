@@ -11,10 +11,16 @@ from torch import Tensor
 from itda.core.labels import Labels
 from itda.errors import SettingError
 
+TRAINER, PASS = "Builder", "Trainer"
+"""How states, and so the files of checkpoints, name a `Trainer` and the greedy pass within it."""
+
+CLASSES = {TRAINER: "Trainer"}
+"""The class of each kind of state where it has another name."""
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """A snapshot of a `Trainer`, `Builder`, `ReferenceTrainer` or `TokenLog`: `state()` gives it, `restore` takes it.
+    """A snapshot of a `Trainer`, `ReferenceTrainer` or `TokenLog`: `state()` gives it, `restore` takes it.
 
     What follows from the rest is left out, and so is what changes no result (Gram rows, block sizes). Tensors are on
     the CPU and keep their dtype; those who give or take a state share no tensor with it.
@@ -26,12 +32,12 @@ class TrainingState:
     2
     >>> other = itda.Trainer(d_model=2, k=1, threshold=0.5)
     >>> other.restore(trainer.state())
-    >>> other.tokens, other.finish().atoms.tolist()
+    >>> other.seen, other.finish().atoms.tolist()
     (2, [[1.0, 0.0], [0.0, 1.0]])
     """
 
     values: dict[str, Any]
-    """What JSON can hold: `of`, the name of the class; `settings`; counts, and floats that are finite, which JSON in
+    """What JSON can hold: `of`, the kind of object; `settings`; counts, and floats that are finite, which JSON in
     Python keeps to the bit."""
     tensors: dict[str, Tensor]
     labels: dict[str, Labels]
@@ -53,16 +59,20 @@ class TrainingState:
             {key.removeprefix(start): labels for key, labels in self.labels.items() if key.startswith(start)},
         )
 
-    def check(self, of: str, settings: Mapping[str, Any], tokens: int) -> None:
-        """Raises `SettingError` unless this is the state of an `of` with these settings that is new: has no tokens."""
-        if self.values.get("of") != of:
-            raise SettingError(f"this is the state of a {self.values.get('of')}: it cannot be restored to a {of}")
+    def check(self, kind: str, settings: Mapping[str, Any], seen: int) -> None:
+        """Raises `SettingError` unless the taker of this state is new, of the same kind and with the same settings.
+
+        `seen` counts the tokens that the taker has had.
+        """
+        own, its = CLASSES.get(kind, kind), CLASSES.get(self.values.get("of", ""), self.values.get("of"))
+        if self.values.get("of") != kind:
+            raise SettingError(f"this is the state of a {its}: it cannot be restored to a {own}")
         made = self.values["settings"]
         for name in {**settings, **made}:
             if made.get(name) != settings.get(name):
                 raise SettingError(
                     f"{name} is {settings.get(name)}, and {made.get(name)} in the state to be restored: "
-                    f"give the {of} the settings that it had"
+                    f"give the {own} the settings that it had"
                 )
-        if tokens:
-            raise SettingError(f"this {of} has seen {tokens:,} tokens already: restore the state to a new one")
+        if seen:
+            raise SettingError(f"this {own} has seen {seen:,} tokens already: restore the state to a new one")

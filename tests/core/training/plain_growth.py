@@ -1,5 +1,7 @@
 """Growth, written to be read: the oracle that the fast one is held to."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
@@ -20,7 +22,9 @@ class PlainGrowth:
         pursuit: str,
         most: int | None = None,
         block_size: int | None = None,
+        memory: int | None = None,
     ) -> None:
+        del memory  # there is no Gram matrix
         self.k, self.threshold, self.pursuit, self.most = k, threshold, pursuit, most
         self.number = 0
         self._atoms = torch.empty(0, d_model, dtype=torch.float32)
@@ -60,6 +64,15 @@ class PlainGrowth:
             if self._adapts:
                 self._block = min(2048, max(8, 2 * done))
         return appended
+
+    @property
+    def gram_rows(self) -> int | Literal["all"]:
+        """All: there is no Gram matrix, so none is missing."""
+        return "all"
+
+    def restore(self, atoms: Float32[Tensor, "atoms d_model"], novelty: Float32[Tensor, " atoms"]) -> None:
+        """Go on from a dictionary that has grown elsewhere."""
+        self._atoms, self.number, self._novelty = atoms.clone(), len(atoms), novelty.tolist()
 
     def _append(self, target: Float[Tensor, " d_model"]) -> None:
         if self.number == len(self._atoms):

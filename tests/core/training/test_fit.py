@@ -16,12 +16,12 @@ X = normal(120, 8)
 
 
 @pytest.mark.parametrize("chunk", [17, 4096])
-def test_it_is_what_a_builder_of_the_same_settings_gives_to_the_bit(chunk: int):
+def test_it_is_what_a_trainer_of_the_same_settings_gives_to_the_bit(chunk: int):
     settings = {"pursuit": "mp_refit", "offset_tokens": 120, "passes": 8, "min_fidelity": 0.9, "massive": None}
-    builder = itda.Builder(8, tokens=120, k=3, atoms=20, **settings)
+    trainer = itda.Trainer(8, tokens=120, k=3, atoms=20, **settings)
     for start in range(0, 120, chunk):
-        builder.offer(ActivationBatch.of(X[start : start + chunk], TEXTS[start : start + chunk]))
-    wanted, found = builder.finish(mode="best"), itda.fit(X, atoms=20, k=3, labels=TEXTS)
+        trainer.offer(ActivationBatch.of(X[start : start + chunk], TEXTS[start : start + chunk]))
+    wanted, found = trainer.finish(mode="best"), itda.fit(X, atoms=20, k=3, labels=TEXTS)
     assert same_bits(found.atoms, wanted.atoms)
     assert found.labels.keys() == wanted.labels.keys()
     assert len(found) == 20

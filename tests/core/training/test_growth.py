@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from itda import Trainer
 from itda.core.pursuit import PURSUITS, gram_cpu_kernel, plain
 from itda.core.training import growth_cpu, growth_kernel
-from itda.core.training.growth_cpu import Growth
+from itda.core.training.growth_cpu import CpuGrowth
 
 ALL = pytest.mark.parametrize("pursuit", PURSUITS)
 
@@ -49,8 +49,8 @@ def plain_growth(x: torch.Tensor, k: int, threshold: float, pursuit: str, most: 
 
 def check(
     x: torch.Tensor, k: int, threshold: float, pursuit: str, size: int | None, most: int | None = None, **parts
-) -> Growth:
-    fast = Growth(x.shape[1], k, threshold, pursuit, most, size, **parts)
+) -> CpuGrowth:
+    fast = CpuGrowth(x.shape[1], k, threshold, pursuit, most, size, **parts)
     third = len(x) // 3
     rows = fast.offer(x[:third])
     rows += [third + row for row in fast.offer(x[third:])]
@@ -152,7 +152,7 @@ def test_pursuits_are_resumed_where_they_change_and_not_begun_again(pursuit, mon
         return rewind(rows, block, atoms, dirty, kind)
 
     monkeypatch.setattr(growth_kernel, "rewind", spy)
-    Growth(32, 8, 0.1, pursuit, block_size=64).offer(coherent(400, 32))
+    CpuGrowth(32, 8, 0.1, pursuit, block_size=64).offer(coherent(400, 32))
     assert max(steps) >= 4
     assert min(steps) == 0
     # Far fewer pursuits are done again than there are pairs of a new atom and a later row.
@@ -161,7 +161,7 @@ def test_pursuits_are_resumed_where_they_change_and_not_begun_again(pursuit, mon
 
 @ALL
 def test_the_block_size_adapts_and_stays_within_its_limits(pursuit):
-    grown = Growth(12, 4, 0.3, pursuit)
+    grown = CpuGrowth(12, 4, 0.3, pursuit)
     sizes = set()
     x = normal(3000, 12)
     for part in x.split(100):
@@ -173,7 +173,7 @@ def test_the_block_size_adapts_and_stays_within_its_limits(pursuit):
 
 @pytest.mark.parametrize("memory", [2**30, 2 * 100 * 60])
 def test_gram_rows_of_new_atoms_and_their_columns_are_within_the_error(memory):
-    grown = Growth(16, 5, 0.05, "mp", memory=memory)
+    grown = CpuGrowth(16, 5, 0.05, "mp", memory=memory)
     for part in coherent(500).split(90):
         grown.offer(part)
     held = np.flatnonzero(grown.gram.slots[: grown.number] >= 0)
@@ -184,7 +184,7 @@ def test_gram_rows_of_new_atoms_and_their_columns_are_within_the_error(memory):
 
 
 def test_the_matrix_moves_in_place_as_it_grows():
-    grown = Growth(8, 3, 1e-6, "mp", memory=2**30)
+    grown = CpuGrowth(8, 3, 1e-6, "mp", memory=2**30)
     grown.offer(normal(700, 8))
     assert grown.number == 700
     # An eighth more than needed each way, and something for the beginning.
@@ -203,7 +203,7 @@ def test_the_error_in_the_dictionary_so_far_is_that_of_the_finished_one(pursuit)
 def test_labels_are_those_of_the_appended_rows():
     x = coherent()
     trainer = Trainer(16, k=5, threshold=0.1)
-    rows = Growth(16, 5, 0.1, "mp").offer(x)
+    rows = CpuGrowth(16, 5, 0.1, "mp").offer(x)
     trainer.offer(batch(x, 0, 100))
     trainer.offer(batch(x, 100))
     assert trainer.finish().labels.position.tolist() == rows

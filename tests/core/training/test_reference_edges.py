@@ -39,7 +39,7 @@ def test_at_its_cap_it_counts_tokens_and_adds_nothing():
     x = normal(30, 4)
     trainer = trained(x, 10, atoms=6)
     assert len(trainer) == 6
-    assert trainer.tokens == 30
+    assert trainer.seen == 30
     assert trainer.offer(batch(x)) == 0
 
 
@@ -52,8 +52,8 @@ def test_a_zero_row_among_the_first_atoms_does_not_spoil_the_dictionary():
 def test_a_row_that_is_not_finite_is_named_and_adds_nothing():
     x, trainer = normal(20, 4), ReferenceTrainer(4, k=2, threshold=0.01)
     trainer.offer(batch(x))
-    before = len(trainer), trainer.tokens
+    before = len(trainer), trainer.seen
     x[5, 1] = float("inf")
     with pytest.raises(ActivationError, match="activation 5 is not finite"):
         trainer.offer(batch(x))
-    assert (len(trainer), trainer.tokens) == before
+    assert (len(trainer), trainer.seen) == before

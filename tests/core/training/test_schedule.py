@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itda.core.pursuit import PURSUITS
-from itda.core.training.growth_cpu import Growth
-from itda.core.training.schedule import AIM, DECLINE, HIGHEST, LOWEST, Schedule, calibrated, growth, sample_of
+from itda.core.training.growth_cpu import CpuGrowth
+from itda.core.training.schedule import AIM, DECLINE, HIGHEST, LOWEST, Schedule, calibrated, growth_factor, sample_of
 from itda.errors import SettingError
 
 SIZES = st.integers(1, 3000).flatmap(lambda t: st.tuples(st.integers(1, t), st.just(t), st.integers(1, t + 9)))
@@ -43,7 +43,7 @@ def points(schedule: Schedule) -> list[int]:
 
 def curve(atoms: int, tokens: int, middle: float, seen: int) -> float:
     """Atoms after so many tokens, `atoms` in the end, with the exponent 0.4 at `middle`."""
-    return atoms / growth(0.4, middle, float(seen), float(tokens))
+    return atoms / growth_factor(0.4, middle, float(seen), float(tokens))
 
 
 @given(SIZES)
@@ -73,7 +73,7 @@ def test_growth_is_the_integral_of_an_exponent_that_declines(exponent, middle, r
     start, stop = middle * ratio, middle * ratio * further
     place = np.linspace(np.log(start), np.log(stop), 2001)
     falling = exponent * np.exp(-DECLINE * (place - np.log(middle)))
-    assert growth(exponent, middle, start, stop) == pytest.approx(np.exp(np.trapezoid(falling, place)), rel=1e-4)
+    assert growth_factor(exponent, middle, start, stop) == pytest.approx(np.exp(np.trapezoid(falling, place)), rel=1e-4)
 
 
 @given(SIZES, st.lists(st.integers(0, 3000), max_size=30), st.integers(0, 99))
@@ -151,18 +151,18 @@ def test_the_calibrated_threshold_gives_the_number_on_the_whole_stream_to_within
     """Without any correction: half of the stream tells what all of it will give."""
     stream = planted(8000, hidden=300)
     schedule = calibrated(stream[:4000], atoms=atoms, tokens=8000, k=k, pursuit=pursuit, memory=None)
-    growth = Growth(24, k, schedule.threshold, pursuit)
-    growth.offer(stream)
-    assert abs(growth.number / (AIM * atoms) - 1) < 0.1
+    grown = CpuGrowth(24, k, schedule.threshold, pursuit)
+    grown.offer(stream)
+    assert abs(grown.number / (AIM * atoms) - 1) < 0.1
     assert LOWEST < schedule.threshold < HIGHEST
 
 
 def test_a_sample_that_is_the_whole_stream_gives_the_atoms_asked_for():
     sample = planted(1500)
     schedule = calibrated(sample, atoms=200, tokens=1500, k=3, pursuit="mp", memory=None)
-    growth = Growth(24, 3, schedule.threshold, "mp")
-    growth.offer(sample)
-    assert 198 <= growth.number <= 208
+    grown = CpuGrowth(24, 3, schedule.threshold, "mp")
+    grown.offer(sample)
+    assert 198 <= grown.number <= 208
     assert points(schedule)[-1] == 1500
 
 

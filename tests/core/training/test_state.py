@@ -11,7 +11,7 @@ from core.helpers import labels, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itda import ITDA, ActivationBatch, Builder, Label, Labels, ReferenceTrainer, Trainer
+from itda import ITDA, ActivationBatch, Label, Labels, ReferenceTrainer, Trainer
 from itda.core.pursuit import PURSUITS
 from itda.core.tokens import TokenLog
 from itda.core.training.state import TrainingState
@@ -77,23 +77,24 @@ def assert_same_labels(a: Labels, b: Labels) -> None:
 def short_waits():
     """A sample and a pass of few tokens, so that a short stream goes through all of the procedure."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("trainer.FIRST_TOKENS", "schedule.LEAST_SAMPLE"):
+        for name in ("settings.FIRST_TOKENS", "schedule.LEAST_SAMPLE"):
             patch.setattr(f"itda.core.training.{name}", 50)
-        for module in ("trainer", "refine"):
+        for module in ("settings", "refine"):
             patch.setattr(f"itda.core.training.{module}.PASS_TOKENS", 40)
         yield
 
 
+USUAL = {"tokens": TOKENS, "k": 3, "massive": "skip"}
+
 MAKERS = {
     "trainer": lambda **parts: Trainer(WIDTH, **{"k": 3, "threshold": 0.2, **parts}),
-    "paper": lambda **parts: Builder(
-        WIDTH, tokens=TOKENS, k=3, **{"threshold": 0.2, "pursuit": "mp", "offset_tokens": 0, **parts}
+    "paper": lambda **parts: Trainer(WIDTH, **{**USUAL, "threshold": 0.2, **parts}),
+    "best": lambda **parts: Trainer(
+        WIDTH,
+        **{**USUAL, "atoms": 30, "pursuit": "mp_refit", "offset_tokens": 30, "passes": 2, "min_fidelity": 0.8, **parts},
     ),
-    "best": lambda **parts: Builder(
-        WIDTH, tokens=TOKENS, k=3, **{"atoms": 30, "offset_tokens": 30, "passes": 2, "min_fidelity": 0.8, **parts}
-    ),
-    "offset": lambda **parts: Builder(
-        WIDTH, tokens=TOKENS, k=3, **{"threshold": 0.2, "pursuit": "omp", "offset_tokens": 90, "passes": 1, **parts}
+    "offset": lambda **parts: Trainer(
+        WIDTH, **{**USUAL, "threshold": 0.2, "pursuit": "omp", "offset_tokens": 90, "passes": 1, **parts}
     ),
     "reference": lambda **parts: ReferenceTrainer(WIDTH, **{"k": 3, "threshold": 0.02, **parts}),
 }
@@ -143,7 +144,7 @@ def test_errors_and_counts_go_on_too():
         with short_waits():
             before, after = offered(make(), batch, [0, 100]), make()
             after.restore(before.state())
-        assert (len(after), after.tokens) == (len(before), before.tokens), name
+        assert (len(after), after.seen) == (len(before), before.seen), name
         if not isinstance(before, ReferenceTrainer):
             assert torch.equal(before.error(batch.activations), after.error(batch.activations))
 
@@ -174,8 +175,8 @@ def test_a_state_is_a_snapshot_and_nobodys_to_write_to(name, at):
 def test_activations_that_wait_keep_their_dtype(dtype):
     batch = stream(4, dtype=dtype)
     with short_waits():
-        builder = offered(MAKERS["best"](), batch, [0, 10, 20])
-        state = builder.state()
+        trainer = offered(MAKERS["best"](), batch, [0, 10, 20])
+        state = trainer.state()
         assert {tensor.dtype for tensor in state.tensors.values()} == {dtype}
         assert same_bits(state.tensors["first.0"].double(), batch.activations[:20].double())
 
@@ -207,7 +208,7 @@ def test_a_threshold_set_between_batches_is_kept_and_the_one_it_began_with_is_th
         ("trainer", {"k": 4}),
         ("trainer", {"threshold": 0.3}),
         ("trainer", {"pursuit": "omp"}),
-        ("trainer", {"atoms": 7}),
+        ("trainer", {"most": 7}),
         ("trainer", {"offset": torch.ones(WIDTH)}),
         ("paper", {"threshold": 0.1}),
         ("paper", {"pursuit": "mp_refit"}),
@@ -225,7 +226,7 @@ def test_other_settings_are_refused_by_name_and_nothing_is_changed(name, other):
     with pytest.raises(SettingError, match=next(iter(other))) as caught:
         taker.restore(state)
     assert "\n" not in str(caught.value)
-    assert len(taker) == taker.tokens == 0
+    assert len(taker) == taker.seen == 0
 
 
 def test_another_width_kind_or_offset_is_refused_and_so_is_a_trainer_with_tokens():
@@ -236,9 +237,11 @@ def test_another_width_kind_or_offset_is_refused_and_so_is_a_trainer_with_tokens
         MAKERS["reference"]().restore(state)
     with pytest.raises(SettingError, match="seen 160 tokens already: restore the state to a new one"):
         offered(MAKERS["trainer"](), stream(8), [0, TOKENS]).restore(state)
-    shifted = MAKERS["trainer"](offset=torch.ones(WIDTH))
-    with pytest.raises(SettingError, match="the offset is not that"):
-        MAKERS["trainer"](offset=torch.full((WIDTH,), 2.0)).restore(shifted.state())
+    for name in ("trainer", "paper"):  # before the first activation is gone through, and after
+        shifted = offered(MAKERS[name](offset=torch.ones(WIDTH)), stream(8), [0, 20])
+        with pytest.raises(SettingError, match="the offset is not that"):
+            MAKERS[name](offset=torch.full((WIDTH,), 2.0)).restore(shifted.state())
+        MAKERS[name](offset=torch.ones(WIDTH)).restore(shifted.state())
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "c/d é"]), st.integers(0, 5)), max_size=12), st.integers(0, 12))

@@ -20,7 +20,7 @@ from sources.shards.shard_cases import (
     write,
 )
 
-from itda import ActivationBatch, Builder, Label, Labels, Site
+from itda import ActivationBatch, Label, Labels, Site, Trainer
 from itda.core.batch import ActivationSource
 from itda.errors import SettingError
 from itda.sources.shards import writer as shard_writer
@@ -47,10 +47,10 @@ def test_dictionaries_are_those_of_the_source_itself_to_the_bit(folder, stream):
     for site in SITES:
         made = []
         for each in (ShardSource(folder), stream):
-            builder = Builder(192, tokens=TOKENS, k=6, atoms=60, offset_tokens=50, passes=2)
+            trainer = Trainer(192, tokens=TOKENS, k=6, atoms=60, offset_tokens=50, passes=2)
             for batches in each:
-                builder.offer(batches[site])
-            made.append(builder.finish())
+                trainer.offer(batches[site])
+            made.append(trainer.finish())
         assert torch.equal(made[0].atoms, made[1].atoms)
         assert torch.equal(made[0].novelty, made[1].novelty)
         same_labels(made[0].labels, made[1].labels)

@@ -1,4 +1,4 @@
-"""The trainer: strictly sequential, and a function of the stream and the settings alone."""
+"""The greedy pass of the trainer: strictly sequential, a function of the stream and the settings alone."""
 
 from itertools import pairwise
 
@@ -33,7 +33,7 @@ def trained(x: torch.Tensor, *, cuts: list[int] | None = None, **parts):
 def assert_same(a, b):
     assert a.finish().labels.keys() == b.finish().labels.keys()
     assert same_bits(a.finish().atoms, b.finish().atoms)
-    assert a.tokens == b.tokens
+    assert a.seen == b.seen
 
 
 @pytest.mark.parametrize("pursuit", PURSUITS)
@@ -95,7 +95,7 @@ def test_each_row_was_added_exactly_if_its_error_was_above_the_threshold():
 
 def test_a_cap_gives_the_prefix_of_the_uncapped_dictionary():
     x = stream()
-    whole, capped = trained(x).finish(), trained(x, atoms=10).finish()
+    whole, capped = trained(x).finish(), trained(x, most=10).finish()
     assert len(whole) > 10
     assert same_bits(whole.atoms[:10], capped.atoms)
     assert whole.labels.keys()[:10] == capped.labels.keys()
@@ -114,12 +114,12 @@ def test_the_offset_is_subtracted_and_stored():
 def test_a_row_that_is_not_finite_is_named_and_leaves_the_trainer_as_it_was(bad):
     x = stream()
     trainer = trained(x)
-    before, tokens, broken = trainer.finish(), trainer.tokens, 100 * stream(seed=9)
+    before, tokens, broken = trainer.finish(), trainer.seen, 100 * stream(seed=9)
     broken[7, 3] = bad
     with pytest.raises(ActivationError, match="activation 7 is not finite"):
         trainer.offer(batch(broken))
     assert same_bits(trainer.finish().atoms, before.atoms)
-    assert trainer.tokens == tokens
+    assert trainer.seen == tokens
 
 
 def test_half_precision_activations_are_taken_as_the_numbers_they_are():
@@ -135,7 +135,7 @@ def test_half_precision_activations_are_taken_as_the_numbers_they_are():
         ({"threshold": 1.0}, "below 1"),
         ({"threshold": float("nan")}, "below 1"),
         ({"threshold": -0.1}, "below 1"),
-        ({"atoms": 0}, "at least 1"),
+        ({"most": 0}, "at least 1"),
         ({"block_size": 0}, "at least 1"),
     ],
 )

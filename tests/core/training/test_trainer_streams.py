@@ -38,7 +38,7 @@ def test_ties_duplicates_and_zeros_give_the_same_bits_however_the_stream_is_cut(
     other = trained(x, pursuit=pursuit, offset=offset, block_size=size, cuts=sorted(cuts))
     assert one.finish().labels.keys() == other.finish().labels.keys()
     assert same_bits(one.finish().atoms, other.finish().atoms)
-    assert one.tokens == other.tokens == 40
+    assert one.seen == other.seen == 40
 
 
 @ALL
@@ -95,11 +95,11 @@ def test_a_cap_reached_anywhere_gives_the_same_prefix_for_every_cut(cap):
     x = normal(80, 12)
     free = trained(x).finish()
     for size, cuts in [(1, []), (7, [3, 4, 50]), (64, []), (None, [1])]:
-        capped = trained(x, atoms=cap, block_size=size, cuts=cuts)
+        capped = trained(x, most=cap, block_size=size, cuts=cuts)
         assert len(capped) == cap
         assert capped.finish().labels.keys() == free.labels.keys()[:cap]
         assert same_bits(capped.finish().atoms, free.atoms[:cap])
-        assert capped.tokens == 80
+        assert capped.seen == 80
 
 
 def test_a_finished_dictionary_is_not_changed_by_later_batches():
@@ -123,10 +123,10 @@ def test_offer_returns_the_number_added_and_an_empty_batch_adds_none():
 def test_a_batch_with_a_nan_leaves_atoms_labels_and_tokens_as_they_were(row):
     trainer, broken = trained(normal(40, 12)), 5 * normal(20, 12, 4)
     broken[row, 11] = float("nan")
-    before = len(trainer), trainer.tokens, trainer.finish().labels.keys()
+    before = len(trainer), trainer.seen, trainer.finish().labels.keys()
     with pytest.raises(ActivationError, match=f"activation {row} is not finite: leave it out"):
         trainer.offer(batch(broken))
-    assert before == (len(trainer), trainer.tokens, trainer.finish().labels.keys())
+    assert before == (len(trainer), trainer.seen, trainer.finish().labels.keys())
 
 
 def test_activations_of_another_width_are_refused_with_both_widths():

@@ -1,4 +1,4 @@
-"""The whole procedure: a dictionary that depends on the stream and the settings alone, and has the atoms asked for."""
+"""The trainer with all its steps: a dictionary of the stream and the settings alone, with the atoms asked for."""
 
 import itertools
 import json
@@ -11,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from itda import ITDA, ActivationBatch, Builder, Labels, Site, Trainer, refine
+from itda import ITDA, ActivationBatch, Labels, Site, Trainer, refine
 from itda.core.pursuit import PURSUITS
 from itda.errors import ActivationError, SettingError, StoreError
 from itda.sources.corpora.corpus import python_docs
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.source import ModelSource
+
+USUAL = {"k": 3, "pursuit": "mp_refit", "offset_tokens": 4096, "massive": "skip"}
+"""Settings of the trainers here, where a test has no others."""
 
 
 def planted(tokens: int, *, hidden: int = 64, width: int = 24, active: int = 3, noise: float = 0.1, seed: int = 0):
@@ -29,12 +32,12 @@ def planted(tokens: int, *, hidden: int = 64, width: int = 24, active: int = 3, 
     return x + 0.3 * torch.randn(width, generator=random)
 
 
-def offered(x: torch.Tensor, cuts: list[int] | None = None, **parts) -> Builder:
-    builder = Builder(x.shape[1], **{"tokens": len(x), "k": 3, **parts})
+def offered(x: torch.Tensor, cuts: list[int] | None = None, **parts) -> Trainer:
+    trainer = Trainer(x.shape[1], **{"tokens": len(x), **USUAL, **parts})
     names = labels(len(x))
     for start, stop in itertools.pairwise([0, *(cuts or []), len(x)]):
-        builder.offer(ActivationBatch(x[start:stop], names[start:stop]))
-    return builder
+        trainer.offer(ActivationBatch(x[start:stop], names[start:stop]))
+    return trainer
 
 
 def built(x: torch.Tensor, cuts: list[int] | None = None, **parts) -> ITDA:
@@ -53,9 +56,9 @@ def assert_same(a: ITDA, b: ITDA) -> None:
 @pytest.fixture
 def short_waits(monkeypatch):
     """A sample and a pass of few tokens, so that a short stream goes through all of the procedure."""
-    for name in ("trainer.FIRST_TOKENS", "schedule.LEAST_SAMPLE"):
+    for name in ("settings.FIRST_TOKENS", "schedule.LEAST_SAMPLE"):
         monkeypatch.setattr(f"itda.core.training.{name}", 90)
-    for module in ("trainer", "refine"):
+    for module in ("settings", "refine"):
         monkeypatch.setattr(f"itda.core.training.{module}.PASS_TOKENS", 70)
 
 
@@ -109,22 +112,33 @@ def test_no_cut_changes_a_bit_on_a_stream_longer_than_it_was_said_to_be(parts):
 
 
 @pytest.mark.parametrize("pursuit", PURSUITS)
-def test_a_threshold_without_offset_and_passes_is_the_trainer(pursuit):
-    x, trainer = planted(500), Trainer(24, k=3, threshold=0.15, pursuit=pursuit)
-    trainer.offer(batch(x))
+def test_steps_that_are_off_wait_for_nothing_and_change_no_bit(pursuit):
+    x, plain = planted(500), Trainer(24, k=3, threshold=0.15, pursuit=pursuit)
+    assert plain.offer(batch(x)) == len(plain)
     model = built(x, [3, 77], threshold=0.15, pursuit=pursuit, offset_tokens=0)
     assert 50 < len(model) < 400
-    assert_same(model, trainer.finish())
+    assert_same(model, plain.finish())
 
 
-def test_with_an_offset_it_is_the_trainer_with_that_offset():
+def test_an_offset_from_the_first_tokens_gives_the_dictionary_of_the_same_offset_given():
     x = planted(500)
     mean = x[:200].double().mean(dim=0).float()
     model = built(x, [3, 77], threshold=0.15, pursuit="mp", offset_tokens=200)
-    trainer = Trainer(24, k=3, threshold=0.15, offset=model.offset)
-    trainer.offer(batch(x))
-    assert_same(model, trainer.finish())
+    for parts in ({}, {"massive": "skip"}, {"massive": "skip", "tokens": 500}):
+        given = Trainer(24, k=3, threshold=0.15, offset=model.offset, **parts)
+        given.offer(batch(x))
+        assert_same(model, given.finish())
     torch.testing.assert_close(model.offset, mean, rtol=1e-6, atol=1e-7)
+
+
+def test_offer_returns_the_atoms_added_and_none_while_activations_wait():
+    x = planted(300)
+    trainer = Trainer(24, k=3, threshold=0.3, offset_tokens=100)
+    assert trainer.offer(batch(x, 0, 60)) == len(trainer) == 0
+    added = trainer.offer(batch(x, 60, 130))
+    assert 10 < added == len(trainer)
+    assert trainer.offer(batch(x, 130, 300)) == len(trainer) - added
+    assert len(trainer.finish()) == len(trainer)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
@@ -160,19 +174,19 @@ def test_of_a_long_stream_every_s_th_activation_is_kept_for_refinement():
 )
 def test_a_number_of_atoms_is_hit_to_5_percent_or_10_and_cropped_to(pursuit, atoms, k, noise, offset_tokens):
     x = planted(9000, hidden=200, width=32, noise=noise)
-    builder = offered(x, [5000], atoms=atoms, k=k, pursuit=pursuit, offset_tokens=offset_tokens)
-    model = builder.finish()
-    assert abs(builder.found - atoms) <= max(10, 0.05 * atoms)
-    assert len(model) == min(atoms, builder.found)
-    assert len(builder) == builder.found
-    assert builder.tokens == 9000
+    trainer = offered(x, [5000], atoms=atoms, k=k, pursuit=pursuit, offset_tokens=offset_tokens)
+    model = trainer.finish()
+    assert abs(trainer.found - atoms) <= max(10, 0.05 * atoms)
+    assert len(model) == min(atoms, trainer.found)
+    assert len(trainer) == trainer.found
+    assert trainer.seen == 9000
 
 
 def test_the_crop_leaves_out_those_nearest_to_the_threshold_and_not_the_last():
-    builder = offered(planted(6000), atoms=200)
-    model = builder.finish()
-    grown = builder._trainer.finish()
-    assert len(grown) == builder.found > len(model) == 200
+    trainer = offered(planted(6000), atoms=200)
+    model = trainer.finish()
+    grown = trainer._pass.finish()
+    assert len(grown) == trainer.found > len(model) == 200
     kept = [i for i, key in enumerate(grown.labels.keys()) if key in set(model.labels.keys())]
     assert same_bits(model.atoms, grown.atoms[kept])
     assert model.labels.keys() == grown.labels[np.array(kept)].keys()  # in stream order
@@ -185,13 +199,13 @@ def test_the_crop_leaves_out_those_nearest_to_the_threshold_and_not_the_last():
 def test_the_whole_stream_gives_atoms_at_nearly_one_threshold(atoms, k):
     """As many of the last tenth as the growth curve has there, and no tide of them in the beginning."""
     x = planted(24_000, hidden=400, width=32)
-    builder = Builder(32, tokens=len(x), k=k, atoms=atoms)
+    trainer = Trainer(32, **{**USUAL, "k": k}, tokens=len(x), atoms=atoms)
     used = []
     for start in range(0, len(x), 400):
-        builder.offer(ActivationBatch(x[start : start + 400], labels(len(x))[start : start + 400]))
-        used += [builder._trainer.threshold] if builder._trainer is not None else []
-    model = builder.finish()
-    assert abs(builder.found - atoms) <= 0.05 * atoms
+        trainer.offer(ActivationBatch(x[start : start + 400], labels(len(x))[start : start + 400]))
+        used += [trainer.threshold] if trainer.threshold is not None else []
+    model = trainer.finish()
+    assert abs(trainer.found - atoms) <= 0.05 * atoms
     place = np.array([position for _, position, _ in model.labels.keys()])  # noqa: SIM118
     assert (place >= 0.9 * len(x)).mean() >= 0.01
     assert max(used) < 1.15 * min(used)
@@ -217,13 +231,13 @@ def tiny():
 @pytest.mark.parametrize("site", [Site(2), Site(4)])
 def test_on_the_bundled_model_a_number_of_atoms_is_hit_to_5_percent_or_10_and_labels_are_the_streams(tiny, site, atoms):
     stream = tiny[site]
-    builder = Builder(192, tokens=len(stream), k=12, atoms=atoms, passes=1, min_fidelity=0.8)
+    trainer = Trainer(192, **{**USUAL, "k": 12}, tokens=len(stream), atoms=atoms, passes=1, min_fidelity=0.8)
     for start in range(0, len(stream), 1024):
         part = slice(start, start + 1024)
-        builder.offer(ActivationBatch(stream.activations[part], stream.labels[part]))
-    model = builder.finish(site=site)
-    assert abs(builder.found - atoms) <= max(10, 0.05 * atoms)
-    assert len(model) == min(atoms, builder.found)
+        trainer.offer(ActivationBatch(stream.activations[part], stream.labels[part]))
+    model = trainer.finish(site=site)
+    assert abs(trainer.found - atoms) <= max(10, 0.05 * atoms)
+    assert len(model) == min(atoms, trainer.found)
     assert model.site == site
     rows = [stream.labels.keys().index(key) for key in model.labels.keys()]  # noqa: SIM118
     assert rows == sorted(rows)
@@ -235,10 +249,10 @@ def test_on_the_bundled_model_a_number_of_atoms_is_hit_to_5_percent_or_10_and_la
 
 def test_a_stream_that_ends_before_the_sample_is_built_from_what_came():
     x = planted(300)
-    builder = offered(x, [100], atoms=2000, tokens=100_000, passes=1)
-    assert len(builder) == 0
-    model = builder.finish()
-    assert 0 < len(model) == builder.found <= 300
+    trainer = offered(x, [100], atoms=2000, tokens=100_000, passes=1)
+    assert len(trainer) == 0
+    model = trainer.finish()
+    assert 0 < len(model) == trainer.found <= 300
     torch.testing.assert_close(model.offset, x.mean(dim=0), rtol=0, atol=1e-6)
     assert len(model.fidelity) == len(model)
 
@@ -253,25 +267,25 @@ def test_a_stream_that_ends_within_the_sample_gives_the_atoms_asked_for_all_the_
 
 @pytest.mark.parametrize("passes", [0, 2])
 def test_an_empty_stream_gives_an_empty_dictionary(passes):
-    builder = Builder(8, tokens=100, k=2, threshold=0.3, passes=passes)
-    assert len(builder.finish()) == builder.found == 0
+    trainer = Trainer(8, **USUAL, tokens=100, threshold=0.3, passes=passes)
+    assert len(trainer.finish()) == trainer.found == 0
 
 
 def test_an_empty_stream_gives_an_empty_dictionary_when_atoms_were_asked_for():
-    assert len(Builder(8, tokens=100, k=2, atoms=5).finish()) == 0
+    assert len(Trainer(8, **USUAL, tokens=100, atoms=5).finish()) == 0
 
 
 @pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize("parts", SETTINGS)
 def test_empty_batches_anywhere_change_nothing(parts):
     x = planted(200)
-    builder = Builder(24, tokens=200, k=3, **parts)
+    trainer = Trainer(24, **{**USUAL, **parts}, tokens=200)
     for start in range(0, 200, 10):
-        builder.offer(batch(x, start, start))
-        builder.offer(batch(x, start, start + 10))
-    builder.offer(batch(x, 0, 0))
-    assert builder.tokens == 200
-    assert_same(builder.finish(), built(x, **parts))
+        trainer.offer(batch(x, start, start))
+        trainer.offer(batch(x, start, start + 10))
+    trainer.offer(batch(x, 0, 0))
+    assert trainer.seen == 200
+    assert_same(trainer.finish(), built(x, **parts))
 
 
 @pytest.mark.usefixtures("short_waits")
@@ -279,40 +293,40 @@ def test_empty_batches_anywhere_change_nothing(parts):
 @pytest.mark.parametrize("parts", SETTINGS)
 def test_a_bad_batch_is_left_out_and_nothing_is_lost(parts, at):
     x = planted(200)
-    builder, broken = Builder(24, tokens=200, k=3, **parts), 5 * planted(20, seed=3)
+    trainer, broken = Trainer(24, **{**USUAL, **parts}, tokens=200), 5 * planted(20, seed=3)
     broken[6, 3] = float("nan")
     for start in range(0, 240, 40):
         if start == at:
-            tokens, number = builder.tokens, len(builder)
+            tokens, number = trainer.seen, len(trainer)
             with pytest.raises(ActivationError, match="activation 6 is not finite: leave it out"):
-                builder.offer(batch(broken))
+                trainer.offer(batch(broken))
             with pytest.raises(ActivationError, match="width 5 for atoms of width 24"):
-                builder.offer(batch(normal(4, 5)))
-            assert (builder.tokens, len(builder)) == (tokens, number)
+                trainer.offer(batch(normal(4, 5)))
+            assert (trainer.seen, len(trainer)) == (tokens, number)
         if start < 200:
-            builder.offer(batch(x, start, start + 40))
-    assert_same(builder.finish(), built(x, **parts))
+            trainer.offer(batch(x, start, start + 40))
+    assert_same(trainer.finish(), built(x, **parts))
 
 
 def test_a_source_may_use_its_buffer_again():
     x, buffer = planted(300), torch.empty(50, 24)
-    builder = Builder(24, tokens=300, k=3, threshold=0.3)
+    trainer = Trainer(24, **USUAL, tokens=300, threshold=0.3)
     for start in range(0, 300, 50):
         buffer.copy_(x[start : start + 50])
-        builder.offer(ActivationBatch(buffer, labels(300)[start : start + 50]))
-    assert_same(builder.finish(), built(x, threshold=0.3))
+        trainer.offer(ActivationBatch(buffer, labels(300)[start : start + 50]))
+    assert_same(trainer.finish(), built(x, threshold=0.3))
 
 
 def test_the_error_is_all_of_it_before_the_start_and_then_the_trainers():
     x = planted(300)
-    builder = Builder(24, tokens=300, k=3, threshold=0.3, offset_tokens=100)
-    builder.offer(batch(x, 0, 99))
-    assert builder.error(x[:5]).tolist() == [1.0] * 5
-    builder.offer(batch(x, 99, 300))
-    assert same_bits(builder.error(x[:5]), builder.finish().decompose(x[:5])[1])
-    assert float(builder.error(x).max()) < 1
+    trainer = Trainer(24, **{**USUAL, "offset_tokens": 100}, tokens=300, threshold=0.3)
+    trainer.offer(batch(x, 0, 99))
+    assert trainer.error(x[:5]).tolist() == [1.0] * 5
+    trainer.offer(batch(x, 99, 300))
+    assert same_bits(trainer.error(x[:5]), trainer.finish().decompose(x[:5])[1])
+    assert float(trainer.error(x).max()) < 1
     with pytest.raises(ActivationError, match="width 7"):
-        builder.error(normal(3, 7))
+        trainer.error(normal(3, 7))
 
 
 @pytest.mark.parametrize("memory", [3_000, 40_000, None])
@@ -339,12 +353,25 @@ def test_memory_changes_no_bit(memory):
         ({"threshold": 0.2, "min_fidelity": float("nan")}, "it must be from 0 to 1"),
         ({"threshold": 0.2, "k": 0}, "it must be at least 1"),
         ({"threshold": 0.2, "memory": 0}, "it must be at least 1"),
+        ({"atoms": 5, "tokens": None}, "a number of atoms for a stream of unknown length: say with tokens"),
+        ({"threshold": 0.2, "passes": 1, "tokens": None}, "passes of refinement for a stream of unknown length"),
+        ({"threshold": 0.2, "offset": torch.ones(8), "offset_tokens": 5}, "give one of the two"),
+        ({"threshold": 0.2, "offset": torch.ones(7)}, "7"),
     ],
 )
 def test_settings_out_of_range_are_refused_before_the_first_batch_with_what_would_do(parts, remedy):
     with pytest.raises(SettingError, match=remedy) as error:
-        Builder(8, **{"tokens": 100, "k": 2, **parts})
+        Trainer(8, **{"tokens": 100, "k": 2, **parts})
     assert "\n" not in str(error.value)
+
+
+def test_the_threshold_cannot_be_set_where_atoms_set_it_or_before_it_is_used():
+    with pytest.raises(SettingError, match="follows from the number of atoms: make the Trainer with a threshold"):
+        Trainer(8, k=2, atoms=5, tokens=100).threshold = 0.2
+    with pytest.raises(SettingError, match="make the Trainer with this threshold"):
+        Trainer(8, k=2, threshold=0.1).threshold = 0.2
+    with pytest.raises(SettingError, match="below 1"):
+        Trainer(8, k=2, threshold=0.1).threshold = 1.0
 
 
 def refined() -> ITDA:

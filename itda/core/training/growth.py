@@ -1,0 +1,95 @@
+"""Growth: how a dictionary takes the activations that it explains badly. A table says which way fits a device.
+
+To add a way, write a module with a class like `CpuGrowth` and give its devices a row in `GROWTHS`. It must make the
+same dictionary as the plain loop in `tests/core/training/plain_growth.py`, to the bit.
+"""
+
+from importlib import import_module
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from itda.core.code import SparseCode
+from itda.core.pursuit import Pursuit
+
+GROWTHS: dict[str, tuple[str, str]] = {
+    "cpu": ("itda.core.training.growth_cpu", "CpuGrowth"),
+    "cuda": ("itda.core.training.growth_cpu", "CpuGrowth"),
+}
+"""Module and class by type of device, imported at first use: compiled loops take a second to load."""
+
+ELSEWHERE = "cpu"
+"""The row for devices that have none."""
+
+
+@runtime_checkable
+class Growth(Protocol):
+    """A dictionary that grows. Atoms are appended in stream order.
+
+    Targets (activations less the offset) may be on any device and in any floating-point dtype.
+    """
+
+    threshold: float
+    """The error above which a target is appended; may be set between calls of `offer`."""
+
+    @property
+    def number(self) -> int:
+        """How many atoms there are."""
+        ...
+
+    @property
+    def atoms(self) -> Float32[Tensor, "atoms d_model"]:
+        """The dictionary so far, on the device that it grows on; a view."""
+        ...
+
+    @property
+    def novelty(self) -> Float32[Tensor, " atoms"]:
+        """The error of each atom's target in the dictionary before it, on the CPU."""
+        ...
+
+    @property
+    def gram_rows(self) -> int | Literal["all"]:
+        """How many rows of the Gram matrix memory has room for."""
+        ...
+
+    def offer(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
+        """Go through some targets in order; return the rows that were appended."""
+        ...
+
+    def encode(self, targets: Float[Tensor, "batch d_model"]) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
+        """Codes in the dictionary so far with the full k, and the error of each target."""
+        ...
+
+    def restore(self, atoms: Float32[Tensor, "atoms d_model"], novelty: Float32[Tensor, " atoms"]) -> None:
+        """Go on from a dictionary that has grown elsewhere; copies what it is given."""
+        ...
+
+
+@runtime_checkable
+class GrowthMaker(Protocol):
+    """Makes an empty `Growth`; its class, as a rule. `most` atoms end the growth; `memory` is in bytes."""
+
+    def __call__(
+        self,
+        d_model: int,
+        k: int,
+        threshold: float,
+        pursuit: Pursuit,
+        most: int | None = None,
+        block_size: int | None = None,
+        memory: int | None = None,
+    ) -> Growth:
+        """Make a growth with no atoms."""
+        ...
+
+
+def growth_for(device: torch.device) -> GrowthMaker:
+    """The fastest way there is to grow a dictionary from activations on this device; all give the same bits.
+
+    >>> growth_for(torch.device("cpu")).__name__
+    'CpuGrowth'
+    """
+    module, name = GROWTHS.get(device.type, GROWTHS[ELSEWHERE])
+    return getattr(import_module(module), name)

@@ -1,0 +1,71 @@
+"""How training opens: the offset, the limit of massive activations and the threshold, from the first activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Float32
+from torch import Tensor
+
+from itda.core.dictionary import target_of
+from itda.core.massive import Tally, massive, median_norm
+from itda.core.training.schedule import Schedule, calibrated
+from itda.core.training.settings import TrainerSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """What the pass over the stream begins with."""
+
+    tally: Tally | None
+    """Counts massive activations above the limit found; None if there is no such rule."""
+    offset: Float32[Tensor, " width"] | None
+    schedule: Schedule | None
+    """Moves the threshold on the way; None if a threshold was given."""
+    threshold: float
+
+
+def opening_of(first: Float[Tensor, "tokens d_model"], settings: TrainerSettings, *, ended: bool) -> Opening:
+    """Find what the pass begins with; `first` are the first `settings.wait` activations, fewer if the stream `ended`.
+
+    Raises `SettingError`.
+    """
+    tally, ordinary = None, torch.ones(len(first), dtype=torch.bool, device=first.device)
+    if settings.massive is not None:
+        tally = Tally(median_norm(first[: settings.limit_tokens]))
+        ordinary = ~massive(first, tally.limit)
+    offset = _offset(first[: settings.offset_tokens][ordinary[: settings.offset_tokens]], settings)
+    if settings.threshold is not None:
+        return Opening(tally, offset, None, settings.threshold)
+    schedule = _schedule(first, ordinary, offset, settings, ended=ended)
+    return Opening(tally, offset, schedule, schedule.threshold)
+
+
+def _offset(begun: Float[Tensor, "tokens d_model"], settings: TrainerSettings) -> Float32[Tensor, " width"] | None:
+    """The given offset, or the mean of the first activations, massive ones left out."""
+    if settings.offset is not None:
+        return settings.offset.float()
+    if len(begun) == 0:
+        return None
+    # In float64, rows added in a fixed order: the same for any number of threads and on any device.
+    return (begun.cpu().double().cumsum(dim=0)[-1] / len(begun)).float()
+
+
+def _schedule(
+    first: Float[Tensor, "tokens d_model"],
+    ordinary: Bool[Tensor, " tokens"],
+    offset: Float32[Tensor, " width"] | None,
+    settings: TrainerSettings,
+    *,
+    ended: bool,
+) -> Schedule:
+    assert settings.atoms is not None
+    assert settings.tokens is not None
+    sample = target_of(first[: settings.sample][ordinary[: settings.sample]], settings.d_model, offset)
+    tokens = max(1, len(first)) if ended else settings.tokens
+    atoms = min(settings.atoms, tokens)
+    if settings.massive == "skip" and len(first):  # of those that are gone through
+        tokens = max(atoms, round(tokens * int(ordinary.sum()) / len(first)))
+    k, pursuit, memory = settings.k, settings.pursuit, settings.memory
+    return calibrated(sample, atoms=atoms, tokens=tokens, k=k, pursuit=pursuit, memory=memory)
