@@ -23,7 +23,7 @@ class Atom:
     index: int
     label: Label
     vector: Float32[Tensor, " d_model"]
-    """Of unit norm."""
+    """[d_model], of unit norm."""
     fidelity: float | None
     """The cosine to the activation that the label names; None: they are the same."""
     novelty: float | None

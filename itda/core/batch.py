@@ -1,4 +1,4 @@
-"""Activations with their labels: what a source yields, and what a trainer takes."""
+"""Activations with their labels, as sources yield them and trainers take them."""
 
 from __future__ import annotations
 
@@ -74,27 +74,18 @@ class ActivationBatch:
         >>> ActivationBatch.of(torch.ones(2, 8), ["a red fox", "a grey owl"]).labels
         <Labels of 2 texts: «a red fox», «a grey owl»>
         """
-        x = tensor_of(activations)
-        if tokens is None:
-            if mask is not None or documents is not None or token_ids is not None:
-                raise SettingError("mask, documents and token_ids go with tokens: give the token strings as tokens=")
-            if x.ndim == 3:
-                raise SettingError(f"activations are of shape {list(x.shape)}: give the token strings too, as tokens=")
-            rows = rows_of(x)
-            check_finite(rows)
-            return ActivationBatch(rows, labels_of(labels, len(rows)))
-        if labels is not None:
+        if tokens is not None and labels is not None:
             raise SettingError("both labels and tokens are given: give labels for rows, or tokens for prompts")
-        if x.ndim == 2:
-            x, tokens = x[None], [tokens]
-            mask, token_ids = (each if each is None else _one_more_axis(each) for each in (mask, token_ids))
-        if x.ndim != 3:
-            raise ActivationError(f"activations are of shape {list(x.shape)}: give [batch, positions, d_model]")
-        kept = kept_of(mask, (x.shape[0], x.shape[1]))
-        found = labels_of_prompts(tokens, kept, documents, token_ids)
-        rows = x[torch.from_numpy(kept).to(x.device)]
-        check_finite_tokens(rows, kept, found)
-        return ActivationBatch(rows, found)
+        x = tensor_of(activations)
+        if tokens is not None:
+            return _of_prompts(x, tokens, mask, documents, token_ids)
+        if mask is not None or documents is not None or token_ids is not None:
+            raise SettingError("mask, documents and token_ids go with tokens: give the token strings as tokens=")
+        if x.ndim == 3:
+            raise SettingError(f"activations are of shape {list(x.shape)}: give the token strings too, as tokens=")
+        rows = rows_of(x)
+        check_finite(rows)
+        return ActivationBatch(rows, labels_of(labels, len(rows)))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -125,6 +116,22 @@ def labels_of(given: Labels | Iterable[str] | None, rows: int) -> Labels:
     if len(labels) != rows:
         raise SettingError(f"{len(labels)} labels for {rows} rows: give one string per row")
     return labels
+
+
+def _of_prompts(
+    x: Tensor, tokens: Sequence[Any], mask: Any, documents: Sequence[str] | None, ids: Any
+) -> ActivationBatch:
+    """The kept tokens of prompts [batch, positions, d_model], or of one prompt [positions, d_model]."""
+    if x.ndim == 2:
+        x, tokens = x[None], [tokens]
+        mask, ids = (each if each is None else _one_more_axis(each) for each in (mask, ids))
+    if x.ndim != 3:
+        raise ActivationError(f"activations are of shape {list(x.shape)}: give [batch, positions, d_model]")
+    kept = kept_of(mask, (x.shape[0], x.shape[1]))
+    labels = labels_of_prompts(tokens, kept, documents, ids)
+    rows = x[torch.from_numpy(kept).to(x.device)]
+    check_finite_tokens(rows, kept, labels)
+    return ActivationBatch(rows, labels)
 
 
 def _one_more_axis(values: Any) -> np.ndarray:

@@ -59,7 +59,7 @@ class ITDA:
     massive_norm: float | None = None
     """The norm above which an activation is massive (`itda.core.massive`) and no measure's business; None: none is."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """What made it: model, revision, corpus, window, versions. JSON values only."""
+    """Where it comes from: model, revision, corpus, window, versions. JSON values only."""
 
     def __post_init__(self) -> None:
         check_pursuit(self.k, self.pursuit)

@@ -47,7 +47,7 @@ class Label:
 
     @property
     def key(self) -> Key:
-        """What makes two labels the same."""
+        """The identity of a label: labels with the same key are the same, whatever else they hold."""
         return self.document, self.position, self.char_end
 
     def __repr__(self) -> str:
@@ -90,7 +90,7 @@ class Labels:
 
     @staticmethod
     def of(*labels: Label) -> "Labels":
-        """Columns from single labels."""
+        """Make columns of single labels."""
         return Labels(
             document=_strings([label.document for label in labels]),
             position=np.array([label.position for label in labels], dtype=np.int64),
@@ -143,7 +143,7 @@ class Labels:
 
     @staticmethod
     def concatenate(parts: Sequence["Labels"]) -> "Labels":
-        """The rows of all parts, in order."""
+        """Join the rows of all parts, in order."""
         if not parts:
             return Labels.of()
         return Labels(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Labels)))
@@ -152,7 +152,7 @@ class Labels:
         return len(self.document)
 
     def __iter__(self) -> Iterator[Label]:
-        """A `Label` each; where there is more than one axis, `Labels` of the others."""
+        """Go through the labels, a `Label` each; where there is more than one axis, `Labels` of the others."""
         return (self[i] for i in range(len(self)))
 
     @overload
@@ -175,8 +175,8 @@ class Labels:
         return Labels(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def at(self, place: Any) -> Label:
-        """One label: of an integer, or of one for each axis."""
-        start, end, origin = int(self.char_start[place]), int(self.char_end[place]), int(self.window_start[place])
+        """One label, at a row number, or at a tuple with a number for each axis."""
+        start, end, window_start = int(self.char_start[place]), int(self.char_end[place]), int(self.window_start[place])
         window = str(self.window[place])
         return Label(
             document=str(self.document[place]),
@@ -184,9 +184,9 @@ class Labels:
             char_start=start,
             char_end=end,
             token_id=int(self.token_id[place]),
-            before=window[: start - origin],
-            token=window[start - origin : end - origin],
-            after=window[end - origin :],
+            before=window[: start - window_start],
+            token=window[start - window_start : end - window_start],
+            after=window[end - window_start :],
         )
 
     @property
@@ -201,7 +201,7 @@ class Labels:
         return labels_html(self)
 
     def keys(self) -> list[Key]:
-        """The identities, row by row."""
+        """The key of each label, row by row."""
         columns = (self.document.ravel().tolist(), self.position.ravel().tolist(), self.char_end.ravel().tolist())
         return list(zip(*columns, strict=True))
 

@@ -1,1 +1,1 @@
-"""What a notebook shows of labels, dictionaries and decompositions."""
+"""Labels, dictionaries and decompositions as text for a terminal and HTML for a notebook."""

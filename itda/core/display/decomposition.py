@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = 200
 MOST_ATOMS = 40
-"""In the table of a token that is shown alone."""
+"""Rows in the table of a token that is shown alone."""
 MOST_ROWS, ROWS_EACH = 450, 8
 """Rows in the tables of a decomposition, those for column names included; and atoms in the table of one token."""
 TEXT_BYTES, ALL_BYTES = 100_000, 295_000
@@ -43,7 +43,7 @@ TEXT_BYTES, ALL_BYTES = 100_000, 295_000
 
 @runtime_checkable
 class Use(Protocol):
-    """What is shown of an atom in a code: `AtomUse` has this shape."""
+    """One atom in a code, as far as it is shown; `AtomUse` has this shape."""
 
     @property
     def atom(self) -> int:
@@ -68,7 +68,7 @@ class Use(Protocol):
 
 @runtime_checkable
 class Parts(Protocol):
-    """What is shown of a token: `TokenDecomposition` has this shape."""
+    """One token with its atoms, as far as it is shown; `TokenDecomposition` has this shape."""
 
     @property
     def label(self) -> Label:
@@ -82,7 +82,7 @@ class Parts(Protocol):
 
     @property
     def massive(self) -> float | None:
-        """Of a massive activation the norm, in medians."""
+        """The norm of a massive activation, in medians; None for an ordinary one."""
         ...
 
     @property

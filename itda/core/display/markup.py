@@ -146,7 +146,7 @@ def direction(label: Label) -> str:
 
 
 def _shown(c: str) -> tuple[str, str]:
-    """What stands for a character, and the character's name if that is a sign."""
+    """The text that stands for a character, and the character's name if that is a sign."""
     if c in SIGNS:
         return SIGNS[c]
     # Control characters, lone surrogates, marks of direction: what a page cannot hold, or would not show.

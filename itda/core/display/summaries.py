@@ -1,4 +1,4 @@
-"""What a notebook or a prompt shows of labels and of a dictionary: a line or a small table, however many there are."""
+"""Labels and dictionaries as a line for a prompt or a small table for a notebook, however large they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINE_LABELS, TABLE_LABELS = 3, 10
 
 
 def labels_line(labels: Labels) -> str:
-    """Their shape, and the first of them in their prompts."""
+    """One line about labels: how many they are, and the first of them in their prompts."""
     first = [markup.one_line(label, 12, 16, 8) for label in _first(labels, LINE_LABELS)]
     more = ["…"] if labels.document.size > len(first) else []
     shown = f": {', '.join([*first, *more])}" if first else ""
@@ -26,7 +26,7 @@ def labels_line(labels: Labels) -> str:
 
 
 def labels_html(labels: Labels) -> str:
-    """A table of the first: where each is, and its prompt; of texts of their own, the text alone."""
+    """A table of the first labels: where each is, and its prompt; of texts of their own, the text alone."""
     first = _first(labels, TABLE_LABELS)
     rest = labels.document.size - len(first)
     whole = _whole(labels)
@@ -38,18 +38,18 @@ def labels_html(labels: Labels) -> str:
 
 
 def model_line(model: ITDA) -> str:
-    """Its sizes, and what made it."""
+    """One line about a dictionary: how large it is, and the settings that made it."""
     return f"<ITDA of {', '.join(_about(model).values())}>"
 
 
 def model_html(model: ITDA) -> str:
-    """The same as a table, with where it comes from."""
+    """A table about a dictionary: what its line says, and where it comes from."""
     rows = {**_about(model), **{name: str(model.provenance[name]) for name in PROVENANCE if model.provenance.get(name)}}
     return facts_html("ITDA", {name: value for name, value in rows.items() if value})
 
 
 PROVENANCE = ("model", "corpus", "tokens", "window")
-"""What is shown of it."""
+"""Entries of a dictionary's provenance that its table shows."""
 
 
 def facts_html(title: str, rows: Mapping[str, str]) -> str:

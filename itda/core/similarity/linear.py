@@ -19,7 +19,7 @@ from itda.core.similarity.table import KORNBLITH, SONG, similarity_index
 from itda.errors import ActivationError, SettingError
 
 SVCCA_SHARE = 0.99
-"""Of the variance, what SVCCA keeps."""
+"""The share of the variance that SVCCA keeps."""
 ROWS_PER_DIMENSION = 10
 """Fewer, and CCA, regression and biased CKA say more about the number of rows than about the sites."""
 
@@ -113,7 +113,7 @@ class Linear:
         return nuclear / (self._variances[i] * self._variances[j]) ** 0.5
 
     def covariance(self, i: int, j: int) -> Float64[Tensor, "width_i width_j"]:
-        """That of `statistics`, which must have no more rows than at the start."""
+        """The covariance of two sites, from `statistics`, which must have no more rows than at the start."""
         if self.statistics.count != self._count:
             raise SettingError(f"{self.statistics.count - self._count} rows were added since: make a new Linear")
         return self.statistics.covariance(i, j)
@@ -170,7 +170,7 @@ LINEAR: dict[str, Callable[[Linear, int, int], float]] = {
 
 
 def _one(name: str, x: Any, y: Any) -> float:
-    """An index of two sites."""
+    """Compute one of `LINEAR` for two sites that are given whole."""
     sites = pair_of(x, y)
     widths = [site.shape[1] for site in sites]
     statistics = Statistics(widths, names=PAIR, device=sites[0].device)

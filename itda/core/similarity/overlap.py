@@ -41,7 +41,7 @@ class Universe:
 
     @staticmethod
     def of(several: Sequence[Tokens], *, by_end: bool) -> Universe:
-        """What the tables of tokens have in common. Raises `SettingError` if that is nothing."""
+        """Find the tokens that all of some tables have. Raises `SettingError` if that is nothing."""
         documents: dict[str, int] = {}
         for tokens in several:
             for name in tokens.documents:
@@ -83,7 +83,7 @@ class Members:
     excess: Float64[np.ndarray, " atoms"]
     """Novelty above the threshold; 0 for all where the dictionary does not know it."""
     rank: Int64[np.ndarray, " atoms"]
-    """Of the novelty, 0 for the largest; the older of equals first. Age alone where novelty is not known."""
+    """The rank of the novelty, 0 for the largest; the older of equals first. Age alone where novelty is not known."""
     has_novelty: bool = True
 
     def __len__(self) -> int:

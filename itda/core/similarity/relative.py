@@ -87,7 +87,7 @@ class Relative:
 
 
 def _one(x: Any, y: Any, anchors: Sequence[int] | None, centred: bool) -> float:
-    """The similarity of two sites, on the tokens that are no anchors."""
+    """Compute the similarity of two sites that are given whole, on the tokens that are no anchors."""
     sites = pair_of(x, y)
     chosen = leading(len(sites[0]), anchors, MOST_ANCHORS, "anchors")
     rest = np.setdiff1d(np.arange(len(sites[0])), chosen)

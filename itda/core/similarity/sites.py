@@ -16,7 +16,7 @@ ROUNDING = 1e-12
 
 
 PAIR = ("x", "y")
-"""What errors call two sites that are given to one call."""
+"""The names, in errors, of two sites that are given to one call."""
 
 
 def pair_of(x: Any, y: Any) -> list[Float[Tensor, "tokens _"]]:

@@ -18,7 +18,7 @@ class Statistics:
 
     Kept are sum x, sum x x' over all sites side by side, and for unbiased HSIC sum |x_s|^2 x and sum |x_s|^2 |x_t|^2:
     (sum of widths)^2 numbers of float64, half of them used (6 models x 12 sites x 128 dimensions: 9,216^2, 680 MB).
-    Rows are taken from a fixed origin, the mean of the first `BLOCK` of them, so that a large mean costs no digits.
+    Rows are taken from a fixed point, the mean of the first `BLOCK` of them, so that a large mean costs no digits.
     Products are of float64: of float32 they take half the time and CKA errs by 1e-7, but beside one direction of 1,000
     times the deviation, along no axis, canonical correlations erred by 2e-4.
 
@@ -41,7 +41,7 @@ class Statistics:
         zeros = {"dtype": torch.float64, "device": device}
         self._waiting, self._filled = torch.zeros(BLOCK, ends[-1], **zeros), 0
         self._settled = 0
-        self._origin = torch.zeros(ends[-1], **zeros)
+        self._centre = torch.zeros(ends[-1], **zeros)
         self._total = torch.zeros(ends[-1], **zeros)
         self._gram = torch.zeros(ends[-1], ends[-1], **zeros)  # blocks (s, t) with s <= t; the others stay zero
         self._cubic = torch.zeros(len(widths), ends[-1], **zeros)
@@ -52,7 +52,7 @@ class Statistics:
 
     @property
     def count(self) -> int:
-        """Rows so far."""
+        """The number of rows so far."""
         return self._settled + self._filled
 
     def add(self, parts: Sequence[Float[Tensor, "batch _"]]) -> None:
@@ -81,8 +81,8 @@ class Statistics:
         if other.count == 0:
             return
         if self.count == 0:
-            self._origin = other._origin.clone()
-        by = other._origin - self._origin
+            self._centre = other._centre.clone()
+        by = other._centre - self._centre
         total, cubic, quartic = other._moved(by)
         for own in self._spans:
             rest = slice(own.start, None)
@@ -96,7 +96,7 @@ class Statistics:
     def mean(self, site: int) -> Float64[Tensor, " width"]:
         """The mean activation at a site."""
         self._settle_some()
-        return (self._origin + self._total / self._settled)[self._spans[site]]
+        return (self._centre + self._total / self._settled)[self._spans[site]]
 
     def covariance(self, a: int, b: int) -> Float64[Tensor, "width_a width_b"]:
         """The mean of (x_a - mean)(x_b - mean)'."""
@@ -117,8 +117,8 @@ class Statistics:
             return
         x = self._waiting[: self._filled]
         if self._settled == 0:
-            self._origin = x.mean(dim=0)
-        x -= self._origin
+            self._centre = x.mean(dim=0)
+        x -= self._centre
         for own in self._spans:
             self._gram[own, own.start :].addmm_(x[:, own].T, x[:, own.start :])
         squares = self._by_site(x.square()).T

@@ -52,7 +52,7 @@ class SimilarityIndex:
 
     @property
     def compares(self) -> Literal["activations", "labels"]:
-        """What the function is given two of."""
+        """The kind of thing that the function is given two of."""
         return "labels" if self.needs == "labels" else "activations"
 
 

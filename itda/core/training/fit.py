@@ -1,8 +1,14 @@
-"""A dictionary of any matrix, in one call: no model, no corpus, no files."""
+"""A dictionary of any matrix, in one call: no model, no corpus, no files.
+
+What is sound for a matrix of unknown kind differs from what `itda train` does for a language model in two settings.
+The offset is the mean of all rows, for all are there. And no row is set apart for its norm (`massive=None`), for a
+large row is not known to be an accident. There is no seed and no shuffling: rows are gone through once in their order,
+and the same matrix gives the same bits. The order matters, as earlier rows become atoms first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -14,17 +20,16 @@ from itda.core.intake import check_finite, rows_of
 from itda.core.labels import Labels
 from itda.core.massive import Use
 from itda.core.pursuit import Pursuit
-from itda.core.site import Site
 from itda.core.training.trainer import Trainer
 from itda.errors import ActivationError, SettingError
 
 FitMode = Literal["best", "paper"]
 
-PASSES, MIN_FIDELITY = 8, 0.9
-"""Refinement in mode best, as `itda train` has it."""
-
-STEP = 4096
-"""Rows between two calls of `progress`; no result depends on it."""
+MODES: dict[FitMode, dict[str, Any]] = {
+    "best": {"pursuit": "mp_refit", "centred": True, "passes": 8, "min_fidelity": 0.9},
+    "paper": {"pursuit": "mp", "centred": False, "passes": 0, "min_fidelity": 0.0},
+}
+"""The settings that a mode stands for, as `itda train` has them."""
 
 
 def fit(
@@ -40,67 +45,37 @@ def fit(
     passes: int | None = None,
     min_fidelity: float | None = None,
     massive: Use | None = None,
-    site: Site | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    memory: int | None = None,
-    progress: Callable[[int], object] = lambda _rows: None,
 ) -> ITDA:
     """Build a dictionary from the rows of a matrix [n, d]: each atom is a row, and says which.
 
-    - `atoms` is how many to have, or `threshold` the share of a row's energy (after the offset) that `k` atoms may
-      leave unexplained; give one of the two. The threshold for a number of atoms is searched for, and of a few too
-      many the least needed are left out. A few less may be found, as where rows are repeated: a row that is an atom
-      already is never one again.
-    - `labels` are one string per row, `Labels`, or None for "row 0", "row 1" ... (`Labels.of_texts`).
-    - `mode` "best" subtracts the mean of all rows, fits the coefficients of the picked atoms by least squares
-      (`mp_refit`), and improves the atoms by 8 `passes` of refinement that keep each within a cosine of 0.9
-      (`min_fidelity`) of its own row. "paper" does none of this, as the paper: `mp`, no offset, no refinement.
-      `pursuit`, `centred`, `passes` and `min_fidelity` overrule the mode.
-    - `massive` is None: no row is set apart for its norm, for in a matrix of unknown kind a large row is not known to
-      be an accident. "skip" and "atoms" are as in `itda.Trainer`, for activations of a language model.
-    - `memory` is what the Gram matrix may take, in bytes; `progress` is called with numbers of rows gone through.
+    - `atoms`: how many to have; a few less are found where rows repeat. Or `threshold`: the share of a row's energy,
+      after the offset, that `k` atoms may leave unexplained.
+    - `labels`: one string per row, `Labels`, or None for "row 0", "row 1" ... (`Labels.of_texts`).
+    - `mode`: "best" subtracts the mean of all rows (`centred`), fits coefficients by least squares (`pursuit` mp_refit)
+      and refines the atoms in 8 `passes`, each within a cosine of 0.9 of its row (`min_fidelity`). "paper" does none
+      of it. What else is given overrules the mode; `massive` is as in `itda.Trainer`.
 
-    Rows are gone through once in their order, and there is no chance in it: the same matrix gives the same bits. The
-    order matters, as earlier rows become atoms first. For a sorted matrix, shuffle rows and labels together:
+    Earlier rows become atoms first. Shuffle a sorted matrix together with its labels:
     `order = np.random.default_rng(0).permutation(len(x))`, then `x[order]` and `[texts[i] for i in order]`.
-
-    Raises `ActivationError` for a matrix that is none, has no rows, or is not finite, and `SettingError` for settings
-    out of range.
+    Raises `ActivationError` for a matrix that is none, is empty or not finite, `SettingError` for settings.
 
     >>> import itda, torch
-    >>> texts = [f"sentence {i}" for i in range(200)]
     >>> x = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
-    >>> model = itda.fit(x, atoms=32, k=4, labels=texts)
-    >>> model
-    <ITDA of 32 atoms of width 16, k 4, pursuit mp_refit, mode best, refined>
+    >>> model = itda.fit(x, atoms=32, k=4, labels=[f"sentence {i}" for i in range(200)])
     >>> model.atom(3)
     atom 3 of 32: «sentence 3»
     >>> model.encode(x).indices.shape
     torch.Size([200, 4])
     """
     rows = _checked(x, mode, atoms, threshold)
-    named = labels_of(labels, len(rows))
-    best = mode == "best"
-    if centred is None:
-        centred = best
-    trainer = Trainer(
-        rows.shape[1],
-        tokens=len(rows),
-        k=k,
-        threshold=threshold,
-        atoms=atoms,
-        pursuit=pursuit if pursuit is not None else "mp_refit" if best else "mp",
-        offset_tokens=len(rows) if centred else 0,
-        passes=passes if passes is not None else PASSES if best else 0,
-        min_fidelity=min_fidelity if min_fidelity is not None else MIN_FIDELITY if best else 0.0,
-        massive=massive,
-        memory=memory,
-    )
-    for start in range(0, len(rows), STEP):
-        part = slice(start, start + STEP)
-        trainer.offer(ActivationBatch(rows[part], named[part]))
-        progress(len(rows[part]))
-    return trainer.finish(mode=mode, site=site, provenance=dict(provenance or {}))
+    batch = ActivationBatch(rows, labels_of(labels, len(rows)))
+    given = {"pursuit": pursuit, "centred": centred, "passes": passes, "min_fidelity": min_fidelity}
+    settings = {**MODES[mode], **{name: value for name, value in given.items() if value is not None}}
+    settings["offset_tokens"] = len(rows) if settings.pop("centred") else 0
+    settings |= {"k": k, "threshold": threshold, "atoms": atoms, "massive": massive}
+    trainer = Trainer(rows.shape[1], tokens=len(rows), **settings)
+    trainer.offer(batch)
+    return trainer.finish(mode=mode)
 
 
 def _checked(x: Any, mode: str, atoms: int | None, threshold: float | None) -> Tensor:
@@ -109,8 +84,8 @@ def _checked(x: Any, mode: str, atoms: int | None, threshold: float | None) -> T
     if 0 in rows.shape:
         raise ActivationError(f"x is of shape {list(rows.shape)}: give at least one row and one column")
     check_finite(rows, "row")
-    if mode not in ("best", "paper"):
-        raise SettingError(f"no mode {mode!r}: use best or paper")
+    if mode not in MODES:
+        raise SettingError(f"no mode {mode!r}: use {' or '.join(MODES)}")
     if (atoms is None) == (threshold is None):
         raise SettingError("give atoms= or threshold=, one of the two")
     if atoms is not None and not 1 <= atoms <= len(rows):
