@@ -1,8 +1,17 @@
-# Two commands do everything on a machine with Python 3.11, pip and git.
+# These commands do everything on a machine with Python 3.11, pip and git.
 PYTHON ?= python3
 READY = .venv/installed
 
-.PHONY: demo test
+# After each change: the rules of the house, the core without what takes long, files on disk, and one run end to end.
+QUICK = tests/test_imports.py tests/test_packaging.py tests/store tests/sources/tokenizing/test_cutting.py \
+	tests/core/test_atom.py tests/core/test_batch.py tests/core/test_code.py tests/core/test_dictionary.py \
+	tests/core/test_labels.py tests/core/test_metrics.py tests/core/pursuit/test_pursuit.py \
+	tests/core/similarity/test_similarity_linear.py tests/core/training/test_trainer.py \
+	tests/test_cli.py::test_a_run_folder_says_what_made_it \
+	tests/test_cli.py::test_decompose_shows_each_token_with_its_atoms \
+	tests/test_cli.py::test_evaluate_measures_held_out_tokens_and_keeps_the_figures
+
+.PHONY: demo test quick
 demo: $(READY)
 	.venv/bin/itda demo
 
@@ -11,6 +20,12 @@ test: $(READY)
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright --pythonpath .venv/bin/python
 	.venv/bin/python -m pytest -n 2 --dist loadfile
+
+quick: $(READY)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright --pythonpath .venv/bin/python itda
+	.venv/bin/python -m pytest -n 2 --dist loadfile $(QUICK)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -223,7 +223,8 @@ def main() -> None:
                 size = len(open_run(run).dictionary(SITE))
                 for i in range(starts):
                     key = {"start": i, "tokens": tokens}
-                    results.find(key) or results.add(key, {"atoms": size, **cold_start(run, size, i, browser)})
+                    if not results.find(key):
+                        results.add(key, {"atoms": size, **cold_start(run, size, i, browser)})
                 browser.close()
             results.add({"export": 200, "tokens": tokens}, exported(run, 200))
     found = [row for i in range(starts) if (row := results.find({"start": i, "tokens": tokens}))]

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -64,9 +65,9 @@ def new_model(member: str) -> PreTrainedModel:
     """The untrained model of a member."""
     architecture, _, seed = member.partition("-")
     torch.manual_seed(int(seed))
-    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+    ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
     if architecture == "gpt2":
-        off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        off: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         return GPT2LMHeadModel(
             GPT2Config(vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=64, n_layer=BLOCKS, n_head=4, **off, **ids)
         )

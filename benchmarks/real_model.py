@@ -273,7 +273,7 @@ def safetensors(model: str) -> Path:
 
         loaded = LanguageModel.load(model)
         loaded.tokenizer.save_pretrained(folder)
-        config = loaded.model.config
+        config: Any = loaded.model.config
         del config.quantization_config  # transformers saves nothing that it takes for quantised
         plain = LlamaForCausalLM(config)
         plain.model.load_state_dict(loaded.model.base_model.state_dict())

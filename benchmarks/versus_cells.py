@@ -203,7 +203,8 @@ def by_kmeans(x: Tensor, cell: Cell) -> tuple[itda.ITDA, dict[str, Any]]:
     started = time.process_time()
     offset = x[: BEST["offset_tokens"]].double().mean(dim=0).float()
     unit = torch.nn.functional.normalize(x - offset)
-    means = MiniBatchKMeans(cell.size, batch_size=2048, n_init=1, max_iter=5, random_state=0).fit(unit.numpy())
+    once: Any = 1  # scikit-learn's stubs want a string
+    means = MiniBatchKMeans(cell.size, batch_size=2048, n_init=once, max_iter=5, random_state=0).fit(unit.numpy())
     centres = torch.from_numpy(means.cluster_centers_).float()
     atoms = torch.nn.functional.normalize(centres)
     model = itda.ITDA(atoms, labels_for(len(atoms)), k=cell.k, pursuit="mp_refit", offset=offset)

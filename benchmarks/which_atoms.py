@@ -20,6 +20,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import RESULTS, Results, batches, labels_for, table
@@ -54,7 +55,8 @@ def at_random(z: Tensor, atoms: int, _k: int) -> Tensor:
 def by_kmeans(z: Tensor, atoms: int, _k: int) -> Tensor:
     from sklearn.cluster import MiniBatchKMeans
 
-    means = MiniBatchKMeans(atoms, batch_size=2048, n_init=1, max_iter=10, random_state=0).fit(unit(z).numpy())
+    once: Any = 1  # scikit-learn's stubs want a string
+    means = MiniBatchKMeans(atoms, batch_size=2048, n_init=once, max_iter=10, random_state=0).fit(unit(z).numpy())
     return unit(torch.from_numpy(means.cluster_centers_).float())
 
 
@@ -77,6 +79,7 @@ def worst_share(z: Tensor, atoms: int, k: int) -> Tensor:
 def with_factor(z: Tensor, atoms: int, k: int, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Rows whose score exceeds a bound; the bound that gives the number is found by bisection."""
     low, high = -12.0, 12.0
+    found = torch.empty(0, dtype=torch.long)
     for _ in range(9):
         bound = 2 ** ((low + high) / 2)
         found = in_blocks(

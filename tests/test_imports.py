@@ -107,6 +107,15 @@ def test_files_that_the_pages_for_contributors_name_exist(page: str):
     assert page == "CONTRIBUTING.md" or len(named) > 30
 
 
+def test_files_that_make_quick_runs_exist():
+    named = re.findall(r"tests/[\w./]+(?:::\w+)?", (FOLDER.parent / "Makefile").read_text())
+    assert len(named) > 10
+    for name in named:
+        file, _, test = name.partition("::")
+        assert (FOLDER.parent / file).exists(), f"{file} is gone: mend QUICK in the Makefile"
+        assert not test or f"def {test}(" in (FOLDER.parent / file).read_text(), f"{name} is gone"
+
+
 def test_the_picture_of_the_rooms_is_that_of_the_chain():
     assert rooms.DRAWING.read_text() == rooms.drawing(), "draw it again: python scripts/rooms.py"
 

@@ -91,7 +91,7 @@ class Read(HTMLParser):
     def handle_comment(self, data):
         raise AssertionError("a comment")
 
-    handle_decl = handle_pi = unknown_decl = handle_comment
+    handle_decl = handle_pi = unknown_decl = handle_comment  # pyright: ignore[reportAssignmentType]
 
     def count(self, tag: str) -> int:
         return sum(name == tag for name, _ in self.found)

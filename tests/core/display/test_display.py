@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_labels_of_a_code_are_read_and_walked_as_an_array():
     """The README's own example: `labels[code.indices]`."""
     model = ITDA(unit_rows(8, 4), Labels.of(*(Label("e", i, i, i + 1, i, "", str(i), "") for i in range(8))), k=3)
     code = model.encode(torch.randn(5, 4, generator=torch.Generator().manual_seed(0)))
-    found = model.labels[code.indices]
+    found: Any = model.labels[code.indices]
     assert found.position.shape == (5, 3)
     assert [[each.position for each in row] for row in found] == code.indices.tolist()
     assert isinstance(found[0], Labels)

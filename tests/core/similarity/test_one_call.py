@@ -58,7 +58,7 @@ def slow_procrustes(x: torch.Tensor, y: torch.Tensor) -> float:
     width = max(a.shape[1], b.shape[1])
     a, b = (np.pad(site, ((0, 0), (0, width - site.shape[1]))) for site in (a, b))
     u, _, vt = np.linalg.svd(a.T @ b)
-    return 1 - np.linalg.norm(a @ (u @ vt) - b) ** 2 / 2
+    return float(1 - np.linalg.norm(a @ (u @ vt) - b) ** 2 / 2)
 
 
 def slow_regression(x: torch.Tensor, y: torch.Tensor) -> float:

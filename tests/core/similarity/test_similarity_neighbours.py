@@ -18,7 +18,7 @@ MEANS = [X.mean(dim=0), Y.mean(dim=0)]
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return a @ b / np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
 def slow_relative(centred: bool, centred_codes: bool) -> float:

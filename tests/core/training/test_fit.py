@@ -1,5 +1,7 @@
 """A dictionary of any matrix."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -111,7 +113,7 @@ def test_atoms_and_labels_show_the_text():
     ],
 )
 def test_settings_that_make_no_sense_are_refused_in_one_line(settings, message):
-    fit = itda.fit  # without the check of types, which a mode that is none does not pass
+    fit: Any = itda.fit  # without the check of types, which a mode that is none does not pass
     while hasattr(fit, "__wrapped__"):
         fit = fit.__wrapped__
     with pytest.raises(SettingError, match=message) as error:
