@@ -1,18 +1,23 @@
-"""Durable files: written under another name and renamed when they are whole, and read with one line for what is wrong.
+"""Durable files: written under a hidden name and renamed when they are whole; locked, checked, and read as JSON.
+
+A process killed at any moment leaves the old file or the new one, never half of one. It may leave something hidden
+besides, whose name begins with a dot. An error of the system becomes one line that says what to do. No other module
+renames, syncs or locks files: a test holds that.
 
 Nothing here needs tensors, so that what reads JSON alone starts at once.
 """
 
 import errno
+import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from itda.errors import StoreError
 
@@ -22,82 +27,296 @@ TOKENS_FORMAT = "itda-tokens"
 DICTIONARY_FILES = ("config.json", "atoms.safetensors", "labels.parquet", "README.md")
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a full disk, a quota, and a limit on the size of files are told by."""
+"""The errors for a full disk, a quota, and a limit on the size of files."""
+
+NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+"""The errors of file systems that cannot sync a folder."""
+
+_NUMBERS = itertools.count()
+"""Makes hidden names differ within a process."""
+
+
+# Errors of the system, in one line each.
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether something could not be written for want of space.
+    """Tell whether something could not be written for want of space.
 
     >>> is_full(OSError(errno.ENOSPC, "No space left on device")), is_full(FileNotFoundError())
     (True, False)
     """
-    if type(error).__name__ == "SafetensorError":  # it has the number in its text alone
+    if _is_of_safetensors(error):  # it has the number in its text alone
         found = re.search(r"os error (\d+)", str(error))
         return found is not None and int(found[1]) in FULL
     return isinstance(error, OSError) and error.errno in FULL
 
 
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that becomes `path` if the block succeeds and vanishes if it does not.
+def reason_of(error: BaseException) -> str:
+    """Say in a few words what went wrong: the system's words, or the first line of the message.
 
-    Raises `StoreError` if `path` exists.
+    >>> reason_of(FileNotFoundError(errno.ENOENT, "No such file or directory")), reason_of(KeyError())
+    ('No such file or directory', 'KeyError')
     """
-    if path.exists():
-        raise StoreError(f"{path} exists already: name another folder, or remove it")
+    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, cut to 150 characters; its type where it has none.
+
+    >>> first_line(ValueError("too long\\nby 3")), first_line(ValueError())
+    ('too long', 'ValueError')
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0][:150]
+
+
+@contextmanager
+def explained(doing: str, remedy: str, *, full: str | None = None) -> Iterator[None]:
+    """Raise `StoreError` "cannot DOING (REASON): REMEDY" for an error of the system within this block.
+
+    `full` is the whole message where the disk is full; other exceptions pass as they are.
+
+    >>> with explained("read it", "name another file"):
+    ...     Path("/nowhere").read_text()
+    Traceback (most recent call last):
+    itda.errors.StoreError: cannot read it (No such file or directory): name another file
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise StoreError(f"cannot write beside {path} ({error.strerror}): name a folder that can be written") from error
+        yield
+    except Exception as error:
+        if not isinstance(error, OSError) and not _is_of_safetensors(error):
+            raise
+        if full is not None and is_full(error):
+            raise StoreError(full) from error
+        raise StoreError(f"cannot {doing} ({reason_of(error)}): {remedy}") from error
+
+
+def _is_of_safetensors(error: BaseException) -> bool:
+    # By name: importing the library takes time that most readers of JSON need not spend.
+    return type(error).__name__ == "SafetensorError"
+
+
+# Files.
+
+
+def hidden(path: Path, ending: str = "tmp") -> Path:
+    """The name beside `path` under which it is written.
+
+    >>> hidden(Path("run/run.json")).as_posix()
+    'run/.run.json.tmp'
+    """
+    return path.with_name(f".{path.name}.{ending}")
+
+
+@contextmanager
+def whole_file(path: Path, *, alone: bool = False, synced: bool = False) -> Iterator[Path]:
+    """Give a hidden path to write to: the file becomes `path` when the block ends, and vanishes if it fails.
+
+    The file has the mode that `open` would give it, whatever library wrote it. With `synced` it is on the disk, under
+    its name, when this returns. With `alone`, for folders that one process writes to at a time, the hidden name is
+    always the same, so that what a killed process left is written over. Raises `OSError`.
+    """
+    partial = hidden(path) if alone else hidden(path, f"{os.getpid()}-{next(_NUMBERS)}.tmp")
     try:
+        partial.unlink(missing_ok=True)
+        partial.open("xb").close()
+        mode = partial.stat().st_mode
         yield partial
-        partial.chmod(0o755)
-        try:
-            partial.rename(path)  # fails if somebody else has filled `path` meanwhile
-        except OSError as error:
-            raise StoreError(f"{path} appeared while this ran: name another folder") from error
+        if partial.stat().st_mode != mode:  # some libraries leave a file to its owner alone
+            partial.chmod(mode)
+        if synced:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        rename(partial, path, synced=synced)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise
 
 
-def lock(folder: Path, doing: str) -> int | None:
-    """A descriptor that keeps others out of a folder until it is closed; a killed process is in nobody's way.
+def write_whole(path: Path, content: str | bytes, *, alone: bool = False, synced: bool = False) -> None:
+    """Write a file so that it is there in full or not at all: see `whole_file`. Text is UTF-8."""
+    content = content.encode() if isinstance(content, str) else content
+    with whole_file(path, alone=alone, synced=synced) as partial:
+        partial.write_bytes(content)
 
-    None where there are no such locks. Raises `StoreError` if somebody has it: it is being `doing`, made for instance.
+
+def rename(partial: Path, path: Path, *, synced: bool = False) -> None:
+    """Give a file its name, in place of another of that name."""
+    partial.replace(path)
+    if synced:
+        sync_folder(path.parent)
+
+
+def sync(file: IO[Any]) -> None:
+    """Put on the disk what was written to an open file."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damage_of(path: Path, size: int, sha256: str | None = None) -> str | None:
+    """Say what is wrong with a file that should have `size` bytes and, where it is given, this hash; None if it has.
+
+    >>> damage_of(Path("/nowhere"), 10)
+    'is missing'
     """
     try:
-        import fcntl
-    except ImportError:  # a system without such locks
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
+        found = path.stat().st_size
+        if found != size:
+            return f"has {found:,} bytes, not {size:,}"
+        if sha256 is not None and sha256_of(path) != sha256:
+            return "has changed since it was written (its SHA-256)"
+    except (FileNotFoundError, NotADirectoryError):
+        return "is missing"
+    except OSError as error:  # a bad sector, say
+        return f"cannot be read ({reason_of(error)})"
+    return None
+
+
+# Folders.
+
+
+def sync_folder(folder: Path) -> None:
+    """Put on the disk the names in a folder, on systems that can do that."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # so says a system that opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_FOR_FOLDERS:
+            raise
+    finally:
         os.close(descriptor)
-        raise StoreError(f"{folder} is being {doing} by another process: wait for it, or end it") from None
-    except OSError:  # a file system without such locks
-        pass
-    return descriptor
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, if there is none, and put its name on the disk."""
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        sync_folder(folder.parent)
+
+
+def empty_folder(folder: Path) -> None:
+    """Make a folder anew, without what was in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path, *, synced: bool = False) -> Iterator[Path]:
+    """Give a hidden folder to write to: it becomes `path` when the block ends, and vanishes if it fails.
+
+    With `synced` the names in it and its own are on the disk then; its files are the block's matter. Raises `OSError`,
+    and `StoreError` if somebody else has made `path` meanwhile.
+    """
+    partial = hidden(path, f"{os.getpid()}-{next(_NUMBERS)}")
+    try:
+        partial.mkdir()
+        yield partial
+        if synced:
+            sync_folder(partial)
+        try:
+            partial.rename(path)
+        except OSError as error:
+            if not path.exists():
+                raise
+            raise StoreError(f"{path} appeared while this ran: name another folder") from error
+        if synced:
+            sync_folder(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # gone already if all went well
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A `whole_folder` for what a user named. Raises `StoreError` if it exists, or cannot be made."""
+    if path.exists():
+        raise StoreError(f"{path} exists already: name another folder, or remove it")
+    with ExitStack() as stack:
+        with explained(f"write beside {path}", "name a folder that can be written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = stack.enter_context(whole_folder(path))
+        yield partial
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Give a hidden folder to write to: it takes the place of `path` when the block ends, and vanishes if it fails."""
+    partial = hidden(path, "partial")
+    empty_folder(partial)
+    try:
+        yield partial
+        replace_folder(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(whole: Path, path: Path) -> None:
+    """Put a whole folder in the place of `path`, which need not be there.
+
+    A process killed at this leaves the old one, or what `finish_replacing` puts in its place.
+    """
+    shutil.rmtree(hidden(path, "new"), ignore_errors=True)
+    whole.rename(hidden(path, "new"))
+    finish_replacing(path)
+
+
+def finish_replacing(path: Path) -> None:
+    """Do what is left of a `replace_folder` that was killed, if anything is."""
+    new = hidden(path, "new")
+    if new.exists():
+        if path.exists():
+            remove_folder(path)
+        new.rename(path)
+    shutil.rmtree(hidden(path, "old"), ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, renamed first, so that nobody finds half of it under its name."""
+    old = hidden(path, "old")
+    shutil.rmtree(old, ignore_errors=True)
+    path.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
 def locked(folder: Path, doing: str) -> Iterator[None]:
-    """Keeps others out of a folder within this. Raises `StoreError` if somebody is in it."""
-    descriptor = lock(folder, doing)
+    """Keep others out of a folder within this block; a killed process is in nobody's way.
+
+    Does nothing where there are no such locks. Raises `StoreError` if another process is in it: the folder is being
+    `doing`, "made" for instance.
+    """
     try:
+        import fcntl
+    except ImportError:  # a system without such locks
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"{folder} is being {doing} by another process: wait for it, or end it") from None
+        except OSError:  # a file system without such locks
+            pass
         yield
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
+        os.close(descriptor)
+
+
+# JSON.
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write a JSON file so that it is there in full or not at all. Raises `OSError`."""
+    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, expected: str) -> dict[str, Any]:

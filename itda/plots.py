@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from itda.errors import SettingError
+from itda.files import whole_file
 from itda.recipes.compare import Pair
 
 PANELS = (("weighted", "weighted Jaccard"), ("jaccard", "Jaccard"), ("size_only", "sizes alone (control)"))
@@ -48,7 +49,8 @@ def heat_maps(pairs: Sequence[Pair], folder: Path) -> None:
                 axis.set_ticks(range(len(sites)), [site.short for site in sites], fontsize=7)
                 axis.set_label_text(run[-28:], fontsize=8, parse_math=False)
             figure.colorbar(shown, ax=panel, shrink=0.8)
-    figure.savefig(folder / "overlap.png", dpi=150)
+    with whole_file(folder / "overlap.png") as picture:
+        figure.savefig(picture, dpi=150, format="png")
     # Without the date and random ids, so that the same comparison gives the same file.
-    with rc_context({"svg.hashsalt": "itda"}):
-        figure.savefig(folder / "overlap.svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "itda"}), whole_file(folder / "overlap.svg") as picture:
+        figure.savefig(picture, metadata={"Date": None}, format="svg")

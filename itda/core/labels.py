@@ -92,12 +92,12 @@ class Labels:
     def of(*labels: Label) -> "Labels":
         """Make columns of single labels."""
         return Labels(
-            document=_strings([label.document for label in labels]),
+            document=strings([label.document for label in labels]),
             position=np.array([label.position for label in labels], dtype=np.int64),
             char_start=np.array([label.char_start for label in labels], dtype=np.int64),
             char_end=np.array([label.char_end for label in labels], dtype=np.int64),
             token_id=np.array([label.token_id for label in labels], dtype=np.int64),
-            window=_strings([label.before + label.token + label.after for label in labels]),
+            window=strings([label.before + label.token + label.after for label in labels]),
             window_start=np.array([label.char_start - len(label.before) for label in labels], dtype=np.int64),
         )
 
@@ -129,8 +129,8 @@ class Labels:
             positions[row] = copies[text] = copies.get(text, -1) + 1
         lengths = np.array([len(text) for text in values], dtype=np.int64)
         starts = positions * (lengths + 1)
-        strings, ids = _strings([str(text) for text in values]), np.full(len(values), NO_TOKEN_ID, dtype=np.int64)
-        return Labels(strings, positions, starts, starts + lengths, ids, strings, starts)
+        texts, ids = strings([str(text) for text in values]), np.full(len(values), NO_TOKEN_ID, dtype=np.int64)
+        return Labels(texts, positions, starts, starts + lengths, ids, texts, starts)
 
     @staticmethod
     def of_rows(number: int) -> "Labels":
@@ -227,7 +227,8 @@ def _index(index: Any) -> Any:
     return index
 
 
-def _strings(values: list[str]) -> np.ndarray:
+def strings(values: list[str]) -> np.ndarray:
+    """An array of Python strings, of any length each."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array

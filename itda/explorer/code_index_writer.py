@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +23,11 @@ from torch import Tensor
 from itda.core.batch import Site
 from itda.core.code import SparseCode
 from itda.core.labels import Labels
-from itda.errors import StoreError
 from itda.explorer.code_index import FOLDER, INDEX_FORMAT, TEXT
-from itda.files import locked
+from itda.files import empty_folder, explained, replace_folder, whole_file
 
-PARTIAL, NEW, OLD = ".index.partial", ".index.new", ".index.old"
+PARTIAL = ".index.partial"
+"""The folder of parts, in the run."""
 PART_FORMAT = "itda-index-part"
 
 
@@ -152,32 +152,14 @@ def merge(parts: Sequence[PartRecord], whole: Path, sites: Mapping[Site, tuple[i
 
 def emptied(folder: Path) -> None:
     """Make a folder of ours anew. Raises `StoreError` if it cannot be made."""
-    shutil.rmtree(folder, ignore_errors=True)
-    _written(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
+    with _writing(folder):
+        empty_folder(folder)
 
 
 def publish(run: Path, whole: Path) -> None:
     """Put a whole index in the place of the one that is there. Who has the old one mapped keeps it."""
-    whole.rename(run / NEW)
+    replace_folder(whole, run / FOLDER)
     shutil.rmtree(run / PARTIAL, ignore_errors=True)
-    recover(run)
-
-
-def recover(run: Path) -> None:
-    """Put a new index in its place, if there is one: also where the process that made it was killed at this."""
-    if (run / NEW).exists():
-        if (run / FOLDER).exists():
-            shutil.rmtree(run / OLD, ignore_errors=True)
-            (run / FOLDER).rename(run / OLD)
-        (run / NEW).rename(run / FOLDER)
-    shutil.rmtree(run / OLD, ignore_errors=True)
-
-
-@contextmanager
-def one_at_a_time(run: Path) -> Iterator[None]:
-    """Raises `StoreError` if another process indexes this run; a killed one is in nobody's way."""
-    with locked(run, "indexed"):
-        yield
 
 
 def _merged_text(parts: Sequence[PartRecord]) -> dict[str, np.ndarray]:
@@ -239,19 +221,9 @@ def _bytes_before(text: str) -> Int64[np.ndarray, " places"]:
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
     tensors = {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
-    temporary = path.with_name(f".{path.name}.tmp")
-
-    def save() -> None:
-        save_file(tensors, temporary, metadata)
-        temporary.chmod(0o644)  # safetensors leaves it to its owner alone
-        temporary.replace(path)
-
-    _written(path, save)
+    with _writing(path), whole_file(path, alone=True) as partial:
+        save_file(tensors, partial, metadata)
 
 
-def _written(path: Path, write: Callable[[], object]) -> None:
-    try:
-        write()
-    except (OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0][:150]
-        raise StoreError(f"cannot write {path} ({reason}): make room for it, and run it again to go on") from error
+def _writing(path: Path) -> AbstractContextManager[None]:
+    return explained(f"write {path}", "make room for it, and run it again to go on")

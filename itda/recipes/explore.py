@@ -11,10 +11,11 @@ from urllib.parse import quote, urlencode
 from itda import config as settings
 from itda.checks import check_export
 from itda.core.batch import Site
-from itda.errors import SettingError, StoreError
+from itda.errors import SettingError
 from itda.explorer import PORT
 from itda.explorer.export import Contents, chosen_atoms, page
 from itda.explorer.pages import Explorer
+from itda.files import explained, write_whole
 from itda.recipes.compare import compare_runs, comparison_values
 from itda.recipes.runs import Bar, finite, no_bar, open_run
 from itda.sources.models.transformers import LanguageModel
@@ -88,13 +89,8 @@ def export(options: settings.Explore, bar: Bar = no_bar, say: Callable[[str], ob
             atoms[run] = _within(options.atoms, len(explorer.opened.dictionary(run, sites[run]).model))
     with bar("export", sum(len(each) for each in atoms.values())) as progress:
         text = page(explorer, Contents(sites, atoms, prompts), progress.update)
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {target} ({error.strerror}): name another file") from error
+    with explained(f"write {target}", "name another file"):
+        write_whole(target, text)
     return target.stat().st_size
 
 

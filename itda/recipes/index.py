@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +20,11 @@ from itda.explorer.code_index_writer import (
     PartRecord,
     emptied,
     merge,
-    one_at_a_time,
     parts_of,
     publish,
-    recover,
 )
 from itda.explorer.indexing import PartWriter, most_in_flight
-from itda.files import DICTIONARY_FORMAT, FORMAT_VERSION, read_json, write_json
+from itda.files import DICTIONARY_FORMAT, FORMAT_VERSION, finish_replacing, locked, read_json, sha256_of, write_json
 from itda.recipes.activation_source import closing_of, cluster_of, open_model
 from itda.recipes.run_in_progress import versions
 from itda.recipes.run_model import find_model
@@ -86,8 +83,8 @@ def index_run(options: settings.Index, bar: Bar = no_bar, say: Say = unsaid) -> 
     corpus = corpus_of(run, options.corpus, options, "read", say)
     asked = _asked(run, options, corpus, sites)
     where = find_model(run.folder, run.record, options, say)
-    with one_at_a_time(run.folder):
-        recover(run.folder)
+    with locked(run.folder, "indexed"):
+        finish_replacing(run.folder / FOLDER)
         record = _existing(run, asked, sites, where.options.dtype, where.changed)
         if record is not None:
             return Indexing(run.folder / FOLDER, record, _summaries(run, sites), new=False)
@@ -203,9 +200,7 @@ def _site_record(run: Run, site: Site) -> dict[str, Any]:
     config = read_json(run.sites[site] / "config.json", DICTIONARY_FORMAT)
     file = run.sites[site] / "atoms.safetensors"
     try:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        made = {"atoms": config["atoms"], "k": config["k"], "dictionary": digest, "sample": sample(file)}
+        made = {"atoms": config["atoms"], "k": config["k"], "dictionary": sha256_of(file), "sample": sample(file)}
         # Absent where no token is massive, as in an index from before there was the rule.
         limit = config.get("massive_norm")
         return made if limit is None else {**made, "massive_norm": limit}

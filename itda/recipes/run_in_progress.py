@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,17 @@ from itda import config as settings
 from itda.checks import check_free, check_resumable
 from itda.core.training.state import TrainingState
 from itda.errors import StoreError
-from itda.files import FORMAT_VERSION, RUN_FORMAT, is_full, locked, read_json, write_json
+from itda.files import (
+    FORMAT_VERSION,
+    RUN_FORMAT,
+    explained,
+    is_full,
+    locked,
+    read_json,
+    replaced_folder,
+    write_json,
+    write_whole,
+)
 from itda.resolving import from_record, to_record
 from itda.store.checkpoints import Checkpoint, latest_checkpoint, write_checkpoint
 from itda.store.records import UNFINISHED
@@ -61,13 +71,11 @@ class RunInProgress:
     def begun(folder: Path, options: settings.Train) -> Iterator[RunInProgress]:
         """A new one, which is removed if it fails before there is anything to keep. Raises `StoreError`."""
         check_free(folder)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError as error:
-            raise StoreError(f"{folder} exists already: name another folder, or remove it") from error
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise StoreError(f"cannot write {folder} ({reason}): name a folder that can be written") from error
+        with explained(f"write {folder}", "name a folder that can be written"):
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError as error:
+                raise StoreError(f"{folder} exists already: name another folder, or remove it") from error
         unfinished = RunInProgress(folder, options, None)
         with locked(folder, "made"):
             try:
@@ -168,19 +176,13 @@ class RunInProgress:
             for line in path.read_text(encoding="utf-8").splitlines():
                 with suppress(ValueError, KeyError, TypeError):  # the last one may be cut short
                     lines += [line] if json.loads(line)["tokens"] <= seen else []
-        with path.open("w", encoding="utf-8", buffering=1) as file:  # line by line, for those who look on
-            file.writelines(f"{line}\n" for line in lines)
+        write_whole(path, "".join(f"{line}\n" for line in lines), alone=True)
+        with path.open("a", encoding="utf-8", buffering=1) as file:  # line by line, for those who look on
             yield file.write
 
-    @contextmanager
-    def place_for(self, name: str) -> Iterator[Path]:
+    def place_for(self, name: str) -> AbstractContextManager[Path]:
         """A folder that becomes `name` in the run when it is whole, in place of one from before a kill."""
-        partial, path = self.folder / f".{name}.partial", self.folder / name
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        yield partial
-        shutil.rmtree(path, ignore_errors=True)
-        partial.rename(path)
+        return replaced_folder(self.folder / name)
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write run.json, which makes it a run, and remove what was for going on."""
@@ -190,11 +192,8 @@ class RunInProgress:
     def _write(self) -> None:
         values = {"format": UNFINISHED_FORMAT, "format_version": FORMAT_VERSION}
         values |= {"settings": to_record(self.options), "about": self.about}
-        try:
+        with explained(f"write {self.folder}", "name a folder that can be written"):
             write_json(self.folder / UNFINISHED, values)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise StoreError(f"cannot write {self.folder} ({reason}): name a folder that can be written") from error
 
 
 def tidy(folder: Path) -> None:

@@ -10,13 +10,10 @@ process writes to a folder at a time.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,7 +27,16 @@ from torch import Tensor
 from itda.core.labels import Labels
 from itda.core.training.state import TrainingState
 from itda.errors import StoreError
-from itda.files import is_full
+from itda.files import (
+    damage_of,
+    explained,
+    make_folder,
+    reason_of,
+    remove_folder,
+    sync,
+    whole_folder,
+    write_whole,
+)
 
 FORMAT, FORMAT_VERSION = "itda-checkpoint", 1
 
@@ -89,31 +95,17 @@ def write_checkpoint(
     >>> path.name, read.record, read.skipped
     ('checkpoint-000001', {'tokens': 2}, [])
     """
-    partial = None
-    try:
-        _make(folder)
+    full = f"no space for a checkpoint in {folder}: free some, {remedy}"
+    with explained(f"write a checkpoint in {folder}", f"see that it can be written, {remedy}", full=full):
+        make_folder(folder)
         for leftover in folder.glob(f".{PREFIX}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         existing = _checkpoints(folder)
         number = _number(existing[0]) + 1 if existing else 1
         path = folder / f"{PREFIX}{number:06d}"
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=folder))
-        files = {name: _write_state(partial / f"{name}.safetensors", states[name]) for name in states}
-        _write_record(partial / "record.json", {"record": dict(record), "states": files})
-        partial.chmod(0o755)
-        _sync(partial)
-        partial.rename(path)
-        _sync(folder)
-    except OSError as error:
-        if is_full(error):
-            raise StoreError(f"no space for a checkpoint in {folder}: free some, {remedy}") from error
-        reason = error.strerror or type(error).__name__
-        raise StoreError(
-            f"cannot write a checkpoint in {folder} ({reason}): see that it can be written, {remedy}"
-        ) from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)  # gone already if all went well
+        with whole_folder(path, synced=True) as partial:
+            files = {name: _write_state(partial / f"{name}.safetensors", states[name]) for name in states}
+            _write_record(partial / "record.json", {"record": dict(record), "states": files})
     _prune(existing)
     return path
 
@@ -124,7 +116,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     Raises `StoreError` if there are some and none is whole.
     """
     skipped: list[str] = []
-    try:
+    with explained(f"read {folder}", "see that it can be read"):
         for path in _checkpoints(folder):
             try:
                 body = _read_record(path / "record.json")
@@ -132,8 +124,6 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
                 return Checkpoint(path, body["record"], states, skipped)
             except _DamageError as damage:
                 skipped.append(f"{path.name}: {damage}")
-    except OSError as error:
-        raise StoreError(f"cannot read {folder} ({error.strerror}): see that it can be read") from error
     if skipped:
         raise StoreError(f"{folder} has no whole checkpoint ({'; '.join(skipped)}): start the run anew")
     return None
@@ -158,28 +148,23 @@ def _prune(older: list[Path]) -> None:
         if kept < KEPT and _looks_whole(path):
             kept += 1
         elif path.is_dir():
-            # Renamed first: half a checkpoint is never seen. If it cannot be, the next one tries again.
-            with contextlib.suppress(OSError):
-                gone = path.rename(path.with_name(f".{path.name}.old"))
-                shutil.rmtree(gone, ignore_errors=True)
+            with contextlib.suppress(OSError):  # the next checkpoint tries again
+                remove_folder(path)
 
 
 def _looks_whole(path: Path) -> bool:
     # Sizes, not hashes: it was whole when it was written, and reading it all would take as long as writing it.
     try:
         states = _read_record(path / "record.json")["states"]
-        return all((path / f"{name}.safetensors").stat().st_size == of["size"] for name, of in states.items())
-    except (_DamageError, OSError):
+    except _DamageError:
         return False
+    return all(damage_of(path / f"{name}.safetensors", of["size"]) is None for name, of in states.items())
 
 
 def _write_record(path: Path, body: dict[str, Any]) -> None:
     body = {"format": FORMAT, "format_version": FORMAT_VERSION, **body}
-    with path.open("w", encoding="utf-8") as file:
-        json.dump({**body, "sha256": _hash_of(body)}, file, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    text = json.dumps({**body, "sha256": _hash_of(body)}, allow_nan=False)
+    write_whole(path, text + "\n", alone=True, synced=True)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -190,7 +175,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise _DamageError("record.json is damaged or cut short") from error
     except OSError as error:  # a bad sector, say
-        raise _DamageError(f"record.json cannot be read ({error.strerror})") from error
+        raise _DamageError(f"record.json cannot be read ({reason_of(error)})") from error
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise _DamageError(f"record.json is not an {FORMAT} file")
     if body.pop("sha256", None) != _hash_of(body):
@@ -229,7 +214,7 @@ def _write_state(path: Path, state: TrainingState) -> dict[str, Any]:
             size += len(part)
             while len(part):  # a system call may write less than it is given
                 part = part[file.write(part) :]
-        os.fsync(file.fileno())
+        sync(file)
     return {"size": size, "sha256": digest.hexdigest(), "values": state.values, "labels": list(state.labels)}
 
 
@@ -240,17 +225,11 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 def _read_state(path: Path, of: dict[str, Any]) -> TrainingState:
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != of["size"]:
-                raise _DamageError(f"{path.name} has {size:,} bytes, not {of['size']:,}")
-            if hashlib.file_digest(file, "sha256").hexdigest() != of["sha256"]:
-                raise _DamageError(f"{path.name} is damaged: its hash is another")
-    except FileNotFoundError as error:
-        raise _DamageError(f"it has no {path.name}") from error
-    except OSError as error:
-        raise _DamageError(f"{path.name} cannot be read ({error.strerror})") from error
+    if not path.exists():
+        raise _DamageError(f"it has no {path.name}")
+    damage = damage_of(path, of["size"], of["sha256"])
+    if damage is not None:
+        raise _DamageError(f"{path.name} {damage}")
     read = load_file(path)
     start = "tensors/"
     tensors = {name.removeprefix(start): tensor for name, tensor in read.items() if name.startswith(start)}
@@ -285,21 +264,3 @@ def _labels_of(read: Mapping[str, Tensor], start: str) -> Labels:
             texts[i] = whole[begin:end].decode("utf-8", "surrogatepass")
         columns[name] = texts[columns[name]]
     return Labels(**columns)
-
-
-def _make(folder: Path) -> None:
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Have a folder's names on the disk."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that does not do this for folders
-            raise
-    finally:
-        os.close(number)

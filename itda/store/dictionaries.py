@@ -27,9 +27,12 @@ from itda.files import (
     DICTIONARY_FORMAT,
     FORMAT_VERSION,
     TOKENS_FORMAT,
+    first_line,
     new_folder,
     read_json,
+    whole_file,
     write_json,
+    write_whole,
 )
 
 
@@ -63,9 +66,10 @@ def write_dictionary(model: ITDA, folder: Path) -> None:
         tensors["fidelity"] = model.fidelity.cpu().contiguous()
     if model.novelty is not None:
         tensors["novelty"] = model.novelty.cpu().contiguous()
-    save_file(tensors, folder / "atoms.safetensors", {"format": DICTIONARY_FORMAT})
+    with whole_file(folder / "atoms.safetensors", alone=True) as partial:
+        save_file(tensors, partial, {"format": DICTIONARY_FORMAT})
     pyarrow.parquet.write_table(_table_of(model.labels), folder / "labels.parquet")
-    (folder / "README.md").write_text(model_card(model), encoding="utf-8")
+    write_whole(folder / "README.md", model_card(model))
     write_json(folder / "config.json", config)
 
 
@@ -101,8 +105,9 @@ def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
             provenance=config["provenance"],
         )
     except (OSError, SafetensorError, pyarrow.ArrowException, KeyError, TypeError, SettingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StoreError(f"{folder} is damaged or not whole ({reason[:150]}): write or download it anew") from error
+        raise StoreError(
+            f"{folder} is damaged or not whole ({first_line(error)}): write or download it anew"
+        ) from error
 
 
 def push_dictionary(model: ITDA, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
@@ -118,8 +123,7 @@ def push_dictionary(model: ITDA, repo_id: str, *, private: bool | None = None, t
             commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload an ITDA dictionary")
         except Exception as error:  # the HTTP library's own errors, which change from release to release
             raise StoreError(
-                f"cannot push to {repo_id} ({str(error).splitlines()[0][:150]}): check the name, the network and "
-                "`hf auth whoami`"
+                f"cannot push to {repo_id} ({first_line(error)}): check the name, the network and `hf auth whoami`"
             ) from error
     return str(commit.commit_url)
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from itda.core.site import Site
 from itda.errors import SettingError, StoreError
-from itda.files import DICTIONARY_FORMAT, METRICS_FORMAT, RUN_FORMAT, read_json
+from itda.files import DICTIONARY_FORMAT, METRICS_FORMAT, RUN_FORMAT, first_line, read_json
 
 UNFINISHED = "unfinished.json"
 """The file of a run that is being made: `itda.recipes.run_in_progress`."""
@@ -79,8 +79,9 @@ class DictionaryRecord:
             for name in ("k", "pursuit", "threshold"):
                 config[name]  # what every reader asks for
         except (OSError, SafetensorError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise StoreError(f"{folder} is damaged or not whole ({reason[:150]}): write or download it anew") from error
+            raise StoreError(
+                f"{folder} is damaged or not whole ({first_line(error)}): write or download it anew"
+            ) from error
         found = read_json(metrics, METRICS_FORMAT) if metrics.exists() else None
         return DictionaryRecord(folder, config, fidelity, found)
 

@@ -14,20 +14,16 @@ from itda import Labels, Site, SparseCode
 from itda.errors import MissingError, StoreError
 from itda.explorer.code_index import FOLDER, INDEX_FORMAT, CodeIndex, sample
 from itda.explorer.code_index_writer import (
-    NEW,
-    OLD,
     PARTIAL,
     CodePart,
     TextPart,
     emptied,
     merge,
-    one_at_a_time,
     parts_of,
     publish,
-    recover,
     write_part,
 )
-from itda.files import FORMAT_VERSION, write_json
+from itda.files import FORMAT_VERSION, finish_replacing, locked, write_json
 from itda.sources.corpora.corpus import Corpus
 
 TEXTS = ["the cat sat", "naïve 🙂 日本", "a<bos>dog<pad>b", "", "the cat sat on the mat and ran " * 3, "é"]
@@ -269,17 +265,18 @@ def test_parts_after_one_that_is_damaged_are_made_again(tmp_path):
 
 @pytest.mark.parametrize("killed_at", ["before", "between the renames", "after"])
 def test_wherever_publishing_is_killed_the_new_index_takes_its_place(copied, killed_at):
-    shutil.copytree(copied / FOLDER, copied / NEW)
-    (copied / NEW / "mark").touch()
+    new, old = copied / ".index.new", copied / ".index.old"  # as an older itda may have left them
+    shutil.copytree(copied / FOLDER, new)
+    (new / "mark").touch()
     if killed_at == "between the renames":
-        (copied / FOLDER).rename(copied / OLD)
+        (copied / FOLDER).rename(old)
     elif killed_at == "after":
-        (copied / FOLDER).rename(copied / OLD)
-        (copied / NEW).rename(copied / FOLDER)
-    recover(copied)
+        (copied / FOLDER).rename(old)
+        new.rename(copied / FOLDER)
+    finish_replacing(copied / FOLDER)
     assert (copied / FOLDER / "mark").exists()
-    assert not (copied / NEW).exists()
-    assert not (copied / OLD).exists()
+    assert not new.exists()
+    assert not old.exists()
 
 
 def test_who_has_the_old_index_mapped_still_has_it_whole(copied):
@@ -291,12 +288,12 @@ def test_who_has_the_old_index_mapped_still_has_it_whole(copied):
 
 def test_one_process_at_a_time(tmp_path):
     with (
-        one_at_a_time(tmp_path),
-        pytest.raises(StoreError, match="by another process: wait for it"),
-        one_at_a_time(tmp_path),
+        locked(tmp_path, "indexed"),
+        pytest.raises(StoreError, match="is being indexed by another process: wait for it"),
+        locked(tmp_path, "indexed"),
     ):
         pass
-    with one_at_a_time(tmp_path):
+    with locked(tmp_path, "indexed"):
         pass
 
 

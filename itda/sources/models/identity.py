@@ -20,6 +20,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from itda.files import write_whole
+
 WHOLE = 2**36
 """Bytes of files, together, that are read as a whole: 64 GiB."""
 SMALL, SAMPLE, STEP = 2**20, 2**12, 2**22
@@ -141,8 +143,5 @@ def _keep(name: str, stamp: Stamp, digest: str) -> None:
     kept = {**{key: value for key, value in _kept().items() if key != name}, name: [stamp, digest]}
     text = json.dumps(dict(list(kept.items())[-MOST_KEPT:]))
     with suppress(OSError, RuntimeError):  # it is only to be quick next time
-        register = _register()
-        register.parent.mkdir(parents=True, exist_ok=True)
-        partial = register.with_name(f".{register.name}.{os.getpid()}")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(register)
+        _register().parent.mkdir(parents=True, exist_ok=True)
+        write_whole(_register(), text)

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -30,8 +29,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from itda.core.batch import Site
-from itda.core.labels import Labels
+from itda.core.labels import Labels, strings
 from itda.errors import SettingError, StoreError
+from itda.files import damage_of, explained, hidden, reason_of, rename, sha256_of, sync, write_whole
 
 FORMAT, FORMAT_VERSION = "itda-activations", 1
 MANIFEST, LABELS = "manifest.json", "labels"
@@ -138,7 +138,7 @@ class Manifest:
             shards = {str(site): digest for site, digest in self.partial.shards.items()}
             labels = asdict(self.partial.labels)
             values["partial"] = {"tokens": self.partial.tokens, "labels": labels, "shards": shards}
-        write_whole(folder, MANIFEST, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
+        _write(folder, MANIFEST, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
 
     @staticmethod
     def read(folder: Path) -> Manifest:
@@ -188,13 +188,13 @@ class ShardFile:
         self._folder, self.name, self.rows = folder, f"{site}/{number:06}.safetensors", rows
         self._site, self._first, self._d_model, self._dtype = site, first, d_model, dtype
         path = folder / self.name
-        self._temporary = path.with_name(f".{path.name}.tmp")
+        self._temporary = hidden(path)
         with writing(path):
             path.parent.mkdir(exist_ok=True)
             if rows:
                 # A process may have been killed after the file got its name, and before the manifest knew.
                 if not self._temporary.exists():
-                    path.replace(self._temporary)
+                    rename(path, self._temporary)
                 self._file = self._temporary.open("r+b")
                 self._file.truncate(DATA_START + self._size)
                 self._file.seek(DATA_START + self._size)
@@ -209,7 +209,7 @@ class ShardFile:
     def keep(self) -> str:
         """Have what there is on the disk; returns its SHA-256. Goes on growing after that."""
         with writing(self._folder / self.name):
-            _flush(self._file)
+            sync(self._file)
             return self.digest()
 
     def digest(self) -> str:
@@ -243,11 +243,10 @@ class ShardFile:
         with writing(self._folder / self.name):
             self._file.seek(0)
             self._file.write((DATA_START - 8).to_bytes(8, "little") + header.ljust(DATA_START - 8))
-            _flush(self._file)
-            self._file.seek(0)
-            digest = hashlib.file_digest(self._file, "sha256").hexdigest()
+            sync(self._file)
             self._file.close()
-            _rename(self._temporary, self._folder / self.name)
+            digest = sha256_of(self._temporary)
+            rename(self._temporary, self._folder / self.name, synced=True)
         return FileRecord(self.name, DATA_START + size, digest)
 
     def discard(self) -> None:
@@ -306,7 +305,7 @@ def write_labels(folder: Path, number: int, labels: Labels, *, partial: bool = F
         row_group_size=len(table) or 1,
     )
     name = f".{number:06}.{len(labels)}.parquet" if partial else f"{number:06}.parquet"
-    return write_whole(folder, f"{LABELS}/{name}", content.getvalue())
+    return _write(folder, f"{LABELS}/{name}", content.getvalue())
 
 
 def read_labels(path: Path, rows: int) -> Labels:
@@ -319,10 +318,10 @@ def read_labels(path: Path, rows: int) -> Labels:
         lists = {name: table[name].combine_chunks() for name in TOKEN_COLUMNS}
         lengths = np.diff(np.asarray(lists["position"].offsets).astype(np.int64))
         # By way of the dictionary, so that all rows of a document share one string.
-        names = _objects(document.dictionary.to_pylist())[np.asarray(document.indices)]
+        names = strings(document.dictionary.to_pylist())[np.asarray(document.indices)]
         labels = Labels(
             document=np.repeat(names, lengths),
-            window=np.repeat(_objects(window.to_pylist()), lengths),
+            window=np.repeat(strings(window.to_pylist()), lengths),
             window_start=np.repeat(np.asarray(window_start), lengths),
             **{name: np.asarray(column.flatten()) for name, column in lists.items()},
         )
@@ -345,7 +344,7 @@ def check_made_alike(folder: Path, asked: Mapping[str, Any]) -> Manifest | None:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StoreError(f"{folder} cannot be read ({error.strerror}): name another folder") from error
+            raise StoreError(f"{folder} cannot be read ({reason_of(error)}): name another folder") from error
         if foreign:
             raise StoreError(f"{folder} holds something else than activations: name another folder")
         return None
@@ -375,72 +374,27 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_size(folder: Path, record: FileRecord) -> None:
     """Raises `StoreError` if a file is missing or has another size than the manifest says."""
-    path = folder / record.file
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise StoreError(f"{path} is missing: {HARVEST_AGAIN}") from error
-    if size != record.size:
-        raise StoreError(f"{path} has {size:,} bytes, not {record.size:,}: {HARVEST_AGAIN}")
+    damage = damage_of(folder / record.file, record.size)
+    if damage is not None:
+        raise StoreError(f"{folder / record.file} {damage}: {HARVEST_AGAIN}")
 
 
 def check_content(folder: Path, record: FileRecord) -> None:
     """Raises `StoreError` if a file is not, byte for byte, what was written."""
-    path = folder / record.file
     check_size(folder, record)
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read ({error.strerror}): remove it, and {HARVEST_AGAIN}") from error
-    if digest != record.sha256:
-        raise StoreError(f"{path} has changed since it was written (its SHA-256): remove it, and {HARVEST_AGAIN}")
+    damage = damage_of(folder / record.file, record.size, record.sha256)
+    if damage is not None:
+        raise StoreError(f"{folder / record.file} {damage}: remove it, and {HARVEST_AGAIN}")
 
 
-def write_whole(folder: Path, name: str, content: bytes) -> FileRecord:
-    """Write a file so that it is there in full or not at all. Raises `StoreError`."""
-    path = folder / name
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        path.parent.mkdir(exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                _flush(file)
-            _rename(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+def _write(folder: Path, name: str, content: bytes) -> FileRecord:
+    """Write a small file of the folder, whole and on the disk. Raises `StoreError`."""
+    with writing(folder / name):
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_whole(folder / name, content, alone=True, synced=True)
     return FileRecord(name, len(content), hashlib.sha256(content).hexdigest())
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Says of an error of the system what to do about it."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path} ({error.strerror}): make room for it, and run the same command again to go on"
-        ) from error
-
-
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _rename(temporary: Path, path: Path) -> None:
-    temporary.replace(path)
-    with suppress(OSError):  # not every system can open a folder
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _objects(values: list[str]) -> np.ndarray:
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
+def writing(path: Path) -> AbstractContextManager[None]:
+    """Raise `StoreError` with what to do for an error of the system within this block."""
+    return explained(f"write {path}", "make room for it, and run the same command again to go on")

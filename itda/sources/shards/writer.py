@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from itda.core.batch import ActivationBatch, Site
 from itda.core.labels import Labels
 from itda.errors import SettingError, StoreError
-from itda.files import lock
+from itda.files import locked
 from itda.sources.shards.files import (
     DTYPES,
     LABELS,
@@ -94,7 +93,7 @@ class ShardWriter:
         if shard_tokens is not None and shard_tokens < 1:
             raise SettingError(f"shard_tokens is {shard_tokens}: it must be at least 1")
         self.folder = folder = Path(folder)
-        self._begun, self._lock = False, None
+        self._begun, self._lock = False, ExitStack()
         about = json.loads(json.dumps(about))  # as it will be read
         self._manifest = Manifest(about, tuple(sites), d_model, dtype, shard_tokens or _shard_tokens(d_model, dtype))
         self._whole: set[int] = set()
@@ -209,7 +208,7 @@ class ShardWriter:
                 else:
                     track.file.discard()
                 track.file = None
-        self._unlock()
+        self._lock.close()
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -223,13 +222,14 @@ class ShardWriter:
             self.close()
 
     def _go_on(self, *, cut_alike: bool) -> None:
-        self._begun, self._lock = True, lock(self.folder, "written")
+        self._lock.enter_context(locked(self.folder, "written"))
+        self._begun = True
         try:
             made = Manifest.read(self.folder)  # again, now that nobody else may write it
             asked = self._manifest if cut_alike else replace(self._manifest, shard_tokens=made.shard_tokens)
             check_same(self.folder, made.settings, asked.settings)
         except StoreError:
-            self._unlock()
+            self._lock.close()
             raise
         self._manifest = made
         self._whole = {n for n, each in enumerate(made.ranges) if _is_there(self.folder, each)}
@@ -270,15 +270,11 @@ class ShardWriter:
         """Not before there is something to write, so that bad input leaves nothing behind."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        self._begun, self._lock = True, lock(self.folder, "written")
+        self._lock.enter_context(locked(self.folder, "written"))
+        self._begun = True
         if check_made_alike(self.folder, {}) is not None:
             raise StoreError(f"{self.folder} appeared while this ran: run the same command again to go on")
         self._write(self._manifest)
-
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
     def _add_labels(self, labels: Labels) -> None:
         for number, rows, full in self._cut(self._labels, len(labels)):
