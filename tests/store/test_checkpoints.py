@@ -25,7 +25,7 @@ from core.training.test_state import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itda import Label, Labels
+from itda import Label, Labels, Trainer
 from itda.core.training.state import TrainingState
 from itda.errors import StoreError
 from itda.store.checkpoints import latest_checkpoint, write_checkpoint
@@ -408,3 +408,18 @@ def test_killed_while_it_writes_again_and_again_there_is_always_a_whole_one(tmp_
                 assert bool((state.tensors["x"] == number).all())
         parent.stdin.close()
     assert parent.returncode == 0
+
+
+def test_a_checkpoint_of_earlier_code_is_restored_and_written_again_as_it_was():
+    folder = Path(__file__).parents[1] / "runs_made_before" / "unfinished" / "checkpoints"
+    checkpoint = latest_checkpoint(folder)
+    assert checkpoint is not None
+    state = checkpoint.states["layer_2"]
+    refined = {"offset_tokens": 64, "passes": 2, "min_fidelity": 0.9}
+    trainer = Trainer(192, tokens=2000, k=4, threshold=0.6, pursuit="mp_refit", **refined)
+    trainer.restore(state)
+    again = trainer.state()
+    assert (trainer.seen, len(trainer)) == (361, 62)
+    assert again.values == state.values
+    assert again.tensors.keys() == state.tensors.keys()
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in state.tensors.items())
