@@ -19,7 +19,8 @@ from itda.core.display.summaries import model_html, model_line
 from itda.core.intake import Activations, check_finite, tensor_of
 from itda.core.labels import Labels
 from itda.core.massive import check_limit, massive
-from itda.core.pursuit import PURSUITS, Encoder, Pursuit, decoded, encoder
+from itda.core.pursuit import Encoder, Pursuit, decoded, encoder
+from itda.core.pursuit.rules import rules_of
 from itda.core.readout import all_cosines, best_cosines
 from itda.core.site import Site
 from itda.errors import ActivationError, SettingError
@@ -253,8 +254,7 @@ class ITDA:
 def check_pursuit(k: int, pursuit: str) -> None:
     """Raises `SettingError` unless k and the pursuit make sense."""
     check_k(k)
-    if pursuit not in PURSUITS:
-        raise SettingError(f"no pursuit {pursuit!r}: use {', '.join(PURSUITS)}")
+    rules_of(pursuit)
 
 
 def check_offset(offset: Tensor | None, d_model: int) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from itda.core.code import SparseCode
 from itda.core.dictionary import ITDA, check_width, target_of
 from itda.core.pursuit.fixed_order import fixed_dot, fixed_sum, root, scaled, weighted_atoms
-from itda.core.pursuit.plain import RESOLUTION
+from itda.core.pursuit.gram_float64 import gram_of, picks
 from itda.core.readout import best_cosines
 from itda.errors import SettingError
 
@@ -40,7 +40,7 @@ class TwoLevels:
     def encode(self, activations: Float[Tensor, "*batch d_model"]) -> SparseCode:
         """Decompose activations [..., d_model] into codes [..., k]: `k_broad` steps, then the rest of k.
 
-        First non-negative matching pursuit in the broad atoms: the largest <r, d>, as long as it is positive. Then
+        First non-negative matching pursuit (`nn_mp`) in the broad atoms. Then
         matching pursuit of what is left in all other atoms, so a broad atom's coefficient is never negative. The bits
         of a row depend on that row alone. Raises `ActivationError` as `ITDA.encode`.
         """
@@ -93,23 +93,12 @@ class TwoLevels:
 
     def _first(self, z: Float64[Tensor, "batch d_model"]) -> tuple[Tensor, Tensor]:
         """Picks [batch, k_broad] and coefficients, 0 where no correlation is positive. All sums in a fixed order."""
-        atoms = self._coarse.atoms.double()
-        correlation = fixed_sum(z[:, None, :] * atoms)  # batch broad
-        least, places = RESOLUTION * root(fixed_dot(z, z)), torch.arange(len(atoms), device=z.device)
-        picks, coefficients = [], []
-        for _ in range(self.k_broad):
-            best = correlation.amax(dim=1, keepdim=True)
-            pick = torch.where(correlation == best, places, len(atoms)).amin(dim=1)  # the lowest of equals
-            value = torch.where(best[:, 0] > least, best[:, 0], 0.0)
-            picks.append(self.broad[pick])
-            coefficients.append(value)
-            correlation -= value[:, None] * self._gram[pick]
-        return torch.stack(picks, dim=1), torch.stack(coefficients, dim=1)
+        found, coefficients = picks(z, self._coarse.atoms.double(), self._gram, self.k_broad, "nn_mp")
+        return self.broad[found], coefficients
 
     @cached_property
     def _gram(self) -> Float64[Tensor, "broad broad"]:
-        atoms = self._coarse.atoms.double()
-        return fixed_sum(atoms[:, None, :] * atoms)
+        return gram_of(self._coarse.atoms.double())
 
     @cached_property
     def _others(self) -> Int64[Tensor, " others"]:

@@ -1,5 +1,8 @@
 """Oracles and data for the tests of the core: slow, plain, in float64."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -19,23 +22,41 @@ def normal(rows: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(1000 + seed))
 
 
+class SlowRules(NamedTuple):
+    """What a pursuit does, for the slow loop: what makes an atom the best, and where least squares come in."""
+
+    score: Callable[[np.ndarray], np.ndarray] = np.abs
+    fits_each_step: bool = False
+    fits_at_the_end: bool = False
+
+
+SLOW: dict[str, SlowRules] = {
+    "mp": SlowRules(),
+    "mp_refit": SlowRules(fits_at_the_end=True),
+    "omp": SlowRules(fits_each_step=True),
+    "nn_mp": SlowRules(score=lambda correlations: correlations),
+}
+"""A row for each pursuit of the package's table: the oracle."""
+
+
 def slow_pursuit(x: np.ndarray, atoms: np.ndarray, k: int, pursuit: str) -> tuple[dict[int, float], list[int], float]:
     """One activation in float64: coefficients by atom, picks in order, share of the energy left."""
-    x, atoms = x.astype(np.float64), atoms.astype(np.float64)
+    rules, x, atoms = SLOW[pursuit], x.astype(np.float64), atoms.astype(np.float64)
     energy, residual, picks, code = x @ x, x.copy(), [], {}
     for _ in range(k):
         scores = atoms @ residual
-        best = int(np.argmax(np.abs(scores)))  # the first of equals
-        if energy == 0 or residual @ residual <= 2.0**-40 * energy or abs(scores[best]) <= 2.0**-20 * energy**0.5:
+        best = int(np.argmax(rules.score(scores)))  # the first of equals
+        worth = rules.score(scores)[best]
+        if energy == 0 or residual @ residual <= 2.0**-40 * energy or worth <= 2.0**-20 * energy**0.5:
             break
         picks.append(best)
         code[best] = code.get(best, 0.0) + scores[best]
         residual = residual - scores[best] * atoms[best]
-        if pursuit == "omp":
+        if rules.fits_each_step:
             fit = np.linalg.lstsq(atoms[picks].T, x, rcond=None)[0]
             code = dict(zip(picks, fit, strict=True))
             residual = x - fit @ atoms[picks]
-    if pursuit == "mp_refit" and code:
+    if rules.fits_at_the_end and code:
         support = list(code)
         fit = np.linalg.lstsq(atoms[support].T, x, rcond=None)[0]
         code, residual = dict(zip(support, fit, strict=True)), x - fit @ atoms[support]

@@ -7,7 +7,7 @@ import numpy as np
 
 from itda.core.pursuit.compiled import as_written
 
-DEPENDENT = 1e-10  # `plain.DEPENDENT`; a test compares them
+DEPENDENT = 1e-10  # `subtraction.DEPENDENT`; a test compares them
 
 
 @as_written

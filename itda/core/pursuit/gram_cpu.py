@@ -20,6 +20,10 @@ from itda.core.pursuit import fixed_order_kernel, gram_cpu_kernel
 from itda.core.pursuit.fixed_order import full_precision_products, scaled
 from itda.core.pursuit.gram_cpu_kernel import Block, Gram, product_error
 from itda.core.pursuit.plain import pursue
+from itda.core.pursuit.rules import Pursuit, rules_of
+from itda.core.pursuit.rules.mp import MP
+from itda.core.pursuit.rules.mp_refit import MP_REFIT
+from itda.core.pursuit.rules.omp import OMP
 from itda.core.pursuit.threads import over_rows
 
 log = logging.getLogger(__name__)
@@ -36,7 +40,17 @@ BLOCK_ROWS = 512
 CROWD = 1024
 """Activations that are taken together where Gram rows have to be computed again and again, step by step."""
 
-KINDS = {"mp": gram_cpu_kernel.MP, "mp_refit": gram_cpu_kernel.MP_REFIT, "omp": gram_cpu_kernel.OMP}
+KINDS = {MP: gram_cpu_kernel.MP, MP_REFIT: gram_cpu_kernel.MP_REFIT, OMP: gram_cpu_kernel.OMP}
+"""The rules that the compiled loops know, and what they call them."""
+
+
+def kind_of(pursuit: Pursuit) -> int | None:
+    """Look up what the compiled loops call a pursuit; None if they do not know its rules.
+
+    >>> kind_of("omp"), kind_of("nn_mp")
+    (2, None)
+    """
+    return KINDS.get(rules_of(pursuit))
 
 
 class GramRows:
@@ -172,7 +186,7 @@ class Scratch:
 def new_block(
     targets: Float[Tensor, "batch d_model"],
     k: int,
-    pursuit: str,
+    pursuit: Pursuit,
     enough: float,
     room: int,
     *,
@@ -183,7 +197,7 @@ def new_block(
     batch, d_model = targets.shape
     first = scratch.array("first", (batch, room), np.float32)
     c = scratch.array("c", (batch, room), np.float32) if keep_first else first
-    steps = (batch, k, k) if pursuit == "omp" else (0, k, k)
+    steps = (batch, k, k) if kind_of(pursuit) == gram_cpu_kernel.OMP else (0, k, k)
     block = Block(
         z=scratch.array("z", (batch, d_model), np.float64),
         narrow=scratch.array("narrow", (batch, d_model), np.float32),
@@ -218,10 +232,10 @@ def correlate(block: Block, atoms: Float32[Tensor, "atoms d_model"]) -> None:
 
 
 def run(
-    rows: np.ndarray, block: Block, gram: GramRows, atoms: Tensor, number: int, pursuit: str, fresh: np.ndarray
+    rows: np.ndarray, block: Block, gram: GramRows, atoms: Tensor, number: int, pursuit: Pursuit, fresh: np.ndarray
 ) -> None:
     """Take some rows of a block to the end of their pursuit. `fresh` has the Gram rows of atoms past `gram.number`."""
-    k, kind, table = block.picks.shape[1], KINDS[pursuit], atoms.numpy()
+    k, kind, table = block.picks.shape[1], kind_of(pursuit), atoms.numpy()
     while len(rows):
         over_rows(
             gram_cpu_kernel.advance, rows, block, gram.view(fresh), table, number, k, kind, gram.error, gram.stamp
@@ -247,9 +261,9 @@ def _refresh(rows: np.ndarray, block: Block, atoms: Float32[Tensor, "atoms d_mod
 
 
 class GramEncoder:
-    """Codes in a dictionary, with the Gram rows that were needed so far."""
+    """Codes in a dictionary, with the Gram rows that were needed so far; `plain`'s where `kind_of` is None."""
 
-    def __init__(self, gram: GramRows, k: int, pursuit: str) -> None:
+    def __init__(self, gram: GramRows, k: int, pursuit: Pursuit) -> None:
         self.gram, self.k, self.pursuit = gram, k, pursuit
         self._scratch = Scratch()
         self._lock = threading.Lock()  # scratch and Gram rows are one at a time
@@ -258,7 +272,7 @@ class GramEncoder:
         self, targets: Float[Tensor, "batch d_model"], enough: float = 0.0
     ) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
         """As `plain.pursue`."""
-        if self.gram.number == 0 or len(targets) == 0:
+        if kind_of(self.pursuit) is None or self.gram.number == 0 or len(targets) == 0:
             return pursue(targets, self.gram.atoms[: self.gram.number], self.k, self.pursuit, enough=enough)
         with self._lock:
             parts = [self._block(part, enough) for part in targets.split(rows_at_once(self.gram, self.k))]
@@ -266,9 +280,9 @@ class GramEncoder:
         return SparseCode(indices, coefficients, count), share
 
     def _block(self, targets: Tensor, enough: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        gram, k, kind = self.gram, self.k, KINDS[self.pursuit]
+        gram, k, kind = self.gram, self.k, kind_of(self.pursuit)
         number, batch, atoms = gram.number, len(targets), gram.atoms
-        keep = self.pursuit == "omp"
+        keep = kind == gram_cpu_kernel.OMP
         block, exponent = new_block(targets, k, self.pursuit, enough, number, keep_first=keep, scratch=self._scratch)
         correlate(block, atoms[:number])
         gram.stamp += 1

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from itda.core.pursuit import gram_torch, plain
 from itda.core.pursuit.gram_torch import Codes
-from itda.core.pursuit.triton_limits import REGISTERS, WIDEST, fits_on_chip
+from itda.core.pursuit.rules import Pursuit
+from itda.core.pursuit.triton_limits import REGISTERS, WIDEST, fits_on_chip, has_kernel
 from itda.machine import free_device_memory, missing_for_triton
 
 Path = Literal["triton-on-chip", "triton-streaming", "gram", "plain"]
@@ -21,7 +22,7 @@ PROOF = 8
 
 
 def choose(m: int, d: int, k: int, free_bytes: int, has_triton: bool) -> Path:
-    """The way to decompose activations of width d by m atoms in k steps, for `mp` and `mp_refit`.
+    """Choose how to decompose activations of width d by m atoms in k steps; `has_triton` is for this pursuit's rules.
 
     - `plain` recomputes the product with all atoms at every step, 2 m d k operations per row. Needed where the Gram
       matrix, 4 m^2 bytes, and `RESERVE` exceed the memory; and best for k = 1, which has nothing to update.
@@ -65,14 +66,14 @@ class GpuPursuit:
         self,
         atoms: Float[Tensor, "atoms d_model"],
         k: int,
-        pursuit: str = "mp",
+        pursuit: Pursuit = "mp",
         memory: int | None = None,
         fast: bool = False,
     ) -> None:
         self.atoms, self.k, self.pursuit, self.fast = atoms, k, pursuit, fast
         self._gram: Float32[Tensor, "atoms atoms"] | None = None
         free = free_device_memory(atoms.device) if memory is None else memory
-        missing = "omp has no kernel" if pursuit == "omp" else missing_for_triton(atoms.device)
+        missing = missing_for_triton(atoms.device) if has_kernel(pursuit) else f"{pursuit} has no kernel"
         self.path = choose(len(atoms), atoms.shape[1], k, free, not missing)
         # A compiler that fuses what it was told to keep apart changes last bits: the first rows show whether it does.
         self._proven = fast or not self.path.startswith("triton")

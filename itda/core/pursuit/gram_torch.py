@@ -12,7 +12,11 @@ With u = 2^-24, the roundoff of float32, and d the width, for unit atoms (Higham
   is off by (d + 8) u. The 8 covers the rounding of z and of float64 atoms, and a norm taken out and put back;
 - c <- c - a G[j] adds |a| (d + 8) u for G, 2 |a| u for rounding a and the product, and u ||r|| for the difference;
 - rounding in float64, norms that are 1 up to 1e-5 and terms in u^2 are covered by `SLACK` and by doubling the last two.
+
+A pursuit that wants correlations by another score than |c| has the same bounds, since a score is off by no more than c.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -23,6 +27,9 @@ from torch import Tensor
 from itda.core.code import SparseCode
 from itda.core.pursuit import plain
 from itda.core.pursuit.fixed_order import fixed_dot, full_precision_products, root, scaled, weighted_atoms
+from itda.core.pursuit.rules import Pursuit, PursuitRules, rules_of
+from itda.core.pursuit.rules.base import Score, magnitude
+from itda.core.pursuit.subtraction import LeastSquares, Projection
 
 UNIT = 2.0**-24
 """Unit roundoff of float32."""
@@ -44,24 +51,25 @@ def pursue(
     targets: Float[Tensor, "batch d_model"],
     atoms: Float[Tensor, "atoms d_model"],
     k: int,
-    pursuit: str = "mp",
+    pursuit: Pursuit = "mp",
     *,
     enough: float = 0.0,
     gram: Float32[Tensor, "atoms atoms"] | None = None,
 ) -> Codes:
-    """`plain.pursue`, to the bit. `gram` is `gram_of(atoms)`, for those who keep it between calls.
+    """`plain.pursue`, to the bit, and by it for subtractions not in `STEPS`. `gram` is `gram_of(atoms)`, if it is kept.
 
     >>> code, left = pursue(torch.tensor([[3.0, 4.0, 0.0]]), torch.eye(3), k=1)
     >>> code.indices.tolist(), code.coefficients.tolist(), left.tolist()
     ([[1]], [[4.0]], [0.36])
     """
-    if len(atoms) == 0 or len(targets) == 0:
+    rules = rules_of(pursuit)
+    if rules.subtract not in STEPS or len(atoms) == 0 or len(targets) == 0:
         return plain.pursue(targets, atoms, k, pursuit, enough=enough)
     if gram is None:
         gram = gram_of(atoms)
-    width = k * atoms.shape[1] if pursuit == "omp" else atoms.shape[1]
+    width = k * atoms.shape[1] if rules.subtract is LeastSquares else atoms.shape[1]  # it gathers all atoms of a row
     parts = targets.split(rows_at_once(max(len(atoms), width), targets.device))
-    return joined([_pursue_rows(part, atoms, gram, k, pursuit, enough) for part in parts])
+    return joined([_pursue_rows(part, atoms, gram, k, rules, enough) for part in parts])
 
 
 def gram_of(atoms: Float[Tensor, "atoms d_model"]) -> Float32[Tensor, "atoms atoms"]:
@@ -108,7 +116,7 @@ class Start:
     """A row is done once its next coefficient is no larger than this."""
 
     @staticmethod
-    def of(targets: Float[Tensor, "batch d_model"], enough: float) -> "Start":
+    def of(targets: Float[Tensor, "batch d_model"], enough: float) -> Start:
         """Scale, and set the limits."""
         exponent = torch.frexp(targets.abs().amax(dim=1)).exponent
         z = scaled(targets.double(), -exponent[:, None])
@@ -116,11 +124,13 @@ class Start:
         least = energy * max(enough, plain.RESOLUTION**2)
         return Start(z, exponent, energy, least, plain.RESOLUTION * root(energy))
 
-    def finish(self, picks: Picks, atoms: Float[Tensor, "atoms d_model"], pursuit: str, dtype: torch.dtype) -> Codes:
-        """Merge, refit and scale back."""
+    def finish(
+        self, picks: Picks, atoms: Float[Tensor, "atoms d_model"], rules: PursuitRules, dtype: torch.dtype
+    ) -> Codes:
+        """Merge, refit if the rules say so, and scale back."""
         indices, coefficients, count, left = picks
         code = SparseCode.from_picks(indices, coefficients, count)
-        if pursuit == "mp_refit":
+        if rules.refit:
             code, left = self._refitted(code, atoms)
         left_over = torch.where(self.energy > 0, left / self.energy, 0.0)
         coefficients = scaled(code.coefficients, self.exponent[:, None])
@@ -146,15 +156,15 @@ def _pursue_rows(
     atoms: Float[Tensor, "atoms d_model"],
     gram: Float32[Tensor, "atoms atoms"],
     k: int,
-    pursuit: str,
+    rules: PursuitRules,
     enough: float,
 ) -> Codes:
     start = Start.of(targets, enough)
-    picks = (_orthogonal if pursuit == "omp" else _matching)(start, atoms, gram, k)
-    return start.finish(picks, atoms, pursuit, targets.dtype)
+    picks = STEPS[rules.subtract](start, atoms, gram, k, rules.score)
+    return start.finish(picks, atoms, rules, targets.dtype)
 
 
-def _matching(start: Start, atoms: Tensor, gram: Float32[Tensor, "atoms atoms"], k: int) -> Picks:
+def _matching(start: Start, atoms: Tensor, gram: Float32[Tensor, "atoms atoms"], k: int, score: Score) -> Picks:
     indices, coefficients, count = _nothing_picked(start, k)
     left_over = start.energy.clone()
     rows = torch.arange(len(start.z), device=start.z.device)  # of the tensors above, in those below
@@ -169,8 +179,8 @@ def _matching(start: Start, atoms: Tensor, gram: Float32[Tensor, "atoms atoms"],
             kept = active.nonzero().squeeze(1)
             rows, r, c, bound = rows[kept], r[kept], c[kept], bound[kept]
             left, least, faint, active = left[kept], least[kept], faint[kept], active[kept]
-        index, correlation = best_atom(c, bound, r, left.sqrt(), active, atoms)
-        picked = active & (correlation.abs() > faint)
+        index, correlation = best_atom(c, bound, r, left.sqrt(), active, atoms, score)
+        picked = active & (score(correlation) > faint)
         least.masked_fill_(active & ~picked, float("inf"))  # these stop here
         correlation = correlation.masked_fill(~picked, 0)  # and nothing below changes them
         indices[rows, step] = index
@@ -184,10 +194,9 @@ def _matching(start: Start, atoms: Tensor, gram: Float32[Tensor, "atoms atoms"],
     return indices, coefficients, count, left_over
 
 
-def _orthogonal(start: Start, atoms: Tensor, gram: Float32[Tensor, "atoms atoms"], k: int) -> Picks:
-    indices, coefficients, count = _nothing_picked(start, k)
-    z, left, least, residual = start.z, start.energy.clone(), start.least.clone(), start.z.clone()
-    fit = plain._LeastSquares(z, atoms, k)
+def _orthogonal(start: Start, atoms: Tensor, gram: Float32[Tensor, "atoms atoms"], k: int, score: Score) -> Picks:
+    indices, _, count = _nothing_picked(start, k)
+    z, left, least, fit = start.z, start.energy.clone(), start.least.clone(), LeastSquares(start.z, atoms, k)
     error, norm = product_error(atoms.shape[1]), start.energy.sqrt()
     first = _product(z, atoms)
     for step in range(k):
@@ -196,25 +205,26 @@ def _orthogonal(start: Start, atoms: Tensor, gram: Float32[Tensor, "atoms atoms"
             break
         # All coefficients change at every step, so c is made anew: c = D z - sum_s a_s G[j_s]. Its partial sums, each
         # rounded, are no larger than ||z|| + sum |a|.
-        c, weights = first[active], coefficients[active, :step]
+        c, weights = first[active], fit.coefficients[active, :step]
         for s in range(step):
             c.addcmul_(gram[indices[active, s]], -weights[:, s, None].float())
         total = weights.abs().sum(dim=1)
         bound = (error + 2 * step * UNIT) * norm[active] + (error + (2 * step + 4) * UNIT) * total
-        r, everyone = residual[active], torch.ones_like(active, dtype=torch.bool)
-        index, correlation = best_atom(c, bound, r, left[active].sqrt(), everyone, atoms)
-        picked = correlation.abs() > start.faint[active]
-        picked[picked.clone()] = fit.add(active[picked], step, index[picked])
+        r, everyone = fit.residual[active], torch.ones_like(active, dtype=torch.bool)
+        index, correlation = best_atom(c, bound, r, left[active].sqrt(), everyone, atoms, score)
+        picked = score(correlation) > start.faint[active]
+        picked[picked.clone()] = fit.take(active[picked], step, index[picked], correlation[picked])
         least[active[~picked]] = float("inf")
-        active, index = active[picked], index[picked]
-        indices[active, step] = index
-        solution = fit.solve(active, step + 1)
-        coefficients[active, : step + 1] = solution
-        r = z[active] - weighted_atoms(solution, atoms, indices[active, : step + 1])
+        active = active[picked]
+        indices[active, step] = index[picked]
         count[active] += 1
-        residual[active] = r
+        r = fit.residual[active]
         left[active] = fixed_dot(r, r)
-    return indices, coefficients, count, left
+    return indices, fit.coefficients, count, left
+
+
+STEPS = {Projection: _matching, LeastSquares: _orthogonal}
+"""How correlations follow from the Gram matrix, for what a pursuit subtracts; the others are left to `plain`."""
 
 
 def _nothing_picked(start: Start, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -236,12 +246,13 @@ def best_atom(
     norm: Float64[Tensor, " batch"],
     active: Bool[Tensor, " batch"],
     atoms: Float[Tensor, "atoms d_model"],
+    score: Score = magnitude,
 ) -> tuple[Int64[Tensor, " batch"], Float64[Tensor, " batch"]]:
     """`plain.best_atom` from correlations c that are off by at most `bound`; rows that are not active get anything.
 
     Where these are too coarse to choose by, c and bound are replaced, in place, by those of a fresh product.
     """
-    row, column = _candidates(c, bound, active)
+    row, column = _candidates(c, bound, active, score)
     crowd = max(CROWD, len(atoms) // 64)
     # The number of candidates is known to the host by now: only if some row may be crowded is the device asked again.
     if len(row) > crowd:
@@ -251,26 +262,36 @@ def best_atom(
             unit = residual[coarse] / norm[coarse, None]
             c[coarse] = _product(unit, atoms) * norm[coarse, None].float()
             bound[coarse] = product_error(atoms.shape[1]) * norm[coarse]
-            row, column = _candidates(c, bound, active)
+            row, column = _candidates(c, bound, active, score)
 
     size = rows_at_once(atoms.shape[1], c.device)
     pairs = zip(row.split(size), column.split(size), strict=True)
     correlation = torch.cat([fixed_dot(residual[i], atoms[j].double()) for i, j in pairs])
-    magnitude = correlation.abs()
-    best = magnitude.new_zeros(len(c)).scatter_reduce(0, row, magnitude, "amax")
+    scores = score(correlation)
+    best = scores.new_full((len(c),), -torch.inf).scatter_reduce(0, row, scores, "amax")
     # Candidates are sorted by row, then by column: the first of the best has the lowest index.
     last = len(row) - 1
-    place = torch.arange(len(row), device=row.device).masked_fill(magnitude != best[row], last)
+    place = torch.arange(len(row), device=row.device).masked_fill(scores != best[row], last)
     winner = row.new_full((len(c),), last).scatter_reduce(0, row, place, "amin")
     return column[winner], correlation[winner]
 
 
 def _candidates(
-    c: Float32[Tensor, "batch atoms"], bound: Float64[Tensor, " batch"], active: Bool[Tensor, " batch"]
+    c: Float32[Tensor, "batch atoms"], bound: Float64[Tensor, " batch"], active: Bool[Tensor, " batch"], score: Score
 ) -> tuple[Tensor, Tensor]:
-    low, high = torch.aminmax(c, dim=1)
-    top = torch.maximum(-low, high).double()
-    # 2 u off the top, so that rounding the cut to float32 cannot raise it.
-    cut = ((1 - 2 * UNIT) * top - 2 * bound).float().masked_fill(~active, float("inf"))[:, None]
-    row, column = ((c >= cut) | (c <= -cut)).nonzero(as_tuple=True)
+    if score is magnitude:  # without a matrix of |c|
+        low, high = torch.aminmax(c, dim=1)
+        cut = _cut(torch.maximum(-low, high), bound, active)
+        row, column = ((c >= cut) | (c <= -cut)).nonzero(as_tuple=True)
+    else:
+        scores = score(c)
+        row, column = (scores >= _cut(scores.amax(dim=1), bound, active)).nonzero(as_tuple=True)
     return row, column
+
+
+def _cut(
+    top: Float32[Tensor, " batch"], bound: Float64[Tensor, " batch"], active: Bool[Tensor, " batch"]
+) -> Float32[Tensor, "batch 1"]:
+    # 2 u off the top, so that rounding the cut to float32 cannot raise it.
+    cut = top.double() - 2 * UNIT * top.double().abs() - 2 * bound
+    return cut.float().masked_fill(~active, float("inf"))[:, None]

@@ -11,14 +11,15 @@ from torch import Tensor
 from itda.core.pursuit import gram_torch, gram_triton_kernel
 from itda.core.pursuit.fixed_order import full_precision_products
 from itda.core.pursuit.gram_torch import Codes, Picks, Start
-from itda.core.pursuit.triton_limits import fits_on_chip, power_of_two
+from itda.core.pursuit.rules import Pursuit, rules_of
+from itda.core.pursuit.triton_limits import fits_on_chip, has_kernel, power_of_two
 
 
 def pursue_triton(
     targets: Float[Tensor, "batch d_model"],
     atoms: Float[Tensor, "atoms d_model"],
     k: int,
-    pursuit: str = "mp",
+    pursuit: Pursuit = "mp",
     *,
     enough: float = 0.0,
     gram: Float32[Tensor, "atoms atoms"] | None = None,
@@ -27,7 +28,7 @@ def pursue_triton(
     tile: int = 4096,
     crowd: int = gram_torch.CROWD,
 ) -> Codes:
-    """`plain.pursue`, to the bit; `gram` as in `gram_torch.pursue`, and `omp` by it.
+    """`plain.pursue`, to the bit; `gram` as in `gram_torch.pursue`, which also does what has no kernel.
 
     `fast` is approximate: the pick is the largest entry of c as it stands, from a product that may be in TF32, so picks
     may differ where two atoms fit nearly as well. Coefficients and what is left are exact for the picks made.
@@ -35,7 +36,7 @@ def pursue_triton(
     No setting below changes a result. `on_chip` picks the kernel (None: by `fits_on_chip`), `tile` the columns that
     the streaming one takes at once; rows with more than `crowd` candidates are left to `gram_torch`, which can mend c.
     """
-    if pursuit == "omp" or len(atoms) == 0 or len(targets) == 0:
+    if not has_kernel(pursuit) or len(atoms) == 0 or len(targets) == 0:
         return gram_torch.pursue(targets, atoms, k, pursuit, enough=enough, gram=gram)
     atoms = atoms.contiguous()
     if gram is None:
@@ -48,7 +49,7 @@ def pursue_triton(
     for part in targets.split(gram_torch.rows_at_once(max(atoms.shape), targets.device)):
         start = Start.of(part, enough)
         indices, coefficients, count, left = _launch(start, atoms, gram, k, on_chip, tile, fast, crowd)
-        codes = start.finish((indices, coefficients, count.clamp(min=0), left), atoms, pursuit, part.dtype)
+        codes = start.finish((indices, coefficients, count.clamp(min=0), left), atoms, rules_of(pursuit), part.dtype)
         unfinished = (count < 0).nonzero().squeeze(1)
         if len(unfinished) > 0:
             redone = gram_torch.pursue(part[unfinished], atoms, k, pursuit, enough=enough, gram=gram)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 from itda.core.pursuit.fixed_order import fixed_dot, full_precision_products, root, scaled, weighted_atoms
+from itda.core.pursuit.rules import Pursuit, PursuitRules, rules_of
+from itda.core.pursuit.rules.base import Score, magnitude
+from itda.core.pursuit.subtraction import LeastSquares
 
 RESOLUTION = 2.0**-20
 """A pursuit stops when the residual, or the next coefficient, is this small beside the activation: atoms are stored in
 float32, and what is below that is their rounding."""
-
-DEPENDENT = 1e-10
-"""A picked atom with this little energy outside the span of the others adds nothing that float32 atoms can express."""
 
 PRODUCT_SIZE = 2**23
 """Rows are taken in groups whose products have about this many elements: it bounds memory, and changes no result."""
@@ -28,7 +28,7 @@ def pursue(
     targets: Float[Tensor, "batch d_model"],
     atoms: Float[Tensor, "atoms d_model"],
     k: int,
-    pursuit: str = "mp",
+    pursuit: Pursuit = "mp",
     *,
     enough: float = 0.0,
 ) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
@@ -39,6 +39,9 @@ def pursue(
     - `mp` (Mallat & Zhang 1993; the paper's Algorithm 2): a = <r, d>; r <- r - a d. An atom may be picked again.
     - `mp_refit`: as `mp`; at the end least squares on the picked atoms.
     - `omp` (Pati et al. 1993): least squares on the picked atoms at every step, r <- z - its fit.
+    - `nn_mp`: as `mp`, but it picks the atom with the largest <r, d>, as long as that is positive.
+
+    The table of pursuits is `itda.core.pursuit.rules`. Raises `SettingError` for a name that is not in it.
 
     Atoms are unit vectors. Targets are finite. A zero target has an empty code and nothing left over. A row stops early
     once no more than the share `enough` is left, for those who only ask whether it gets there: no step adds to it.
@@ -48,13 +51,14 @@ def pursue(
     >>> code.indices.tolist(), code.coefficients.tolist(), left.tolist()
     ([[1]], [[4.0]], [0.36])
     """
+    rules = rules_of(pursuit)
     if len(atoms) == 0 or len(targets) == 0:
         empty = torch.zeros(len(targets), k, dtype=torch.long, device=targets.device)
         count = torch.zeros(len(targets), dtype=torch.long, device=targets.device)
         left = (targets != 0).any(dim=1).double()
         return SparseCode(empty, empty.to(_code_dtype(targets)), count), left
     rows = max(1, PRODUCT_SIZE // max(len(atoms), k * atoms.shape[1]))
-    parts = [_pursue_rows(part, atoms, k, pursuit, enough) for part in targets.split(rows)]
+    parts = [_pursue_rows(part, atoms, k, rules, enough) for part in targets.split(rows)]
     code = SparseCode(
         torch.cat([code.indices for code, _ in parts]),
         torch.cat([code.coefficients for code, _ in parts]),
@@ -64,46 +68,37 @@ def pursue(
 
 
 def _pursue_rows(
-    targets: Float[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"], k: int, pursuit: str, enough: float
+    targets: Float[Tensor, "batch d_model"],
+    atoms: Float[Tensor, "atoms d_model"],
+    k: int,
+    rules: PursuitRules,
+    enough: float,
 ) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
     # A power of two brings every row near 1 without rounding: no square under- or overflows.
     exponent = torch.frexp(targets.abs().amax(dim=1)).exponent
     z = scaled(targets.double(), -exponent[:, None])
     energy = fixed_dot(z, z)
 
-    batch = len(z)
-    indices = torch.zeros(batch, k, dtype=torch.long, device=z.device)
-    coefficients = z.new_zeros(batch, k)
-    count = torch.zeros(batch, dtype=torch.long, device=z.device)
-    fit = _LeastSquares(z, atoms, k) if pursuit == "omp" else None
-    residual, left = z.clone(), energy.clone()
+    indices = torch.zeros(len(z), k, dtype=torch.long, device=z.device)
+    count = torch.zeros(len(z), dtype=torch.long, device=z.device)
+    steps, left = rules.subtract(z, atoms, k), energy.clone()
     least = energy * max(enough, RESOLUTION**2)
     for step in range(k):
         active = (left > least).nonzero().squeeze(1)
         if len(active) == 0:
             break
-        r = residual[active]
-        index, correlation = best_atom(r, root(left[active]), atoms)
-        worth_it = correlation.abs() > RESOLUTION * root(energy[active])
-        if fit is not None:
-            worth_it[worth_it.clone()] = fit.add(active[worth_it], step, index[worth_it])
-        if not worth_it.all():  # the others stop here
-            least[active[~worth_it]] = float("inf")
-            active, r, index, correlation = active[worth_it], r[worth_it], index[worth_it], correlation[worth_it]
-        indices[active, step] = index
-        if fit is None:
-            coefficients[active, step] = correlation
-            r -= correlation[:, None] * atoms[index].double()
-        else:
-            solution = fit.solve(active, step + 1)
-            coefficients[active, : step + 1] = solution
-            r = z[active] - weighted_atoms(solution, atoms, indices[active, : step + 1])
+        index, correlation = best_atom(steps.residual[active], root(left[active]), atoms, rules.score)
+        taken = rules.score(correlation) > RESOLUTION * root(energy[active])
+        taken[taken.clone()] = steps.take(active[taken], step, index[taken], correlation[taken])
+        least[active[~taken]] = float("inf")  # these stop here
+        active = active[taken]
+        indices[active, step] = index[taken]
         count[active] += 1
-        residual[active] = r
+        r = steps.residual[active]
         left[active] = fixed_dot(r, r)
 
-    code = SparseCode.from_picks(indices, coefficients, count)
-    if pursuit == "mp_refit":
+    code = SparseCode.from_picks(indices, steps.coefficients, count)
+    if rules.refit:
         code = refit(z, atoms, code)
         residual = z - weighted_atoms(code.coefficients, atoms, code.indices)
         left = fixed_dot(residual, residual)
@@ -113,23 +108,28 @@ def _pursue_rows(
 
 
 def best_atom(
-    residual: Float64[Tensor, "batch d_model"], norm: Float64[Tensor, " batch"], atoms: Float[Tensor, "atoms d_model"]
+    residual: Float64[Tensor, "batch d_model"],
+    norm: Float64[Tensor, " batch"],
+    atoms: Float[Tensor, "atoms d_model"],
+    score: Score = magnitude,
 ) -> tuple[Int64[Tensor, " batch"], Float64[Tensor, " batch"]]:
-    """For each row the atom with the largest |<r, d>| in float64, the lowest index among equals, and <r, d>."""
+    """For each row the atom with the largest score of <r, d> in float64, the lowest index among equals, and <r, d>."""
     unit = (residual / norm[:, None]).float()
     with full_precision_products(unit.device):
-        magnitude = (unit @ atoms.float().T).abs_()
+        scores = score(unit @ atoms.float().T)
     # |fl(<r, d>) - <r, d>| <= n u ||r|| ||d|| in whatever order the product is summed (Higham 2002, section 3.1);
-    # the 8 covers the rounding of `unit` itself, of float64 atoms, and of norms that are 1 up to rounding.
+    # the 8 covers the rounding of `unit` itself, of float64 atoms, and of norms that are 1 up to rounding. A score is
+    # off by no more than that.
     bound = (residual.shape[1] + 8) * 2.0**-24
-    cut = magnitude.amax(dim=1, keepdim=True) - 2.1 * bound
-    row, column = (magnitude >= cut).nonzero(as_tuple=True)  # sorted by row, then by column
+    cut = scores.amax(dim=1, keepdim=True) - 2.1 * bound
+    row, column = (scores >= cut).nonzero(as_tuple=True)  # sorted by row, then by column
     size = max(1, PRODUCT_SIZE // residual.shape[1])
     pairs = zip(row.split(size), column.split(size), strict=True)
     correlation = torch.cat([fixed_dot(residual[r], atoms[c].double()) for r, c in pairs])
     if len(row) > len(residual):
-        best = correlation.new_zeros(len(residual)).scatter_reduce(0, row, correlation.abs(), "amax")
-        winner = (correlation.abs() == best[row]).nonzero().squeeze(1)
+        scores = score(correlation)
+        best = scores.new_full((len(residual),), -torch.inf).scatter_reduce(0, row, scores, "amax")
+        winner = (scores == best[row]).nonzero().squeeze(1)
         # Winners are sorted by row, then column: the first of each row has the lowest index.
         first = torch.ones_like(winner, dtype=torch.bool)
         first[1:] = row[winner[1:]] != row[winner[:-1]]
@@ -143,7 +143,7 @@ def refit(z: Float64[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_mod
 
     An atom in the span of those before it is dropped.
     """
-    fit = _LeastSquares(z, atoms, code.k)
+    fit = LeastSquares(z, atoms, code.k)
     count = torch.zeros_like(code.count)
     for step in range(code.k):
         # Rows that dropped an atom are one behind, so the place to write to differs from row to row.
@@ -154,53 +154,6 @@ def refit(z: Float64[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_mod
         rows = (count == length).nonzero().squeeze(1)
         coefficients[rows, :length] = fit.solve(rows, length)
     return SparseCode(fit.indices, coefficients, count)
-
-
-class _LeastSquares:
-    """For each row, a growing set of atoms S with the Cholesky factor L of its Gram matrix (Rubinstein et al. 2008)."""
-
-    def __init__(self, z: Float64[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"], k: int) -> None:
-        self.z, self.atoms = z, atoms
-        self.indices = torch.zeros(len(z), k, dtype=torch.long, device=z.device)
-        self.factor = torch.zeros(len(z), k, k, dtype=torch.float64, device=z.device)
-        self.projected = z.new_zeros(len(z), k)  # y of L y = D_S z
-
-    def add(self, rows: Tensor, place: int | Tensor, index: Int64[Tensor, " rows"]) -> Tensor:
-        """Append one atom at `place` of each row; tells which were independent (the others are left out)."""
-        place = torch.as_tensor(place, device=rows.device).expand(len(rows))
-        if len(rows) == 0:
-            return torch.zeros(0, dtype=torch.bool, device=rows.device)
-        width = int(place.max())
-        new = self.atoms[index].double()
-        before = self.atoms[self.indices[rows, :width]].double()  # rows width d_model
-        gram = fixed_dot(before, new[:, None, :].expand_as(before))
-        gram = gram.masked_fill(torch.arange(width, device=rows.device) >= place[:, None], 0)
-        factor = self.factor[rows]
-        w = torch.zeros_like(gram)
-        pivot = fixed_dot(new, new)
-        projected = fixed_dot(new, self.z[rows])
-        for s in range(width):  # forward substitution, L w = gram; rows past their own place have gram = w = 0
-            diagonal = factor[:, s, s]
-            w[:, s] = torch.where(s < place, gram[:, s] / diagonal, 0.0)
-            gram[:, s + 1 :] -= factor[:, s + 1 : width, s] * w[:, s, None]
-            pivot = pivot - w[:, s] * w[:, s]
-            projected = projected - w[:, s] * self.projected[rows, s]
-        independent = pivot > DEPENDENT
-        kept, at = rows[independent], place[independent]
-        diagonal = root(pivot[independent])
-        self.indices[kept, at] = index[independent]
-        self.factor[kept, at, :width] = w[independent]
-        self.factor[kept, at, at] = diagonal
-        self.projected[kept, at] = projected[independent] / diagonal
-        return independent
-
-    def solve(self, rows: Tensor, length: int) -> Float64[Tensor, "rows length"]:
-        """The coefficients: L^T a = y by back substitution, for rows that have `length` atoms."""
-        factor, right = self.factor[rows], self.projected[rows, :length].clone()
-        for s in range(length - 1, -1, -1):
-            right[:, s] /= factor[:, s, s]
-            right[:, :s] -= factor[:, s, :s] * right[:, s, None]
-        return right
 
 
 def _code_dtype(targets: Tensor) -> torch.dtype:

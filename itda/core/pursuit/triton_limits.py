@@ -1,10 +1,26 @@
 """What the Triton kernels can take. Apart from the kernels, so that one may ask where Triton is not installed."""
 
+from itda.core.pursuit.rules import Pursuit, rules_of
+from itda.core.pursuit.rules.mp import MP
+from itda.core.pursuit.rules.mp_refit import MP_REFIT
+
+KNOWN = {MP, MP_REFIT}
+"""The rules that the kernels follow; a refit comes after them."""
+
 REGISTERS = 160 * 2**10
 """Bytes that the on-chip kernel may hold of the 256 KiB of registers of an SM: c, and a residual in float64."""
 
 WIDEST = 2**14
 """The widest residual, in float64, that the registers of a program hold."""
+
+
+def has_kernel(pursuit: Pursuit) -> bool:
+    """Tell if the kernels know the rules of a pursuit.
+
+    >>> has_kernel("mp_refit"), has_kernel("omp")
+    (True, False)
+    """
+    return rules_of(pursuit) in KNOWN
 
 
 def fits_on_chip(m: int, d: int) -> bool:

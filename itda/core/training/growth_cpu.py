@@ -16,7 +16,7 @@ from torch import Tensor
 from itda.core.code import SparseCode
 from itda.core.pursuit import Pursuit, gram_cpu_kernel
 from itda.core.pursuit.fixed_order import full_precision_products
-from itda.core.pursuit.gram_cpu import KINDS, GramEncoder, GramRows, Scratch, correlate, new_block, run
+from itda.core.pursuit.gram_cpu import GramEncoder, GramRows, Scratch, correlate, kind_of, new_block, run
 from itda.core.pursuit.gram_cpu_kernel import Block
 from itda.core.pursuit.threads import over_rows
 from itda.core.training import growth_kernel
@@ -42,6 +42,9 @@ class CpuGrowth:
         memory: int | None = None,
     ) -> None:
         self.k, self.threshold, self.pursuit = k, threshold, pursuit
+        kind = kind_of(pursuit)
+        assert kind is not None, f"the compiled loops do not know {pursuit}"
+        self._kind = kind
         self.most = most if most is not None else 2**62
         self.number = 0
         self._atoms = torch.empty(0, d_model, dtype=torch.float32)
@@ -121,7 +124,7 @@ class CpuGrowth:
         c = self._scratch.array("c", (size, room), np.float32)
         block = block._replace(c=c, bits=c.view(np.int32))
         fresh = self._scratch.array("fresh", (min(size, self.most - before), room), np.int16)
-        atoms, kind = self._atoms.numpy(), KINDS[self.pursuit]
+        atoms, kind = self._atoms.numpy(), self._kind
         share, dirty = np.zeros(size), np.full(size, -1, np.int64)
         self.gram.stamp += 1
         rows, at, steps, again = np.arange(size), 0, 0, 0
@@ -161,13 +164,13 @@ class CpuGrowth:
 
     def _shares(self, rows: np.ndarray, block: Block, share: np.ndarray) -> None:
         """What the codes of some rows leave unexplained."""
-        if self.pursuit != "mp_refit":
+        if self._kind != gram_cpu_kernel.MP_REFIT:
             energy = block.energy[rows]
             share[rows] = np.divide(block.left[rows], energy, out=np.zeros(len(rows)), where=energy > 0)
             return
         size = block.picks.shape
         unused = np.zeros(size, np.int64), np.zeros(size), np.zeros(size[0], np.int64)
-        over_rows(gram_cpu_kernel.finish, rows, block, self._atoms.numpy(), self.k, KINDS[self.pursuit], *unused, share)
+        over_rows(gram_cpu_kernel.finish, rows, block, self._atoms.numpy(), self.k, self._kind, *unused, share)
 
     def _reserve(self, number: int) -> None:
         if number <= len(self._atoms):

@@ -24,6 +24,7 @@ from itda.core.pursuit import (
     gram_cpu,
     gram_cpu_kernel,
     plain,
+    subtraction,
     threads,
 )
 from itda.core.pursuit.fixed_order import weighted_atoms
@@ -31,7 +32,7 @@ from itda.core.pursuit.gram_cpu import GramEncoder, GramRows, Scratch
 
 FLOAT32 = {name: case for name, case in CASES.items() if name != "float64 atoms"}
 EVERY_CASE = pytest.mark.parametrize("name", FLOAT32)
-ALL = pytest.mark.parametrize("pursuit", PURSUITS)
+ALL = pytest.mark.parametrize("pursuit", [name for name in PURSUITS if gram_cpu.kind_of(name) is not None])
 
 
 @cache
@@ -237,7 +238,7 @@ def test_where_no_compiled_code_can_be_kept_it_is_compiled_all_the_same(monkeypa
 
 def test_the_compiled_constants_are_those_of_plain():
     assert gram_cpu_kernel.RESOLUTION == plain.RESOLUTION
-    assert fixed_order_kernel.DEPENDENT == plain.DEPENDENT
+    assert fixed_order_kernel.DEPENDENT == subtraction.DEPENDENT
     assert gram_cpu_kernel.SCALE * (1 + 1e-5) ** 2 < 2**15 - 1
 
 

@@ -60,10 +60,10 @@ def test_no_correlation_is_further_off_than_the_bound_says(name, pursuit, gram_i
         signs = torch.ones(len(atoms), 1) if gram_is == "low" else normal(len(atoms), 1).sign()
         gram -= signs * (atoms.shape[1] + 6) * gram_torch.UNIT
 
-    def watched(c, bound, residual, norm, active, atoms):
+    def watched(c, bound, residual, norm, active, atoms, score):
         error = (c.double() - residual @ atoms.double().T).abs().amax(dim=1)
         seen.append((error[active] - bound[active]).max().item())
-        return best_atom(c, bound, residual, norm, active, atoms)
+        return best_atom(c, bound, residual, norm, active, atoms, score)
 
     monkeypatch.setattr(gram_torch, "best_atom", watched)
     found = gram_torch.pursue(targets, atoms, k, pursuit, gram=gram)
