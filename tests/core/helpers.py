@@ -7,6 +7,8 @@ import numpy as np
 import torch
 
 from itda import ActivationBatch, Label, Labels
+from itda.core.pursuit import PURSUITS
+from itda.core.pursuit.gram_cpu import kind_of
 
 
 def labels(number: int, document: str = "essay") -> Labels:
@@ -37,6 +39,10 @@ SLOW: dict[str, SlowRules] = {
     "nn_mp": SlowRules(score=lambda correlations: correlations),
 }
 """A row for each pursuit of the package's table: the oracle."""
+
+
+COMPILED = [name for name in PURSUITS if kind_of(name) is not None]
+"""The pursuits that compiled loops know."""
 
 
 def slow_pursuit(x: np.ndarray, atoms: np.ndarray, k: int, pursuit: str) -> tuple[dict[int, float], list[int], float]:

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from core.helpers import same_bits
+from core.helpers import COMPILED, same_bits
 from core.training.plain_growth import PlainGrowth
 
 from itda import ActivationBatch, Labels, Site, Trainer
-from itda.core.pursuit import PURSUITS
 from itda.core.pursuit.plain import pursue
 from itda.sources.corpora.corpus import python_docs
 from itda.sources.models.transformers import LanguageModel
@@ -32,7 +31,7 @@ def streams():
 @pytest.fixture(scope="module")
 def plain(streams):
     grown = {}
-    for pursuit in PURSUITS:
+    for pursuit in COMPILED:
         for site, batch in streams.items():
             if pursuit != "mp" and site != SITES[1]:
                 continue  # the plain one takes its time
@@ -43,7 +42,7 @@ def plain(streams):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("size", [1, 8, 100, 512, 4096, None])
-@pytest.mark.parametrize("pursuit", PURSUITS)
+@pytest.mark.parametrize("pursuit", COMPILED)
 def test_the_fast_trainer_makes_the_dictionary_of_the_plain_one(streams, plain, pursuit, size, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -62,7 +61,7 @@ def test_the_fast_trainer_makes_the_dictionary_of_the_plain_one(streams, plain, 
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("pursuit", PURSUITS)
+@pytest.mark.parametrize("pursuit", COMPILED)
 def test_codes_in_it_are_those_of_the_plain_pursuit(streams, plain, pursuit):
     batch = streams[SITES[1]]
     trainer = Trainer(192, k=K, threshold=THRESHOLD, pursuit=pursuit)

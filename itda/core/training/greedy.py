@@ -37,7 +37,7 @@ class GreedyPass:
         self._labels: list[Labels] = []
         # The threshold that it began with: it may be another by the time of a state.
         self._first_threshold = threshold
-        self._make = growth_for(device)
+        self._make = growth_for(device, settings.pursuit)
         self._growth = self._new_growth(threshold)
 
     def __len__(self) -> int:
@@ -116,7 +116,8 @@ class GreedyPass:
 
     def _move_to(self, device: torch.device) -> None:
         """Grow on in the way that fits this device; what has grown so far comes along."""
-        if growth_for(device) is not self._make:
-            before, self._make = self._growth, growth_for(device)
+        make = growth_for(device, self.settings.pursuit)
+        if make is not self._make:
+            before, self._make = self._growth, make
             self._growth = self._new_growth(before.threshold)
             self._growth.restore(before.atoms, before.novelty)

@@ -1,7 +1,8 @@
 """Growth: how a dictionary takes the activations that it explains badly. A table says which way fits a device.
 
 To add a way, write a module with a class like `CpuGrowth` and give its devices a row in `GROWTHS`. It must make the
-same dictionary as the plain loop in `tests/core/training/plain_growth.py`, to the bit.
+same dictionary as the plain loop in `tests/core/training/plain_growth.py`, to the bit. It says which pursuits it knows;
+the others are left to `AnyGrowth`, which follows any rules.
 """
 
 from importlib import import_module
@@ -22,6 +23,9 @@ GROWTHS: dict[str, tuple[str, str]] = {
 
 ELSEWHERE = "cpu"
 """The row for devices that have none."""
+
+ANY_PURSUIT = ("itda.core.training.growth_any", "AnyGrowth")
+"""For pursuits that the growth of a device does not know."""
 
 
 @runtime_checkable
@@ -71,6 +75,10 @@ class Growth(Protocol):
 class GrowthMaker(Protocol):
     """Makes an empty `Growth`; its class, as a rule. `most` atoms end the growth; `memory` is in bytes."""
 
+    def knows(self, pursuit: Pursuit, /) -> bool:
+        """Tell if it can grow a dictionary by this pursuit."""
+        ...
+
     def __call__(
         self,
         d_model: int,
@@ -85,11 +93,17 @@ class GrowthMaker(Protocol):
         ...
 
 
-def growth_for(device: torch.device) -> GrowthMaker:
-    """The fastest way there is to grow a dictionary from activations on this device; all give the same bits.
+def growth_for(device: torch.device, pursuit: Pursuit) -> GrowthMaker:
+    """The fastest way there is to grow a dictionary by a pursuit, from activations on this device.
 
-    >>> growth_for(torch.device("cpu")).__name__
-    'CpuGrowth'
+    All give the same bits.
+
+    >>> growth_for(torch.device("cpu"), "mp").__name__, growth_for(torch.device("cpu"), "nn_mp").__name__
+    ('CpuGrowth', 'AnyGrowth')
     """
-    module, name = GROWTHS.get(device.type, GROWTHS[ELSEWHERE])
+    maker = _imported(*GROWTHS.get(device.type, GROWTHS[ELSEWHERE]))
+    return maker if maker.knows(pursuit) else _imported(*ANY_PURSUIT)
+
+
+def _imported(module: str, name: str) -> GrowthMaker:
     return getattr(import_module(module), name)

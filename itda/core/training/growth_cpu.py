@@ -53,6 +53,11 @@ class CpuGrowth:
         self._memory, self._scratch = memory, Scratch()
         self._block_size, self._adapts = block_size or 16, block_size is None
 
+    @staticmethod
+    def knows(pursuit: Pursuit) -> bool:
+        """Tell if the compiled loops know a pursuit."""
+        return kind_of(pursuit) is not None
+
     @property
     def atoms(self) -> Float32[Tensor, "atoms d_model"]:
         """The dictionary so far; a view."""

@@ -146,7 +146,7 @@ def calibrated(
 ) -> Schedule:
     """The schedule for a stream that begins with `sample` (targets, offset subtracted). Raises `SettingError`."""
     check_number(atoms, tokens)
-    aim, half, grow = AIM * atoms, len(sample) // 2, growth_for(sample.device)
+    aim, half, grow = AIM * atoms, len(sample) // 2, growth_for(sample.device, pursuit)
 
     def projected(threshold: float) -> tuple[float, float]:
         """Atoms at the end, of many too many some number that is too many; and the exponent of their growth."""

@@ -9,14 +9,13 @@ import numba
 import numpy as np
 import pytest
 import torch
-from core.helpers import labels, normal, same_bits, unit_rows
+from core.helpers import COMPILED, labels, normal, same_bits, unit_rows
 from core.pursuit.pursuit_cases import CASES, Case, differences
 from hypothesis import given
 from hypothesis import strategies as st
 
 from itda import ITDA, ActivationBatch, Trainer
 from itda.core.pursuit import (
-    PURSUITS,
     compiled,
     decoded,
     encoder,
@@ -32,7 +31,7 @@ from itda.core.pursuit.gram_cpu import GramEncoder, GramRows, Scratch
 
 FLOAT32 = {name: case for name, case in CASES.items() if name != "float64 atoms"}
 EVERY_CASE = pytest.mark.parametrize("name", FLOAT32)
-ALL = pytest.mark.parametrize("pursuit", [name for name in PURSUITS if gram_cpu.kind_of(name) is not None])
+ALL = pytest.mark.parametrize("pursuit", COMPILED)
 
 
 @cache

@@ -31,6 +31,11 @@ class PlainGrowth:
         self._novelty: list[float] = []
         self._block, self._adapts = block_size or 16, block_size is None
 
+    @staticmethod
+    def knows(pursuit: str) -> bool:
+        """Every pursuit."""
+        return True
+
     @property
     def atoms(self) -> Float32[Tensor, "atoms d_model"]:
         """The dictionary so far; a view."""

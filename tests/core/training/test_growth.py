@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from core.helpers import batch, normal, same_bits, unit_rows
+from core.helpers import COMPILED, batch, normal, same_bits, unit_rows
 from core.training.plain_growth import PlainGrowth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itda import Trainer
-from itda.core.pursuit import PURSUITS, gram_cpu_kernel, plain
+from itda.core.pursuit import gram_cpu_kernel, plain
 from itda.core.training import growth_cpu, growth_kernel
 from itda.core.training.growth_cpu import CpuGrowth
 
-ALL = pytest.mark.parametrize("pursuit", PURSUITS)
+ALL = pytest.mark.parametrize("pursuit", COMPILED)
 
 
 def coherent(rows: int = 250, width: int = 16) -> torch.Tensor:

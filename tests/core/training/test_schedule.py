@@ -7,11 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from core.helpers import normal
+from core.helpers import COMPILED, normal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itda.core.pursuit import PURSUITS
 from itda.core.training.growth_cpu import CpuGrowth
 from itda.core.training.schedule import AIM, DECLINE, HIGHEST, LOWEST, Schedule, calibrated, growth_factor, sample_of
 from itda.errors import SettingError
@@ -145,7 +144,7 @@ def test_the_sample_is_half_of_the_stream_within_bounds(tokens, d_model):
     assert size <= 4096 or size * d_model * 4 <= 2**27
 
 
-@pytest.mark.parametrize("pursuit", PURSUITS)
+@pytest.mark.parametrize("pursuit", COMPILED)
 @pytest.mark.parametrize(("atoms", "k"), [(300, 4), (800, 4), (800, 2), (1500, 6)])
 def test_the_calibrated_threshold_gives_the_number_on_the_whole_stream_to_within_10_percent(pursuit, atoms, k):
     """Without any correction: half of the stream tells what all of it will give."""

@@ -4,15 +4,14 @@ import itertools
 
 import pytest
 import torch
-from core.helpers import batch, labels, normal, same_bits, slow_training
+from core.helpers import COMPILED, batch, labels, normal, same_bits, slow_training
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itda import ActivationBatch, Trainer
-from itda.core.pursuit import PURSUITS
 from itda.errors import ActivationError, SettingError
 
-ALL = pytest.mark.parametrize("pursuit", PURSUITS)
+ALL = pytest.mark.parametrize("pursuit", COMPILED)
 
 
 def whole_numbers(rows: int, width: int, seed: int) -> torch.Tensor:
