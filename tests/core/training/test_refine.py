@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from core.helpers import labels, normal, same_bits
+from core.helpers import COMPILED, labels, normal, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itda import ITDA, SparseCode, refine
-from itda.core.pursuit import PURSUITS
 from itda.core.training.refine import ROWS, improved
 from itda.errors import ActivationError, SettingError
 
-ALL = pytest.mark.parametrize("pursuit", PURSUITS)
+ALL = pytest.mark.parametrize("pursuit", COMPILED)
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from core.helpers import labels, same_bits
+from core.helpers import COMPILED, labels, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itda import ITDA, ActivationBatch, Label, Labels, ReferenceTrainer, Trainer
-from itda.core.pursuit import PURSUITS
 from itda.core.tokens import TokenLog
 from itda.core.training.state import TrainingState
 from itda.errors import SettingError
@@ -116,7 +115,7 @@ def test_an_interruption_anywhere_changes_no_bit(name, seed, data):
     assert len(whole) > 5
 
 
-@pytest.mark.parametrize("pursuit", PURSUITS)
+@pytest.mark.parametrize("pursuit", COMPILED)
 @settings(max_examples=3)
 @given(st.integers(0, 10**6), st.integers(0, TOKENS))
 def test_no_result_depends_on_the_gram_rows_that_are_computed_anew(pursuit, seed, at):

@@ -5,12 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from core.helpers import batch, normal, same_bits, slow_training
+from core.helpers import COMPILED, batch, normal, same_bits, slow_training
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itda import Trainer
-from itda.core.pursuit import PURSUITS
 from itda.errors import ActivationError, SettingError
 
 
@@ -36,7 +35,7 @@ def assert_same(a, b):
     assert a.seen == b.seen
 
 
-@pytest.mark.parametrize("pursuit", PURSUITS)
+@pytest.mark.parametrize("pursuit", COMPILED)
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_the_slow_loop_over_single_activations(pursuit, seed):
     x = stream(seed=seed)
@@ -47,7 +46,7 @@ def test_equals_the_slow_loop_over_single_activations(pursuit, seed):
     torch.testing.assert_close(model.atoms.double(), expected, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("pursuit", PURSUITS)
+@pytest.mark.parametrize("pursuit", COMPILED)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_block_sizes_1_7_64_and_adaptive_give_the_same_bits(pursuit, threads):
     x, before = stream(150), torch.get_num_threads()

@@ -6,13 +6,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from core.helpers import batch, labels, normal, same_bits
+from core.helpers import COMPILED, batch, labels, normal, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from itda import ITDA, ActivationBatch, Labels, Site, Trainer, refine
-from itda.core.pursuit import PURSUITS
 from itda.errors import ActivationError, SettingError, StoreError
 from itda.sources.corpora.corpus import python_docs
 from itda.sources.models.transformers import LanguageModel
@@ -111,7 +110,7 @@ def test_no_cut_changes_a_bit_on_a_stream_longer_than_it_was_said_to_be(parts):
     assert_same(built(x, tokens=200, **parts), built(x, list(range(1, 400)), tokens=200, **parts))
 
 
-@pytest.mark.parametrize("pursuit", PURSUITS)
+@pytest.mark.parametrize("pursuit", COMPILED)
 def test_steps_that_are_off_wait_for_nothing_and_change_no_bit(pursuit):
     x, plain = planted(500), Trainer(24, k=3, threshold=0.15, pursuit=pursuit)
     assert plain.offer(batch(x)) == len(plain)
@@ -167,7 +166,7 @@ def test_of_a_long_stream_every_s_th_activation_is_kept_for_refinement():
     assert_same(refined, refine(plain, x[::5], passes=2, pass_tokens=70))
 
 
-@pytest.mark.parametrize("pursuit", PURSUITS)
+@pytest.mark.parametrize("pursuit", COMPILED)
 @pytest.mark.parametrize(
     ("atoms", "k", "noise", "offset_tokens"),
     [(150, 3, 0.1, 4096), (600, 3, 0.1, 0), (1200, 2, 0.02, 4096), (400, 6, 0.3, 1000), (300, 1, 0.1, 0)],
