@@ -18,6 +18,9 @@ from itda.errors import ActivationError
 Activations = Shaped[Tensor, "*batch d_model"] | Shaped[np.ndarray, "*batch d_model"]
 """A tensor, or an array, which is copied into one. Its dtype is checked by `tensor_of`."""
 
+Rows = Shaped[Tensor, "batch d_model"] | Shaped[np.ndarray, "batch d_model"]
+"""The same with two axes."""
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 

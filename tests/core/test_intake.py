@@ -30,6 +30,7 @@ ENTRIES: dict[str, Callable] = {
     "is_massive": MODEL.is_massive,
     "error": lambda x: MODEL.error(x, MODEL.encode(X)),
     "call": MODEL,
+    "pursue": lambda x: itda.pursue(x, MODEL.atoms, 2)[0].coefficients,
     "offer": offered,
     "batch of rows": lambda x: ActivationBatch.of(x).activations,
     "batch of tokens": lambda x: ActivationBatch.of(x, tokens=list("abcdef")).activations,

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from itda.core.code import SparseCode
+from itda.core.intake import Rows, check_finite, rows_of
 from itda.core.pursuit.fixed_order import fixed_dot, full_precision_products, root, scaled, weighted_atoms
 from itda.core.pursuit.rules import Pursuit, PursuitRules, rules_of
 from itda.core.pursuit.rules.base import Score, magnitude
@@ -25,7 +26,7 @@ PRODUCT_SIZE = 2**23
 
 
 def pursue(
-    targets: Float[Tensor, "batch d_model"],
+    targets: Rows,
     atoms: Float[Tensor, "atoms d_model"],
     k: int,
     pursuit: Pursuit = "mp",
@@ -43,8 +44,9 @@ def pursue(
 
     The table of pursuits is `itda.core.pursuit.rules`. Raises `SettingError` for a name that is not in it.
 
-    Atoms are unit vectors. Targets are finite. A zero target has an empty code and nothing left over. A row stops early
-    once no more than the share `enough` is left, for those who only ask whether it gets there: no step adds to it.
+    Atoms are unit vectors. Raises `ActivationError` for targets that `itda.core.intake` refuses.
+    A zero target has an empty code and nothing left over. A row stops early once no more than the share `enough` is
+    left, for those who only ask whether it gets there: no step adds to it.
 
     >>> import torch
     >>> code, left = pursue(torch.tensor([[3.0, 4.0, 0.0]]), torch.eye(3), k=1)
@@ -52,6 +54,8 @@ def pursue(
     ([[1]], [[4.0]], [0.36])
     """
     rules = rules_of(pursuit)
+    targets = rows_of(targets, "targets")
+    check_finite(targets, "target")
     if len(atoms) == 0 or len(targets) == 0:
         empty = torch.zeros(len(targets), k, dtype=torch.long, device=targets.device)
         count = torch.zeros(len(targets), dtype=torch.long, device=targets.device)
