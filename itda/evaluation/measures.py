@@ -34,7 +34,7 @@ class Evaluation:
     fvu_all: float = math.nan
     """fvu of all tokens, massive ones too: where there are some, it is about them."""
     massive: Massive = "clean"
-    """What became of them in the splice."""
+    """Whether they stayed what they are in the splice, or were replaced too."""
     ce_clean: float | None = None
     ce_spliced: float | None = None
     ce_zero: float | None = None
@@ -46,18 +46,18 @@ class Evaluation:
     """Activations encoded per second, after the first group of windows."""
     k: int = 0
     threshold: float | None = None
-    """Of the dictionary."""
+    """The threshold of the dictionary."""
     full: float | None = None
     """Share of the tokens that are not massive whose code has k atoms."""
     error_median: float | None = None
     error_tenth: float | None = None
-    """Of the errors of these tokens: the median, and what one in ten is above."""
+    """The median of the errors of these tokens, and the error that one in ten is above."""
     over_threshold: float | None = None
     """Share of them above the threshold."""
     headroom: Headroom | None = None
-    """What longer codes, and half of the atoms, do to the first of them."""
+    """How the fvu of the first of them changes with longer codes, and with half of the atoms."""
     verdict: tuple[str, ...] = ()
-    """What the figures say, in words (`itda.evaluation.verdict`)."""
+    """The figures in words (`itda.evaluation.verdict`)."""
     documents: int = 0
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """95% intervals of fvu, l0, ce_loss_score and kl by bootstrap over documents; none where there is one document."""

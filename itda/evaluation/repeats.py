@@ -1,4 +1,4 @@
-"""Windows that become the same where their activations are replaced: one is run, and its states are used again."""
+"""Windows that become the same where their activations are replaced: one is run, and its hidden states serve all."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 REPEATED_BYTES = 2**27
-"""What the states of such windows may take, for each replacement."""
+"""Memory for the hidden states of such windows, for each replacement."""
 
 FEW, ONE_IN = 2, 8
-"""A window is taken for repeated if so few states differ from those before them: some, and one in so many."""
+"""A window is repeated if at most this many hidden states differ from the one before: some, and one in so many."""
 
 
 class Repeats:
-    """Windows that were run: the states that went in, and what the blocks made of them, [tokens, d_model].
+    """Windows that were run: the hidden states that went in, and what the blocks made of them, [tokens, d_model].
 
-    As no token sees a later one, a window that is the beginning of another has the states of that one.
+    As no token sees a later one, a window that is the beginning of another has the hidden states of that one.
 
     >>> repeats = Repeats()
     >>> repeats.keep(torch.ones(3, 2), torch.zeros(3, 2))
@@ -31,26 +31,26 @@ class Repeats:
         self._bytes = 0
 
     def find(self, begins: Float[Tensor, "some d_model"]) -> Float[Tensor, "tokens d_model"] | None:
-        """What the blocks made of a window that begins with these states; None if there is none."""
-        for states, after in self._held.get(_first(begins), ()):
-            if torch.equal(states[: len(begins)], begins):
+        """What the blocks made of a window that begins with these hidden states; None if there is none."""
+        for hidden, after in self._held.get(_first(begins), ()):
+            if torch.equal(hidden[: len(begins)], begins):
                 return after
         return None
 
-    def keep(self, states: Float[Tensor, "tokens d_model"], after: Float[Tensor, "tokens d_model"]) -> None:
+    def keep(self, hidden: Float[Tensor, "tokens d_model"], after: Float[Tensor, "tokens d_model"]) -> None:
         """Keep a window; what came first goes first where there is no room."""
-        self._held.setdefault(_first(states), []).append((states, after))
-        self._bytes += states.nbytes + after.nbytes
+        self._held.setdefault(_first(hidden), []).append((hidden, after))
+        self._bytes += hidden.nbytes + after.nbytes
         while self._bytes > REPEATED_BYTES and len(self._held) > 1:
-            self._bytes -= sum(states.nbytes + after.nbytes for states, after in self._held.popitem(last=False)[1])
+            self._bytes -= sum(hidden.nbytes + after.nbytes for hidden, after in self._held.popitem(last=False)[1])
 
 
-def _first(states: Tensor) -> bytes:
-    return states[0].contiguous().view(torch.uint8).cpu().numpy().tobytes()
+def _first(hidden: Tensor) -> bytes:
+    return hidden[0].contiguous().view(torch.uint8).cpu().numpy().tobytes()
 
 
 def needed(predicts: Bool[Tensor, "windows tokens"]) -> Int64[Tensor, " windows"]:
-    """How many of each window's first states its predictions need.
+    """How many of each window's first hidden states its predictions need.
 
     >>> needed(torch.tensor([[True, False, True, False], [False, False, False, False]])).tolist()
     [3, 0]
@@ -58,12 +58,12 @@ def needed(predicts: Bool[Tensor, "windows tokens"]) -> Int64[Tensor, " windows"
     return (predicts * torch.arange(1, predicts.shape[1] + 1, device=predicts.device)).amax(dim=1)
 
 
-def are_repeated(states: Float[Tensor, "windows tokens d_model"], length: Int64[Tensor, " windows"]) -> bool:
-    """Whether, in each window, nearly all of the first `length` states are the one before them.
+def are_repeated(hidden: Float[Tensor, "windows tokens d_model"], length: Int64[Tensor, " windows"]) -> bool:
+    """Whether, in each window, nearly all of the first `length` hidden states equal the one before them.
 
     >>> are_repeated(torch.ones(1, 9, 2), torch.tensor([9])), are_repeated(torch.rand(1, 9, 2), torch.tensor([9]))
     (True, False)
     """
-    changes = (states[:, 1:] != states[:, :-1]).any(dim=2)
-    inside = torch.arange(1, states.shape[1], device=states.device) < length[:, None]
+    changes = (hidden[:, 1:] != hidden[:, :-1]).any(dim=2)
+    inside = torch.arange(1, hidden.shape[1], device=hidden.device) < length[:, None]
     return bool(((changes & inside).sum(dim=1) <= FEW + length // ONE_IN).all())

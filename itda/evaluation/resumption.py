@@ -1,7 +1,7 @@
 """A model in memory, run from a site on: what comes before is not run again for each replacement there.
 
-One pass over a group keeps the states that go into the blocks after its sites. Each replacement is put into one of
-them, or into the block of its site, and only what follows is run, by the model's own forward pass
+One pass over a group keeps the hidden states that go into the blocks after its sites. Each replacement is put into one
+of them, or into the block of its site, and only what follows is run, by the model's own forward pass
 (`itda.sources.models.replay`). `resumption` tries on a small group whether that gives the model's own logits; where
 it does not, the whole model runs for each replacement.
 """
@@ -27,10 +27,10 @@ from itda.sources.models.splicing import Key, ResumableModel, Splice, Spliceable
 from itda.sources.tokenizing.windows import Group
 
 LOGITS, LOGITS_ON_A_GPU = 2**23, 2**26
-"""Logits that are computed at once: pieces of memory of the first size are used again, larger ones are made anew."""
+"""Logits computed at once: memory of the first size is used again by torch, more would be allocated each time."""
 
 KEPT_BYTES = 2**30
-"""What states may take that are kept from one pass to the next."""
+"""Memory for the hidden states that are kept from one pass to the next."""
 
 ROUNDINGS = 8
 """By how many roundings the logits of a trial may differ: products of other shapes are summed in another order."""
@@ -38,11 +38,11 @@ ROUNDINGS = 8
 
 @dataclass(eq=False)
 class _Clean:
-    """What is kept of a group's own pass."""
+    """A group as the model runs it, with nothing replaced: what is kept to go on from."""
 
     group: Group
-    states: dict[int, Tensor] = field(default_factory=dict)
-    """The state that goes into a block, by its number; past the last block, what that one returns."""
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    """The hidden state that goes into each block, by its number; past the last block, what that one returns."""
     inside: dict[Site, Tensor] = field(default_factory=dict)
     """The activations [windows, tokens, d_model] at sites within blocks."""
 
@@ -50,17 +50,17 @@ class _Clean:
         """The activations of a site, [windows, tokens, d_model]."""
         if site.stream != "resid_post":
             return self.inside[site]
-        state = self.states[site.layer + 1]
+        state = self.hidden[site.layer + 1]
         return activations_in(state, self.group.input_ids.shape, state.shape[-1])
 
     def to(self, device: str | torch.device) -> _Clean:
-        """The same elsewhere."""
-        states = {layer: state.to(device) for layer, state in self.states.items()}
-        return _Clean(self.group, states, {site: x.to(device) for site, x in self.inside.items()})
+        """A copy on another device."""
+        hidden = {layer: state.to(device) for layer, state in self.hidden.items()}
+        return _Clean(self.group, hidden, {site: x.to(device) for site, x in self.inside.items()})
 
     @property
     def bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (*self.states.values(), *self.inside.values()))
+        return sum(tensor.nbytes for tensor in (*self.hidden.values(), *self.inside.values()))
 
 
 @dataclass(eq=False)
@@ -75,7 +75,7 @@ class Resumption:
     gathers: bool = True
     """Whether the model's head can be given the places that predict, alone."""
     repeats: bool = True
-    """Whether windows that begin alike have the same states there."""
+    """Whether windows that begin alike have the same hidden states there."""
     _kept: dict[int, _Clean] = field(default_factory=dict)
     _bytes: int = 0
     _harvested: int = 0
@@ -84,13 +84,13 @@ class Resumption:
 
     @cached_property
     def blocks(self) -> nn.ModuleList:
-        """The model's."""
+        """The blocks of the model, first to last."""
         return find_blocks(self.model.model)
 
     def harvest(
         self, groups: Sequence[Group]
     ) -> Iterator[tuple[int, dict[Site, Float[Tensor, "activations d_model"]]]]:
-        """As the model's own `harvest`, to the bit. States are kept for `spliced` as far as there is room for them."""
+        """As the model's own `harvest`, to the bit. Keeps hidden states for `spliced` while there is room."""
         for place, group in enumerate(groups):
             clean = self._clean(group, self._deepest)
             if self._bytes + clean.bytes <= KEPT_BYTES:
@@ -108,8 +108,8 @@ class Resumption:
                 kept = None
             scored = self.model.is_causal and bool(group.predicts.any())
             clean = self._clean(group, len(self.blocks) if scored else self._deepest, kept)
-            # By key: the last states of all windows, or those of each window.
-            states: dict[Key, Tensor] = {None: clean.states[max(clean.states)]}
+            # By key: the last hidden states of all windows together, or of each window apart.
+            hidden: dict[Key, Tensor] = {None: clean.hidden[max(clean.hidden)]}
             apart: dict[Key, list[Tensor | None]] = {}
             for site in self.sites:
                 x = clean.at(site)
@@ -118,13 +118,13 @@ class Resumption:
                         continue
                     windows = self._repeated(clean, (site, name), values)
                     if windows is None:
-                        states[site, name] = self._after(clean, site, values)
+                        hidden[site, name] = self._after(clean, site, values)
                     elif name in self.beside:
-                        states[site, name] = _together(windows, states[None])
+                        hidden[site, name] = _together(windows, hidden[None])
                     else:
                         apart[site, name] = windows
             if scored:
-                yield from self._logits(place, group, states)
+                yield from self._logits(place, group, hidden)
                 for key, windows in apart.items():
                     yield from self._logits_apart(place, group, key, windows)
 
@@ -135,15 +135,15 @@ class Resumption:
 
     @torch.inference_mode()
     def _clean(self, group: Group, last: int, kept: _Clean | None = None) -> _Clean:
-        """A group's own pass through its first `last` blocks, gone on with from where it was kept."""
+        """Run a group through the first `last` blocks, from where it was kept, and keep what the sites need."""
         kept = (kept or _Clean(group)).to(self.model.device)
-        states, inside = dict(kept.states), dict(kept.inside)
+        hidden, inside = dict(kept.hidden), dict(kept.inside)
         wanted = {_resumed(site) for site in self.sites}
-        start = max(states, default=0)
+        start = max(hidden, default=0)
 
         def watch(layer: int, state: Tensor) -> None:
-            if layer in wanted and layer not in states:
-                states[layer] = state.clone()  # the block may go on in place
+            if layer in wanted and layer not in hidden:
+                hidden[layer] = state.clone()  # the block may go on in place
 
         def reader(site: Site, there: Place) -> Hook:
             def read(output: Any) -> None:
@@ -156,15 +156,15 @@ class Resumption:
             for site, there in self.model.places(self.sites).items()
             if site.stream != "resid_post" and site not in inside
         ]
-        state = states[start].clone() if start else None
+        state = hidden[start].clone() if start else None
         with hooked(hooks):
-            states[last] = self._run(group, range(start, last), state, watch)
-        return _Clean(group, states, inside)
+            hidden[last] = self._run(group, range(start, last), state, watch)
+        return _Clean(group, hidden, inside)
 
     @torch.inference_mode()
     def _after(self, clean: _Clean, site: Site, values: Tensor) -> Tensor:
-        """The last states of a group, with other activations at a site."""
-        state, layers = clean.states[_resumed(site)], range(_resumed(site), len(self.blocks))
+        """The last hidden states of a group, with other activations at a site."""
+        state, layers = clean.hidden[_resumed(site)], range(_resumed(site), len(self.blocks))
         there, mask = self.model.places([site])[site], clean.group.is_activation.to(state.device)
         if site.stream == "resid_post":
             return self._run(clean.group, layers, there.write(state, values, mask))
@@ -177,19 +177,19 @@ class Resumption:
 
     @torch.inference_mode()
     def _repeated(self, clean: _Clean, key: tuple[Site, str], values: Tensor) -> list[Tensor | None] | None:
-        """The last states [tokens, d_model] of each window that predicts anything, if all of them are repeated."""
+        """The last hidden states [tokens, d_model] of each window that predicts, if all windows are repeated."""
         site = key[0]
         if not self.repeats or site.stream != "resid_post":
             return None
         group, windows, tokens = clean.group, *clean.group.input_ids.shape
-        mask, state = group.is_activation.to(values.device), clean.states[site.layer + 1]
+        mask, state = group.is_activation.to(values.device), clean.hidden[site.layer + 1]
         written = self.model.places([site])[site].write(state, values, mask)
-        states = activations_in(written, (windows, tokens), values.shape[-1])
-        length = needed(group.predicts).to(states.device)
-        if not are_repeated(states, length):
+        hidden = activations_in(written, (windows, tokens), values.shape[-1])
+        length = needed(group.predicts).to(hidden.device)
+        if not are_repeated(hidden, length):
             return None
         held = self._repeats.setdefault(key, Repeats())
-        begins = [states[window, :number] for window, number in enumerate(length.tolist())]
+        begins = [hidden[window, :number] for window, number in enumerate(length.tolist())]
         found = [held.find(some) if len(some) else None for some in begins]
         new: list[tuple[int, Tensor]] = []
         of: dict[int, int] = {}  # which of the new windows each one is like
@@ -210,19 +210,19 @@ class Resumption:
                 found[window] = made[like]
         return found
 
-    def _logits(self, place: int, group: Group, states: dict[Key, Tensor]) -> Iterator[Spliced]:
-        """Of some predictions after the other, those of each key."""
+    def _logits(self, place: int, group: Group, hidden: dict[Key, Tensor]) -> Iterator[Spliced]:
+        """Logits of all keys for the first predictions, then of all keys for the next."""
         places = group.predicts.flatten().nonzero()[:, 0]
         for rows in torch.arange(len(places)).split(self._at_once(len(places))):
-            for key, state in states.items():
+            for key, state in hidden.items():
                 yield Spliced(place, key, rows, self._head(group, state, places[rows]))
 
     def _logits_apart(self, place: int, group: Group, key: Key, windows: Sequence[Tensor | None]) -> Iterator[Spliced]:
-        """The predictions of windows that share states, each of which is predicted from once."""
+        """Predictions of windows some of which share hidden states, whose logits are computed once."""
         predicts = group.predicts
         number = (predicts.flatten().cumsum(0) - 1).view_as(predicts)
         for after in {id(after): after for after in windows if after is not None}.values():
-            same = torch.tensor([window for window, states in enumerate(windows) if states is after])
+            same = torch.tensor([window for window, hidden in enumerate(windows) if hidden is after])
             places = predicts[same].any(dim=0).nonzero()[:, 0]
             for part in places.split(self._at_once(len(places))):
                 window, at = predicts[same][:, part].nonzero(as_tuple=True)
@@ -238,7 +238,7 @@ class Resumption:
 
     @torch.inference_mode()
     def _head(self, group: Group, state: Tensor, places: Int64[Tensor, " places"]) -> Tensor:
-        """Logits [places, vocabulary] at some places of a group, counted row by row, from its last states."""
+        """Logits [places, vocabulary] at some places of a group, counted row by row, from its last hidden states."""
         places = places.to(state.device)
         forward = lambda: self.model.forward(self.model.model, group).logits  # noqa: E731
         head = self.model.model.get_output_embeddings()
@@ -261,19 +261,20 @@ def _full(group: Group, windows: Sequence[int]) -> Group:
 
 
 def _together(windows: Sequence[Tensor | None], like: Tensor) -> Tensor:
-    """The states of a group of such windows; those of which nobody predicts are zeros."""
+    """The hidden states of repeated windows as those of one group; zeros for windows that predict nothing."""
     found = torch.zeros_like(like).view(len(windows), -1, like.shape[-1])
-    for window, states in enumerate(windows):
-        if states is not None:
-            found[window] = states
+    for window, hidden in enumerate(windows):
+        if hidden is not None:
+            found[window] = hidden
     return found.view_as(like)
 
 
 def splicer_of(model: SpliceableModel, sites: Sequence[Site], beside: Collection[str] = ()) -> Splicer:
-    """What evaluates a model at some sites: from each site on, or whole passes where a trial shows that it must.
+    """Choose how to evaluate a model at some sites: from each site on where it can, else by whole passes.
 
-    `beside` names the replacements whose logits have to come together with the clean ones. Raises `ModelError` for a
-    site that the model does not have.
+    A `ResumableModel` can run from a site on if a trial shows that it gives the same logits. `beside` names the
+    replacements whose logits have to come together with the clean ones. Raises `ModelError` for a site that the model
+    does not have.
     """
     model.check(sites)
     made = resumption(model, sites, beside) if isinstance(model, ResumableModel) else None
@@ -281,7 +282,7 @@ def splicer_of(model: SpliceableModel, sites: Sequence[Site], beside: Collection
 
 
 def resumption(model: ResumableModel, sites: Sequence[Site], beside: Collection[str] = ()) -> Resumption | None:
-    """A model that runs from its sites on, if it can be run so; found by a trial."""
+    """A model that runs from its sites on; None if a trial shows that its logits would be others."""
     group = _trial(model)
     with suppress(NotReplayableError, RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError):
         form = form_of(find_blocks(model.model), lambda: model.forward(model.model.base_model, group))

@@ -1,4 +1,4 @@
-"""What the figures of an evaluation say, in words: each sentence is of a measured figure, by a threshold given here."""
+"""The figures of an evaluation in words: each sentence rests on a measured figure and a threshold given here."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ PART_FORMAT = "itda-index-part"
 
 @dataclass(frozen=True, eq=False)
 class TextPart:
-    """Tokens in their windows of text."""
+    """The tokens of a part, in their windows of text."""
 
     documents: Sequence[str]
     text: UInt8[np.ndarray, " bytes"]
@@ -66,7 +66,7 @@ class TextPart:
 
 @dataclass(frozen=True, eq=False)
 class CodePart:
-    """Codes of one site, token by token."""
+    """The codes of a part at one site, token by token."""
 
     count: Int32[np.ndarray, " tokens"]
     atom: Int32[np.ndarray, " codes"]
@@ -89,7 +89,7 @@ class CodePart:
 
 @dataclass(frozen=True)
 class PartRecord:
-    """What a part that is there says of itself."""
+    """A part that is on disk: its file, its tokens, and how long it took."""
 
     file: Path
     tokens: int

@@ -38,12 +38,12 @@ from itda.store.records import chosen_site
 
 SETTINGS_FORMAT = "itda-index-settings"
 PARTS = 2
-"""What is in a part: those that an older itda left are not gone on with."""
+"""The version of what is in a part: parts of another version, left by an older itda, are made anew."""
 
 
 @dataclass(frozen=True)
 class SiteIndex:
-    """What the index of a site says in short."""
+    """A summary of the index of one site."""
 
     atoms: int
     unused: int
@@ -58,11 +58,11 @@ class SiteIndex:
 
 @dataclass(frozen=True)
 class Indexing:
-    """An index that is there."""
+    """The index of a run, whole on disk."""
 
     folder: Path
     record: Mapping[str, Any]
-    """What index.json says."""
+    """The contents of index.json."""
     sites: Mapping[Site, SiteIndex]
     new: bool
     """False if it had been there before."""

@@ -43,7 +43,7 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class _Card:
-    """What a worker says of its model."""
+    """A description of the model that a worker has."""
 
     name: str
     layers: int
@@ -128,7 +128,7 @@ class RayModel(ActivationModel):
 
     @property
     def dtype(self) -> str:
-        """Of its weights: float32, bfloat16, ..."""
+        """The dtype of its weights: float32, bfloat16, ..."""
         return self._card.dtype
 
     @property
@@ -225,7 +225,7 @@ class RayModel(ActivationModel):
         return self._flights[tokens]
 
     def _ask(self, method: str, *arguments: object) -> Any:
-        """What a worker answers; another one is asked if it dies."""
+        """Ask a worker for an answer, and another one if it dies."""
         for _ in range(TRIES):
             worker = self._first_ready()
             try:
@@ -271,7 +271,7 @@ class RayModel(ActivationModel):
 
 
 class _Worker:
-    """A worker as this process sees it."""
+    """A handle on a worker, in this process."""
 
     def __init__(self, model: RayModel, place: int) -> None:
         self.place = place
@@ -287,7 +287,7 @@ class _Worker:
 
 
 class _ModelActor:
-    """What runs in a worker's process: one model."""
+    """The Ray actor in a worker's process, which holds one model."""
 
     def __init__(self, recipe: Recipe, threads: int) -> None:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""What a source needs of a language model, wherever it runs: in memory, block by block, elsewhere, on many machines."""
+"""The interface of a language model that can be read, wherever it runs: in memory, streamed, at NDIF, by workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from itda.sources.tokenizing.windows import Group, Windower
 class ActivationModel(ABC):
     """A language model whose activations can be read, many groups of windows at a time.
 
-    Whoever implements it gives the activations of the model's ordinary forward pass over each group alone, to the bit.
+    To train, harvest and index from a new kind of model, implement this: its activations are those of the model's
+    ordinary forward pass over each group alone, to the bit. To evaluate it too: `itda.sources.models.splicing`.
 
     >>> from itda.sources.models.transformers import LanguageModel
     >>> model: ActivationModel = LanguageModel.load("tiny")
@@ -26,7 +27,7 @@ class ActivationModel(ABC):
     """
 
     name: str
-    """As the user gave it: a Hub id, a folder, or tiny."""
+    """The name that the user gave: a Hub id, a folder, or tiny."""
 
     watch: Callable[[str], object] = staticmethod(lambda _place: None)
     """Called often where nothing is yielded for long, with what is being done; what it raises ends that."""
@@ -38,7 +39,7 @@ class ActivationModel(ABC):
 
     @contextmanager
     def watched(self, watch: Callable[[str], object]) -> Iterator[None]:
-        """Within this, `watch` is another one."""
+        """Call `watch` instead of the one before, within this context."""
         before, self.watch = self.watch, watch
         try:
             yield
@@ -68,7 +69,7 @@ class ActivationModel(ABC):
     @property
     @abstractmethod
     def dtype(self) -> str:
-        """Of its weights: float32, bfloat16, ..."""
+        """The dtype of its weights: float32, bfloat16, ..."""
 
     @property
     @abstractmethod

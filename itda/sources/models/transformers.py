@@ -43,7 +43,7 @@ class LanguageModel(ResumableModel):
     tokenizer: PreTrainedTokenizerBase
     name: str = "model"
     commit: str | None = None
-    """Of a model from the Hub."""
+    """The commit of a model from the Hub."""
 
     @staticmethod
     def load(
@@ -99,7 +99,7 @@ class LanguageModel(ResumableModel):
 
     @property
     def dtype(self) -> str:
-        """Of its weights: float32, bfloat16, ..."""
+        """The dtype of its weights: float32, bfloat16, ..."""
         return str(self.model.dtype).removeprefix("torch.")
 
     @property

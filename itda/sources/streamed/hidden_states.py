@@ -15,18 +15,18 @@ from torch import Tensor
 from itda.errors import StoreError
 
 ALIGNMENT = 64
-"""Bytes at whose multiples torch begins a tensor, and so does a state: products may have other bits elsewhere."""
+"""Bytes at whose multiples a hidden state begins, as torch's tensors do: products may have other bits elsewhere."""
 
 
-class States:
-    """One tensor for each key; all of one shape and dtype. With a folder, they are in a nameless file there.
+class HiddenStates:
+    """A store of hidden states, one tensor for each key, all of one shape and dtype; in a file if a folder is given.
 
-    All are copied into one piece of memory, made for `room` of them: were each kept where it was computed, what came
-    and went between them would leave holes.
+    The file has no name, and is gone when the store is. All are copied into one block of memory, made for `room` of
+    them: were each kept where it was computed, memory would be left in holes between them.
 
-    >>> states = States(None)
-    >>> states.put(0, torch.ones(2))
-    >>> states.get(0)
+    >>> hidden = HiddenStates(None)
+    >>> hidden.put(0, torch.ones(2))
+    >>> hidden.get(0)
     tensor([1., 1.])
     """
 
@@ -34,39 +34,39 @@ class States:
         self._folder, self._room = folder, room
         self._held: dict[Hashable, Tensor] = {}
         self._free: list[Tensor] = []
-        """Places of those that were dropped."""
-        self._piece: Tensor | None = None
+        """Places of the hidden states that were dropped, to be used again."""
+        self._block: Tensor | None = None
         self._used = 0
 
     def get(self, key: Hashable) -> Tensor:
-        """The state of a key."""
+        """The hidden state of a key."""
         return self._held[key]
 
     def put(self, key: Hashable, state: Tensor) -> None:
-        """Keep a state in place of the key's last one, which is overwritten. Raises `StoreError` without space."""
+        """Keep a hidden state in place of the key's last one. Raises `StoreError` without space."""
         if key not in self._held:
             self._held[key] = self._slot(state)
         self._held[key].copy_(state)
 
     def keys(self) -> list[Any]:
-        """Those that have a state, in the order in which they came."""
+        """The keys that have a hidden state, in the order in which they came."""
         return list(self._held)
 
     def drop(self, key: Hashable) -> None:
-        """Forget a state."""
+        """Forget a hidden state, and use its place again."""
         self._free.append(self._held.pop(key))
 
     def _slot(self, like: Tensor) -> Tensor:
         if self._free:
             return self._free.pop()
         size = math.ceil(like.numel() * like.dtype.itemsize / ALIGNMENT) * ALIGNMENT // like.dtype.itemsize
-        if self._piece is None or self._used + size > len(self._piece):
+        if self._block is None or self._used + size > len(self._block):
             all_of_them, self._used = size * max(1, self._room), 0
             in_memory = self._folder is None
-            self._piece = (
+            self._block = (
                 torch.empty(all_of_them, dtype=like.dtype) if in_memory else self._file(all_of_them, like.dtype)
             )
-        slot = self._piece[self._used : self._used + like.numel()].view(like.shape)
+        slot = self._block[self._used : self._used + like.numel()].view(like.shape)
         self._used += size
         return slot
 

@@ -19,7 +19,7 @@ def weights_in_use(block: int, outside: int) -> int:
     return BLOCKS_IN_USE * block + outside
 
 
-def left_for_states(budget: int, in_use: int, device: str) -> int:
+def left_for_hidden_states(budget: int, in_use: int, device: str) -> int:
     """What hidden states may take of a budget, of which weights use some where they are in the same memory."""
     return max(0, budget - in_use) if torch.device(device).type == "cpu" else budget
 

@@ -1,7 +1,7 @@
 """Models larger than memory: every block's weights are read once for many groups of windows.
 
 The loop over blocks goes outside, the loop over groups inside: a block is loaded, run over all groups in flight, and
-dropped, while the next one is being read. Only the hidden states of the groups are kept. Where blocks hand each other
+dropped, while the next one is being read. Only the hidden hidden of the groups are kept. Where blocks hand each other
 more than these (`itda.sources.models.replay`), the model runs as ever, each block's weights being there while it runs.
 """
 
@@ -27,8 +27,8 @@ from itda.sources.models.replay import Form, NotReplayableError, form_of, passin
 from itda.sources.models.splicing import Splice, SpliceableModel, Spliced, branches
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.models.trial import check_layers, place_of, recorded, trial_group, tried, why_no_stream
-from itda.sources.streamed.hidden_states import States
-from itda.sources.streamed.memory_use import groups_in_flight, left_for_states
+from itda.sources.streamed.hidden_states import HiddenStates
+from itda.sources.streamed.memory_use import groups_in_flight, left_for_hidden_states
 from itda.sources.streamed.weights import Weights, open_weights
 from itda.sources.tokenizing.special import Bos
 from itda.sources.tokenizing.windows import Group, Windower
@@ -41,7 +41,7 @@ LOGITS = 2**26
 class StreamedModel(SpliceableModel):
     """A transformers model that is read block by block from its checkpoint.
 
-    `memory` is for the hidden states, in bytes; where they need more they are in a file in `scratch`.
+    `memory` is for the hidden hidden, in bytes; where they need more they are in a file in `scratch`.
 
     >>> model = StreamedModel.load("tiny")
     >>> model.layers, model.d_model, model.replayable
@@ -86,8 +86,9 @@ class StreamedModel(SpliceableModel):
             inner = LanguageModel(model.eval(), named.tokenizer(), name, named.commit)
         blocks = find_blocks(model)
         form = form_of(blocks, lambda: inner.forward(model.base_model, _trial()))
-        if memory is None:
-            memory = left_for_states(budget, weights.bytes_in_use, named.device) if budget is not None else available()
+        if memory is None and budget is not None:
+            memory = left_for_hidden_states(budget, weights.bytes_in_use, named.device)
+        memory = available() if memory is None else memory
         found = StreamedModel(inner, weights, name, form, memory, scratch)
         if form is None:
             found.load_around_each_block()
@@ -100,7 +101,7 @@ class StreamedModel(SpliceableModel):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """Without weights but those in use."""
+        """The blocks of the model; only those in use have weights."""
         return self.weights.blocks
 
     @property
@@ -125,12 +126,12 @@ class StreamedModel(SpliceableModel):
 
     @property
     def dtype(self) -> str:
-        """Of its weights: float32, bfloat16, ..."""
+        """The dtype of its weights: float32, bfloat16, ..."""
         return self.inner.dtype
 
     @property
     def device(self) -> str:
-        """Where its blocks run."""
+        """Where its blocks run: cpu, cuda:0, ..."""
         return str(self.weights.device)
 
     @property
@@ -183,7 +184,7 @@ class StreamedModel(SpliceableModel):
         return {site: place_of(model, site) for site in sites}
 
     def flight(self, tokens: int, branches: int = 1) -> int:
-        """Groups of so many tokens whose states fit in memory, or on disk, `branches` of each."""
+        """Groups of so many tokens whose hidden states fit in memory, or on disk, `branches` of each."""
         state = tokens * self.d_model * self.inner.model.dtype.itemsize * branches
         if self.form is None:
             return 1
@@ -219,21 +220,21 @@ class StreamedModel(SpliceableModel):
 
     def _replayed(self, groups: Sequence[Group], sites: Sequence[Site]) -> Iterator[tuple[int, dict[Site, Tensor]]]:
         last = max(site.layer for site in sites)
-        states = self._states(len(groups), groups[0].input_ids.numel())
+        hidden = self._hidden_states(len(groups), groups[0].input_ids.numel())
         for layer in self.weights.stream(last + 1):
             here = [site for site in sites if site.layer == layer]
             for place, group in enumerate(groups):
                 self.watch(f"block {layer + 1}/{last + 1}")
-                state = states.get(place) if layer else None
+                state = hidden.get(place) if layer else None
                 output, found = self._step(layer, group, state, here)
                 if layer < last:
-                    states.put(place, output)
+                    hidden.put(place, output)
                 if found:
                     mask = group.is_activation.to(output.device)
                     yield place, {site: x[mask] for site, x in found.items()}
 
     def spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]:
-        """As `LanguageModel.spliced`, with clean and spliced states carried together through the blocks.
+        """As `LanguageModel.spliced`, with clean and spliced hidden states carried together through the blocks.
 
         Another thread waits until it is done. Raises `ModelError` if a block hands on more than its state and that is
         seen too late to begin anew.
@@ -253,7 +254,7 @@ class StreamedModel(SpliceableModel):
             return splice(place, site, x)
 
         try:
-            states = self._carried(groups, sites, watched)
+            hidden = self._carried(groups, sites, watched)
         except NotReplayableError as error:
             if begun:
                 raise ModelError(
@@ -266,26 +267,26 @@ class StreamedModel(SpliceableModel):
         if not self.is_causal:
             return
         for place, group in enumerate(groups):
-            found = [key for key in states.keys() if key[0] == place]  # noqa: SIM118
+            found = [key for key in hidden.keys() if key[0] == place]  # noqa: SIM118
             keys = sorted(found, key=lambda key: key[1] is not None)  # the clean one first
             for rows, part in _parts(group, self.vocabulary):
                 for _, key in keys:
-                    yield Spliced(place, key, rows, self._logits(group, part, states.get((place, key))))
+                    yield Spliced(place, key, rows, self._logits(group, part, hidden.get((place, key))))
             for key in keys:
-                states.drop(key)
+                hidden.drop(key)
 
-    def _carried(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> States:
-        """The last block's states by number of the group and, None for the clean one, site and name of the splice."""
-        states = self._states(len(groups) * branches(len(sites)), groups[0].input_ids.numel())
+    def _carried(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> HiddenStates:
+        """The last block's hidden states, by the number of the group and the key of the pass."""
+        hidden = self._hidden_states(len(groups) * branches(len(sites)), groups[0].input_ids.numel())
         last = self.layers if self.is_causal else max(site.layer for site in sites) + 1
         for layer in self.weights.stream(last):
             here = [site for site in sites if site.layer == layer]
             for place, group in enumerate(groups):
                 self.watch(f"block {layer + 1}/{last}")
-                spliced: list[tuple[Site, str]] = [key for at, key in states.keys() if at == place and key is not None]  # noqa: SIM118
+                spliced: list[tuple[Site, str]] = [key for at, key in hidden.keys() if at == place and key is not None]  # noqa: SIM118
                 for key in spliced:
-                    states.put((place, key), self._step(layer, group, states.get((place, key)), [])[0])
-                state = states.get((place, None)) if layer else None
+                    hidden.put((place, key), self._step(layer, group, hidden.get((place, key)), [])[0])
+                state = hidden.get((place, None)) if layer else None
                 # A copy where it is needed once more: a block may go on in place.
                 again = state is not None and any(site.stream != "resid_post" for site in here)
                 output, found = self._step(layer, group, state.clone() if again and state is not None else state, here)
@@ -294,9 +295,9 @@ class StreamedModel(SpliceableModel):
                 for site in here:
                     for name, values in splice(place, site, found[site][mask]).items():
                         if scored:
-                            states.put((place, (site, name)), self._spliced(layer, group, state, site, output, values))
-                states.put((place, None), output)
-        return states
+                            hidden.put((place, (site, name)), self._spliced(layer, group, state, site, output, values))
+                hidden.put((place, None), output)
+        return hidden
 
     @torch.inference_mode()
     def _spliced(
@@ -311,7 +312,7 @@ class StreamedModel(SpliceableModel):
 
     @torch.inference_mode()
     def _logits(self, group: Group, part: _Part, state: Tensor) -> Tensor:
-        """What the model predicts from the last block's states of some windows, where they predict anything."""
+        """What the model predicts from the last block's hidden states of some windows, where they predict anything."""
         assert self.form is not None
         first = part.first
         windows = state.view(*group.input_ids.shape, -1)[first : first + len(part.group.input_ids)]
@@ -319,9 +320,9 @@ class StreamedModel(SpliceableModel):
         logits = run_head(self.blocks, self.form, windows.to(self.weights.device), forward).logits
         return logits[part.group.predicts.to(logits.device)]
 
-    def _states(self, number: int, tokens: int) -> States:
+    def _hidden_states(self, number: int, tokens: int) -> HiddenStates:
         size = number * tokens * self.d_model * self.inner.model.dtype.itemsize
-        return States(self.scratch if size > self.memory and self.scratch is not None else None, number)
+        return HiddenStates(self.scratch if size > self.memory and self.scratch is not None else None, number)
 
     @torch.inference_mode()
     def _step(
@@ -373,14 +374,14 @@ def _loading(weights: Weights, layer: int, forward: Callable) -> Callable:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Some windows of a group."""
+    """Consecutive windows of a group, and the number of the first."""
 
     first: int
     group: Group
 
 
 def _parts(group: Group, vocabulary: int) -> Iterator[tuple[Tensor, _Part]]:
-    """A group cut into windows of which the logits are computed at once, with the numbers of their predictions."""
+    """Cut a group into parts whose logits are computed at once; yields the numbers of each part's predictions too."""
     windows, tokens = group.input_ids.shape
     size, before = max(1, LOGITS // (tokens * vocabulary)), 0
     for first in range(0, windows, size):

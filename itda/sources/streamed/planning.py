@@ -22,7 +22,7 @@ from itda.sources.models.limits import loader_of
 from itda.sources.models.named import Checkpoint
 from itda.sources.models.splicing import REPLACEMENTS, branches
 from itda.sources.models.streams import site_module
-from itda.sources.streamed.memory_use import groups_in_flight, left_for_states, weights_in_use
+from itda.sources.streamed.memory_use import groups_in_flight, left_for_hidden_states, weights_in_use
 from itda.sources.streamed.model import LOGITS
 
 LOGITS_BYTES = 4 * 4 * LOGITS
@@ -220,7 +220,7 @@ def estimate(shape: ModelShape, work: Work, machine: Machine) -> Estimate:
     working += LOGITS_BYTES if work.evaluation and shape.unembedding else 0
 
     state = work.group * shape.d_model * size * work.branches
-    memory = left_for_states(machine.model_memory, weights, "cpu" if machine.gpu is None else "cuda")
+    memory = left_for_hidden_states(machine.model_memory, weights, "cpu" if machine.gpu is None else "cuda")
     fly = groups_in_flight(work.group, state, memory, lambda: machine.scratch)
     groups = math.ceil(work.tokens / work.group)
     flights, fly = math.ceil(groups / fly), min(fly, groups)

@@ -15,7 +15,7 @@ from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.replay import form_of
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.source import ModelSource
-from itda.sources.streamed.hidden_states import States
+from itda.sources.streamed.hidden_states import HiddenStates
 from itda.sources.streamed.model import StreamedModel
 
 CORPUS = Corpus.from_texts(["the cat sat on the mat. " * 9, "a dog ran to be or not to be", "x"])
@@ -155,29 +155,29 @@ def test_tied_and_untied_embeddings(tmp_path, tied):
 def test_states_in_a_mapped_file_give_the_same_bits(saved, tmp_path):
     folder = str(saved("llama"))
     mapped = StreamedModel.load(folder, memory=1, scratch=tmp_path)
-    assert mapped._states(3, 48)._folder == tmp_path
+    assert mapped._hidden_states(3, 48)._folder == tmp_path
     same(read(mapped), read(LanguageModel.load(folder)))
     assert list(tmp_path.iterdir()) == []  # nothing to clean up
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_state_is_what_was_put_last(tmp_path, dtype):
-    for states in (States(None), States(tmp_path, 2)):
+    for hidden in (HiddenStates(None), HiddenStates(tmp_path, 2)):
         first, second, third = (torch.randn(2, 3, 4).to(dtype) for _ in range(3))
-        states.put("a", first)
-        states.put("b", second.clone())
-        states.put("a", third.clone())
-        states.put("c", first)
-        assert torch.equal(states.get("a"), third)
-        assert torch.equal(states.get("b"), second)
-        assert torch.equal(states.get("c"), first)
-        states.drop("b")
-        assert torch.equal(states.get("a"), third)
+        hidden.put("a", first)
+        hidden.put("b", second.clone())
+        hidden.put("a", third.clone())
+        hidden.put("c", first)
+        assert torch.equal(hidden.get("a"), third)
+        assert torch.equal(hidden.get("b"), second)
+        assert torch.equal(hidden.get("c"), first)
+        hidden.drop("b")
+        assert torch.equal(hidden.get("a"), third)
 
 
 def test_no_room_for_states_is_one_line_with_a_remedy(tmp_path):
     with pytest.raises(StoreError, match=r"no room for .* name another folder with --scratch") as error:
-        States(tmp_path, 2**40).put(0, torch.ones(2**10))
+        HiddenStates(tmp_path, 2**40).put(0, torch.ones(2**10))
     assert "\n" not in str(error.value)
 
 
