@@ -10,6 +10,8 @@ from itda.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from itda import similarity
+    from itda.api.models import load_model
+    from itda.api.runs import compare, decompose, evaluate, harvest, open_run, train, uses
     from itda.core.batch import ActivationBatch, ActivationSource, Site
     from itda.core.code import SparseCode
     from itda.core.dictionary import ITDA
@@ -37,17 +39,27 @@ __all__ = [
     "Unexplained",
     "atom_uses",
     "ce_loss_score",
+    "compare",
+    "decompose",
+    "evaluate",
     "fit",
+    "harvest",
     "jaccard",
     "l0",
+    "load_model",
+    "open_run",
     "pursue",
     "refine",
     "set_fast",
     "set_memory",
     "similarity",
+    "train",
+    "uses",
 ]
 
 _HOMES = {
+    "itda.api.models": ("load_model",),
+    "itda.api.runs": ("compare", "decompose", "evaluate", "harvest", "open_run", "train", "uses"),
     "itda.core.batch": ("ActivationBatch", "ActivationSource"),
     "itda.core.code": ("SparseCode",),
     "itda.core.labels": ("Label", "Labels", "jaccard"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,11 @@ from itda import config as settings
 from itda.checks import check
 from itda.errors import ItdaError
 from itda.parsing import RefusedError, listed
+from itda.progress import bars, remarks
 from itda.terminal import check_arguments, json_line, prepare_output
 
 if TYPE_CHECKING:
-    from itda.recipes import Progress, TokenDecomposition
+    from itda.recipes import TokenDecomposition
 
 DEMO_HELD_OUT, DEMO_USES, DEMO_INDEXED = 10_000, 20_000, 50_000
 DEMO_LAYERS, DEMO_TOKENS, DEMO_K = (2, 4), 200_000, 16
@@ -114,7 +115,7 @@ def _dispatch(command: Any) -> None:
 def _train(options: settings.Train) -> None:
     from itda import recipes, report
 
-    run = recipes.train(options, _bar(options), _say(options))
+    run = recipes.train(options, bars(options.quiet), remarks(options.quiet))
     if options.json:
         _print_json({"run": str(run.folder), **run.values(run.summaries())})
     else:
@@ -126,7 +127,7 @@ def _harvest(options: settings.Harvest) -> None:
     from itda.recipes.harvest import harvest
 
     with _resumable():
-        made = harvest(options, _bar(options), _say(options))
+        made = harvest(options, bars(options.quiet), remarks(options.quiet))
     if options.json:
         values = {name: value for name, value in vars(made).items() if name not in ("folder", "about", "sites")}
         sites = {str(site): {"bytes": size} for site, size in made.sites.items()}
@@ -162,7 +163,7 @@ def _decompose(options: settings.Decompose) -> None:
     from itda import recipes, report
     from itda.recipes.explore import prompt_address
 
-    site, tokens = recipes.decompose(options, _say(options))
+    site, tokens = recipes.decompose(options, remarks(options.quiet))
     if options.json:
         _print_json({"run": str(options.run), "site": str(site), "tokens": [_token_values(t) for t in tokens]})
     else:
@@ -177,7 +178,7 @@ def _decompose(options: settings.Decompose) -> None:
 def _evaluate(options: settings.Evaluate) -> None:
     from itda import recipes, report
 
-    results = recipes.evaluate_run(options, _bar(options), _say(options))
+    results = recipes.evaluate_run(options, bars(options.quiet), remarks(options.quiet))
     if options.json:
         sites = {str(site): recipes.finite(asdict(result)) for site, result in results.items()}
         _print_json({"run": str(options.run), "sites": sites})
@@ -190,7 +191,7 @@ def _probe(options: settings.Probe) -> None:
     from itda.recipes import finite
     from itda.recipes.probe import SIZES, probe_run
 
-    names, results = probe_run(options, _bar(options), _say(options))
+    names, results = probe_run(options, bars(options.quiet), remarks(options.quiet))
     if not options.json:
         print(report.probes(names, SIZES, results))
         return
@@ -221,7 +222,7 @@ def _compare(options: settings.Compare) -> None:
         from itda.plots import check_plots
 
         check_plots()  # before what takes long
-    pairs = compare_runs(options, _bar(options))
+    pairs = compare_runs(options, bars(options.quiet))
     values = finite(comparison_values(pairs))
     if options.out is not None:
         from itda.files import new_folder, write_json
@@ -244,7 +245,7 @@ def _index(options: settings.Index) -> None:
     from itda.recipes.index import index_run
 
     with _resumable():
-        made = index_run(options, _bar(options), _say(options))
+        made = index_run(options, bars(options.quiet), remarks(options.quiet))
     if options.json:
         sites = {str(site): finite(asdict(values)) for site, values in made.sites.items()}
         record = {name: value for name, value in made.record.items() if name != "pieces"}
@@ -257,7 +258,7 @@ def _explore(options: settings.Explore) -> None:
     from itda.recipes.explore import explore, export
 
     if options.export is not None:
-        size = export(options, _bar(options), _say(options))
+        size = export(options, bars(options.quiet), remarks(options.quiet))
         address = options.export.resolve().as_uri()
         if options.json:
             _print_json({"page": str(options.export), "address": address, "bytes": size})
@@ -276,7 +277,7 @@ def _explore(options: settings.Explore) -> None:
 
             webbrowser.open(address)
 
-    explore(options, ready, _say(options))
+    explore(options, ready, remarks(options.quiet))
 
 
 def _demo(options: settings.Demo) -> None:
@@ -309,13 +310,13 @@ def _demo(options: settings.Demo) -> None:
         f"   Python's own documentation and source. {DEMO_TOKENS // 1000}k tokens, layers {listed(DEMO_LAYERS)}. In the"
     )
     say("   end the atoms are refined; --mode paper does what the paper does and no more.\n")
-    run = recipes.train(training, _bar(options))
+    run = recipes.train(training, bars(options.quiet))
     summaries = run.summaries()
     say(report.run_summary(run, summaries).partition("\n\nNot")[0])
 
     say("\n2. Evaluate: the model on held-out files, with reconstructions for activations.\n")
     checking = settings.Evaluate(run=options.out, tokens=DEMO_HELD_OUT, quiet=options.quiet)
-    results = recipes.evaluate_run(checking, _bar(options))
+    results = recipes.evaluate_run(checking, bars(options.quiet))
     say(report.evaluation(results))
 
     site = list(run.sites)[-1]
@@ -344,10 +345,10 @@ def _demo(options: settings.Demo) -> None:
     say("5. Explore: the codes of a part of the corpus, kept by atom, make the pages of a")
     say("   browser; some of them as one file, to open or to send.\n")
     quiet = {"quiet": options.quiet, "memory": options.memory, "fast": options.fast}
-    index = index_run(settings.Index(run=options.out, tokens=DEMO_INDEXED, **quiet), _bar(options))
+    index = index_run(settings.Index(run=options.out, tokens=DEMO_INDEXED, **quiet), bars(options.quiet))
     page = options.out / "explorer.html"
     exporting = settings.Explore(runs=(options.out,), export=page, prompts=DEMO_PROMPTS, layer=site, **quiet)
-    size = export(exporting, _bar(options))
+    size = export(exporting, bars(options.quiet))
     say(f"{index.record['tokens']:,} tokens indexed. Written: {page}, {size / 1e6:.1f} MB.")
     say("\nNext:")
     say(f"  itda explore {options.out}      all of it, live, in a browser")
@@ -387,32 +388,6 @@ def _resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         print("itda: stopped; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def _say(options: settings.Output) -> Callable[[str], object]:
-    def say(line: str) -> None:
-        if not options.quiet:
-            print(f"itda: {line}", file=sys.stderr)
-
-    return say
-
-
-def _bar(options: settings.Output) -> Any:
-    def bar(name: str, tokens: int) -> AbstractContextManager[Progress]:
-        from itda.progress import UNITS, Lines
-
-        if options.quiet:
-            from itda.recipes import no_bar
-
-            return no_bar(name, tokens)
-        if not sys.stderr.isatty():
-            return Lines(name, tokens)
-        from tqdm import tqdm
-
-        unit = {"tokens": "tok"}.get(UNITS.get(name, "tokens"), f" {UNITS.get(name)}")
-        return tqdm(total=tokens, desc=name, unit=unit, unit_scale=True, leave=False)
-
-    return bar
 
 
 def _token_values(token: TokenDecomposition) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
+from typing import Any
 
 EVERY_S = 10.0
 """Seconds between lines."""
@@ -114,3 +116,39 @@ class Lines:
 
 def _write(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def bars(quiet: bool) -> Callable[[str, int], AbstractContextManager[Any]]:
+    """Return what makes progress bars: on a terminal tqdm's, elsewhere a line now and then, none if `quiet`."""
+
+    def bar(name: str, tokens: int) -> AbstractContextManager[Any]:
+        if quiet:
+            return nullcontext(_Silent())
+        if not sys.stderr.isatty():
+            return Lines(name, tokens)
+        from tqdm import tqdm
+
+        unit = {"tokens": "tok"}.get(UNITS.get(name, "tokens"), f" {UNITS.get(name)}")
+        return tqdm(total=tokens, desc=name, unit=unit, unit_scale=True, leave=False)
+
+    return bar
+
+
+def remarks(quiet: bool) -> Callable[[str], None]:
+    """Return what shows remarks: on standard error, or nowhere if `quiet`."""
+
+    def say(line: str) -> None:
+        if not quiet:
+            print(f"itda: {line}", file=sys.stderr)
+
+    return say
+
+
+class _Silent:
+    """Take progress, and show none."""
+
+    def update(self, n: int, /) -> None:
+        """Ignore n more tokens."""
+
+    def set_postfix_str(self, s: str, /) -> None:
+        """Ignore a remark."""

@@ -57,16 +57,25 @@ class RecordedSource:
     """Settings that the activations brought with them."""
 
 
-def open_source(options: settings.Train, cluster: Any = None, say: Say = unsaid) -> RecordedSource:
+def open_source(
+    options: settings.Train,
+    cluster: Any = None,
+    say: Say = unsaid,
+    *,
+    model: ActivationModel | None = None,
+    corpus: Corpus | None = None,
+) -> RecordedSource:
     """What the settings name. Raises an `ItdaError`.
 
-    `cluster` is a `RayCluster` if there are workers; `say` is told what the user should know.
+    `cluster` is a `RayCluster` if there are workers; `say` is told what the user should know. A `model` or a `corpus`
+    that is given is used in place of the one that is named.
     """
     if options.activations is not None:
         return _from_shards(options, options.activations)
     sites = sites_of(options)
-    corpus = open_corpus_of(options, say)
-    model = open_model(options.model, options, options.revision, cluster)
+    corpus = open_corpus_of(options, say) if corpus is None else chosen_documents(corpus, options)
+    if model is None:
+        model = open_model(options.model, options, options.revision, cluster)
     source = partial(
         ModelSource,
         model,
@@ -117,7 +126,8 @@ def prefix_of(options: settings.Train | settings.Harvest, model: ActivationModel
 def about_of(options: settings.Train | settings.Harvest, model: ActivationModel, corpus: Corpus) -> dict[str, Any]:
     """What the bits of a model's activations depend on, settings apart."""
     # What NDIF runs is not known here.
-    made = Checkpoint.named(options.model, revision=model.revision) if not options.remote else None
+    known = not options.remote and getattr(model, "found_by_name", True)
+    made = Checkpoint.named(options.model, revision=model.revision) if known else None
     return {
         MODEL: made.fingerprint() if made is not None else None,
         "quantisation": made.quantisation() if made is not None else None,
@@ -134,8 +144,13 @@ def open_corpus_of(options: settings.Train | settings.Harvest, say: Say = unsaid
     """The documents to read, in their order; `say` is told what the user should know. Raises `CorpusError`."""
     if options.model == "tiny" and Path("tiny").is_dir():
         say("tiny is the bundled model; the folder of that name here is ./tiny")
-    corpus = open_spec(options.corpus, options, say).split(options.part)
-    return corpus.shuffled(options.seed) if options.order == "shuffled" else corpus
+    return chosen_documents(open_spec(options.corpus, options, say), options)
+
+
+def chosen_documents(corpus: Corpus, options: settings.Train | settings.Harvest) -> Corpus:
+    """Return the part of a corpus that the settings name, in their order."""
+    part = corpus.split(options.part)
+    return part.shuffled(options.seed) if options.order == "shuffled" else part
 
 
 def open_model(

@@ -14,6 +14,7 @@ import numpy as np
 from itda import config as settings
 from itda.checks import check_some
 from itda.core.batch import Site
+from itda.core.dictionary import ITDA
 from itda.core.similarity.overlap import OVERLAPS, Members, Universe, index_interval, index_matrices, matched, sums_of
 from itda.core.tokens import Tokens
 from itda.errors import SettingError
@@ -22,7 +23,6 @@ from itda.recipes.run_model import MODEL
 from itda.recipes.runs import Bar, Run, check_unchanged, no_bar, open_run, open_spec
 from itda.recipes.train import train
 from itda.resolving import from_record, to_record
-from itda.store.dictionaries import read_tokens
 
 COMPARISON_FORMAT = "itda-comparison"
 Kind = Literal["models", "noise floor", "repetition"]
@@ -88,11 +88,18 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Side:
+    """One of the runs that are compared, with all that this takes of it."""
+
     name: str
     run: Run
     tokens: Tokens
-    models: Mapping[Site, Any]
+    dictionaries: Mapping[Site, ITDA]
+
+    @staticmethod
+    def of(run: Run, name: str) -> Side:
+        """Read the dictionaries and tokens of a run. Raises `StoreError`."""
+        return Side(name, run, run.tokens(), {site: run.dictionary(site) for site in run.sites})
 
 
 def compare_runs(options: settings.Compare, bar: Bar = no_bar) -> list[Pair]:
@@ -102,16 +109,23 @@ def compare_runs(options: settings.Compare, bar: Bar = no_bar) -> list[Pair]:
     Raises an `ItdaError` for runs that cannot be compared, with the reason.
     """
     check_some(options.runs, "compare")
-    opened = [_opened(folder) for folder in options.runs]
-    chosen = list(combinations(opened, 2)) or [(opened[0], opened[0])]
-    for a, b in chosen:
-        _check(a, b)
-    pairs = [_pair(a, b) for a, b in chosen]
+    sides = [Side.of(open_run(folder), str(folder)) for folder in options.runs]
+    pairs = compare_sides(sides)
     if options.noise_floor:
         with tempfile.TemporaryDirectory() as folder:
-            again = _made_again(opened[0], Path(folder), bar)
-            pairs.append(_pair(opened[0], again))
+            pairs.append(_pair(sides[0], _made_again(sides[0], Path(folder), bar)))
     return pairs
+
+
+def compare_sides(sides: Sequence[Side]) -> list[Pair]:
+    """Compare every two of some runs, wherever they are; one alone with itself.
+
+    Raises `SettingError` for runs that cannot be compared, before any is.
+    """
+    chosen = list(combinations(sides, 2)) or [(sides[0], sides[0])]
+    for a, b in chosen:
+        _check(a, b)
+    return [_pair(a, b) for a, b in chosen]
 
 
 def noise_floors(pairs: Sequence[Pair], names: tuple[str, str]) -> dict[Site, Overlap]:
@@ -125,12 +139,7 @@ def noise_floors(pairs: Sequence[Pair], names: tuple[str, str]) -> dict[Site, Ov
     return found
 
 
-def _opened(folder: Path) -> _Opened:
-    run = open_run(folder)
-    return _Opened(str(folder), run, read_tokens(folder), {site: run.dictionary(site) for site in run.sites})
-
-
-def _check(a: _Opened, b: _Opened) -> None:
+def _check(a: Side, b: Side) -> None:
     """Raises `SettingError` if labels of the two mean different things."""
     for name, what, remedy in (
         ("fingerprint", "on different corpora", "train both on one corpus"),
@@ -143,10 +152,10 @@ def _check(a: _Opened, b: _Opened) -> None:
             raise SettingError(f"{a.name} and {b.name} were made {what} ({left}; {right}): {remedy}")
 
 
-def _pair(a: _Opened, b: _Opened) -> Pair:
+def _pair(a: Side, b: Side) -> Pair:
     by_end = _tokenizer(a) != _tokenizer(b)
     universe = Universe.of([a.tokens, b.tokens], by_end=by_end)
-    left, right = ({site: Members.of(m, universe) for site, m in each.models.items()} for each in (a, b))
+    left, right = ({site: Members.of(m, universe) for site, m in each.dictionaries.items()} for each in (a, b))
     matrices = index_matrices(list(left.values()), list(right.values()), universe)
     return Pair(
         a=a.name,
@@ -183,28 +192,28 @@ def _match(rows: list[Site], columns: list[Site], matrix: np.ndarray) -> Match:
     return Match(best, sum(credit) / len(credit) if credit else float("nan"))
 
 
-def _tokenizer(opened: _Opened) -> object:
+def _tokenizer(side: Side) -> object:
     # Where a run does not say, its model stands for its tokenizer.
-    return opened.run.record.get("tokenizer") or (opened.run.record["model"], opened.run.record["revision"])
+    return side.run.record.get("tokenizer") or (side.run.record["model"], side.run.record["revision"])
 
 
-def _settings_of(opened: _Opened) -> dict[str, Any]:
+def _settings_of(side: Side) -> dict[str, Any]:
     """The settings of a run that this itda knows."""
     known = {field.name for field in fields(settings.Train)}
-    made = {name: value for name, value in opened.run.record["settings"].items() if name in known}
+    made = {name: value for name, value in side.run.record["settings"].items() if name in known}
     # What is absent was not there yet: all activations were alike.
-    return to_record(from_record({"bos": opened.run.bos, "massive": "off", **made}))
+    return to_record(from_record({"bos": side.run.bos, "massive": "off", **made}))
 
 
-def _told(opened: _Opened) -> dict[str, Any]:
+def _told(side: Side) -> dict[str, Any]:
     """What made a run: settings, model and versions, by name."""
-    record = opened.run.record
-    made = {name: value for name, value in _settings_of(opened).items() if name not in (*SHOWN, *CORPUS)}
+    record = side.run.record
+    made = {name: value for name, value in _settings_of(side).items() if name not in (*SHOWN, *CORPUS)}
     made |= {"model": record["model"], "revision": record["revision"], "dtype": record["dtype"]}
     return made | {"device": record["device"]} | {f"{n} version": v for n, v in record["versions"].items()}
 
 
-def _both_told(a: _Opened, b: _Opened) -> tuple[dict[str, Any], dict[str, Any]]:
+def _both_told(a: Side, b: Side) -> tuple[dict[str, Any], dict[str, Any]]:
     """What made each of two runs; of BOS, what stood in front of the windows counts and not how it was asked for.
 
     Of models on this machine their files count, and not where they are.
@@ -219,7 +228,7 @@ def _both_told(a: _Opened, b: _Opened) -> tuple[dict[str, Any], dict[str, Any]]:
     return left, right
 
 
-def _kind(a: _Opened, b: _Opened) -> Kind:
+def _kind(a: Side, b: Side) -> Kind:
     left, right = _both_told(a, b)
     different = {name for name in left.keys() | right.keys() if left.get(name) != right.get(name)}
     if any(name not in BITS and not name.endswith(" version") for name in different):
@@ -227,25 +236,25 @@ def _kind(a: _Opened, b: _Opened) -> Kind:
     return "noise floor" if different else "repetition"
 
 
-def _differences(a: _Opened, b: _Opened) -> Iterator[str]:
+def _differences(a: Side, b: Side) -> Iterator[str]:
     left, right = _both_told(a, b)
     for name in [*left, *(name for name in right if name not in left)]:
         if left.get(name) != right.get(name) and name not in ("model", "revision"):
             yield f"{name}: {left.get(name)} and {right.get(name)}"
 
 
-def _made_again(opened: _Opened, folder: Path, bar: Bar) -> _Opened:
+def _made_again(side: Side, folder: Path, bar: Bar) -> Side:
     """The run with the model in another batch size, which may change the last bits of its activations."""
-    made = _settings_of(opened)
+    made = _settings_of(side)
     size = made["batch_size"]
     again = replace(from_record(made), out=folder / "again", quiet=True, json=False)
     again = replace(again, batch_size=size - 1 if size > 1 else 2)
-    record = opened.run.record
+    record = side.run.record
     again = replace(again, dataset_revision=record["corpus_revision"] or again.dataset_revision)
     again = replace(again, revision=record["revision"] or again.revision)
-    check_unchanged(open_spec(again.corpus, again), opened.run, "leave out --noise-floor")
+    check_unchanged(open_spec(again.corpus, again), side.run, "leave out --noise-floor")
     train(again, bar)
-    return replace(_opened(folder / "again"), name=f"{opened.name} at --batch-size {again.batch_size}")
+    return Side.of(open_run(folder / "again"), f"{side.name} at --batch-size {again.batch_size}")
 
 
 def comparison_values(pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, SupportsIndex, overload
 
@@ -10,7 +10,7 @@ import torch
 
 from itda import config as settings
 from itda.checks import check_text
-from itda.core.batch import ActivationSource, Site
+from itda.core.batch import ActivationBatch, Site
 from itda.core.code import SparseCode
 from itda.core.dictionary import ITDA
 from itda.core.display.decomposition import decomposition, one_token
@@ -20,7 +20,7 @@ from itda.core.levels import two_levels
 from itda.core.massive import massive_medians
 from itda.errors import SettingError
 from itda.recipes.runs import open_run
-from itda.sources.models.transformers import LanguageModel
+from itda.sources.models.base import ActivationModel
 from itda.sources.prompt import read_prompt
 from itda.sources.tokenizing.special import Bos
 from itda.store.records import chosen_site
@@ -118,7 +118,7 @@ def decompose(
 
 
 def decompose_text(
-    model: LanguageModel,
+    model: ActivationModel,
     dictionary: ITDA,
     site: Site,
     text: str,
@@ -168,7 +168,7 @@ def decompose_text(
 
 
 def top_uses(
-    source: ActivationSource, dictionary: ITDA, site: Site, atoms: list[int], most: int
+    source: Iterable[Mapping[Site, ActivationBatch]], dictionary: ITDA, site: Site, atoms: list[int], most: int
 ) -> list[list[AtomUse]]:
     """For each of some atoms, the `most` activations of a source that have it with the largest coefficient.
 

@@ -26,6 +26,9 @@ import torch
 
 from itda import config as settings
 from itda.checks import check_free, check_resumable
+from itda.core.dictionary import ITDA
+from itda.core.site import Site
+from itda.core.tokens import Tokens
 from itda.core.training.state import TrainingState
 from itda.errors import StoreError
 from itda.files import (
@@ -39,8 +42,10 @@ from itda.files import (
     write_json,
     write_whole,
 )
+from itda.recipes.runs import Run, open_run
 from itda.resolving import from_record, to_record
 from itda.store.checkpoints import Checkpoint, latest_checkpoint, write_checkpoint
+from itda.store.dictionaries import write_dictionary, write_tokens
 from itda.store.records import UNFINISHED
 from itda.version import __version__
 
@@ -184,10 +189,19 @@ class RunInProgress:
         """A folder that becomes `name` in the run when it is whole, in place of one from before a kill."""
         return replaced_folder(self.folder / name)
 
-    def finish(self, record: Mapping[str, Any]) -> None:
-        """Write run.json, which makes it a run, and remove what was for going on."""
+    def keeper(self) -> Keeper:
+        """Return what says when to write checkpoints."""
+        return Keeper(self.options.checkpoint_every)
+
+    def finish(self, record: Mapping[str, Any], made: Mapping[Site, ITDA], tokens: Tokens) -> Run:
+        """Write the dictionaries, then run.json, which makes it a run, and remove what was for going on."""
+        for site, dictionary in made.items():
+            with self.place_for(str(site)) as folder:
+                write_dictionary(dictionary, folder)
+        write_tokens(tokens, self.folder / "tokens.parquet")
         write_json(self.folder / "run.json", record)
         tidy(self.folder)
+        return open_run(self.folder)
 
     def _write(self) -> None:
         values = {"format": UNFINISHED_FORMAT, "format_version": FORMAT_VERSION}
@@ -218,8 +232,8 @@ class Keeper:
     second Ctrl-C is not waited for.
     """
 
-    def __init__(self, every: float) -> None:
-        self._every, self._wait = every, every
+    def __init__(self, every: float, *, listens: bool = True) -> None:
+        self._every, self._wait, self._listens = every, every, listens
         self._last = time.monotonic()
         self.stopping = False
         self.seconds = 0.0
@@ -232,7 +246,7 @@ class Keeper:
         return self.stopping or time.monotonic() - self._last >= self._wait
 
     def save(self, write: Callable[[], None]) -> None:
-        """Do it."""
+        """Write a checkpoint, and note how long that took."""
         started = time.monotonic()
         write()
         self._last = time.monotonic()
@@ -244,7 +258,7 @@ class Keeper:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Within this, signals are requests."""
-        if threading.current_thread() is not threading.main_thread():
+        if not self._listens or threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {each: signal.signal(each, self._asked) for each in (signal.SIGINT, signal.SIGTERM)}

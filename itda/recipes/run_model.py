@@ -30,17 +30,18 @@ class RunModel(Generic[T]):
     """Whether it is another model than that of the run, as the options allow."""
 
 
-def located(options: Made) -> Made:
+def located(options: Made, *, model: bool = True, corpus: bool = True) -> Made:
     """The settings with absolute paths where they name a model or a corpus on this machine.
 
-    What was a folder when a run was made is then a folder for all that opens it again, wherever they run.
+    What was a folder when a run was made is then a folder for all that opens it again, wherever they run. `model` and
+    `corpus` are False for those that were given as objects, whose names are no paths.
     """
-    model, corpus = options.model, options.corpus
-    if model and model != "tiny" and Path(model).expanduser().exists():
-        model = _absolute(model)
-    if corpus and corpus != "python-docs" and Path(corpus).expanduser().exists():
-        corpus = _absolute(corpus)
-    return replace(options, model=model, corpus=corpus)
+    found: dict[str, str] = {}
+    if model and options.model and options.model != "tiny" and Path(options.model).expanduser().exists():
+        found["model"] = _absolute(options.model)
+    if corpus and options.corpus and options.corpus != "python-docs" and Path(options.corpus).expanduser().exists():
+        found["corpus"] = _absolute(options.corpus)
+    return replace(options, **found)
 
 
 def _absolute(path: str) -> str:

@@ -12,14 +12,16 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from itda import config as settings
 from itda.core.dictionary import ITDA
 from itda.core.site import Site
+from itda.core.tokens import Tokens
 from itda.errors import CorpusError, SettingError
 from itda.recipes.run_model import find_model
 from itda.sources.corpora.corpus import Corpus, open_corpus
 from itda.sources.corpora.text_files import NEWEST, Rules
+from itda.sources.models.base import ActivationModel
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.tokenizing.special import Bos
-from itda.store.dictionaries import load_dictionary
-from itda.store.records import RunRecord, open_record
+from itda.store.dictionaries import load_dictionary, read_tokens
+from itda.store.records import RunRecord, chosen_site, open_record
 
 
 @runtime_checkable
@@ -89,16 +91,38 @@ class Run(RunRecord):
         return bos_of(self.record)
 
     def dictionary(self, site: Site) -> ITDA:
-        """The dictionary of one site. Raises `StoreError`."""
+        """Return the dictionary of one site. Raises `StoreError`."""
         return load_dictionary(self.sites[site])
 
-    def model(self, options: settings.ModelOptions, say: Callable[[str], object] = lambda _line: None) -> LanguageModel:
-        """The language model that the run was made from. `say` is told of one that has changed.
+    def __getitem__(self, site: str | int | Site) -> ITDA:
+        """Return the dictionary of a site: by its name (`layer_3`, `3.mlp_out`), by its layer, or as a `Site`."""
+        wanted = site if isinstance(site, Site) else Site.parse(str(site))
+        return self.dictionary(chosen_site(self, wanted))
+
+    def tokens(self) -> Tokens:
+        """Return the tokens that the run read. Raises `StoreError` for a run that does not say."""
+        return read_tokens(self.folder)
+
+    def log(self) -> list[str]:
+        """Return the lines of the log of training; none where there is no log."""
+        path = self.folder / "log.jsonl"
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+    def model(self, options: settings.ModelOptions, say: Callable[[str], object] = unsaid) -> LanguageModel:
+        """Return the language model that the run was made from. `say` is told of one that has changed.
 
         Raises `ModelError` if it is not there, or not what it was and `options` do not say that this may be.
         """
         where = find_model(self.folder, self.record, options, say)
         return load_model(where.name, where.options, where.revision)
+
+    def any_model(self, options: settings.ModelOptions, say: Callable[[str], object] = unsaid) -> ActivationModel:
+        """Return the language model of the run, of whatever kind it is: one that was given stays what it is."""
+        return self.model(options, say)
+
+    def whole_corpus(self, options: settings.CorpusOptions) -> Corpus:
+        """Return all documents of the corpus that the run was made from, in its own order. Raises `CorpusError`."""
+        return _reopened_corpus(self, options)
 
 
 def bos_of(record: Mapping[str, Any]) -> Bos:
@@ -135,8 +159,8 @@ def corpus_of(
         if stored["part"] == "all":
             raise SettingError("the run was trained on all of its corpus: name another one with --corpus")
         # A run may be made of the held-out part too, from activations that were harvested of it.
-        return _reopened_corpus(run, options).split("train" if stored["part"] == "heldout" else "heldout")
-    corpus = _reopened_corpus(run, options).split(stored["part"])
+        return run.whole_corpus(options).split("train" if stored["part"] == "heldout" else "heldout")
+    corpus = run.whole_corpus(options).split(stored["part"])
     return corpus.shuffled(stored["seed"]) if stored["order"] == "shuffled" else corpus
 
 

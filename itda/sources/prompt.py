@@ -11,12 +11,12 @@ from itda.core.batch import Site
 from itda.core.labels import Labels
 from itda.errors import SettingError
 from itda.sources.corpora.corpus import Document
-from itda.sources.models.transformers import LanguageModel
+from itda.sources.models.base import ActivationModel
 from itda.sources.tokenizing.special import Bos
 
 
 def read_prompt(
-    model: LanguageModel, text: str, sites: Sequence[Site], window: int, batch_size: int = 1, bos: Bos = "auto"
+    model: ActivationModel, text: str, sites: Sequence[Site], window: int, batch_size: int = 1, bos: Bos = "auto"
 ) -> tuple[Labels, Mapping[Site, Float[Tensor, "tokens d_model"]]]:
     """The tokens of a text that the model reads at once, as labels of a document `prompt`, and their activations.
 
@@ -40,6 +40,5 @@ def read_prompt(
     group = windower.group(windows, batch_size)
     if not group.is_activation.any():
         raise SettingError("the text has no token but special ones, which have no activation here: give it some words")
-    found = model.activations(group, sites)
-    mask = group.is_activation
-    return group.labels(), {site: x[mask.to(x.device)].cpu() for site, x in found.items()}
+    found = {site: x.cpu() for _, part in model.harvest([group], sites) for site, x in part.items()}
+    return group.labels(), {site: found[site] for site in sites}

@@ -57,6 +57,11 @@ class ActivationModel(ABC):
         """Width of the residual stream."""
 
     @property
+    def context(self) -> int | None:
+        """The most tokens that the model reads, where that is known."""
+        return None
+
+    @property
     @abstractmethod
     def revision(self) -> str | None:
         """The commit of a model from the Hub."""

@@ -44,6 +44,8 @@ class LanguageModel(ResumableModel):
     name: str = "model"
     commit: str | None = None
     """The commit of a model from the Hub."""
+    found_by_name: bool = False
+    """Whether `load` made it, so that it can be found again by its name."""
 
     @staticmethod
     def load(
@@ -65,7 +67,7 @@ class LanguageModel(ResumableModel):
         with named.explained():
             model, tokenizer = named.model(), named.tokenizer()
             torch.nn.Module.to(model, named.device)
-        return LanguageModel(model.eval(), tokenizer, name, named.commit)
+        return LanguageModel(model.eval(), tokenizer, name, named.commit, found_by_name=True)
 
     @property
     def layers(self) -> int:

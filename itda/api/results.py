@@ -1,0 +1,121 @@
+"""What the Python API returns: results that show themselves in a terminal and a notebook, and become tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from itda.core.atom import Atom
+from itda.core.display.markup import escaped
+from itda.core.site import Site
+from itda.errors import SettingError
+from itda.evaluation.measures import Evaluation
+from itda.recipes.compare import Pair
+from itda.recipes.decompose import AtomUse
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def preformatted(text: str) -> str:
+    """Show text in a notebook as it is in a terminal."""
+    return f"<pre>{escaped(text)}</pre>"
+
+
+class Evaluations(dict[Site, Evaluation]):
+    """The evaluation of each site of a run; also by name, as in `found["layer_4"].fvu`."""
+
+    def __getitem__(self, site: Site | str | int) -> Evaluation:
+        """Return the evaluation of a site, by its name or layer too."""
+        wanted = site if isinstance(site, Site) else Site.parse(str(site))
+        if wanted not in self:
+            raise SettingError(f"no layer {wanted.short}: there are {', '.join(each.short for each in self)}")
+        return super().__getitem__(wanted)
+
+    def __repr__(self) -> str:
+        from itda.report import evaluation
+
+        return evaluation(self)
+
+    def _repr_html_(self) -> str:
+        return preformatted(repr(self))
+
+    def to_pandas(self) -> DataFrame:
+        """One row for each site, one column for each measure."""
+        from pandas import DataFrame
+
+        return DataFrame([asdict(found) for found in self.values()], index=[str(site) for site in self])
+
+
+class Uses(list[AtomUse]):
+    """The tokens that use an atom most, the most first."""
+
+    def __init__(self, found: Sequence[AtomUse], atom: Atom) -> None:
+        super().__init__(found)
+        self.atom = atom
+
+    def __repr__(self) -> str:
+        from itda.report import uses
+
+        return uses(self.atom.index, self.atom.label, self)
+
+    def _repr_html_(self) -> str:
+        return preformatted(repr(self))
+
+    def to_pandas(self) -> DataFrame:
+        """One row for each use: coefficient, document, position, and the text around the token."""
+        from pandas import DataFrame
+
+        return DataFrame([{"coefficient": use.coefficient, **asdict(use.label)} for use in self])
+
+
+class Comparison:
+    """How similar two runs are, layer with layer, by one index: a matrix with the names of its rows and columns."""
+
+    def __init__(self, pair: Pair, index: str = "weighted") -> None:
+        if index not in pair.matrices:
+            raise SettingError(f"no index {index!r}: use one of {', '.join(pair.matrices)}")
+        self.pair, self.index = pair, index
+        self.rows, self.columns = ([str(site) for site in sites] for sites in pair.sites)
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """[sites of the first run, sites of the second], 1 for equal dictionaries."""
+        return self.pair.matrices[self.index]
+
+    @property
+    def indices(self) -> Mapping[str, np.ndarray]:
+        """The matrix of every index, by name."""
+        return self.pair.matrices
+
+    def with_index(self, index: str) -> Comparison:
+        """The same comparison by another index. Raises `SettingError` if there is no such index."""
+        return Comparison(self.pair, index)
+
+    def __getitem__(self, sites: tuple[Any, Any]) -> float:
+        """Return the similarity of two sites: `found["layer_2", "layer_4"]`."""
+        places = []
+        for site, names in zip(sites, (self.rows, self.columns), strict=True):
+            name = str(site if isinstance(site, Site) else Site.parse(str(site)))
+            if name not in names:
+                raise SettingError(f"no {name}: there are {', '.join(names)}")
+            places.append(names.index(name))
+        return float(self.matrix[places[0], places[1]])
+
+    def __repr__(self) -> str:
+        from itda.report import table
+
+        rows = [[name, *(f"{value:.3f}" for value in row)] for name, row in zip(self.rows, self.matrix, strict=True)]
+        return f"{self.index}: {self.pair.a} (rows) and {self.pair.b}\n\n" + table(["", *self.columns], rows)
+
+    def _repr_html_(self) -> str:
+        return preformatted(repr(self))
+
+    def to_pandas(self) -> DataFrame:
+        """The matrix, with its labels."""
+        from pandas import DataFrame
+
+        return DataFrame(self.matrix, index=self.rows, columns=self.columns)
