@@ -29,8 +29,8 @@ def load_model(
 
     `model` is a Hub id, a folder, a GGUF file, or `tiny` (bundled); or a transformers model of your own, with its
     `tokenizer` and a `name` for the records: it stays on its device, in its dtype. `device` auto is a GPU where there
-    is one; `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere. With `stream`, or if the weights need more
-    than `model_memory` bytes, the model is read block by block. Raises `ModelError`, `SettingError`.
+    is one; `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere. With `stream`, or if the weights need
+    more than `model_memory` bytes, the model is read block by block. Raises `ModelError`, `SettingError`.
 
     >>> import itda
     >>> lm = itda.load_model("tiny")

@@ -141,7 +141,7 @@ def evaluate(
 def decompose(
     model: AnyModel, dictionary: ITDA, text: str, *, top: int = 5, readout: Readout = "code", batch_size: int = 8
 ) -> Decomposition:
-    """Take the activations of a text apart, each token into its atoms with the prompts they came from: `itda decompose`.
+    """Take a text's activations apart, each token into its atoms with the prompts they came from: `itda decompose`.
 
     The text is read as the dictionary's own activations were (window and BOS), at its site. `readout` is `code`, or
     `similarity` for the `top` atoms that are closest by cosine, or `levels` for broad atoms first. The result shows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, SupportsIndex, overload
+from typing import TYPE_CHECKING, Literal, SupportsIndex, overload
 
 import torch
 
@@ -14,6 +14,7 @@ from itda.core.batch import ActivationBatch, Site
 from itda.core.code import SparseCode
 from itda.core.dictionary import ITDA
 from itda.core.display.decomposition import decomposition, one_token
+from itda.core.display.decomposition_text import decomposition_text
 from itda.core.display.markup import one_line
 from itda.core.labels import Label
 from itda.core.levels import two_levels
@@ -24,6 +25,9 @@ from itda.sources.models.base import ActivationModel
 from itda.sources.prompt import read_prompt
 from itda.sources.tokenizing.special import Bos
 from itda.store.records import chosen_site
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Readout = Literal["code", "levels", "similarity"]
 
@@ -63,10 +67,10 @@ class TokenDecomposition:
 
 
 class Decomposition(list[TokenDecomposition]):
-    """The tokens of a text with their atoms: a list that a notebook shows as a shaded text. So are its slices.
+    """The tokens of a text with their atoms: a list that a notebook shows as a shaded text, a terminal as a table.
 
     >>> Decomposition([], site="layer_4")
-    <Decomposition of 0 tokens at layer_4>
+    0 tokens at layer_4
     """
 
     def __init__(
@@ -88,8 +92,35 @@ class Decomposition(list[TokenDecomposition]):
         return super().__getitem__(index)
 
     def __repr__(self) -> str:
-        # That of a list would have the prompt of every atom of every token, and notebooks save it beside the HTML.
-        return f"<Decomposition of {len(self)} tokens" + (f" at {self.site}>" if self.site is not None else ">")
+        # Bounded, as that of a list would not be: it would have the prompt of every atom of every token.
+        place = f" at {self.site}" if self.site is not None else ""
+        number = "cosine" if self.readout == "similarity" else "coefficient"
+        shown = f"\ntoken, share explained, strongest atoms: number «own token» {number}" if self else ""
+        return decomposition_text(self, f"{len(self)} tokens{place}{shown}")
+
+    def to_pandas(self) -> DataFrame:
+        """One row for each atom of each token: the token, the share explained, and the atom with its own prompt."""
+        from pandas import DataFrame
+
+        return DataFrame(
+            [
+                {
+                    "position": token.label.position,
+                    "token": token.label.token,
+                    "explained": token.explained,
+                    "massive": token.massive,
+                    "atom": use.atom,
+                    "coefficient": use.coefficient,
+                    "fidelity": use.fidelity,
+                    "atom_token": use.label.token,
+                    "atom_before": use.label.before,
+                    "atom_after": use.label.after,
+                    "atom_document": use.label.document,
+                }
+                for token in self
+                for use in token.atoms
+            ]
+        )
 
     def _repr_html_(self) -> str:
         return decomposition(self, self.site, "cosine" if self.readout == "similarity" else "coefficient")

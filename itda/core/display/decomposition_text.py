@@ -1,0 +1,42 @@
+"""A text taken apart, as plain text for terminals: one line for each token, with its strongest atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from itda.core.display.markup import plain
+
+if TYPE_CHECKING:
+    from itda.core.display.decomposition import Parts
+
+TOKENS, ATOMS = 24, 3
+"""Lines, and atoms on each, at most."""
+TOKEN_WIDTH, ATOM_WIDTH = 14, 17
+"""Columns: a line has at most 80."""
+
+
+def decomposition_text(tokens: Sequence[Parts], heading: str) -> str:
+    """A heading, then one line of at most 80 columns for each of the first tokens: share explained, strongest atoms.
+
+    An atom is shown as its number, its own token, and its coefficient or cosine.
+    """
+    lines = [heading]
+    for token in tokens[:TOKENS]:
+        apart = token.massive is not None
+        share = f"massive {token.massive:,.0f}x" if apart else f"{token.explained or 0.0:.1%}"
+        strongest = sorted(token.atoms, key=lambda use: -abs(use.coefficient))[:ATOMS]
+        atoms = [
+            f"{use.atom} {_clipped(use.label.token, ATOM_WIDTH - 8 - len(str(use.atom)))} {use.coefficient:+.3g}"
+            for use in strongest
+        ]
+        line = f"{_clipped(token.label.token, TOKEN_WIDTH):<{TOKEN_WIDTH + 2}} {share:>8}  "
+        lines.append((line + "".join(f"{atom:<{ATOM_WIDTH + 1}}" for atom in atoms)).rstrip())
+    if len(tokens) > TOKENS:
+        lines.append(f"and {len(tokens) - TOKENS} more tokens")
+    return "\n".join(lines)
+
+
+def _clipped(text: str, width: int) -> str:
+    shown = plain(text)
+    return f"«{shown if len(shown) <= max(1, width) else shown[: max(1, width) - 1] + '…'}»"
