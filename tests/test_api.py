@@ -136,7 +136,6 @@ def test_a_transformers_model_of_ones_own_and_texts_of_ones_own():
         (lambda lm: itda.train(lm, "python-docs", layers=[2], kk=3), SettingError, "no setting 'kk': use one of"),
         (lambda lm: itda.train(lm, "python-docs", layers=[]), SettingError, "give one number, or a list"),
         (lambda lm: itda.train(lm, [], layers=2), CorpusError, "a corpus of no texts"),
-        (lambda lm: itda.train(lm, "python-docs", layers=2, pursuit="cosamp"), SettingError, "no pursuit 'cosamp'"),
         (lambda lm: itda.train(lm, "python-docs", layers=2, streams="mlp"), SettingError, "no stream 'mlp'"),
         (
             lambda lm: itda.train(lm, "python-docs", layers=2, atoms=9, threshold=0.1),
