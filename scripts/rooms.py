@@ -21,6 +21,7 @@ WHAT = {
     "recipes": "one file for each command",
     "report": "results as text",
     "plots": "results as pictures",
+    "api": "what users call",
     "cli": "what users type",
 }
 WIDTH, HEIGHT, GAP, ROW = 212, 52, 16, 84

@@ -397,7 +397,7 @@ def test_seconds_of_a_run_count_its_refinement_once(corpus, tmp_path, monkeypatc
         clock.now += 100.0
         return finish(self, *given)
 
-    monkeypatch.setattr(sys.modules["itda.recipes.train"], "time", clock)
+    monkeypatch.setattr(sys.modules["itda.recipes.training_pass"], "time", clock)
     monkeypatch.setattr(LocalTrainers, "finish", slow)
     arguments = ["train", "tiny", "--layers", "2", "--corpus", str(corpus), "--out", str(tmp_path / "run"), *TRAIN]
     main(arguments)

@@ -47,9 +47,10 @@ ALLOWED = {
     "checks": {*LOW, *SETTINGS, "store", "sources"} - {"checks", "version"},
     "recipes": {*MIDDLE, *READERS, *SETTINGS},
     "report": {*MIDDLE, *READERS, *SETTINGS, "recipes"},
+    "api": {*MIDDLE, *READERS, *SETTINGS, "progress", "recipes", "report"},
     "plots": {"errors", "files", "core", "recipes"},
     "cli": {*MIDDLE, *READERS, *SETTINGS, "progress", "recipes", "report", "plots"},
-    "__init__": {*MIDDLE, *READERS, *SETTINGS, "similarity", "recipes"},
+    "__init__": {*MIDDLE, *READERS, *SETTINGS, "similarity", "recipes", "api"},
 }
 # ITDA.save_pretrained, from_pretrained and push_to_hub: where people look for them first.
 EXCEPTIONS = {("core/dictionary.py", "store")}
