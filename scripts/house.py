@@ -25,6 +25,8 @@ OPENINGS = ("Of", "What", "Whether", "All")
 """One-line docstrings that begin so seldom tell a newcomer what the thing is."""
 WORDS = ("origin", "unfinished", "pieces", "sizes", "states", "opened", "effects")
 """Names that do not say what a thing is."""
+SAID = re.compile("(hidden|training)_?states", re.IGNORECASE)
+"""States that say what of."""
 INTENDED = {"core/dictionary.py", "core/model.py"}
 """The dictionary's module: `ITDA.save_pretrained` calls the store, which makes an ITDA, a circle that is meant."""
 STORE = ("store.py", "store/")
@@ -257,7 +259,7 @@ def words(package: Package) -> list[Place]:
         for node in ast.walk(tree):
             for name in identifiers(node):
                 parts = re.findall(r"[A-Z]?[a-z]+", name)
-                if any(part.lower() in WORDS for part in parts) and "hidden_states" not in name:
+                if any(part.lower() in WORDS for part in parts) and not SAID.search(name):
                     found.setdefault((file, name), (file, getattr(node, "lineno", 1), name))
         if any(part in WORDS for part in file.removesuffix(".py").split("/")):
             found[file, file] = (file, 1, "the module's name")

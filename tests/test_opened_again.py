@@ -18,7 +18,7 @@ from itda.config import Explore, ModelOptions, Train
 from itda.core.batch import Site
 from itda.errors import ModelError
 from itda.recipes.explore import explorer_of
-from itda.sources.models.named import Checkpoint
+from itda.sources.models.named import NamedModel
 from itda.sources.models.transformers import LanguageModel
 
 TRAIN = ["--layers", "1", "--tokens", "300", "--k", "4", "--window", "32", "--threshold", "0.3"]
@@ -372,5 +372,5 @@ def test_a_dtype_that_is_asked_for_is_taken(halved, capsys):
 
 def test_a_checkpoint_has_one_fingerprint_wherever_it_is(home):
     shutil.copytree("models/mine", "copy")
-    assert Checkpoint.named("copy").fingerprint() == Checkpoint.named(str(home / "models" / "mine")).fingerprint()
-    assert Checkpoint.named("tiny").fingerprint().startswith("all:")
+    assert NamedModel.named("copy").fingerprint() == NamedModel.named(str(home / "models" / "mine")).fingerprint()
+    assert NamedModel.named("tiny").fingerprint().startswith("all:")

@@ -46,7 +46,7 @@ def load_model(
     if tokenizer is not None:
         raise SettingError("a model that is found by name brings its tokenizer: leave out yours")
     from itda import config as settings
-    from itda.recipes.activation_source import model_recipe
+    from itda.recipes.activation_source import model_loader
 
     options = settings.Harvest(
         model=str(model),
@@ -59,7 +59,7 @@ def load_model(
         stream=stream,
         model_memory=model_memory,
     )
-    return model_recipe(str(model), options, revision, head=True)()
+    return model_loader(str(model), options, revision, head=True)()
 
 
 def own_model(model: Any, tokenizer: Any, name: str) -> LanguageModel:

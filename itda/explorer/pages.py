@@ -22,7 +22,7 @@ from itda.explorer.overview import overview
 from itda.explorer.run_cache import Cache, Dictionary, Opened, by_key
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.prompt import read_prompt
-from itda.sources.tokenizing.partial_characters import partial_pieces
+from itda.sources.tokenizing.partial_characters import partial_bytes
 
 MOST_CHARACTERS = 20_000
 """Of a text to decompose; the model's context is another limit."""
@@ -162,7 +162,7 @@ class Explorer:
         with self._lock:
             if key not in self._models:
                 model = self._loader(folder)
-                pieces = {token: part.hex(" ").upper() for token, part in partial_pieces(model.tokenizer).items()}
+                pieces = {token: part.hex(" ").upper() for token, part in partial_bytes(model.tokenizer).items()}
                 self._models[key] = model, pieces
             return self._models[key]
 

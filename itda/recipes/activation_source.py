@@ -21,7 +21,7 @@ from itda.recipes.runs import Say, open_spec, unsaid
 from itda.resolving import sites_of
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.base import ActivationModel
-from itda.sources.models.named import Checkpoint
+from itda.sources.models.named import NamedModel
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.source import ModelSource
 from itda.sources.streamed.model import StreamedModel
@@ -127,7 +127,7 @@ def about_of(options: settings.Train | settings.Harvest, model: ActivationModel,
     """What the bits of a model's activations depend on, settings apart."""
     # What NDIF runs is not known here.
     known = not options.remote and getattr(model, "found_by_name", True)
-    made = Checkpoint.named(options.model, revision=model.revision) if known else None
+    made = NamedModel.named(options.model, revision=model.revision) if known else None
     return {
         MODEL: made.fingerprint() if made is not None else None,
         "quantisation": made.quantisation() if made is not None else None,
@@ -164,15 +164,15 @@ def open_model(
         from itda.sources.models.ndif import RemoteModel
 
         return RemoteModel.load(name, revision=revision, remote=True, trust_remote_code=options.trust_remote_code)
-    recipe = model_recipe(name, options, revision)
+    loader = model_loader(name, options, revision)
     if cluster is not None:
         from itda.workers.model import RayModel
 
         gpus, machines = int(cluster.ray.cluster_resources().get("GPU", 0)), len(cluster.ray.nodes())
         on_cpu = options.device == "cpu" or gpus == 0
         workers = options.workers or (machines if on_cpu else gpus)
-        return RayModel(cluster, recipe, workers=workers, gpus=0 if on_cpu else 1)
-    return recipe()
+        return RayModel(cluster, loader, workers=workers, gpus=0 if on_cpu else 1)
+    return loader()
 
 
 @contextmanager
@@ -182,7 +182,7 @@ def closing_of(model: ActivationModel) -> Iterator[ActivationModel]:
         yield model
 
 
-def model_recipe(
+def model_loader(
     name: str,
     options: settings.ModelOptions,
     revision: str | None,
@@ -218,11 +218,11 @@ def _streamed(name: str, **given: Any) -> StreamedModel:
 
 def _is_too_large(name: str, named: Mapping[str, Any], budget: int | None) -> bool:
     try:
-        checkpoint = Checkpoint.named(name, **named)
+        found = NamedModel.named(name, **named)
         if budget is None:
-            device = torch.device(checkpoint.device)
+            device = torch.device(found.device)
             budget = int(0.9 * free_device_memory(device)) if device.type == "cuda" else free_memory()
-        return checkpoint.bytes() > budget
+        return found.bytes() > budget
     except ItdaError:
         raise
     except Exception:

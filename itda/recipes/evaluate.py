@@ -17,7 +17,7 @@ from itda.evaluation.measures import Evaluation, Massive
 from itda.evaluation.verdict import verdict
 from itda.explorer.overview import growth
 from itda.files import FORMAT_VERSION, METRICS_FORMAT, write_json
-from itda.recipes.activation_source import model_recipe
+from itda.recipes.activation_source import model_loader
 from itda.recipes.run_model import find_model
 from itda.recipes.runs import Bar, Run, Say, corpus_of, finite, no_bar, now_and_then, open_run, unsaid
 from itda.sources.corpora.corpus import Corpus
@@ -37,7 +37,7 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar, say: Say = unsai
     run = open_run(options.run)
     corpus = corpus_of(run, options.corpus, options, "unread", say)
     where = find_model(run.folder, run.record, options, say)
-    model = spliceable(model_recipe(where.name, where.options, where.revision, head=True)())
+    model = spliceable(model_loader(where.name, where.options, where.revision, head=True)())
     if tokens is None:
         tokens = tokens_as_long(run.record["tokens"], cost_of(model, list(run.sites)))
         say(f"evaluating on {tokens:,} tokens, about as many block passes as training took (--tokens sets another)")

@@ -33,7 +33,7 @@ from itda.resolving import check_elsewhere
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.base import ActivationModel
 from itda.sources.source import ModelSource
-from itda.sources.tokenizing.partial_characters import partial_pieces
+from itda.sources.tokenizing.partial_characters import partial_bytes
 from itda.store.records import chosen_site
 
 SETTINGS_FORMAT = "itda-index-settings"
@@ -133,7 +133,7 @@ def write_index(
     started, whole = time.monotonic(), parts_folder / "whole"
     merge(parts, whole, {site: (len(each), each.k) for site, each in dictionaries.items()})
     seconds = sum(part.seconds for part in parts) + time.monotonic() - started
-    in_bytes = partial_pieces(reading.windower.tokenizer)
+    in_bytes = partial_bytes(reading.windower.tokenizer)
     kind = {"format": INDEX_FORMAT, "format_version": FORMAT_VERSION}
     record = {**kind, **about, "tokens": found, "seconds": round(seconds, 3)}
     record["pieces"] = {str(token): each.hex(" ").upper() for token, each in in_bytes.items()}

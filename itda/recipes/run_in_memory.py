@@ -108,7 +108,7 @@ class PlaceInMemory:
         """Return None: it begins at the beginning."""
         return None
 
-    def write(self, record: Mapping[str, Any], states: Mapping[str, TrainingState]) -> None:  # noqa: ARG002
+    def write(self, record: Mapping[str, Any], training_states: Mapping[str, TrainingState]) -> None:  # noqa: ARG002
         """Raises `ModelError`: nobody asks for this."""
         raise ModelError("a run in memory has no checkpoints: give an out folder")
 

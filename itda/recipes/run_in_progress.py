@@ -156,11 +156,11 @@ class RunInProgress:
         """The state to go on from; None for the beginning. Raises `StoreError` if all that there is is damaged."""
         return latest_checkpoint(self.folder / CHECKPOINTS)
 
-    def write(self, record: Mapping[str, Any], states: Mapping[str, TrainingState]) -> None:
+    def write(self, record: Mapping[str, Any], training_states: Mapping[str, TrainingState]) -> None:
         """Write a checkpoint. Raises `StoreError`; the one before stays."""
         # Without a checkpoint the folder goes when this fails: there is nothing to resume.
         then = f"then go on with {self.remedy}" if self.has_checkpoint else "then run the same command again"
-        write_checkpoint(self.folder / CHECKPOINTS, record, states, remedy=then)
+        write_checkpoint(self.folder / CHECKPOINTS, record, training_states, remedy=then)
 
     @contextmanager
     def room(self) -> Iterator[None]:

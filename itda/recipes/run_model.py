@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from itda import config as settings
 from itda.errors import ModelError
-from itda.sources.models.named import DTYPES, Checkpoint
+from itda.sources.models.named import DTYPES, NamedModel
 
 MODEL = "model_fingerprint"
 """The key in run.json; absent from older runs, whose models are taken as they are."""
@@ -81,4 +81,4 @@ def _has_changed(name: str, record: Mapping[str, Any], moved: bool) -> bool:
         return False
     if record[MODEL] is None and not moved:  # a Hub id, whose commit is loaded
         return False
-    return Checkpoint.named(name).fingerprint() != record[MODEL]
+    return NamedModel.named(name).fingerprint() != record[MODEL]

@@ -42,7 +42,7 @@ class Trainers(Protocol):
         """Give each trainer's state, from which `restore` goes on."""
         ...
 
-    def restore(self, states: Mapping[Site, TrainingState]) -> None:
+    def restore(self, training_states: Mapping[Site, TrainingState]) -> None:
         """Go on from what `training_states` gave."""
         ...
 
@@ -95,9 +95,9 @@ class LocalTrainers:
         """Give each trainer's state, from which `restore` goes on."""
         return {site: trainer.state() for site, trainer in self.trainers.items()}
 
-    def restore(self, states: Mapping[Site, TrainingState]) -> None:
+    def restore(self, training_states: Mapping[Site, TrainingState]) -> None:
         """Go on from what `training_states` gave."""
-        for site, state in states.items():
+        for site, state in training_states.items():
             self.trainers[site].restore(state)
 
     def finish(

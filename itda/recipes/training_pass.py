@@ -62,7 +62,7 @@ class RunPlace(Protocol):
         """Return the checkpoint to go on from."""
         ...
 
-    def write(self, record: Mapping[str, Any], states: Mapping[str, TrainingState]) -> None:
+    def write(self, record: Mapping[str, Any], training_states: Mapping[str, TrainingState]) -> None:
         """Write a checkpoint."""
         ...
 
@@ -107,10 +107,10 @@ class TrainingPass:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint. Raises `StoreError` if it is another run's."""
-        states = dict(checkpoint.states)
+        training_states = dict(checkpoint.training_states)
         try:
-            self.read.restore(states.pop(TOKENS))
-            self.trainers.restore({Site.parse(name): state for name, state in states.items()})
+            self.read.restore(training_states.pop(TOKENS))
+            self.trainers.restore({Site.parse(name): state for name, state in training_states.items()})
             self.seen = {Site.parse(name): number for name, number in checkpoint.record["seen"].items()}
             self.before = checkpoint.record["seconds"]
         except (KeyError, SettingError) as error:
@@ -120,10 +120,10 @@ class TrainingPass:
         """Write a checkpoint."""
 
         def write() -> None:
-            states = {TOKENS: self.read.state()}
-            states |= {str(site): state for site, state in self.trainers.training_states().items()}
+            training_states = {TOKENS: self.read.state()}
+            training_states |= {str(site): state for site, state in self.trainers.training_states().items()}
             seen = {str(site): number for site, number in self.seen.items()}
-            self.place.write({"seen": seen, "seconds": round(self.seconds, 3)}, states)
+            self.place.write({"seen": seen, "seconds": round(self.seconds, 3)}, training_states)
 
         self.keeper.save(write)
 

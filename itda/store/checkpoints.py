@@ -68,7 +68,7 @@ class Checkpoint:
 
     path: Path
     record: dict[str, Any]
-    states: dict[str, TrainingState]
+    training_states: dict[str, TrainingState]
     """Their tensors are mapped from the files, and read when they are used."""
     skipped: list[str]
     """Newer checkpoints that are not whole: name and reason, newest first."""
@@ -79,13 +79,18 @@ class _DamageError(Exception):
 
 
 def write_checkpoint(
-    folder: Path, record: Mapping[str, Any], states: Mapping[str, TrainingState], *, remedy: str = "then resume the run"
+    folder: Path,
+    record: Mapping[str, Any],
+    training_states: Mapping[str, TrainingState],
+    *,
+    remedy: str = "then resume the run",
 ) -> Path:
     """Write the next checkpoint of `folder`, and remove those before the newest `KEPT` whole ones.
 
-    `record` is what JSON can hold. `states` are asked for one after the other and let go of, so a lazy mapping needs
-    the memory of one. Returns the checkpoint's folder, which is on the disk when this returns. Raises `StoreError` if
-    it cannot be written, with `remedy` as the end of the message; the checkpoints before stay as they are.
+    `record` has JSON values only. `training_states` are asked for and let go of one after the other, so a lazy mapping
+    needs the memory of one. Returns the checkpoint's folder, which is on the disk when this returns. Raises
+    `StoreError` if it cannot be written, with `remedy` as the end of the message; the checkpoints before stay as they
+    are.
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +109,9 @@ def write_checkpoint(
         number = _number(existing[0]) + 1 if existing else 1
         path = folder / f"{PREFIX}{number:06d}"
         with whole_folder(path, synced=True) as partial:
-            files = {name: _write_state(partial / f"{name}.safetensors", states[name]) for name in states}
+            files = {
+                name: _write_state(partial / f"{name}.safetensors", training_states[name]) for name in training_states
+            }
             _write_record(partial / "record.json", {"record": dict(record), "states": files})
     _prune(existing)
     return path
@@ -120,8 +127,9 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
         for path in _checkpoints(folder):
             try:
                 body = _read_record(path / "record.json")
-                states = {name: _read_state(path / f"{name}.safetensors", of) for name, of in body["states"].items()}
-                return Checkpoint(path, body["record"], states, skipped)
+                files = body["states"].items()
+                training_states = {name: _read_state(path / f"{name}.safetensors", about) for name, about in files}
+                return Checkpoint(path, body["record"], training_states, skipped)
             except _DamageError as damage:
                 skipped.append(f"{path.name}: {damage}")
     if skipped:
@@ -155,10 +163,10 @@ def _prune(older: list[Path]) -> None:
 def _looks_whole(path: Path) -> bool:
     # Sizes, not hashes: it was whole when it was written, and reading it all would take as long as writing it.
     try:
-        states = _read_record(path / "record.json")["states"]
+        files = _read_record(path / "record.json")["states"]
     except _DamageError:
         return False
-    return all(damage_of(path / f"{name}.safetensors", of["size"]) is None for name, of in states.items())
+    return all(damage_of(path / f"{name}.safetensors", about["size"]) is None for name, about in files.items())
 
 
 def _write_record(path: Path, body: dict[str, Any]) -> None:
@@ -224,16 +232,18 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _read_state(path: Path, of: dict[str, Any]) -> TrainingState:
+def _read_state(path: Path, about: dict[str, Any]) -> TrainingState:
     if not path.exists():
         raise _DamageError(f"it has no {path.name}")
-    damage = damage_of(path, of["size"], of["sha256"])
+    damage = damage_of(path, about["size"], about["sha256"])
     if damage is not None:
         raise _DamageError(f"{path.name} {damage}")
     read = load_file(path)
     start = "tensors/"
     tensors = {name.removeprefix(start): tensor for name, tensor in read.items() if name.startswith(start)}
-    return TrainingState(of["values"], tensors, {name: _labels_of(read, f"labels/{name}/") for name in of["labels"]})
+    return TrainingState(
+        about["values"], tensors, {name: _labels_of(read, f"labels/{name}/") for name in about["labels"]}
+    )
 
 
 def _columns_of(labels: Labels) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from itda.sources.tokenizing.special import Bos
 from itda.sources.tokenizing.windows import Group, Windower
 from itda.workers.cluster import PATIENCE_S, LostError, Packed, RayCluster, no_room
 
-Recipe = Callable[[], ActivationModel]
+Loader = Callable[[], ActivationModel]
 
 TASKS = 2
 """Tasks that a worker has at once: one that it runs, and the next."""
@@ -57,22 +57,22 @@ class _Card:
 class RayModel(ActivationModel):
     """A model of which each of several Ray workers has a copy; groups go to whichever is free.
 
-    `recipe` makes the model in a worker; it is pickled, so it may be `functools.partial(LanguageModel.load, "tiny")`.
+    `loader` makes the model in a worker; it is pickled, so it may be `functools.partial(LanguageModel.load, "tiny")`.
     Every worker is given `cpus` CPUs, `gpus` GPUs (default: 1 where the cluster has any) and `threads` threads, by
     default as many as torch has here: their number can change the last bits of an activation. This process loads no
     weights. Activations arrive on the CPU.
 
     A worker that dies is replaced, and what it had goes to others: nothing is lost or doubled. Work starts with the
     first worker that is ready; others join when they are. Raises `SettingError` if none can start in `patience`
-    seconds, at once if the cluster was started here and is too small, and `ModelError` as the recipe does.
+    seconds, at once if the cluster was started here and is too small, and `ModelError` as the loader does.
 
     It is no `SpliceableModel`: what `spliced` would call lies in this process, and logits are too large to send.
 
     >>> from functools import partial
     >>> from itda.sources.models.transformers import LanguageModel
     >>> from itda.workers.cluster import RayCluster
-    >>> recipe = partial(LanguageModel.load, "tiny")
-    >>> with RayCluster.connect(cpus=2) as cluster, RayModel(cluster, recipe, workers=2) as model:  # doctest: +SKIP
+    >>> loader = partial(LanguageModel.load, "tiny")
+    >>> with RayCluster.connect(cpus=2) as cluster, RayModel(cluster, loader, workers=2) as model:  # doctest: +SKIP
     ...     model.layers
     6
     """
@@ -80,7 +80,7 @@ class RayModel(ActivationModel):
     def __init__(
         self,
         cluster: RayCluster,
-        recipe: Recipe,
+        loader: Loader,
         *,
         workers: int = 1,
         cpus: int = 1,
@@ -92,7 +92,7 @@ class RayModel(ActivationModel):
             raise SettingError(f"{workers} Ray workers: there must be at least 1")
         if gpus is None:
             gpus = 1 if cluster.ray.cluster_resources().get("GPU", 0) else 0
-        self._cluster, self._recipe, self._patience = cluster, recipe, patience
+        self._cluster, self._loader, self._patience = cluster, loader, patience
         self._needs = {"CPU": cpus, "GPU": gpus}
         self._threads = torch.get_num_threads() if threads is None else threads
         self._flights: dict[int, int] = {}
@@ -276,7 +276,7 @@ class _Worker:
     def __init__(self, model: RayModel, place: int) -> None:
         self.place = place
         self._cluster = model._cluster
-        self.actor = self._cluster.actor(_ModelActor, model._needs, model._recipe, model._threads)
+        self.actor = self._cluster.actor(_ModelActor, model._needs, model._loader, model._threads)
         self.started = self.actor.process.remote()
         self.card = self.actor.card.remote()
         self.is_ready = False
@@ -289,16 +289,16 @@ class _Worker:
 class _ModelActor:
     """The Ray actor in a worker's process, which holds one model."""
 
-    def __init__(self, recipe: Recipe, threads: int) -> None:
+    def __init__(self, loader: Loader, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._recipe = recipe
+        self._loader = loader
         self._loaded: ActivationModel | None = None
 
     @property
     def _model(self) -> ActivationModel:
         # Not as the actor is made: Ray would hide the error that a user is to see.
         if self._loaded is None:
-            self._loaded = self._recipe()
+            self._loaded = self._loader()
         return self._loaded
 
     def process(self) -> int:

@@ -86,9 +86,9 @@ class RayTrainers:
         """Give each trainer's state after all that was offered: see `Trainer.state`."""
         return self._all("state", dict.fromkeys(self._actors, ()))
 
-    def restore(self, states: Mapping[Site, TrainingState]) -> None:
+    def restore(self, training_states: Mapping[Site, TrainingState]) -> None:
         """Go on from what `training_states` gave."""
-        self._all("restore", {site: (state,) for site, state in states.items()})
+        self._all("restore", {site: (state,) for site, state in training_states.items()})
 
     def finish(
         self, parts: Mapping[Site, Mapping[str, Any]] | None = None, progress: Callable[[int], object] = ignored

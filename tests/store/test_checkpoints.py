@@ -87,9 +87,9 @@ def test_what_was_written_comes_back_to_the_bit(tmp_path):
     read = latest_checkpoint(tmp_path / "a" / "b")
     assert read is not None
     assert (read.path, read.record, read.skipped) == (path, {"number": 7}, [])
-    assert list(read.states) == [SITE, "tokens"]
-    assert_same_state(read.states[SITE], state(7))
-    assert_same_state(read.states["tokens"], state(107))
+    assert list(read.training_states) == [SITE, "tokens"]
+    assert_same_state(read.training_states[SITE], state(7))
+    assert_same_state(read.training_states["tokens"], state(107))
     assert names(path) == sorted(["record.json", f"{SITE}.safetensors", "tokens.safetensors"])
 
 
@@ -99,7 +99,7 @@ def test_rows_of_a_window_share_its_text_again(tmp_path):
     write_checkpoint(tmp_path, {}, {"a": TrainingState({}, {}, {"atoms": labels})})
     read = latest_checkpoint(tmp_path)
     assert read is not None
-    window = read.states["a"].labels["atoms"].window
+    window = read.training_states["a"].labels["atoms"].window
     assert window.tolist() == [text] * 9
     assert len({id(row) for row in window}) == 1
 
@@ -113,7 +113,7 @@ def test_a_hundred_thousand_labels_take_no_time(tmp_path):
     read = latest_checkpoint(tmp_path)
     assert time.perf_counter() - started < 5  # 0.2 s on an idle machine
     assert read is not None
-    assert read.states["a"].labels["atoms"].window.tolist() == labels.window.tolist()
+    assert read.training_states["a"].labels["atoms"].window.tolist() == labels.window.tolist()
 
 
 def test_no_folder_and_an_empty_one_have_none(tmp_path):
@@ -156,7 +156,7 @@ def test_states_are_asked_for_one_at_a_time(tmp_path):
     write_checkpoint(tmp_path, {}, Lazy.fromkeys("abc"))
     read = latest_checkpoint(tmp_path)
     assert read is not None
-    assert_same_state(read.states["c"], state(ord("c")))
+    assert_same_state(read.training_states["c"], state(ord("c")))
 
 
 FILES = ("record.json", f"{SITE}.safetensors", "tokens.safetensors")
@@ -207,7 +207,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_named(tmp_pa
     read = latest_checkpoint(tmp_path)
     assert read is not None
     assert read.record == {"number": 1}
-    assert_same_state(read.states[SITE], state(1))
+    assert_same_state(read.training_states[SITE], state(1))
     assert len(read.skipped) == 1
     assert read.skipped[0].startswith("checkpoint-000002: ")
     assert name in read.skipped[0]
@@ -268,7 +268,7 @@ def test_training_goes_on_from_the_disk_to_the_same_bits(tmp_path_factory, name,
         write_checkpoint(folder, {}, {SITE: state})
         read = latest_checkpoint(folder)
         assert read is not None
-        return read.states[SITE]
+        return read.training_states[SITE]
 
     dtype = data.draw(st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
     batch, make = stream(seed, dtype=dtype), MAKERS[name]
@@ -296,7 +296,7 @@ def assert_full(folder: Path, error: StoreError) -> None:
     assert names(folder) == ["checkpoint-000001"]
     read = latest_checkpoint(folder)
     assert read is not None
-    assert_same_state(read.states[SITE], state(1))
+    assert_same_state(read.training_states[SITE], state(1))
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_half(tmp_path):
@@ -403,7 +403,7 @@ def test_killed_while_it_writes_again_and_again_there_is_always_a_whole_one(tmp_
             assert read.skipped == []
             assert read.record["n"] > number
             number = read.record["n"]
-            for state in read.states.values():
+            for state in read.training_states.values():
                 assert state.values == {"n": number}
                 assert bool((state.tensors["x"] == number).all())
         parent.stdin.close()
@@ -414,7 +414,7 @@ def test_a_checkpoint_of_earlier_code_is_restored_and_written_again_as_it_was():
     folder = Path(__file__).parents[1] / "runs_made_before" / "unfinished" / "checkpoints"
     checkpoint = latest_checkpoint(folder)
     assert checkpoint is not None
-    state = checkpoint.states["layer_2"]
+    state = checkpoint.training_states["layer_2"]
     refined = {"offset_tokens": 64, "passes": 2, "min_fidelity": 0.9}
     trainer = Trainer(192, tokens=2000, k=4, threshold=0.6, pursuit="mp_refit", **refined)
     trainer.restore(state)

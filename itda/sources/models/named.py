@@ -36,7 +36,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class NamedModel:
     """Where a model comes from, and how it is to be loaded."""
 
     name: str
@@ -57,7 +57,7 @@ class Checkpoint:
         device: str = "auto",
         dtype: str = "auto",
         trust_remote_code: bool = False,
-    ) -> Checkpoint:
+    ) -> NamedModel:
         """A Hub id, a local folder, a file in GGUF (owner/name:file.gguf on the Hub), or `tiny`, the bundled model.
 
         `device` auto is a GPU where there is one; `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere.
@@ -77,7 +77,7 @@ class Checkpoint:
         if path is not None and path.is_file() and path.suffix.lower() != GGUF:
             raise ModelError(f"{name} is a file: name the folder that holds the model, or a file in GGUF")
         source, gguf = gguf_of(name) or (str(path) if path is not None else name, None)
-        return Checkpoint(name, source, device, chosen, revision, trust_remote_code, gguf)
+        return NamedModel(name, source, device, chosen, revision, trust_remote_code, gguf)
 
     @cached_property
     def commit(self) -> str | None:

@@ -22,7 +22,7 @@ from itda.errors import ModelError, SettingError
 from itda.sources.models.added import Passed
 from itda.sources.models.base import ActivationModel
 from itda.sources.models.blocks import Place, find_blocks
-from itda.sources.models.named import Checkpoint
+from itda.sources.models.named import NamedModel
 from itda.sources.models.streams import IN_BLOCK, in_order, site_module
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.models.trial import check_layers, named_numbers, place_of, trial_group, tried
@@ -81,7 +81,7 @@ class RemoteModel(ActivationModel):
             raise SettingError("NDIF needs an API key: get one at https://login.ndif.us and set NDIF_API_KEY to it")
         deployment = _deployment(nnsight, name, revision)
         options = {"trust_remote_code": True} if trust_remote_code else {}
-        place = Checkpoint.named(name, revision=revision, device="cpu", trust_remote_code=trust_remote_code)
+        place = NamedModel.named(name, revision=revision, device="cpu", trust_remote_code=trust_remote_code)
         with place.explained():
             tokenizer = place.tokenizer()
             # nnsight changes the tokenizer that it is given: the side of its padding, for one.

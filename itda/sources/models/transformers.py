@@ -19,7 +19,7 @@ from itda.errors import ModelError
 from itda.sources.models.blocks import Place, find_blocks, text_config
 from itda.sources.models.hooks import Hook, evaluating, hooked
 from itda.sources.models.limits import context_of, predicts_next, rows_of
-from itda.sources.models.named import Checkpoint
+from itda.sources.models.named import NamedModel
 from itda.sources.models.splicing import Replace, ResumableModel, Splice, Spliced
 from itda.sources.models.trial import places
 from itda.sources.tokenizing.special import Bos
@@ -61,7 +61,7 @@ class LanguageModel(ResumableModel):
         `device` auto is a GPU where there is one; `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere.
         Raises `ModelError` if there is no such model, or it cannot be reached or read.
         """
-        named = Checkpoint.named(
+        named = NamedModel.named(
             name, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
         with named.explained():

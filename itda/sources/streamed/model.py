@@ -22,7 +22,7 @@ from itda.core.memory import available
 from itda.errors import ModelError
 from itda.sources.models.blocks import Place, activations_in, find_blocks
 from itda.sources.models.hooks import Hook, Turns, hooked
-from itda.sources.models.named import Checkpoint
+from itda.sources.models.named import NamedModel
 from itda.sources.models.replay import Form, NotReplayableError, form_of, passing, replaced, run_block, run_head
 from itda.sources.models.splicing import Splice, SpliceableModel, Spliced, branches
 from itda.sources.models.transformers import LanguageModel
@@ -73,7 +73,7 @@ class StreamedModel(SpliceableModel):
 
         `budget` instead of `memory` is for the weights in use too, where they are in the same memory: on a CPU.
         """
-        named = Checkpoint.named(
+        named = NamedModel.named(
             name, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
         if named.gguf is not None:

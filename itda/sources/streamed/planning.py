@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from itda.core.batch import Site
 from itda.sources.models.blocks import find_blocks
 from itda.sources.models.limits import loader_of
-from itda.sources.models.named import Checkpoint
+from itda.sources.models.named import NamedModel
 from itda.sources.models.splicing import REPLACEMENTS, branches
 from itda.sources.models.streams import site_module
 from itda.sources.streamed.memory_use import groups_in_flight, left_for_hidden_states, weights_in_use
@@ -80,9 +80,9 @@ class ModelShape:
         """
         path = Path(name).expanduser()
         if path.is_file():
-            named = Checkpoint(name, str(path), "cpu", "auto", revision, trust_remote_code)
+            named = NamedModel(name, str(path), "cpu", "auto", revision, trust_remote_code)
         else:
-            named = Checkpoint.named(name, revision=revision, device="cpu", trust_remote_code=trust_remote_code)
+            named = NamedModel.named(name, revision=revision, device="cpu", trust_remote_code=trust_remote_code)
         with named.explained():
             config = named.config()
             model = _empty(config, trust_remote_code)
@@ -270,7 +270,7 @@ def _operations(shape: ModelShape, work: Work, layers: int) -> float:
 
 
 def _empty(config: Any, trust_remote_code: bool) -> PreTrainedModel:
-    """A model without memory for its weights; with its head if it predicts the next token, as `Checkpoint.model`."""
+    """A model without memory for its weights; with its head if it predicts the next token, as `NamedModel.model`."""
     loader = loader_of(config)
     with torch.device("meta"):
         if issubclass(loader, PreTrainedModel):

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
-def partial_pieces(tokenizer: PreTrainedTokenizerBase) -> dict[int, bytes]:
+def partial_bytes(tokenizer: PreTrainedTokenizerBase) -> dict[int, bytes]:
     """The bytes of each token of the vocabulary that is no valid UTF-8 by itself, by token id.
 
     Byte-level tokenizers (GPT-2's, Llama 3's) cut a rare character into several tokens, and byte-fallback ones
@@ -20,8 +20,8 @@ def partial_pieces(tokenizer: PreTrainedTokenizerBase) -> dict[int, bytes]:
 
     >>> from itda.sources.models.transformers import LanguageModel
     >>> tokenizer = LanguageModel.load("tiny").tokenizer
-    >>> pieces = partial_pieces(tokenizer)
-    >>> [pieces[token].hex(" ") for token in tokenizer("🙂", add_special_tokens=False)["input_ids"]]
+    >>> found = partial_bytes(tokenizer)
+    >>> [found[token].hex(" ") for token in tokenizer("🙂", add_special_tokens=False)["input_ids"]]
     ['f0', '9f', '99', '82']
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -15,7 +15,7 @@ from itda.errors import ModelError
 from itda.sources.corpora.corpus import Document
 from itda.sources.models import names
 from itda.sources.models.gguf_header import GgufHeader
-from itda.sources.models.named import Checkpoint
+from itda.sources.models.named import NamedModel
 from itda.sources.models.names import gguf_of
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.prompt import read_prompt
@@ -57,7 +57,7 @@ def test_a_file_in_half_precision_is_read_in_bfloat16_where_that_is_asked_for(tm
 
 def test_the_tokenizer_is_that_of_the_file(tmp_path):
     write(tmp_path / "model.gguf")
-    tokenizer = Checkpoint.named(str(tmp_path / "model.gguf")).tokenizer()
+    tokenizer = NamedModel.named(str(tmp_path / "model.gguf")).tokenizer()
     for text in (TEXT, "Ein Bär, 12 Äpfel.\n\n  x", "🦜"):
         assert tokenizer(text).input_ids == byte_tokenizer()(text).input_ids
 
@@ -149,7 +149,7 @@ def test_a_file_of_the_hub_is_loaded_at_its_commit(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     model = LanguageModel.load("me/m:m.gguf", device="cpu")
     assert (model.revision, model.layers) == (commit, 2)
-    assert Checkpoint.named("me/m:m.gguf").quantisation() == "F32 (100% of the weights; a GGUF file of type F32)"
+    assert NamedModel.named("me/m:m.gguf").quantisation() == "F32 (100% of the weights; a GGUF file of type F32)"
 
 
 @pytest.mark.parametrize(

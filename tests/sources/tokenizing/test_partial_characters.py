@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from itda.sources.models.transformers import LanguageModel
-from itda.sources.tokenizing.partial_characters import byte_alphabet, partial_pieces
+from itda.sources.tokenizing.partial_characters import byte_alphabet, partial_bytes
 
 
 def fallback_tokenizer() -> PreTrainedTokenizerFast:
@@ -21,7 +21,7 @@ def fallback_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def spelled(tokenizer, text):
-    pieces = partial_pieces(tokenizer)
+    pieces = partial_bytes(tokenizer)
     return [pieces.get(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
@@ -33,7 +33,7 @@ def test_the_alphabet_is_that_of_byte_level_tokenizers():
 @given(st.text(min_size=1, max_size=8).filter(lambda text: text.isprintable()))
 def test_bytes_of_a_byte_level_tokenizer_spell_the_text(text):
     tokenizer, alphabet = byte_tokenizer(bos=False), byte_alphabet()
-    pieces = partial_pieces(tokenizer)
+    pieces = partial_bytes(tokenizer)
     ids = tokenizer(text)["input_ids"]
     tokens = tokenizer.convert_ids_to_tokens(ids)
     whole = [bytes(alphabet[c] for c in token) for token in tokens]
@@ -61,16 +61,16 @@ def test_byte_fallback():
     assert spelled(tokenizer, "aé") == [None, None]
     assert spelled(tokenizer, "日") == [b"\xe6", b"\x97", b"\xa5"]
     assert spelled(tokenizer, "c") == [None]  # <0x63> is a whole character
-    assert len(partial_pieces(tokenizer)) == 128
+    assert len(partial_bytes(tokenizer)) == 128
 
 
 @pytest.mark.parametrize("tokenizer", [word_tokenizer(), ByT5Tokenizer()], ids=["words", "no tokenizer.json"])
 def test_tokenizers_of_whole_characters_and_unknown_ones_have_none(tokenizer):
-    assert partial_pieces(tokenizer) == {}
+    assert partial_bytes(tokenizer) == {}
 
 
 def test_special_tokens_are_not_read_as_bytes():
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["ÃÃ"]})  # the byte C3, twice
-    assert tokenizer.convert_tokens_to_ids("ÃÃ") not in partial_pieces(tokenizer)
-    assert partial_pieces(shared("bert").tokenizer) == {}
+    assert tokenizer.convert_tokens_to_ids("ÃÃ") not in partial_bytes(tokenizer)
+    assert partial_bytes(shared("bert").tokenizer) == {}
