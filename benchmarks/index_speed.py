@@ -140,7 +140,7 @@ def ask(run: Path, calls: int) -> dict[str, Any]:
         "uses of the 20 most used": (index.uses, busiest),
         "code of a token": (index.codes, tokens),
         "codes of a window": (lambda token: index.codes_between(*index.text.window(token)), tokens),
-        "text of a window": (lambda token: index.text.pieces_of(*index.text.window(token)), tokens),
+        "text of a window": (lambda token: index.text.token_strings(*index.text.window(token)), tokens),
     }
     found = {}
     for name, (question, about) in questions.items():

@@ -111,7 +111,7 @@ def test_the_index_is_that_of_a_plain_loop(run, corpus):
         assert np.array_equal(coefficients, code.coefficients[own].numpy())
         assert np.array_equal(index.errors(0, index.tokens), error.float().numpy())
         assert (index.atoms, index.k) == (len(dictionary), dictionary.k)
-        assert index.text.pieces_of(0, index.tokens) == [label.token for label in labels]
+        assert index.text.token_strings(0, index.tokens) == [label.token for label in labels]
 
 
 def test_the_tokens_are_those_that_the_run_read_in_its_order(run):
@@ -129,7 +129,7 @@ def test_a_special_token_in_the_text_leaves_a_gap_in_the_positions(run):
 
 def test_bytes_of_an_emoji_spell_it(run):
     text = CodeIndex.open(run, SITES[0]).text
-    pieces = text.pieces_of(0, text.tokens)
+    pieces = text.token_strings(0, text.tokens)
     first = pieces.index("🙂")
     assert " ".join(str(text.partial(first + i)) for i in range(4)) == "F0 9F 99 82"
     assert text.partial(pieces.index("import")) is None
@@ -178,7 +178,7 @@ def test_another_index_is_replaced_by_a_whole_one(run, corpus, tmp_path):
     assert (made.new, made.record["corpus"], made.record["corpus_part"]) == (True, str(other), "all")
     index = CodeIndex.open(tmp_path / "run", Site(1))
     assert index.tokens == made.record["tokens"] < 2000  # all that there is
-    assert "".join(index.text.pieces_of(0, index.tokens)).startswith("The cat sat on the mat.\nThe")
+    assert "".join(index.text.token_strings(0, index.tokens)).startswith("The cat sat on the mat.\nThe")
     assert sorted(file.name for file in (tmp_path / "run" / FOLDER).iterdir()) == [
         "index.json",
         "layer_1.safetensors",

@@ -1,4 +1,4 @@
-"""The explorer: what a dictionary's atoms are and where they are used, as pages in a browser or as one file."""
+"""The explorer: pages that show a dictionary's atoms and where they are used, in a browser or as one file."""
 
 PORT = 8642
-"""Where the explorer is served, if that is free."""
+"""The TCP port that the explorer is served at, if it is free."""

@@ -1,4 +1,4 @@
-"""What the page of one atom shows, and the list of all atoms: pure data, ready for JSON."""
+"""The data of the page of one atom and of the list of all atoms, as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -11,36 +11,38 @@ import torch
 from itda.core.labels import Label
 from itda.explorer.code_index import CodeIndex
 from itda.explorer.contexts import example, rounded
-from itda.explorer.run_cache import Dictionary
+from itda.explorer.run_cache import IndexedDictionary
 
 TOP, PER_BAND, NEAREST = 10, 3, 8
+"""Examples of the largest uses, examples from each band, and nearest atoms that a page shows."""
 BANDS = ((0.9, 1.0), (0.75, 0.9), (0.5, 0.75), (0.25, 0.5), (0.0, 0.25))
-"""Quantiles of an atom's positive coefficients, from which examples are shown beside the largest."""
+"""Ranges of quantiles of an atom's positive coefficients; examples are shown from each of them."""
 
 SEARCHED = 30
-"""How many uses are looked at for each example shown: those with a context that was shown already are left out."""
+"""Uses looked through for each example shown, at most: a use with a context that was shown already is skipped."""
 
 BARS = 32
+"""Bars of the histogram of an atom's coefficients."""
 
 
-def atom_list(dictionary: Dictionary) -> dict[str, Any]:
-    """Columns with a row per atom: its prompt around its token, how often it is used, how faithful and new it is."""
-    model, index = dictionary.model, dictionary.index
+def atom_list(dictionary: IndexedDictionary) -> dict[str, Any]:
+    """Return the list of atoms as columns: token and text around it, number of uses, fidelity, novelty."""
+    itda, index = dictionary.itda, dictionary.index
     before, token, after = ([each[i] for each in dictionary.shown] for i in range(3))
     documents: dict[str, int] = {}
-    document = [documents.setdefault(name, len(documents)) for name in model.labels.document.tolist()]
+    document = [documents.setdefault(name, len(documents)) for name in itda.labels.document.tolist()]
     return {
-        "atoms": len(model),
+        "atoms": len(itda),
         "before": before,
         "token": token,
         "after": after,
-        "bytes": partial_tokens(dictionary, model.labels.token_id),
+        "bytes": partial_tokens(dictionary, itda.labels.token_id),
         "documents": list(documents),
         "document": document,
         "uses": index.counts.tolist() if index is not None else None,
         "strongest": _column(index.strongest) if index is not None else None,
-        "fidelity": _column(model.fidelity.numpy()) if model.fidelity is not None else None,
-        "novelty": _column(model.novelty.numpy()) if model.novelty is not None else None,
+        "fidelity": _column(itda.fidelity.numpy()) if itda.fidelity is not None else None,
+        "novelty": _column(itda.novelty.numpy()) if itda.novelty is not None else None,
         "tokens": index.tokens if index is not None else None,
         "trouble": dictionary.index_trouble,
     }
@@ -50,35 +52,35 @@ def _column(values: np.ndarray) -> list[float]:
     return [float(f"{value:.4g}") for value in values.tolist()]
 
 
-def partial_tokens(dictionary: Dictionary, token_ids: np.ndarray) -> dict[str, str]:
-    """The bytes, in hexadecimal, of those tokens that are not whole characters, by row."""
+def partial_tokens(dictionary: IndexedDictionary, token_ids: np.ndarray) -> dict[str, str]:
+    """Return the bytes in hexadecimal, by row, of those tokens that are not whole characters."""
     if dictionary.index is None:
         return {}
-    pieces = dictionary.index.text.partial_ids
-    if not pieces:
+    partial_ids = dictionary.index.text.partial_ids
+    if not partial_ids:
         return {}
-    return {str(row): pieces[i] for row, i in enumerate(token_ids.tolist()) if i in pieces}
+    return {str(row): partial_ids[i] for row, i in enumerate(token_ids.tolist()) if i in partial_ids}
 
 
-def atom_page(dictionary: Dictionary, atom: int) -> dict[str, Any]:
-    """Everything about one atom that needs no language model."""
-    model = dictionary.model
-    label = model.labels[atom]
+def atom_page(dictionary: IndexedDictionary, atom: int) -> dict[str, Any]:
+    """Return the data of an atom's page that can be had without the language model."""
+    itda = dictionary.itda
+    label = itda.labels[atom]
     return {
         "atom": atom,
-        "atoms": len(model),
+        "atoms": len(itda),
         "label": label_values(label, dictionary),
-        "fidelity": rounded(model.fidelity[atom].item()) if model.fidelity is not None else None,
-        "novelty": rounded(model.novelty[atom].item()) if model.novelty is not None else None,
-        "threshold": model.threshold,
+        "fidelity": rounded(itda.fidelity[atom].item()) if itda.fidelity is not None else None,
+        "novelty": rounded(itda.novelty[atom].item()) if itda.novelty is not None else None,
+        "threshold": itda.threshold,
         "nearest": nearest(dictionary, atom),
         "uses": use_values(dictionary.index, atom) if dictionary.index is not None else None,
         "trouble": dictionary.index_trouble,
     }
 
 
-def label_values(label: Label, dictionary: Dictionary) -> dict[str, Any]:
-    """A label with the whole window of text that the model saw."""
+def label_values(label: Label, dictionary: IndexedDictionary) -> dict[str, Any]:
+    """Return a label with the whole window of text that the model read."""
     index = dictionary.index
     return {
         "document": label.document,
@@ -90,9 +92,9 @@ def label_values(label: Label, dictionary: Dictionary) -> dict[str, Any]:
     }
 
 
-def nearest(dictionary: Dictionary, atom: int) -> list[dict[str, Any]]:
-    """The atoms with the largest cosine to one, that one left out."""
-    atoms = dictionary.model.atoms
+def nearest(dictionary: IndexedDictionary, atom: int) -> list[dict[str, Any]]:
+    """Return the other atoms with the largest cosine to an atom, the nearest first."""
+    atoms = dictionary.itda.atoms
     cosines = atoms @ atoms[atom]
     cosines[atom] = -torch.inf
     best = cosines.topk(min(NEAREST, len(atoms) - 1))
@@ -101,7 +103,7 @@ def nearest(dictionary: Dictionary, atom: int) -> list[dict[str, Any]]:
 
 
 def use_values(index: CodeIndex, atom: int) -> dict[str, Any]:
-    """How an atom is used: numbers, histograms, and examples from the largest coefficient down."""
+    """Return how an atom is used: counts, a histogram of its coefficients, and examples from the largest down."""
     tokens, coefficients = index.uses(atom)
     values: dict[str, Any] = {
         "tokens": index.tokens,
@@ -116,7 +118,7 @@ def use_values(index: CodeIndex, atom: int) -> dict[str, Any]:
     }
     if len(tokens):
         edges = np.linspace(coefficients[-1], coefficients[0], BARS + 1)
-        # They are sorted: a search for each edge instead of a look at each of a million uses.
+        # The coefficients are sorted, so a search for each edge is enough: there may be a million uses.
         counts = np.diff(np.searchsorted(coefficients[::-1], [*edges[:-1], np.inf]))
         values["histogram"] = {"counts": counts.tolist(), "edges": [rounded(edge) for edge in edges.tolist()]}
         values["groups"] = list(_groups(index, atom, tokens, coefficients))
@@ -133,7 +135,7 @@ def _groups(index: CodeIndex, atom: int, tokens: np.ndarray, coefficients: np.nd
         for rank in ranks[: most * SEARCHED].tolist():
             if len(examples) == most:
                 break
-            context = tuple(index.text.pieces_around(int(tokens[rank]), 4, 2))
+            context = tuple(index.text.token_strings_around(int(tokens[rank]), 4, 2))
             if rank in taken or context in shown:
                 continue
             taken.add(rank)
@@ -154,11 +156,11 @@ def _groups(index: CodeIndex, atom: int, tokens: np.ndarray, coefficients: np.nd
 
 
 def _spread(first: int, last: int) -> np.ndarray:
-    """All ranks from first to last, those that halve the range before those that halve its halves, and so on."""
+    """Return ranks from `first` up to `last` in an order whose first few, however many, are spread evenly."""
     number = last - first
     if number <= 1:
         return np.arange(first, last)
-    # Reversed bits of 0, 1, 2 ... (van der Corput): any first few of them are spread evenly.
+    # Reverse the bits of 0, 1, 2 ... (van der Corput): the middle comes first, then the middles of the halves.
     bits = min(int(number - 1).bit_length(), 10)
     order = np.array([int(f"{i:0{bits}b}"[::-1], 2) for i in range(1 << bits)])
     ranks = (first + (order + 0.5) * number / (1 << bits)).astype(np.int64)

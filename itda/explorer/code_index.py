@@ -51,13 +51,14 @@ CODE_TENSORS = {
     "steps": "int32",
 }
 LATER_TENSORS = {"massive": "int32", "massive_medians": "float32"}
-"""What an index from before there was the rule lacks: no token is massive there."""
+"""Tensors that an index lacks which is older than the rule of massive activations: it has no massive token."""
 
 SAMPLES, SAMPLE_BYTES = 64, 4096
+"""Places of a file that `sample` reads, and the bytes that it reads at each."""
 
 
 def sample(path: Path) -> str:
-    """SHA-256 of a file's size and 64 pages evenly spread over it: tells another dictionary at once, however large."""
+    """Return the SHA-256 of a file's size and of 64 pages evenly spread over it: quick however large the file is."""
     digest, size = hashlib.sha256(), path.stat().st_size
     digest.update(str(size).encode())
     with path.open("rb") as file:
@@ -68,12 +69,15 @@ def sample(path: Path) -> str:
 
 
 class _Mapped:
-    """The arrays of a safetensors file, mapped. Raises `StoreError` if it is missing, damaged or foreign."""
+    """The arrays of a safetensors file, mapped into memory.
+
+    Raises `StoreError` if the file is missing or damaged, or its arrays are not those `expected`: dtypes by name.
+    """
 
     def __init__(self, path: Path, remedy: str, expected: Mapping[str, str]) -> None:
         self.path, self.remedy = path, remedy
         try:
-            self._state = self._now()
+            self._stamp = self._now()
             with safe_open(path, "pt") as file:
                 self.arrays: dict[str, np.ndarray] = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, TypeError) as error:
@@ -89,27 +93,27 @@ class _Mapped:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
     def check(self) -> None:
-        """Raises `StoreError` if the file is another than it was: reading what was cut off would end the process."""
+        """Raises `StoreError` if the file has changed: reading mapped bytes that are gone would end the process."""
         try:
-            same = self._now() == self._state
+            same = self._now() == self._stamp
         except OSError:
             same = False
         if not same:
             raise StoreError(f"{self.path} has changed or is gone: open it anew, or {self.remedy}")
 
     def require(self, fits: bool) -> None:
-        """Raises `StoreError` unless the parts of the file fit together."""
+        """Raises `StoreError` if `fits` is False: the arrays of the file do not fit together."""
         if not fits:
             raise StoreError(f"{self.path} is damaged, its parts do not fit together: {self.remedy}")
 
 
 class TokenText:
-    """The indexed tokens in their windows of text."""
+    """The indexed tokens and their windows of text."""
 
     def __init__(self, file: _Mapped, partial_ids: Mapping[int, str]) -> None:
         self._file, a = file, file.arrays
         self.partial_ids = partial_ids
-        """The bytes, as `F0 9F`, of those tokens of the vocabulary that are not whole characters, by token id."""
+        """The bytes, such as `F0 9F`, of those tokens of the vocabulary that are not whole characters, by token id."""
         self.token_id: Int32[np.ndarray, " tokens"] = a["token_id"]
         self.tokens = len(self.token_id)
         file.require(all(array.ndim == 1 for array in a.values()))
@@ -119,11 +123,11 @@ class TokenText:
         file.require(_rows(a["document_name"], len(a["document_names"])))
 
     def check(self) -> None:
-        """Raises `StoreError` if the file is another than it was when it was opened."""
+        """Raises `StoreError` if the file has changed since it was opened."""
         self._file.check()
 
-    def pieces_of(self, start: int, stop: int) -> list[str]:
-        """The text of each of the tokens from `start` up to `stop`. Raises `MissingError` for tokens there are not."""
+    def token_strings(self, start: int, stop: int) -> list[str]:
+        """Return the strings of the tokens from `start` up to `stop`. Raises `MissingError` beyond the last token."""
         self.check()
         _within(start, stop, self.tokens)
         a = self._file.arrays
@@ -133,31 +137,31 @@ class TokenText:
             a["text"][begin:end].tobytes().decode(errors="replace") for begin, end in zip(begins, ends, strict=True)
         ]
 
-    def pieces_around(self, token: int, before: int, after: int) -> list[str]:
-        """The text of a token, of those up to `before` before it and up to `after` after it, within its window."""
+    def token_strings_around(self, token: int, before: int, after: int) -> list[str]:
+        """Return the strings of a token and its neighbours, up to `before` and `after` many, within its window."""
         first, last = self.window(token)
-        return self.pieces_of(max(first, token - before), min(last, token + after + 1))
+        return self.token_strings(max(first, token - before), min(last, token + after + 1))
 
     def partial(self, token: int) -> str | None:
-        """The bytes of a token that is not whole characters, such as `F0 9F`; None for others."""
+        """Return the bytes of a token that is not whole characters, such as `F0 9F`, or None."""
         self.check()
         _within(token, token + 1, self.tokens)
         return self.partial_ids.get(int(self.token_id[token]))
 
     def window(self, token: int) -> tuple[int, int]:
-        """The first token of the window that a token is in, and one past its last."""
+        """Return the first token of the window that a token is in, and one past the last."""
         row, a = self._window(token), self._file.arrays
         return int(a["window_token"][row]), int(a["window_token"][row + 1])
 
     def document(self, token: int) -> str:
-        """The id of the document that a token is in."""
+        """Return the id of the document that a token is in."""
         row, a = self._window(token), self._file.arrays
         number = int(a["window_document"][row])
         begin, end = a["document_name"][number : number + 2].tolist()
         return a["document_names"][begin:end].tobytes().decode(errors="replace")
 
     def position(self, token: int) -> int:
-        """The index of a token in its document."""
+        """Return the number of a token in its document, from 0."""
         self._window(token)
         return int(self._file.arrays["position"][token])
 
@@ -172,10 +176,10 @@ class TokenText:
 
 @dataclass(frozen=True, eq=False)
 class CodeIndex:
-    """The codes of one site over a corpus, by token and by atom. What it returns is copied from the file."""
+    """The codes of one site over a corpus, by token and by atom. The arrays that it returns are copies."""
 
     record: Mapping[str, Any]
-    """What index.json says."""
+    """The contents of index.json."""
     text: TokenText
     tokens: int
     atoms: int
@@ -194,7 +198,7 @@ class CodeIndex:
             if made is None:
                 raise StoreError(f"the index of {run} lacks {site}: make one with `itda index {run}`")
             tokens, atoms, k, known = record["tokens"], made["atoms"], made["k"], made["sample"]
-            pieces = {int(token): piece for token, piece in record["pieces"].items()}
+            partial_ids = {int(token): in_hex for token, in_hex in record["pieces"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{folder / RECORD} is damaged or not whole: {remedy}") from error
         try:
@@ -203,7 +207,7 @@ class CodeIndex:
             same = False
         if not same:
             raise StoreError(f"the index of {run} is of another {site} than the run has now: {remedy}")
-        text = TokenText(_Mapped(folder / TEXT, remedy, TEXT_TENSORS), pieces)
+        text = TokenText(_Mapped(folder / TEXT, remedy, TEXT_TENSORS), partial_ids)
         file = _Mapped(folder / f"{site}.safetensors", remedy, CODE_TENSORS)
         a = file.arrays
         file.require(all(array.ndim == (2 if name == "steps" else 1) for name, array in a.items()))
@@ -221,13 +225,13 @@ class CodeIndex:
         return CodeIndex(record, text, tokens, atoms, k, file)
 
     def check(self) -> None:
-        """Raises `StoreError` if the files are others than they were when they were opened."""
+        """Raises `StoreError` if the files have changed since they were opened."""
         self._file.check()
         self.text.check()
 
     @cached_property
     def counts(self) -> Int64[np.ndarray, " atoms"]:
-        """Uses of each atom."""
+        """The number of uses of each atom."""
         self.check()
         return np.diff(self._file.arrays["atom_start"])
 
@@ -239,19 +243,19 @@ class CodeIndex:
 
     @cached_property
     def massive(self) -> Int32[np.ndarray, " massive"]:
-        """The tokens whose activations are massive, in order: they use no atom and belong in no average."""
+        """The tokens whose activations are massive, in order: they count as uses of no atom and in no average."""
         self.check()
         return self._file.arrays.get("massive", np.zeros(0, np.int32)).copy()
 
     @cached_property
     def ordinary(self) -> int:
-        """How many tokens are not massive."""
+        """The number of tokens that are not massive."""
         return self.tokens - len(self.massive)
 
     def medians(self, start: int, stop: int) -> dict[int, float]:
-        """Of the massive ones among the tokens from `start` up to `stop` the norms, in medians.
+        """Return, by token, the norms of the massive tokens from `start` up to `stop`, in medians.
 
-        Raises `MissingError` for tokens there are not.
+        Raises `MissingError` beyond the last token.
         """
         self.check()
         _within(start, stop, self.tokens)
@@ -260,20 +264,20 @@ class CodeIndex:
         return dict(zip(self.massive[own].tolist(), found.tolist(), strict=True))
 
     def ordinary_errors(self) -> Float32[np.ndarray, " tokens"]:
-        """The errors of all tokens that are not massive."""
+        """Return the errors of the tokens that are not massive."""
         return np.delete(self.errors(0, self.tokens), self.massive)
 
     def codes(self, token: int) -> tuple[Int32[np.ndarray, " codes"], Float32[np.ndarray, " codes"]]:
-        """The atoms of a token and their coefficients, in pick order. Raises `MissingError` for no such token."""
+        """Return the atoms of a token and their coefficients, in pick order. Raises `MissingError` if there is none."""
         _, atoms, coefficients = self.codes_between(token, token + 1)
         return atoms, coefficients
 
     def codes_between(
         self, start: int, stop: int
     ) -> tuple[Int64[np.ndarray, " rows"], Int32[np.ndarray, " codes"], Float32[np.ndarray, " codes"]]:
-        """Of the tokens from `start` up to `stop`: where each one's code begins and the last ends; atoms; coefficients.
+        """Return the codes of the tokens from `start` up to `stop`: row starts and the last end, atoms, coefficients.
 
-        Raises `MissingError` for tokens there are not.
+        Raises `MissingError` beyond the last token.
         """
         self.check()
         _within(start, stop, self.tokens)
@@ -283,18 +287,18 @@ class CodeIndex:
         return rows - rows[0], a["atom"][own].copy(), a["coefficient"][own].copy()
 
     def errors(self, start: int, stop: int) -> Float32[np.ndarray, " tokens"]:
-        """The error of each of the tokens from `start` up to `stop`, massive ones too.
+        """Return the errors of the tokens from `start` up to `stop`, massive ones too.
 
-        Raises `MissingError` for tokens there are not.
+        Raises `MissingError` beyond the last token.
         """
         self.check()
         _within(start, stop, self.tokens)
         return self._file.arrays["error"][start:stop].copy()
 
     def uses(self, atom: int) -> tuple[Int32[np.ndarray, " uses"], Float32[np.ndarray, " uses"]]:
-        """The tokens that use an atom and its coefficients there, the largest first; equal ones in token order.
+        """Return the tokens that use an atom and its coefficients there, the largest first; equal ones in token order.
 
-        Massive tokens are left out. Raises `MissingError` for an atom there is not.
+        Massive tokens are left out. Raises `MissingError` if there is no such atom.
         """
         self.check()
         self._has(atom)
@@ -303,7 +307,7 @@ class CodeIndex:
         return a["token"][own].copy(), a["atom_coefficient"][own].copy()
 
     def steps(self, atom: int) -> Int32[np.ndarray, " k"]:
-        """How often an atom has each place in a code. Raises `MissingError` for an atom there is not."""
+        """Return how often an atom has each place in a code. Raises `MissingError` if there is no such atom."""
         self.check()
         self._has(atom)
         return self._file.arrays["steps"][atom].copy()
@@ -314,7 +318,7 @@ class CodeIndex:
 
 
 def _rows(start: np.ndarray, end: int) -> bool:
-    """Whether these are the starts of rows that end at `end`; only the first and the last are looked at."""
+    """Return True if these can be the starts of rows that end at `end`, by the first and the last of them."""
     return len(start) > 0 and int(start[0]) == 0 and int(start[-1]) == end
 
 

@@ -1,7 +1,7 @@
-"""Writing an index: parts as they are encoded, then one whole that takes the place of what was there.
+"""Writing of a code index: parts as they are encoded, then one index merged from them that replaces the old one.
 
-A killed process leaves its parts, each under its name only when it is whole; the next one goes on after them. The
-whole does not depend on how the tokens were cut into parts.
+A killed process leaves the parts that it has finished, and the next process goes on after them. The merged index does
+not depend on how the tokens were cut into parts.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PART_FORMAT = "itda-index-part"
 
 @dataclass(frozen=True, eq=False)
 class TextPart:
-    """The tokens of a part, in their windows of text."""
+    """The tokens of a part and their windows of text."""
 
     documents: Sequence[str]
     text: UInt8[np.ndarray, " bytes"]
     window_bytes: Int64[np.ndarray, " windows"]
     window_tokens: Int64[np.ndarray, " windows"]
     window_document: Int32[np.ndarray, " windows"]
-    """Index into `documents`."""
+    """A row of `documents`."""
     position: Int32[np.ndarray, " tokens"]
     begin: Int32[np.ndarray, " tokens"]
     """Where a token begins in its window's text, in bytes."""
@@ -49,7 +49,7 @@ class TextPart:
 
     @staticmethod
     def of(labels: Labels) -> TextPart:
-        """The tokens of some labels, in their order: those of one window follow each other."""
+        """Make a part of the tokens of some labels, in their order; those of one window must follow each other."""
         numbers: dict[str, int] = {}
         texts, rows, tokens = [], [], [np.empty((4, 0), np.int64)]
         for own in _windows(labels):
@@ -80,7 +80,7 @@ class CodePart:
     def of(
         code: SparseCode, error: Float64[Tensor, " tokens"], medians: Sequence[float | None] | None = None
     ) -> CodePart:
-        """Codes without their padding; `medians` as `massive_medians` gives them, None where no token is massive."""
+        """Make a part of codes, without padding; `medians` is from `massive_medians`, None if no token is massive."""
         own = torch.arange(code.k, device=code.count.device) < code.count[:, None]  # tokens k
         columns = code.count.int(), code.indices[own].int(), code.coefficients[own].float(), error.float()
         massive = np.array([each or 0 for each in medians or [0] * len(error)], np.float32)
@@ -89,7 +89,7 @@ class CodePart:
 
 @dataclass(frozen=True)
 class PartRecord:
-    """A part that is on disk: its file, its tokens, and how long it took."""
+    """A part on disk: its file, its number of tokens, and the seconds that it took."""
 
     file: Path
     tokens: int
@@ -99,7 +99,7 @@ class PartRecord:
 def write_part(
     partial: Path, number: int, seconds: float, text: TextPart, codes: Mapping[Site, CodePart]
 ) -> PartRecord:
-    """Keep part `number`, which took so long to make. Raises `StoreError` if it cannot be written."""
+    """Write part `number`, which took so many seconds to make. Raises `StoreError` if it cannot be written."""
     arrays = {name: value for name, value in vars(text).items() if name != "documents"}
     arrays["document_names"], arrays["document_name"] = _packed(text.documents)
     for site, code in codes.items():
@@ -110,14 +110,14 @@ def write_part(
 
 
 def parts_of(partial: Path) -> list[PartRecord]:
-    """The whole parts from the first on; those after one that is missing or damaged are removed."""
+    """Return the parts on disk in order; those after one that is missing or damaged are removed."""
     found: list[PartRecord] = []
     for file in sorted(partial.glob("part-*.safetensors")):
         try:
             if file.name != f"part-{len(found):06}.safetensors":
                 raise ValueError
-            with safe_open(file, "pt") as opened:
-                about = opened.metadata()
+            with safe_open(file, "pt") as part:
+                about = part.metadata()
             found.append(PartRecord(file, int(about["tokens"]), float(about["seconds"])))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             file.unlink()
@@ -125,7 +125,7 @@ def parts_of(partial: Path) -> list[PartRecord]:
 
 
 def merge(parts: Sequence[PartRecord], whole: Path, sites: Mapping[Site, tuple[int, int]]) -> None:
-    """Make text.safetensors and a file for each site, with its number of atoms and k, in a new folder.
+    """Merge parts into text.safetensors and a file for each site; `sites` gives each one's number of atoms and k.
 
     Takes one site after the other; memory is 16 bytes for each of its codes, 8 by token and 8 by atom: 0.64 GB for a
     million tokens of 40 codes. Raises `StoreError` if it cannot be written.
@@ -151,13 +151,13 @@ def merge(parts: Sequence[PartRecord], whole: Path, sites: Mapping[Site, tuple[i
 
 
 def emptied(folder: Path) -> None:
-    """Make a folder of ours anew. Raises `StoreError` if it cannot be made."""
+    """Remove a folder that we made, and make it again, empty. Raises `StoreError` if it cannot be made."""
     with _writing(folder):
         empty_folder(folder)
 
 
 def publish(run: Path, whole: Path) -> None:
-    """Put a whole index in the place of the one that is there. Who has the old one mapped keeps it."""
+    """Replace a run's index by a whole new one. A process that has the old one mapped keeps it."""
     replace_folder(whole, run / FOLDER)
     shutil.rmtree(run / PARTIAL, ignore_errors=True)
 
@@ -185,7 +185,7 @@ def _merged_text(parts: Sequence[PartRecord]) -> dict[str, np.ndarray]:
 
 
 def _windows(labels: Labels) -> Iterator[Labels]:
-    """The labels of each window."""
+    """Yield the labels of each window."""
     if len(labels) == 0:
         return
     columns = labels.document, labels.window_start, labels.window
@@ -214,7 +214,7 @@ def _packed(names: Sequence[str]) -> tuple[UInt8[np.ndarray, " bytes"], Int64[np
 
 
 def _bytes_before(text: str) -> Int64[np.ndarray, " places"]:
-    """[characters + 1]: how many bytes of UTF-8 there are before each character, and in all."""
+    """Return the number of UTF-8 bytes before each character, and at the end those of the whole text."""
     points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     return _starts(1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000))
 

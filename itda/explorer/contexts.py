@@ -1,4 +1,4 @@
-"""Tokens in their context: an example of a use, and a window of text with its codes. Pure data, ready for JSON."""
+"""Tokens in their context, as plain values for JSON: an example of a use, and a window of text with its codes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 
 from itda.core.code import SparseCode
 from itda.explorer.code_index import CodeIndex
-from itda.explorer.run_cache import Dictionary
+from itda.explorer.run_cache import IndexedDictionary
 
 BEFORE, AFTER = 22, 12
-"""Tokens around that of an example."""
+"""Tokens shown before and after the token of an example."""
 
 
 def rounded(value: float) -> float | None:
-    """Five digits: what a page can show. JSON has no NaN: None stands for it."""
+    """Round to five significant digits, as a page shows them; return None for NaN and infinity, which JSON lacks."""
     return float(f"{value:.5g}") if np.isfinite(value) else None
 
 
 def example(index: CodeIndex, token: int, atom: int, coefficient: float) -> dict[str, Any]:
-    """A use of an atom: the tokens around it, and the atom's coefficients at each of them."""
+    """Return an example of a use of an atom: the tokens around it, and the atom's coefficients at each of them."""
     first, last = index.text.window(token)
     start, stop = max(first, token - BEFORE), min(last, token + AFTER + 1)
     starts, atoms, coefficients = index.codes_between(start, stop)
@@ -38,7 +38,7 @@ def example(index: CodeIndex, token: int, atom: int, coefficient: float) -> dict
         "explained": rounded(1 - float(index.errors(token, token + 1)[0])),
         "at": token - start,
         "cut": [start > first, stop < last],
-        "tokens": index.text.pieces_of(start, stop),
+        "tokens": index.text.token_strings(start, stop),
         "bytes": partial(index, start, stop),
         "weights": [
             [int(row), rounded(float(coefficients[place]))]
@@ -49,13 +49,13 @@ def example(index: CodeIndex, token: int, atom: int, coefficient: float) -> dict
 
 
 def partial(index: CodeIndex, start: int, stop: int) -> dict[str, str]:
-    """The bytes of those tokens that are not whole characters, by place."""
+    """Return the bytes in hexadecimal of those tokens that are not whole characters, by their place from `start`."""
     found = ((t - start, index.text.partial(t)) for t in range(start, stop)) if index.text.partial_ids else ()
     return {str(place): hexadecimal for place, hexadecimal in found if hexadecimal is not None}
 
 
-def indexed_window(dictionary: Dictionary, index: CodeIndex, token: int) -> dict[str, Any]:
-    """The window of the corpus that a token is in, with the code of each of its tokens."""
+def indexed_window(dictionary: IndexedDictionary, index: CodeIndex, token: int) -> dict[str, Any]:
+    """Return the window of the corpus that contains a token, with the code of each of the window's tokens."""
     first, last = index.text.window(token)
     starts, atoms, coefficients = index.codes_between(first, last)
     massive = {place - first: each for place, each in index.medians(first, last).items()}
@@ -64,7 +64,7 @@ def indexed_window(dictionary: Dictionary, index: CodeIndex, token: int) -> dict
         "position": index.text.position(first),
         "at": token - first,
         "first": first,
-        "tokens": index.text.pieces_of(first, last),
+        "tokens": index.text.token_strings(first, last),
         "bytes": partial(index, first, last),
         **_explained(index.errors(first, last).tolist(), massive),
         **_codes(dictionary, starts, atoms, coefficients),
@@ -72,15 +72,18 @@ def indexed_window(dictionary: Dictionary, index: CodeIndex, token: int) -> dict
 
 
 def text_window(
-    dictionary: Dictionary,
+    dictionary: IndexedDictionary,
     tokens: Sequence[str],
-    pieces: Mapping[int, str],
+    byte_strings: Mapping[int, str],
     code: SparseCode,
     error: Sequence[float],
     massive: Mapping[int, float],
 ) -> dict[str, Any]:
-    """A text that somebody typed, in the same form. `pieces` has the bytes of tokens that are not whole characters,
-    `massive` the norms, in medians, of those that are massive."""
+    """Return a typed text with the code of each of its tokens, in the form of `indexed_window`.
+
+    By place, `byte_strings` has the bytes of tokens that are not whole characters, and `massive` the norms, in medians,
+    of massive tokens.
+    """
     counts = code.count.tolist()
     starts = np.concatenate([[0], np.cumsum(counts)])
     kept = [slice(0, count) for count in counts]
@@ -93,19 +96,21 @@ def text_window(
         "at": None,
         "first": None,
         "tokens": list(tokens),
-        "bytes": {str(place): hexadecimal for place, hexadecimal in pieces.items()},
+        "bytes": {str(place): hexadecimal for place, hexadecimal in byte_strings.items()},
         **_explained(error, massive),
         **_codes(dictionary, starts, np.concatenate(atoms or empty), np.concatenate(coefficients or empty)),
     }
 
 
 def _explained(error: Sequence[float], massive: Mapping[int, float]) -> dict[str, Any]:
-    """The share explained of each token, None for a massive one, of which there is the norm, in medians, instead."""
+    """Return the explained share of each token, None for a massive one, and the norms of massive ones in medians."""
     shares = [None if place in massive else rounded(1 - each) for place, each in enumerate(error)]
     return {"explained": shares, "massive": {str(place): rounded(each) for place, each in massive.items()}}
 
 
-def _codes(dictionary: Dictionary, starts: np.ndarray, atoms: np.ndarray, coefficients: np.ndarray) -> dict[str, Any]:
+def _codes(
+    dictionary: IndexedDictionary, starts: np.ndarray, atoms: np.ndarray, coefficients: np.ndarray
+) -> dict[str, Any]:
     ids, values = atoms.tolist(), [rounded(value) for value in coefficients.tolist()]
     return {
         "codes": [[ids[a:b], values[a:b]] for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)],

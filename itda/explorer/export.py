@@ -1,4 +1,4 @@
-"""The explorer as one file: the same pages and the same code, with the answers in it instead of a server."""
+"""The explorer as one HTML file: the same pages and scripts, with the answers in the file instead of a server."""
 
 from __future__ import annotations
 
@@ -23,24 +23,28 @@ STATIC = Path(__file__).parent / "static"
 MODULES = (
     "dom", "text", "state", "api", "list", "charts", "atoms", "atom", "prompt", "compare", "overview", "app",
 )  # fmt: skip
-"""The front end's modules, each after those that it imports."""
+"""The JavaScript modules of the pages, each after those that it imports."""
 
 EXPORT = re.compile(r"^export (?:async )?(?:function|const|class) (\w+)", re.MULTILINE)
 
 USES_WITHOUT_SCRIPTS = 3
+"""Examples of an atom that a reader sees whose viewer runs no scripts."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What an exported page carries: for each run one site, with its atoms and prompts."""
+    """The contents of an exported page: for each run one site, with some atoms and prompts."""
 
     site: Mapping[str, str]
+    """By run."""
     atoms: Mapping[str, Sequence[int]]
+    """By run."""
     prompts: Sequence[str]
+    """Texts, each decomposed with every run."""
 
 
 def page(explorer: Explorer, contents: Contents, update: Callable[[int], Any] = lambda _: None) -> str:
-    """The HTML of one self-contained file. `update` is told of each atom done. Raises an `ItdaError`."""
+    """Return the HTML of one self-contained file. `update` is called with 1 for each atom done. Raises `ItdaError`s."""
     answers: dict[str, Any] = {}
 
     def carry(name: str, **query: str) -> Any:
@@ -103,32 +107,32 @@ def _only_carried(labels: dict[str, Any], contents: Contents, a: str, b: str) ->
 
 
 def chosen_atoms(explorer: Explorer, run: str, site: str, prompts: Sequence[str], most: int) -> list[int]:
-    """The atoms to carry where nobody says which: those that start the codes of the prompts, then the most used."""
+    """Choose atoms for an exported page: the first of the prompts' codes, then the most used, `most` in all."""
     first: list[int] = []
     for text in prompts:
         found = explorer.answer("decompose", {"run": run, "site": site, "text": text})
         first += [ids[0] for (ids, _), share in zip(found["codes"], found["explained"], strict=True) if ids and share]
     uses = explorer.answer("atoms", {"run": run, "site": site})["uses"]
-    number = len(explorer.opened.dictionary(run, site).model)
+    number = len(explorer.runs.dictionary(run, site).itda)
     ranked = np.argsort(-np.array(uses), kind="stable").tolist() if uses is not None else list(range(number))
     return sorted(dict.fromkeys([*first[: most // 2], *ranked][:most]))
 
 
 def _plain(atom: Mapping[str, Any]) -> str:
-    """An atom for readers whose viewer runs no scripts, as those of mail programs do not."""
+    """Return an atom as static HTML, for viewers that run no scripts, such as mail programs."""
     label = atom["label"]
     text = f"<p>{html.escape(label['before'][-200:])}<mark>{html.escape(label['token'])}</mark>"
     lines = [f"<section><h2>Atom {atom['atom']}</h2>{text}{html.escape(label['after'][:80])}</p>"]
     groups = atom["uses"]["groups"][:1] if atom["uses"] else []
     for example in [one for group in groups for one in group["examples"][:USES_WITHOUT_SCRIPTS]]:
-        pieces = [html.escape(piece) for piece in example["tokens"]]
-        pieces[example["at"]] = f"<mark>{pieces[example['at']]}</mark>"
-        lines.append(f"<p>{example['coefficient']:+.5g} <bdi>{''.join(pieces)}</bdi></p>")
+        tokens = [html.escape(token) for token in example["tokens"]]
+        tokens[example["at"]] = f"<mark>{tokens[example['at']]}</mark>"
+        lines.append(f"<p>{example['coefficient']:+.5g} <bdi>{''.join(tokens)}</bdi></p>")
     return "".join(lines) + "</section>"
 
 
 def script() -> str:
-    """The front end as one script: each module in a function that gives what it exports, those it needs before it.
+    """Return the pages' JavaScript as one script: each module is a function that returns its exports.
 
     A page from a file may not import modules from other files, and inline ones cannot import each other. No two
     modules may export one name, which a test holds.

@@ -1,4 +1,4 @@
-"""Encoding a stream of activations for an index: codes by parts, whichever way the sites of the stream come."""
+"""Encoding of a stream of activations into the parts of a code index, in whatever order its sites come."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from itda.core.massive import massive_medians
 from itda.explorer.code_index_writer import CodePart, PartRecord, TextPart, write_part
 
 BLOCK = 4096
-"""Tokens, at least, that are encoded together and are a part on disk: pursuits of fewer rows are slower."""
+"""Tokens, at least, of a part: they are encoded together, as pursuits of fewer rows are slower."""
 
 HELD_BYTES = 2**31
-"""Memory for the codes of parts that some sites have come to and others have not."""
+"""Memory in bytes for the codes of parts that are encoded at some sites and not yet at others."""
 
 
 def most_in_flight(dictionaries: Mapping[Site, ITDA]) -> int:
-    """How many tokens all of one site may come before those of the next, for their codes to fit in `HELD_BYTES`."""
+    """Return how many tokens of one site may come before those of the next so that the codes fit in `HELD_BYTES`."""
     return max(BLOCK, HELD_BYTES // sum(8 * dictionary.k + 12 for dictionary in dictionaries.values()))
 
 
@@ -33,7 +33,7 @@ class _Waiting:
     """The activations of a site that are not encoded yet."""
 
     number: int
-    """The part that they belong to."""
+    """The number of the part that they belong to."""
     activations: list[Tensor] = field(default_factory=list)
     labels: list[Labels] = field(default_factory=list)
     tokens: int = 0
@@ -51,18 +51,18 @@ class PartWriter:
         self.partial, self.dictionaries = partial, dict(dictionaries)
         self._waiting = {site: _Waiting(first) for site in dictionaries}
         self._codes: dict[int, dict[Site, CodePart]] = {}
-        """By part, what sites have of those that are not written yet."""
+        """The codes, by part number and site, of the parts that are not written yet."""
         self._text: dict[int, TextPart] = {}
         self._received = 0
         self._since = time.monotonic()
 
     @property
     def tokens(self) -> int:
-        """Tokens received, of all sites on average."""
+        """Tokens received so far, the mean over the sites."""
         return self._received // len(self._waiting)
 
     def add(self, batches: Mapping[Site, ActivationBatch]) -> Iterator[PartRecord]:
-        """Take the next activations of some of the sites; yields the parts that are written now.
+        """Take the next activations of some of the sites; yield the parts that they complete, once written.
 
         Raises `StoreError` if a part cannot be written.
         """
@@ -77,7 +77,7 @@ class PartWriter:
         yield from self._written()
 
     def finish(self) -> Iterator[PartRecord]:
-        """The stream has ended: write what is left, as a shorter part."""
+        """Encode what is left at the end of the stream, as a shorter part; yield the parts that are written."""
         for site, waiting in self._waiting.items():
             if waiting.tokens:
                 self._encode(site)
@@ -94,7 +94,7 @@ class PartWriter:
         code, error = dictionary.decompose(x)
         part = CodePart.of(code, error, massive_medians(x, dictionary.massive_norm))
         self._codes.setdefault(waiting.number, {})[site] = part
-        if waiting.number not in self._text:  # the first site to come to it brings the text
+        if waiting.number not in self._text:  # the first site that has the part brings its text
             self._text[waiting.number] = TextPart.of(Labels.concatenate(waiting.labels))
 
     def _written(self) -> Iterator[PartRecord]:

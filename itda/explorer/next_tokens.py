@@ -1,4 +1,4 @@
-"""What an atom says about the next token: its direction through the final norm and the unembedding."""
+"""The next tokens that an atom promotes: its direction, put through the model's final norm and unembedding."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from itda.sources.models.transformers import LanguageModel
 from itda.sources.tokenizing.windows import Window
 
 SHOWN = 10
+"""Tokens shown at each end: those promoted most and those suppressed most."""
 SAMPLE, CHUNK = 256, 64
-"""Atoms that make the average, and those whose logits are in memory at once."""
+"""Atoms that the average is over, and atoms whose logits are in memory at once."""
 ROOM = 8
-"""Tokens of the window that is run: any tokenizer's special ones and one more."""
+"""Tokens of the window that the model runs on: enough for any tokenizer's special tokens and one more."""
 
 
 @torch.inference_mode()
 def direct_logits(model: LanguageModel, directions: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocabulary"]:
-    """Next-token logits if the residual stream ended in these directions: the model's own final norm and unembedding.
+    """Return next-token logits as if the last block's output were these directions: final norm, then unembedding.
 
-    The directions stand in for the output of the last block, so whatever a family does after it (norm, scaling,
-    capping) is done. They are scaled to entries of size 1 in the mean square, as what a norm gives: a norm does not
-    see it but for its epsilon. Raises `ModelError` for a model without logits.
+    The directions are put in the place of the last block's output in a pass of the model, so whatever a family does
+    after that (norm, scaling, capping) is done. They are scaled to entries of size 1 in the mean square, as a norm's
+    output has: but for its epsilon, a norm does not notice the scale. Raises `ModelError` for a model without logits.
     """
     bare = model.windower(ROOM)
     ordinary = next(i for i in range(len(bare.special) + 1) if i not in bare.special)
@@ -41,7 +42,7 @@ def direct_logits(model: LanguageModel, directions: Float[Tensor, "rows d_model"
 
 
 def average_logits(model: LanguageModel, dictionary: ITDA) -> Float[Tensor, " vocabulary"]:
-    """The mean of the centred logits of up to `SAMPLE` atoms, evenly spread over the dictionary."""
+    """Return the mean of the centred logits of up to `SAMPLE` atoms, evenly spread over the dictionary."""
     some = torch.linspace(0, len(dictionary) - 1, min(SAMPLE, len(dictionary))).long()
     parts = [_centred(direct_logits(model, dictionary.atoms[part].float())) for part in some.split(CHUNK)]
     return torch.cat(parts).mean(dim=0)
@@ -52,19 +53,19 @@ def promoted(
     dictionary: ITDA,
     atoms: Sequence[int],
     average: Float[Tensor, " vocabulary"],
-    pieces: Mapping[int, str],
+    byte_strings: Mapping[int, str],
 ) -> list[dict[str, Any]]:
-    """For each of some atoms, the next tokens that it promotes and suppresses: alone, and beside the average atom.
+    """Return for each atom the next tokens that it promotes and suppresses most, in two ways.
 
-    Alone in log probability, in nats. Most atoms suppress the same rare tokens and promote the same common ones;
-    beside the average of the atoms' logits stands what is an atom's own. `pieces` names the bytes of tokens that
-    are not whole characters.
+    "plain" has log probabilities, in nats. Most atoms suppress the same rare tokens and promote the same common ones;
+    "relative" has the atom's logits less the `average` of many atoms, which shows what is the atom's own.
+    `byte_strings` has, by token id, the bytes of tokens that are not whole characters.
     """
     found = []
     for part in torch.tensor(list(atoms)).split(CHUNK):
         for logits in direct_logits(model, dictionary.atoms[part].float()):
-            relative = _both_ends(model, _centred(logits[None])[0] - average, pieces)
-            found.append({"relative": relative, "plain": _both_ends(model, logits.log_softmax(dim=0), pieces)})
+            relative = _both_ends(model, _centred(logits[None])[0] - average, byte_strings)
+            found.append({"relative": relative, "plain": _both_ends(model, logits.log_softmax(dim=0), byte_strings)})
     return found
 
 
@@ -74,13 +75,13 @@ def _centred(logits: Float[Tensor, "rows vocabulary"]) -> Float[Tensor, "rows vo
 
 
 def _both_ends(
-    model: LanguageModel, values: Float[Tensor, " vocabulary"], pieces: Mapping[int, str]
+    model: LanguageModel, values: Float[Tensor, " vocabulary"], byte_strings: Mapping[int, str]
 ) -> dict[str, list[list[Any]]]:
     known = min(len(model.tokenizer), len(values))  # an unembedding may be padded to more rows than there are tokens
     ends = values[:known].topk(min(SHOWN, known)), values[:known].topk(min(SHOWN, known), largest=False)
     return {
         name: [
-            [model.tokenizer.decode([token]), rounded(value), pieces.get(token)]
+            [model.tokenizer.decode([token]), rounded(value), byte_strings.get(token)]
             for token, value in zip(end.indices.tolist(), end.values.tolist(), strict=True)
         ]
         for name, end in zip(("promoted", "suppressed"), ends, strict=True)

@@ -1,4 +1,4 @@
-"""The overview of a run: its settings, what was measured, how its dictionaries grew and are used."""
+"""The data of a run's overview page: settings, measures, growth of the dictionaries and use of their atoms."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from itda.core.batch import Site
 from itda.errors import ItdaError
 from itda.explorer.code_index import CodeIndex
 from itda.explorer.contexts import rounded
-from itda.explorer.run_cache import Dictionary, Opened
+from itda.explorer.run_cache import IndexedDictionary, RunCache
 
 POINTS = 200
-"""Of a curve: more than a screen shows tell nothing."""
+"""Points of a curve, at most: a screen cannot show more."""
 
 SETTINGS = ("mode", "k", "order", "refine", "min_fidelity", "window", "bos")
 MEASURES = ("fvu", "l0", "ce_loss_score", "kl", "unused_atoms", "tokens")
 MEASURES += ("massive_tokens", "massive_energy", "fvu_all", "massive")
 
 
-def overview(opened: Opened, run: str) -> dict[str, Any]:
-    """Raises `StoreError` for a run that is not whole; a site that cannot be read has its trouble in its place."""
-    record = opened.record(run)
+def overview(runs: RunCache, run: str) -> dict[str, Any]:
+    """Return the data of a run's overview page; for a site that cannot be read there is the error in its place.
+
+    Raises `StoreError` for a run that is not whole.
+    """
+    record = runs.record(run)
     given: Mapping[str, Any] = record["settings"]
     sites = []
-    for site in opened.sites(run):
+    for site in runs.sites(run):
         try:
-            sites.append(_site(opened, run, str(site)))
+            sites.append(_site(runs, run, str(site)))
         except ItdaError as error:
             sites.append({"site": str(site), "trouble": str(error)})
     return {
@@ -46,29 +49,29 @@ def overview(opened: Opened, run: str) -> dict[str, Any]:
         "versions": record["versions"],
         "settings": {name: given.get(name, record.get(name)) for name in SETTINGS},
         "sites": sites,
-        "growth": growth(opened.folder(run) / "log.jsonl", record["tokens"], _found(record, sites)),
+        "growth": growth(runs.folder(run) / "log.jsonl", record["tokens"], _atoms_at_end(record, sites)),
     }
 
 
-def _site(opened: Opened, run: str, site: str) -> dict[str, Any]:
-    dictionary = opened.dictionary(run, site)
-    measured = opened.metrics(run, Site.parse(site))
+def _site(runs: RunCache, run: str, site: str) -> dict[str, Any]:
+    dictionary = runs.dictionary(run, site)
+    measured = runs.metrics(run, Site.parse(site))
     return {
         "site": site,
-        "atoms": len(dictionary.model),
-        "d_model": dictionary.model.d_model,
-        "k": dictionary.model.k,
-        "pursuit": dictionary.model.pursuit,
-        "threshold": dictionary.model.threshold,
+        "atoms": len(dictionary.itda),
+        "d_model": dictionary.itda.d_model,
+        "k": dictionary.itda.k,
+        "pursuit": dictionary.itda.pursuit,
+        "threshold": dictionary.itda.threshold,
         "metrics": {name: measured.get(name) for name in MEASURES} if measured is not None else None,
-        "massive": dictionary.model.provenance.get("massive"),
+        "massive": dictionary.itda.provenance.get("massive"),
         "use": use_values(dictionary),
         "trouble": dictionary.index_trouble,
     }
 
 
-def use_values(dictionary: Dictionary) -> dict[str, Any] | None:
-    """How often atoms are used, from the most to the least used, and how much of tokens is explained."""
+def use_values(dictionary: IndexedDictionary) -> dict[str, Any] | None:
+    """Return how often atoms are used, the most used first, and a histogram of the explained shares of tokens."""
     index = dictionary.index
     if index is None:
         return None
@@ -85,21 +88,21 @@ def use_values(dictionary: Dictionary) -> dict[str, Any] | None:
 
 
 def _explained_sample(index: CodeIndex) -> np.ndarray:
-    """The share explained of up to 100,000 indexed tokens that are not massive, evenly spread."""
+    """Return the explained shares of up to 100,000 indexed tokens that are not massive, evenly spread."""
     step = max(1, index.ordinary // 100_000)
     return 1 - np.clip(index.ordinary_errors()[::step], 0.0, 1.0)
 
 
-def _found(record: Mapping[str, Any], sites: list[dict[str, Any]]) -> dict[str, int]:
-    """Atoms at the end of the pass, before a crop to `--atoms`."""
-    sizes = {site["site"]: site["atoms"] for site in sites if "atoms" in site}
-    return sizes | {site: number for site, number in record.get("found", {}).items() if number is not None}
+def _atoms_at_end(record: Mapping[str, Any], sites: list[dict[str, Any]]) -> dict[str, int]:
+    """Return the atoms of each site at the end of the pass, before a crop to `--atoms`."""
+    atoms = {site["site"]: site["atoms"] for site in sites if "atoms" in site}
+    return atoms | {site: number for site, number in record.get("found", {}).items() if number is not None}
 
 
-def growth(log: Path, at_last: int, sizes: Mapping[str, int]) -> dict[str, Any] | None:
-    """Tokens read and atoms by then, for each site, up to `sizes` at the end; None where there is no log."""
+def growth(log: Path, tokens_at_end: int, atoms_at_end: Mapping[str, int]) -> dict[str, Any] | None:
+    """Return the curve of atoms over tokens read, for each site, from a run's log.jsonl; None if there is no log."""
     tokens: list[int] = [0]
-    atoms: dict[str, list[int]] = {site: [0] for site in sizes}
+    atoms: dict[str, list[int]] = {site: [0] for site in atoms_at_end}
     try:
         lines = log.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -113,10 +116,10 @@ def growth(log: Path, at_last: int, sizes: Mapping[str, int]) -> dict[str, Any] 
             continue  # a line cut short
         for site, number in counts.items():
             atoms.setdefault(site, []).append(number)
-    tokens.append(at_last)
-    for site, number in sizes.items():
+    tokens.append(tokens_at_end)
+    for site, number in atoms_at_end.items():
         atoms[site].append(number)
-    if not sizes or any(len(each) != len(tokens) for each in atoms.values()):
+    if not atoms_at_end or any(len(each) != len(tokens) for each in atoms.values()):
         return None
     kept = sorted(set(np.linspace(0, len(tokens) - 1, POINTS).astype(int).tolist()))
     return {

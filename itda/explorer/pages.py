@@ -1,6 +1,6 @@
-"""What the pages of the explorer show: one answer for each name, from plain strings to plain data.
+"""The answers behind the explorer's pages: from the strings of a query to plain values for JSON.
 
-The server and the exported page ask the same questions. Nothing here knows of HTTP or HTML.
+The server and the exported page ask for the same answers. Nothing here knows of HTTP or HTML.
 """
 
 from __future__ import annotations
@@ -19,36 +19,40 @@ from itda.explorer.atoms import atom_list, atom_page
 from itda.explorer.contexts import indexed_window, text_window
 from itda.explorer.next_tokens import average_logits, promoted
 from itda.explorer.overview import overview
-from itda.explorer.run_cache import Cache, Dictionary, Opened, by_key
+from itda.explorer.run_cache import Cache, IndexedDictionary, RunCache, by_key
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.prompt import read_prompt
 from itda.sources.tokenizing.partial_characters import partial_bytes
 
 MOST_CHARACTERS = 20_000
-"""Of a text to decompose; the model's context is another limit."""
+"""Characters of a text to decompose, at most; the model's context is another limit."""
 
 Query = Mapping[str, str]
+"""The parameters of a page by name."""
 Loader = Callable[[Path], LanguageModel]
+"""A function that loads the language model of a run folder."""
 Comparer = Callable[[Path, Path], Mapping[str, Any]]
+"""A function that compares two run folders and returns plain values for JSON."""
 
 
 class Explorer:
-    """Answers about some runs. Thread-safe; the model of a run is loaded when it is first needed.
+    """Answers the queries of the explorer's pages about some runs. Thread-safe; a model is loaded when first needed.
 
     Raises `StoreError` for a folder that is not a run.
     """
 
     needs_model = frozenset({"decompose", "logits"})
-    """Answers that run the language model."""
+    """Names of the answers that run the language model."""
 
     def __init__(
         self, folders: Sequence[Path], *, loader: Loader | None, compare: Comparer, batch_size: int = 1
     ) -> None:
-        self.opened, self._loader, self._compare, self._batch_size = Opened(folders), loader, compare, batch_size
+        self.runs, self._loader, self._compare, self._batch_size = RunCache(folders), loader, compare, batch_size
         self._models: dict[str, tuple[LanguageModel, dict[int, str]]] = {}
+        """Models, each with the bytes in hexadecimal of its tokens that are not whole characters, by token id."""
         self._averages = Cache()
         self._lock = threading.Lock()
-        # One pass at a time has all cores; two at once only take twice the memory.
+        # One pass uses all cores: two at once would take twice the memory and be no faster.
         self._running = threading.Lock()
         self._answers: dict[str, Callable[[Query], Mapping[str, Any]]] = {
             "runs": self._runs,
@@ -63,36 +67,36 @@ class Explorer:
         }
 
     def answer(self, name: str, query: Query) -> dict[str, Any]:
-        """The data of a page. Raises `MissingError` for what is not there, other `ItdaError`s for a senseless query."""
+        """Return the data of a page. Raises `MissingError` for what is not there, `ItdaError` for a bad query."""
         if name not in self._answers:
             raise MissingError(f"no page {name!r}: there is {', '.join(self._answers)}")
         return dict(self._answers[name](query))
 
     def prepare(self) -> None:
-        """Read what the first view shows: the middle dictionary of the first run."""
-        with suppress(ItdaError):  # the visitor is told
+        """Read what the first page shows, the middle dictionary of the first run, before somebody asks for it."""
+        with suppress(ItdaError):  # the page itself will show the error
             self.answer("atoms", self._first())
 
     def warm(self) -> None:
-        """Do what the first prompt would wait for: load the model of the first run, compile, run it once."""
+        """Load the model of the first run, compile, and run it once, so that the first prompt is quick."""
         with suppress(ItdaError):
             query = self._first()
             self.answer("decompose", {**query, "text": "a"})
             self.answer("logits", {**query, "atom": "0"})
 
     def _first(self) -> Query:
-        run = next(iter(self.opened.folders))
-        sites = list(self.opened.sites(run))
+        run = next(iter(self.runs.folders))
+        sites = list(self.runs.sites(run))
         return {"run": run, "site": str(sites[len(sites) // 2])}
 
     def _runs(self, _query: Query) -> Mapping[str, Any]:
         runs = []
-        for run, folder in self.opened.folders.items():
+        for run, folder in self.runs.folders.items():
             try:
-                record = self.opened.record(run)
+                record = self.runs.record(run)
                 sites = [
                     {"site": str(site), "indexed": (folder / "index" / f"{site}.safetensors").exists()}
-                    for site in self.opened.sites(run)
+                    for site in self.runs.sites(run)
                 ]
                 runs.append({"run": run, "model": record["model"], "corpus": record["corpus"], "sites": sites})
             except ItdaError as error:
@@ -101,13 +105,13 @@ class Explorer:
 
     def _overview(self, query: Query) -> Mapping[str, Any]:
         run = _given(query, "run")
-        return overview(self.opened, run)
+        return overview(self.runs, run)
 
-    def _dictionary(self, query: Query) -> Dictionary:
-        return self.opened.dictionary(_given(query, "run"), _given(query, "site"))
+    def _dictionary(self, query: Query) -> IndexedDictionary:
+        return self.runs.dictionary(_given(query, "run"), _given(query, "site"))
 
-    def _atom_of(self, query: Query, dictionary: Dictionary) -> int:
-        return _number(query, "atom", len(dictionary.model), "atoms")
+    def _atom_of(self, query: Query, dictionary: IndexedDictionary) -> int:
+        return _number(query, "atom", len(dictionary.itda), "atoms")
 
     def _atom(self, query: Query) -> Mapping[str, Any]:
         dictionary = self._dictionary(query)
@@ -118,14 +122,17 @@ class Explorer:
         return self.logits(_given(query, "run"), _given(query, "site"), [atom])[0]
 
     def logits(self, run: str, site: str, atoms: Sequence[int]) -> list[dict[str, Any]]:
-        """The answers to `logits` for several atoms, in few passes of the model. Raises an `ItdaError`."""
-        dictionary = self.opened.dictionary(run, site)
-        model, pieces = self._model(run)
+        """Return the answers to `logits` for several atoms, in few passes of the model.
+
+        Raises `MissingError` for a model that does not predict the next token, or any `ItdaError` of loading it.
+        """
+        dictionary = self.runs.dictionary(run, site)
+        model, byte_strings = self._model(run)
         if not model.is_causal:
             raise MissingError(f"{model.name} does not predict the next token, so its atoms promote none")
         with self._running:
-            average = self._averages.get((run, site), [dictionary], lambda: average_logits(model, dictionary.model))
-            return promoted(model, dictionary.model, atoms, average, pieces)
+            average = self._averages.get((run, site), [dictionary], lambda: average_logits(model, dictionary.itda))
+            return promoted(model, dictionary.itda, atoms, average, byte_strings)
 
     def _window(self, query: Query) -> Mapping[str, Any]:
         dictionary = self._dictionary(query)
@@ -139,43 +146,43 @@ class Explorer:
         if len(text) > MOST_CHARACTERS:
             raise SettingError(f"the text has {len(text):,} characters: shorten it to {MOST_CHARACTERS:,}")
         dictionary = self._dictionary(query)
-        model, pieces = self._model(run)
-        record = self.opened.record(run)
+        model, byte_strings = self._model(run)
+        record = self.runs.record(run)
         window, bos = record["window"], record["settings"].get("bos", "auto")
         with self._running:
             labels, found = read_prompt(model, text, [site], window, self._batch_size, bos)
-        code, error = dictionary.model.decompose(found[site])
+        code, error = dictionary.itda.decompose(found[site])
         ids = labels.token_id.tolist()
-        partial = {place: pieces[token] for place, token in enumerate(ids) if token in pieces}
-        medians = massive_medians(found[site], dictionary.model.massive_norm)
+        partial = {place: byte_strings[token] for place, token in enumerate(ids) if token in byte_strings}
+        medians = massive_medians(found[site], dictionary.itda.massive_norm)
         massive = {place: each for place, each in enumerate(medians) if each is not None}
         return text_window(dictionary, [label.token for label in labels], partial, code, error.tolist(), massive)
 
     def _model(self, run: str) -> tuple[LanguageModel, dict[int, str]]:
         if self._loader is None:
             raise MissingError("the model is not loaded here: start `itda explore` without --no-model")
-        folder = self.opened.folder(run)
-        record = self.opened.record(run)
+        folder = self.runs.folder(run)
+        record = self.runs.record(run)
         # Runs of one model share it, if they read it in one dtype.
         made = [record.get(name) for name in ("model", "revision", "model_fingerprint", "dtype")]
         key = json.dumps([*made, record["settings"].get("revision")])
         with self._lock:
             if key not in self._models:
                 model = self._loader(folder)
-                pieces = {token: part.hex(" ").upper() for token, part in partial_bytes(model.tokenizer).items()}
-                self._models[key] = model, pieces
+                in_bytes = partial_bytes(model.tokenizer)
+                self._models[key] = model, {token: each.hex(" ").upper() for token, each in in_bytes.items()}
             return self._models[key]
 
     def _compared(self, query: Query) -> Mapping[str, Any]:
-        a, b = (self.opened.folder(_given(query, name)) for name in ("a", "b"))
+        a, b = (self.runs.folder(_given(query, name)) for name in ("a", "b"))
         return self._compare(a, b)
 
     def _labels(self, query: Query) -> Mapping[str, Any]:
-        """Atoms of two dictionaries by whether the other has their label, those that were needed most first."""
-        a = self.opened.dictionary(_given(query, "a"), _given(query, "site_a"))
-        b = self.opened.dictionary(_given(query, "b"), _given(query, "site_b"))
+        """Sort the atoms of two dictionaries by whether the other has their label; those needed most come first."""
+        a = self.runs.dictionary(_given(query, "a"), _given(query, "site_a"))
+        b = self.runs.dictionary(_given(query, "b"), _given(query, "site_b"))
         by_end = self._tokenizer(query["a"]) != self._tokenizer(query["b"])
-        left, right = by_key(a.model.labels, by_end), by_key(b.model.labels, by_end)
+        left, right = by_key(a.itda.labels, by_end), by_key(b.itda.labels, by_end)
         needed_a, needed_b = _needed(a), _needed(b)
         lists = {
             "both": sorted(((left[k], right[k]) for k in left if k in right), key=lambda pair: needed_a[pair[0]]),
@@ -185,14 +192,14 @@ class Explorer:
         return {**lists, "counts": {name: len(each) for name, each in lists.items()}}
 
     def _tokenizer(self, run: str) -> object:
-        record = self.opened.record(run)
+        record = self.runs.record(run)
         return record.get("tokenizer") or (record["model"], record["revision"])
 
 
-def _needed(dictionary: Dictionary) -> list[float]:
-    """A key to sort atoms by: those that were needed most come first, or the oldest where that is not known."""
-    novelty = dictionary.model.novelty
-    return (-novelty).tolist() if novelty is not None else list(range(len(dictionary.model)))
+def _needed(dictionary: IndexedDictionary) -> list[float]:
+    """Return a sort key per atom: those needed most come first, or the oldest where novelty is not known."""
+    novelty = dictionary.itda.novelty
+    return (-novelty).tolist() if novelty is not None else list(range(len(dictionary.itda)))
 
 
 def _given(query: Query, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Run folders as the explorer sees them: read when asked for, kept while their files stay as they are."""
+"""The run folders of an explorer: files are read when a page asks for them, and kept in memory until they change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Cache:
-    """Values made from files or other objects, made anew when one of those has changed."""
+    """A cache of values made from files or objects; a value is made anew when one of its sources has changed."""
 
     def __init__(self) -> None:
         self._values: dict[object, tuple[object, Any]] = {}
@@ -30,18 +30,22 @@ class Cache:
         self._lock = threading.Lock()
 
     def get(self, key: object, sources: Sequence[object], make: Callable[[], T]) -> T:
-        """The value of a key; `make` is called once for each state of the sources, whoever asks at the same time."""
+        """Return the value of a key, calling `make` if there is none or a source has changed.
+
+        Sources are files or other objects. Threads that ask for one key at the same time share one call of `make`.
+        """
         with self._lock:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
-            state = [_state(source) for source in sources]
-            if key not in self._values or self._values[key][0] != state:
+            stamps = [_stamp(source) for source in sources]
+            if key not in self._values or self._values[key][0] != stamps:
                 self._values.pop(key, None)  # the old one may be large
-                self._values[key] = (state, make())
+                self._values[key] = (stamps, make())
             return self._values[key][1]
 
 
-def _state(source: object) -> object:
+def _stamp(source: object) -> object:
+    """Return a value that changes when the source does: for a file its inode, size and time of change."""
     if not isinstance(source, Path):
         return source
     try:
@@ -52,27 +56,31 @@ def _state(source: object) -> object:
 
 
 @dataclass(frozen=True, eq=False)
-class Dictionary:
-    """A dictionary with what its pages need again and again."""
+class IndexedDictionary:
+    """A dictionary of a run together with its code index, if it has one."""
 
-    model: ITDA
+    itda: ITDA
     index: CodeIndex | None
-    """None where there is none, or none that can be used."""
+    """None if the run has no index of this dictionary, or none that can be used."""
     index_trouble: str | None
-    """Why there is none, for people."""
+    """A sentence for the page that says why there is no index; None if there is one."""
 
     @cached_property
     def shown(self) -> list[tuple[str, str, str]]:
-        """Of each atom the end of what is before its token, the token, and the start of what is after."""
-        return [(label.before[-BEFORE:], label.token, label.after[:AFTER]) for label in self.model.labels]
+        """For each atom the text just before its token, the token, and the text just after it."""
+        return [(label.before[-BEFORE:], label.token, label.after[:AFTER]) for label in self.itda.labels]
 
 
 BEFORE, AFTER = 120, 48
-"""Characters of an atom's own prompt that lists show, and that a search looks at."""
+"""Characters before and after an atom's token that lists show and that a search looks at."""
 
 
-class Opened:
-    """The runs of one explorer by their names: the folders' own, with a number where two are the same."""
+class RunCache:
+    """The runs of one explorer by name; what is read from their folders is kept until the files change.
+
+    A run has the name of its folder, with a number behind it where two folders have the same name. Raises `StoreError`
+    for a folder that is not a run, `SettingError` if there is no folder.
+    """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         if not folders:
@@ -88,27 +96,27 @@ class Opened:
         self._cache = Cache()
 
     def folder(self, run: str) -> Path:
-        """The folder of a run. Raises `MissingError`."""
+        """Return the folder of a run. Raises `MissingError` if no run has that name."""
         if run not in self.folders:
             raise MissingError(f"no run {run!r} here: there is {', '.join(self.folders)}")
         return self.folders[run]
 
     def record(self, run: str) -> Mapping[str, Any]:
-        """What run.json says. Raises `StoreError`."""
+        """Return the contents of a run's run.json. Raises `StoreError` if it is damaged or missing."""
         file = self.folder(run) / "run.json"
         return self._cache.get(("record", run), [file], lambda: read_json(file, RUN_FORMAT))
 
     def sites(self, run: str) -> dict[Site, Path]:
-        """The dictionaries of a run. Raises `StoreError`."""
+        """Return the folder of each dictionary of a run. Raises `StoreError` if the run is damaged."""
         return dictionaries(self.folder(run))
 
     def metrics(self, run: str, site: Site) -> Mapping[str, Any] | None:
-        """What `itda evaluate` measured, or None. Raises `StoreError`."""
+        """Return the figures that `itda evaluate` kept for a site, or None. Raises `StoreError` if they are damaged."""
         file = self.sites(run)[site] / "metrics.json"
         return read_json(file, METRICS_FORMAT) if file.exists() else None
 
-    def dictionary(self, run: str, site: str) -> Dictionary:
-        """A dictionary with its index. Raises `MissingError` for a site that the run lacks, `StoreError` if damaged."""
+    def dictionary(self, run: str, site: str) -> IndexedDictionary:
+        """Return a dictionary with its index. Raises `MissingError` for a site that is not there, or `StoreError`."""
         parsed, folders = Site.parse(site), self.sites(run)
         if parsed not in folders:
             raise MissingError(f"{run} has no {site}: it has {', '.join(str(each) for each in folders)}")
@@ -119,18 +127,18 @@ class Opened:
         return self._cache.get(("dictionary", run, parsed), files, lambda: _dictionary(root, folder, parsed))
 
 
-def _dictionary(run: Path, folder: Path, site: Site) -> Dictionary:
-    model = load_dictionary(folder)
+def _dictionary(run: Path, folder: Path, site: Site) -> IndexedDictionary:
+    dictionary = load_dictionary(folder)
     try:
         index = CodeIndex.open(run, site)
     except StoreError as error:
-        return Dictionary(model, None, str(error))
-    if index.atoms != len(model):
-        return Dictionary(model, None, f"the index is of another dictionary: run `itda index {run}` again")
-    return Dictionary(model, index, None)
+        return IndexedDictionary(dictionary, None, str(error))
+    if index.atoms != len(dictionary):
+        return IndexedDictionary(dictionary, None, f"the index is of another dictionary: run `itda index {run}` again")
+    return IndexedDictionary(dictionary, index, None)
 
 
 def by_key(labels: Labels, by_end: bool) -> dict[tuple[str, int], int]:
-    """The atom of each label: by document and position, or by document and end of the token."""
+    """Map each label to its atom; the key is (document, position), or (document, end of the token) if `by_end`."""
     ends = labels.char_end if by_end else labels.position
     return {key: atom for atom, key in enumerate(zip(labels.document.tolist(), ends.tolist(), strict=True))}

@@ -1,8 +1,9 @@
 """The explorer's web server: static files and JSON answers, for the browser of this machine and for nothing else.
 
-It knows nothing of dictionaries; it is given what answers. What a stranger's page could try is refused before an answer
-is asked: a foreign Host (DNS rebinding) or Origin, a request that another site started. Needs the extra `explorer`:
-importing this module raises `SettingError` without it.
+It knows nothing of dictionaries: it is given an object that answers. It refuses what a page of another site could try
+before it asks for an answer: a foreign Host (DNS rebinding) or Origin, a request that another site started.
+
+Needs the extra `explorer`: importing this module raises `SettingError` without it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from urllib.parse import parse_qsl
 
 from itda.errors import ItdaError, MissingError, SettingError
 from itda.explorer import PORT
-from itda.explorer.threads import Workers
+from itda.explorer.threads import AnswerThreads
 
 try:
     import h11
@@ -48,9 +49,13 @@ except ImportError as absent:
 logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
+"""The folder of the pages' HTML, CSS and JavaScript."""
 BODY_LIMIT, QUERY_LIMIT, HEAD_LIMIT = 256 * 1024, 8 * 1024, 1024 * 1024
+"""Bytes of a request's body, of its query and of all before its body, at most."""
 MODEL_WAITING, QUICK_THREADS, QUICK_WAITING = 4, 4, 100
+"""Requests that may wait for the model; threads for answers without it, and requests that may wait for those."""
 COMPRESSED_FROM = 4 * 1024
+"""Bytes of a response from which it is compressed."""
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -69,15 +74,15 @@ NO_PAGE = "there is no such page: start at /"
 
 @runtime_checkable
 class Answers(Protocol):
-    """What answers the requests, in several threads at once."""
+    """An object that answers requests; the server calls it from several threads at once."""
 
     @property
     def needs_model(self) -> Container[str]:
-        """Names of the answers that run the language model; of these, one at a time is asked."""
+        """Names of the answers that run the language model; the server asks for one of these at a time."""
         ...
 
     def answer(self, name: str, query: Mapping[str, str]) -> dict[str, Any]:
-        """Values for JSON, without NaN or infinity. Raises `ItdaError`, and `MissingError` for what is not there."""
+        """Return values for JSON, without NaN or infinity. Raises `ItdaError`: `MissingError` for what is not there."""
         ...
 
 
@@ -94,7 +99,7 @@ class App:
             self._files = {file.name: file for file in static.iterdir() if FILE_NAME.fullmatch(file.name)}
         except OSError as error:
             raise SettingError(f"{static} cannot be read ({error.strerror}): install itda again") from error
-        self._model, self._quick = Workers(1, MODEL_WAITING), Workers(QUICK_THREADS, QUICK_WAITING)
+        self._model, self._quick = AnswerThreads(1, MODEL_WAITING), AnswerThreads(QUICK_THREADS, QUICK_WAITING)
         self._inner = Starlette(
             routes=[
                 Route("/", self._index),
@@ -108,16 +113,16 @@ class App:
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is being made or waits."""
+        """True if an answer is being computed or waits to be."""
         return self._model.taken + self._quick.taken > 0
 
     def close(self) -> None:
-        """Let the threads end."""
+        """End the threads that compute answers."""
         self._model.close()
         self._quick.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, as ASGI has it."""
+        """Answer one request, by the ASGI protocol."""
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -149,32 +154,32 @@ class App:
             raise HTTPException(404, NO_PAGE)
         query = await _from_body(request) if request.method == "POST" else _from_address(request)
         needs_model = name in self._answers.needs_model
-        workers = self._model if needs_model else self._quick
-        work = workers.submit(partial(_make, self._answers, name, query))
-        if work is None:
+        threads = self._model if needs_model else self._quick
+        future = threads.submit(partial(_make, self._answers, name, query))
+        if future is None:
             who = "the model" if needs_model else "the explorer"
-            busy = f"{who} is busy with {workers.taken} other requests: try again in a moment"
+            busy = f"{who} is busy with {threads.taken} other requests: try again in a moment"
             raise HTTPException(429, busy, headers={"Retry-After": "1"})
-        answer, gone = asyncio.wrap_future(work), asyncio.ensure_future(_disconnected(request.receive))
+        answer, gone = asyncio.wrap_future(future), asyncio.ensure_future(_disconnected(request.receive))
         try:
             await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
                 status, content = answer.result()
                 return Response(content, status, media_type="application/json")
-            return Response()  # to nobody
+            return Response()  # the client has gone
         finally:
-            # What still waits for a page that was left or typed in again gives its place to the next.
+            # An answer that nobody waits for any more, as its page was left, gives its place to the next.
             answer.cancel()
             gone.cancel()
 
 
 def app(answers: Answers, static: Path = STATIC) -> App:
-    """The ASGI application, for a server or for Starlette's test client. Raises `SettingError`."""
+    """Make the ASGI application, for a server or for Starlette's test client. Raises `SettingError`."""
     return App(answers, static)
 
 
 def _make(answers: Answers, name: str, query: Mapping[str, str]) -> tuple[int, bytes]:
-    """Status and body, in a worker's thread. Raises nothing."""
+    """Compute an answer; return its status and body. Runs in one of the `AnswerThreads` and raises nothing."""
     try:
         return 200, _json(answers.answer(name, query))
     except MissingError as error:
@@ -188,7 +193,7 @@ def _make(answers: Answers, name: str, query: Mapping[str, str]) -> tuple[int, b
 
 
 def _json(values: Mapping[str, Any]) -> bytes:
-    # ASCII, because a token that is half a character may have no UTF-8.
+    # ASCII, because a token that is half a character may have no UTF-8 form.
     return json.dumps(values, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
@@ -240,7 +245,7 @@ async def _from_body(request: Request) -> dict[str, str]:
             raise HTTPException(400, "the request ended early: send it again")
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > BODY_LIMIT:  # as it comes: what Content-Length says proves nothing
+        if len(body) > BODY_LIMIT:  # counted as it comes: Content-Length may lie
             raise HTTPException(413, f"the request is over {BODY_LIMIT // 1024} KB: send less text")
     try:
         values = json.loads(body.decode("utf-8"))
@@ -258,7 +263,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's, with our words and headers for what is not HTTP at all and so never reaches the application."""
+    """uvicorn's protocol with our message and headers for bytes that are not HTTP, which the application never sees."""
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         content = _json(
@@ -275,7 +280,7 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, saying when it is ready, and stopping without waiting for what is being answered."""
+    """uvicorn's server that tells when it is ready, and that stops without waiting for answers being computed."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -299,8 +304,8 @@ class _Server(uvicorn.Server):
 
 
 def _listen(port: int | None) -> socket.socket:
-    """A socket that listens on 127.0.0.1. Raises `SettingError` for a port that cannot be had."""
-    # Bound and listening before anything is said of it, so that nobody can take the port in between.
+    """Return a socket that listens on 127.0.0.1. Raises `SettingError` for a port that cannot be had."""
+    # It listens before anybody is told of it, so that nobody can take the port in between.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         if os.name == "posix":  # elsewhere the option would share a port that is taken
@@ -340,7 +345,7 @@ def _serving(answers: Answers, port: int | None, static: Path) -> Iterator[tuple
                 proxy_headers=False,
                 server_header=False,
                 timeout_graceful_shutdown=1,
-                # Room for what is too long to arrive, and so to be told that it is.
+                # Too long a request must fit here, so that it can be answered with the reason.
                 h11_max_incomplete_event_size=HEAD_LIMIT,
             )
             server = _Server(config)
@@ -360,13 +365,13 @@ def _serving(answers: Answers, port: int | None, static: Path) -> Iterator[tuple
 
 @contextmanager
 def running(answers: Answers, *, port: int | None = 0, static: Path = STATIC) -> Iterator[str]:
-    """Serve in a background thread; gives the address. Raises `SettingError` for a port that cannot be had."""
+    """Serve in a background thread; the context is the address. Raises `SettingError` for a port that cannot be had."""
     with _serving(answers, port, static) as (address, _, _):
         yield address
 
 
 def serve(answers: Answers, *, port: int | None, on_ready: Callable[[str], None], static: Path = STATIC) -> None:
-    """Serve until Ctrl-C or SIGTERM; `on_ready` is told the address once it answers. For the main thread.
+    """Serve until Ctrl-C or SIGTERM, from the main thread; `on_ready` is called with the address once it answers.
 
     Port None is 8642, or any free one where that is taken; 0 is any free one. Raises `SettingError` for a port that
     cannot be had.

@@ -1,4 +1,4 @@
-"""Threads that make answers for the server, and a bounded queue before them."""
+"""The threads in which the explorer's server computes its answers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from queue import SimpleQueue
 from typing import Any
 
 
-class Workers:
-    """Threads that make answers, and a bounded queue before them.
+class AnswerThreads:
+    """Threads that compute answers, with a queue in front of them that holds at most `waiting` calls.
 
-    They are daemons: an answer that takes minutes must not hold a process that is asked to stop.
+    They are daemons: an answer that takes minutes must not keep a process alive that is asked to stop.
     """
 
     def __init__(self, threads: int, waiting: int) -> None:
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._threads, self._places, self._lock = threads, threads + waiting, threading.Lock()
         self.taken = 0
-        """Calls that run or wait."""
+        """The number of calls that run or wait."""
         for _ in range(threads):
             threading.Thread(target=self._work, name="itda answers", daemon=True).start()
 
     def submit(self, call: Callable[[], Any]) -> Future[Any] | None:
-        """The call's result to be, or None where too many wait already. One that is cancelled in time never runs."""
+        """Queue a call and return its future, or None if the queue is full. One cancelled in time never runs."""
         with self._lock:
             if self.taken == self._places:
                 return None
@@ -35,7 +35,7 @@ class Workers:
         return future
 
     def close(self) -> None:
-        """Let each thread end after what it does now."""
+        """End each thread once it has done its present call."""
         for _ in range(self._threads):
             self._calls.put(None)
 

@@ -81,12 +81,12 @@ def export(options: settings.Explore, bar: Bar = no_bar, say: Callable[[str], ob
     prompts = tuple(text for text in options.prompts if text.strip())
     sites: dict[str, str] = {}
     atoms: dict[str, list[int]] = {}
-    for run, folder in explorer.opened.folders.items():
+    for run, folder in explorer.runs.folders.items():
         sites[run] = str(chosen_site(open_run(folder), options.layer))
         if options.atoms is None:
             atoms[run] = chosen_atoms(explorer, run, sites[run], prompts, options.top)
         else:
-            atoms[run] = _within(options.atoms, len(explorer.opened.dictionary(run, sites[run]).model))
+            atoms[run] = _within(options.atoms, len(explorer.runs.dictionary(run, sites[run]).itda))
     with bar("export", sum(len(each) for each in atoms.values())) as progress:
         text = page(explorer, Contents(sites, atoms, prompts), progress.update)
     with explained(f"write {target}", "name another file"):

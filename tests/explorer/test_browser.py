@@ -363,7 +363,7 @@ def test_a_server_that_is_gone_is_told(browser, tabs, runs):
 def test_float_codes_are_those_of_the_dictionary(served):
     """The window of an indexed token has the code that the dictionary gives for the model's activation there."""
     data = served.ask("window", run="plain", site="layer_3", token="50")
-    index = served.explorer.opened.dictionary("plain", "layer_3").index
+    index = served.explorer.runs.dictionary("plain", "layer_3").index
     atoms, coefficients = index.codes(50)
     ids, values = data["codes"][data["at"]]
     assert ids == atoms.tolist()

@@ -104,8 +104,8 @@ def refused(run) -> str:
 def test_texts_documents_and_positions_are_those_of_the_labels(run):
     text, expected = CodeIndex.open(run, SITE).text, labels()
     assert text.tokens == len(expected)
-    assert text.pieces_of(0, text.tokens) == [label.token for label in expected]
-    assert "🙂" in text.pieces_of(0, text.tokens)  # the text of each of its four tokens
+    assert text.token_strings(0, text.tokens) == [label.token for label in expected]
+    assert "🙂" in text.token_strings(0, text.tokens)  # the text of each of its four tokens
     assert [text.document(t) for t in range(text.tokens)] == [label.document for label in expected]
     assert [text.position(t) for t in range(text.tokens)] == [label.position for label in expected]
     assert text.token_id.tolist() == [label.token_id for label in expected]
@@ -124,12 +124,12 @@ def _window(label):
     return label.document, label.char_start - len(label.before), label.before + label.token + label.after
 
 
-def test_pieces_around_stay_in_the_window(run):
+def test_token_strings_around_stay_in_the_window(run):
     text = CodeIndex.open(run, SITE).text
     for token in range(text.tokens):
         first, last = text.window(token)
-        around = text.pieces_around(token, 3, 2)
-        assert around == text.pieces_of(max(first, token - 3), min(last, token + 3))
+        around = text.token_strings_around(token, 3, 2)
+        assert around == text.token_strings(max(first, token - 3), min(last, token + 3))
 
 
 def test_bytes_of_tokens_that_are_not_whole_characters(run):
@@ -182,14 +182,14 @@ def test_a_token_past_the_budget_is_not_there(tmp_path):
     write_index(tmp_path, groups=cut)
     text = CodeIndex.open(tmp_path, SITE).text
     assert text.tokens == 2
-    assert text.pieces_of(0, 2) == [label.token for label in labels()[:2]]
+    assert text.token_strings(0, 2) == [label.token for label in labels()[:2]]
 
 
 def test_what_is_not_there_is_missing(run):
     index = CodeIndex.open(run, SITE)
     asked = [lambda: index.codes(index.tokens), lambda: index.codes(-1), lambda: index.uses(ATOMS)]
     asked += [lambda: index.steps(-1), lambda: index.text.window(index.tokens), lambda: index.errors(3, 2)]
-    asked += [lambda: index.text.pieces_of(0, index.tokens + 1), lambda: index.text.partial(-1)]
+    asked += [lambda: index.text.token_strings(0, index.tokens + 1), lambda: index.text.partial(-1)]
     for ask in asked:
         with pytest.raises(MissingError, match=r"use 0 to \d+$"):
             ask()
@@ -247,7 +247,7 @@ def test_every_accessor_refuses_a_file_that_has_changed(copied):
         with pytest.raises(StoreError, match=r"has changed or is gone: open it anew, or run `itda index .*` again$"):
             ask()
     (copied / FOLDER / "text.safetensors").unlink()
-    for ask in (lambda: index.text.pieces_of(0, 1), lambda: index.text.document(0), lambda: index.text.partial(0)):
+    for ask in (lambda: index.text.token_strings(0, 1), lambda: index.text.document(0), lambda: index.text.partial(0)):
         with pytest.raises(StoreError, match="has changed or is gone"):
             ask()
 
