@@ -10,6 +10,7 @@ from itda.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from itda import similarity
+    from itda.api.commands import explore, index, plan, probe
     from itda.api.models import load_model
     from itda.api.runs import compare, decompose, evaluate, harvest, open_run, train, uses
     from itda.core.batch import ActivationBatch, ActivationSource, Site
@@ -42,12 +43,16 @@ __all__ = [
     "compare",
     "decompose",
     "evaluate",
+    "explore",
     "fit",
     "harvest",
+    "index",
     "jaccard",
     "l0",
     "load_model",
     "open_run",
+    "plan",
+    "probe",
     "pursue",
     "refine",
     "set_fast",
@@ -58,6 +63,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "itda.api.commands": ("explore", "index", "plan", "probe"),
     "itda.api.models": ("load_model",),
     "itda.api.runs": ("compare", "decompose", "evaluate", "harvest", "open_run", "train", "uses"),
     "itda.core.batch": ("ActivationBatch", "ActivationSource"),

@@ -70,10 +70,8 @@ def test_the_index_that_is_there_is_used_and_another_is_made(runs, capsys):
 
 
 def test_they_are_compared_with_each_other_and_with_one_made_now(runs, capsys):
-    main(
-        ["train", "tiny", "--layers", "2", "--corpus", str(runs / "corpus"), "--k", "4", "--mode", "paper"]
-        + ["--threshold", "0.6", "--tokens", "2k", "--out", str(runs / "now"), "--quiet"]
-    )
+    arguments = ["--k", "4", "--mode", "paper", "--threshold", "0.6", "--tokens", "2k", "--out", str(runs / "now")]
+    main(["train", "tiny", "--layers", "2", "--corpus", str(runs / "corpus"), *arguments, "--quiet"])
     capsys.readouterr()
     found = json.loads(printed(capsys, "compare", str(runs / "paper"), str(runs / "now"), "--json"))["pairs"][0]
     # The same settings: 2k and 2000 are one number of tokens. What may differ are versions, and so the last bits.
@@ -100,11 +98,9 @@ def test_a_run_that_was_left_unfinished_is_gone_on_with(runs, capsys):
     output = printed(capsys, "train", "--resume", str(runs / "unfinished"), "--quiet")
     assert "layer_2" in output
     resumed = itda.open_run(runs / "unfinished")[2]
-    main(
-        ["train", "tiny", "--layers", "2", "--corpus", str(runs / "corpus"), "--k", "4", "--threshold", "0.6"]
-        + ["--offset", "64", "--massive", "off", "--refine", "2", "--tokens", "2k", "--batch-size", "2"]
-        + ["--out", str(runs / "whole"), "--quiet"]
-    )
+    arguments = ["--k", "4", "--threshold", "0.6", "--offset", "64", "--massive", "off", "--refine", "2"]
+    arguments += ["--tokens", "2k", "--batch-size", "2", "--out", str(runs / "whole"), "--quiet"]
+    main(["train", "tiny", "--layers", "2", "--corpus", str(runs / "corpus"), *arguments])
     whole = itda.open_run(runs / "whole")[2]
     assert resumed.labels.keys() == whole.labels.keys()
     assert torch.allclose(resumed.atoms, whole.atoms, atol=1e-4)

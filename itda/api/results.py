@@ -13,6 +13,7 @@ from itda.core.display.markup import escaped
 from itda.core.site import Site
 from itda.errors import SettingError
 from itda.evaluation.measures import Evaluation
+from itda.evaluation.probing import ProbeResult
 from itda.recipes.compare import Pair
 from itda.recipes.decompose import AtomUse
 
@@ -48,6 +49,23 @@ class Evaluations(dict[Site, Evaluation]):
         from pandas import DataFrame
 
         return DataFrame([asdict(found) for found in self.values()], index=[str(site) for site in self])
+
+
+class Probes(dict[Site, dict[str, list[ProbeResult]]]):
+    """For each site and readout, the probes of 1, 2, 5, 20 and all latents. `classes` has the names of the classes."""
+
+    def __init__(self, classes: Sequence[str], found: Mapping[Site, dict[str, list[ProbeResult]]]) -> None:
+        super().__init__(found)
+        self.classes = list(classes)
+
+    def __repr__(self) -> str:
+        from itda.recipes.probe import SIZES
+        from itda.report import probes
+
+        return probes(self.classes, SIZES, self)
+
+    def _repr_html_(self) -> str:
+        return preformatted(repr(self))
 
 
 class Uses(list[AtomUse]):

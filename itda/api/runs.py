@@ -95,7 +95,13 @@ def train(
 
 
 def open_run(folder: str | Path) -> Run:
-    """Open a run folder: what is in it, and its dictionaries, by site. Raises `StoreError`."""
+    """Open a run folder: `run["layer_4"]` is the dictionary of a site. Raises `StoreError`.
+
+    >>> import itda
+    >>> itda.open_run("nowhere")
+    Traceback (most recent call last):
+    itda.errors.StoreError: no run folder nowhere: check the path, or make one with `itda train`
+    """
     return open_folder(path_of(folder))
 
 
@@ -116,6 +122,12 @@ def evaluate(
     activations to evaluate on, by default as many as take about as long as training did. Other keyword arguments are
     those of `itda evaluate` that say how the run's own model and corpus are found: `device`, `model_path`,
     `corpus_path`, ... Returns, by site, fvu, CE loss score, KL and more. Raises an `ItdaError`.
+
+    >>> import itda
+    >>> run = itda.train("tiny", ["import os", "def f(x): return x"] * 8, layers=4, k=2, atoms=8, progress=False)
+    >>> found = itda.evaluate(run, corpus=["import sys, os"], tokens=5, progress=False)
+    >>> 0 < found["layer_4"].fvu < 2
+    True
     """
     run, say = _opened_run(run), remarks(not progress)
     options = made(settings.Evaluate, run=run.folder, batch_size=batch_size, massive=massive, **given)
@@ -146,6 +158,12 @@ def decompose(
     The text is read as the dictionary's own activations were (window and BOS), at its site. `readout` is `code`, or
     `similarity` for the `top` atoms that are closest by cosine, or `levels` for broad atoms first. The result shows
     itself in a notebook and in a terminal; `to_pandas` makes a table of it. Raises an `ItdaError`.
+
+    >>> import itda
+    >>> lm = itda.load_model("tiny")
+    >>> run = itda.train(lm, ["import os", "def f(x): return x"] * 8, layers=4, k=2, atoms=8, progress=False)
+    >>> [token.label.token for token in itda.decompose(lm, run["layer_4"], "import os")]
+    ['import', ' os']
     """
     if dictionary.site is None:
         raise SettingError("the dictionary is of no site of a model: decompose its own activations with .decompose(x)")
@@ -179,6 +197,12 @@ def uses(
 
     Reads the first `tokens` activations of the run's own documents, or of a `corpus`. `site` is the dictionary: a layer
     (3) or a site (`3.mlp_out`), by default the middle one. `top` is how many uses to find. Raises an `ItdaError`.
+
+    >>> import itda
+    >>> run = itda.train("tiny", ["import os", "def f(x): return x"] * 8, layers=4, k=2, atoms=8, progress=False)
+    >>> found = itda.uses(run, 0, top=3, progress=False)
+    >>> len(found), found.atom.label == run["layer_4"].labels[0]
+    (3, True)
     """
     run, say = _opened_run(run), remarks(not progress)
     chosen = chosen_site(run, site_of(site))
@@ -208,6 +232,12 @@ def compare(a: AnyRun, b: AnyRun | None = None, *, index: str = "weighted") -> C
     Both runs must be of one corpus, with one window. The result is a labelled matrix of one `index`: `weighted`,
     `jaccard`, `adjusted`, ...; `with_index` gives another, `pair` all that was found, with intervals.
     Raises `SettingError` for runs that cannot be compared.
+
+    >>> import itda
+    >>> texts = ["import os", "def f(x): return x", "for line in open(path): print(line)"] * 8
+    >>> a = itda.train("tiny", texts, layers=[2, 4], k=2, atoms=8, progress=False)
+    >>> itda.compare(a)["layer_2", "layer_2"]
+    1.0
     """
     names = ("a", "b") if b is not None else ("a",)
     sides = [

@@ -1,0 +1,117 @@
+"""The commands that work on run folders, from Python: plan, probe, index and explore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from itda import config as settings
+from itda.api.results import Probes
+from itda.api.settings import layers_of, made, path_of, site_of, streams_of
+from itda.errors import SettingError
+from itda.progress import bars, remarks
+from itda.recipes.explore import explore as serve_pages
+from itda.recipes.explore import export
+from itda.recipes.index import Indexing, index_run
+from itda.recipes.plan import Planned
+from itda.recipes.plan import plan as planned
+from itda.recipes.probe import probe_run
+from itda.recipes.runs import Run
+
+AnyRun = Run | str | Path
+
+
+def plan(
+    model: str | Path, *, layers: int | Sequence[int], streams: str | Sequence[str] = "resid_post", **given: Any
+) -> Planned:
+    """Estimate what a model that is larger than memory would read, hold and compute: `itda plan`.
+
+    By arithmetic from its config.json alone: nothing is loaded. Sizes are bytes. Raises an `ItdaError`.
+
+    >>> import itda
+    >>> itda.plan("tiny", layers=[2, 4]).whole["laptop"]
+    True
+    """
+    return planned(
+        made(settings.Plan, model=str(model), layers=layers_of(layers), streams=streams_of(streams), **given)
+    )
+
+
+def probe(
+    run: AnyRun, *, corpus: str | Path | None = None, tokens: int = 20_000, progress: bool = True, **given: Any
+) -> Probes:
+    """Measure how well a few latents of each readout tell Python's comments, strings, names ... apart: `itda probe`.
+
+    Reads the held-out documents of the run's corpus, or a `corpus` of Python source. Raises an `ItdaError`.
+
+    >>> import itda
+    >>> itda.probe("nowhere")
+    Traceback (most recent call last):
+    itda.errors.StoreError: no run folder nowhere: check the path, or make one with `itda train`
+    """
+    place = str(corpus) if corpus is not None else None
+    options = made(settings.Probe, run=folder_of(run), corpus=place, tokens=tokens, **given)
+    return Probes(*probe_run(options, bars(not progress), remarks(not progress)))
+
+
+def index(
+    run: AnyRun, *, corpus: str | Path | None = None, tokens: int | None = None, progress: bool = True, **given: Any
+) -> Indexing:
+    """Keep the codes of a corpus in a run folder, by token and by atom, for the explorer: `itda index`.
+
+    By default of the documents and as many tokens as the run was made from. Called again, it goes on where it was
+    stopped. Raises an `ItdaError`.
+
+    >>> import itda
+    >>> itda.index("nowhere")
+    Traceback (most recent call last):
+    itda.errors.StoreError: no run folder nowhere: check the path, or make one with `itda train`
+    """
+    place = str(corpus) if corpus is not None else None
+    options = made(settings.Index, run=folder_of(run), corpus=place, tokens=tokens, **given)
+    return index_run(options, bars(not progress), remarks(not progress))
+
+
+def explore(
+    *runs: AnyRun,
+    page: str | Path | None = None,
+    prompts: Sequence[str] = (),
+    site: str | int | None = None,
+    ready: Callable[[str], None] = print,
+    progress: bool = True,
+    **given: Any,
+) -> None:
+    """Show runs in a browser, until interrupted; or write one `page` that needs no server: `itda explore`.
+
+    `ready` is called with the address. A page carries the `prompts`, taken apart, and the most used atoms of a `site`.
+    Raises an `ItdaError`.
+
+    >>> import itda
+    >>> itda.explore("nowhere", page="page.html")
+    Traceback (most recent call last):
+    itda.errors.StoreError: no run folder nowhere: check the path, or make one with `itda train`
+    """
+    folders, chosen = tuple(map(folder_of, runs)), site_of(site)
+    options = made(
+        settings.Explore,
+        runs=folders,
+        export=path_of(page) if page is not None else None,
+        prompts=tuple(prompts),
+        layer=chosen,
+        **given,
+    )
+    say = remarks(not progress)
+    if page is None:
+        serve_pages(options, ready, say)
+    else:
+        export(options, bars(not progress), say)
+
+
+def folder_of(run: AnyRun) -> Path:
+    """Return the folder of a run. Raises `SettingError` for one that is in memory."""
+    if not isinstance(run, Run):
+        return path_of(run)
+    if not run.folder.is_dir():
+        raise SettingError("the run is in memory, and this needs its folder: run.save(folder) first")
+    return run.folder
