@@ -37,6 +37,7 @@ def check(command: object) -> None:
             check_here()
             check_shape(command)
             check_seed(command)
+            check_elsewhere(command)
             _local(command.model, command.corpus, command)
         case settings.Plan():
             check_plan(command)

@@ -143,7 +143,7 @@ def check_source(options: Train) -> None:
     check_elsewhere(options)
 
 
-def check_elsewhere(options: Train | Index) -> None:
+def check_elsewhere(options: Train | Index | Harvest) -> None:
     """Raises `SettingError` for settings that name two places to run the model, or fewer workers than none."""
     if options.remote and (options.stream or options.workers or options.ray):
         raise SettingError("--remote runs the model at NDIF: leave out --stream, --workers and --ray")

@@ -24,7 +24,7 @@ from itda.recipes.activation_source import (
 from itda.recipes.run_in_progress import versions
 from itda.recipes.run_model import located
 from itda.recipes.runs import Bar, Progress, Say, no_bar, unsaid
-from itda.resolving import check_seed, check_shape, sites_of
+from itda.resolving import check_elsewhere, check_seed, check_shape, sites_of
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.base import ActivationModel
 from itda.sources.shards.files import check_made_alike
@@ -68,6 +68,7 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar, say: Say = unsaid) -> 
     tokens, sites, options = options.tokens, sites_of(options), located(options)
     check_shape(options)
     check_seed(options)
+    check_elsewhere(options)
     corpus = open_corpus_of(options, say)
     asked = {
         **asked_of(options, corpus),
