@@ -84,11 +84,6 @@ def _dispatch(command: Any) -> None:
 
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     logging.getLogger("httpx").setLevel(logging.CRITICAL)
-    if isinstance(command, settings.PursuitOptions):
-        from itda import set_fast, set_memory
-
-        set_memory(command.memory)
-        set_fast(command.fast)
     match command:
         case settings.Train():
             _train(command)
@@ -315,7 +310,8 @@ def _demo(options: settings.Demo) -> None:
     say(report.run_summary(run, summaries).partition("\n\nNot")[0])
 
     say("\n2. Evaluate: the model on held-out files, with reconstructions for activations.\n")
-    checking = settings.Evaluate(run=options.out, tokens=DEMO_HELD_OUT, quiet=options.quiet)
+    quiet = {"quiet": options.quiet, "memory": options.memory, "fast": options.fast}
+    checking = settings.Evaluate(run=options.out, tokens=DEMO_HELD_OUT, **quiet)
     results = recipes.evaluate_run(checking, bars(options.quiet))
     say(report.evaluation(results))
 
@@ -344,7 +340,6 @@ def _demo(options: settings.Demo) -> None:
         say(report.uses(atom, dictionary.labels[atom], uses) + "\n")
     say("5. Explore: the codes of a part of the corpus, kept by atom, make the pages of a")
     say("   browser; some of them as one file, to open or to send.\n")
-    quiet = {"quiet": options.quiet, "memory": options.memory, "fast": options.fast}
     index = index_run(settings.Index(run=options.out, tokens=DEMO_INDEXED, **quiet), bars(options.quiet))
     page = options.out / "explorer.html"
     exporting = settings.Explore(runs=(options.out,), export=page, prompts=DEMO_PROMPTS, layer=site, **quiet)

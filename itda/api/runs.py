@@ -22,7 +22,7 @@ from itda.progress import bars, remarks
 from itda.recipes.compare import Side, compare_sides
 from itda.recipes.decompose import Decomposition, Readout, decompose_text, top_uses
 from itda.recipes.evaluate import evaluate_on, still_growing
-from itda.recipes.runs import Run, corpus_of
+from itda.recipes.runs import Run, corpus_of, limits_of
 from itda.recipes.runs import open_run as open_folder
 from itda.recipes.train import train as train_to_folder
 from itda.recipes.train import train_in_memory
@@ -138,7 +138,7 @@ def evaluate(
     found = evaluate_on(
         lm,
         documents,
-        {site: run.dictionary(site) for site in run.sites},
+        run.dictionaries(limits_of(options)),
         tokens=tokens,
         window=run.record["window"],
         batch_size=batch_size,
@@ -206,9 +206,9 @@ def uses(
     """
     run, say = _opened_run(run), remarks(not progress)
     chosen = chosen_site(run, site_of(site))
-    dictionary = run.dictionary(chosen)
-    own = dictionary.atom(atom)
     options = made(settings.Index, run=run.folder, **given)
+    dictionary = run.dictionary(chosen, limits_of(options))
+    own = dictionary.atom(atom)
     documents = corpus_of(run, None, options, "read", say) if corpus is None else any_corpus(corpus)
     lm = run.any_model(options, say) if model is None else any_model(model)
     record = run.record

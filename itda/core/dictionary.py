@@ -19,6 +19,7 @@ from itda.core.display.summaries import model_html, model_line
 from itda.core.intake import Activations, check_finite, tensor_of
 from itda.core.labels import Labels
 from itda.core.massive import check_limit, massive
+from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.core.pursuit import Encoder, Pursuit, decoded, encoder
 from itda.core.pursuit.rules import rules_of
 from itda.core.readout import all_cosines, best_cosines
@@ -61,6 +62,8 @@ class ITDA:
     """The norm above which an activation is massive (`itda.core.massive`) and no measure's business; None: none is."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where it comes from: model, revision, corpus, window, versions. JSON values only."""
+    limits: PursuitLimits = field(default=NO_LIMITS, repr=False)
+    """What its pursuits may use here. Changes no result, and is not saved."""
 
     def __post_init__(self) -> None:
         check_pursuit(self.k, self.pursuit)
@@ -224,7 +227,7 @@ class ITDA:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return encoder(self.atoms, self.k, self.pursuit)
+        return encoder(self.atoms, self.k, self.pursuit, memory=self.limits.memory, fast=self.limits.fast)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_encoder"}

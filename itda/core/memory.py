@@ -1,9 +1,38 @@
 """What pursuits of this process may use: how much memory for Gram matrices, and whether they may approximate."""
 
+from __future__ import annotations
+
 import weakref
+from dataclasses import dataclass, replace
 
 from itda import machine
 from itda.errors import SettingError
+
+LEAST_MEMORY = 2**20
+"""Bytes: fewer hold no row of a Gram matrix worth having."""
+
+
+@dataclass(frozen=True)
+class PursuitLimits:
+    """What the pursuits of one dictionary may use; None is for what `set_memory` and `set_fast` say.
+
+    >>> PursuitLimits(memory=8 * 2**30).shared_by(2).memory // 2**30
+    4
+    """
+
+    memory: int | None = None
+    """Bytes that the Gram matrix may take."""
+    fast: bool | None = None
+    """Let pursuits on a GPU approximate."""
+
+    def shared_by(self, number: int) -> PursuitLimits:
+        """Return the limits of each of `number` dictionaries that are used together."""
+        if self.memory is None:
+            return self
+        return replace(self, memory=max(LEAST_MEMORY, self.memory // max(1, number)))
+
+
+NO_LIMITS = PursuitLimits()
 
 _limit: int | None = None
 _granted: dict[int, int] = {}

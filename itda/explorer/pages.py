@@ -14,6 +14,7 @@ from typing import Any
 
 from itda.core.batch import Site
 from itda.core.massive import massive_medians
+from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.errors import ItdaError, MissingError, SettingError
 from itda.explorer.atoms import atom_list, atom_page
 from itda.explorer.contexts import indexed_window, text_window
@@ -45,9 +46,16 @@ class Explorer:
     """Names of the answers that run the language model."""
 
     def __init__(
-        self, folders: Sequence[Path], *, loader: Loader | None, compare: Comparer, batch_size: int = 1
+        self,
+        folders: Sequence[Path],
+        *,
+        loader: Loader | None,
+        compare: Comparer,
+        batch_size: int = 1,
+        limits: PursuitLimits = NO_LIMITS,
     ) -> None:
-        self.runs, self._loader, self._compare, self._batch_size = RunCache(folders), loader, compare, batch_size
+        self.runs, self._loader = RunCache(folders, limits), loader
+        self._compare, self._batch_size = compare, batch_size
         self._models: dict[str, tuple[LanguageModel, dict[int, str]]] = {}
         """Models, each with the bytes in hexadecimal of its tokens that are not whole characters, by token id."""
         self._averages = Cache()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
 from itda.core.labels import Labels
+from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.errors import MissingError, SettingError, StoreError
 from itda.explorer.code_index import CodeIndex
 from itda.files import METRICS_FORMAT, RUN_FORMAT, read_json
@@ -82,17 +83,19 @@ class RunCache:
     for a folder that is not a run, `SettingError` if there is no folder.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], limits: PursuitLimits = NO_LIMITS) -> None:
         if not folders:
             raise SettingError("no run to explore: name one or more run folders")
         self.folders: dict[str, Path] = {}
+        number_of_dictionaries = 0
         for folder in folders:
-            dictionaries(folder)  # raises for what is not a run
+            number_of_dictionaries += len(dictionaries(folder))  # raises for what is not a run
             name = plain = folder.resolve().name
             number = 2
             while name in self.folders:
                 name, number = f"{plain}-{number}", number + 1
             self.folders[name] = folder
+        self._limits = limits.shared_by(number_of_dictionaries)
         self._cache = Cache()
 
     def folder(self, run: str) -> Path:
@@ -124,11 +127,13 @@ class RunCache:
         root = self.folder(run)
         files = [folder / "config.json", folder / "atoms.safetensors", folder / "labels.parquet"]
         files += [root / "index" / "index.json", root / "index" / f"{parsed}.safetensors"]
-        return self._cache.get(("dictionary", run, parsed), files, lambda: _dictionary(root, folder, parsed))
+        return self._cache.get(
+            ("dictionary", run, parsed), files, lambda: _dictionary(root, folder, parsed, self._limits)
+        )
 
 
-def _dictionary(run: Path, folder: Path, site: Site) -> IndexedDictionary:
-    dictionary = load_dictionary(folder)
+def _dictionary(run: Path, folder: Path, site: Site, limits: PursuitLimits) -> IndexedDictionary:
+    dictionary = replace(load_dictionary(folder), limits=limits)
     try:
         index = CodeIndex.open(run, site)
     except StoreError as error:

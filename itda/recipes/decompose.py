@@ -20,7 +20,7 @@ from itda.core.labels import Label
 from itda.core.levels import two_levels
 from itda.core.massive import massive_medians
 from itda.errors import SettingError
-from itda.recipes.runs import open_run
+from itda.recipes.runs import limits_of, open_run
 from itda.sources.models.base import ActivationModel
 from itda.sources.prompt import read_prompt
 from itda.sources.tokenizing.special import Bos
@@ -136,7 +136,7 @@ def decompose(
     run = open_run(options.run)
     site = chosen_site(run, options.layer)
     check_text(options.text)
-    dictionary, model = run.dictionary(site), run.model(options, say)
+    dictionary, model = run.dictionary(site, limits_of(options)), run.model(options, say)
     window, readout = run.record["window"], options.readout
     tokens = decompose_text(
         model, dictionary, site, options.text, window, options.batch_size, readout, options.top, run.bos

@@ -19,7 +19,7 @@ from itda.explorer.overview import growth
 from itda.files import FORMAT_VERSION, METRICS_FORMAT, write_json
 from itda.recipes.activation_source import model_loader
 from itda.recipes.run_model import find_model
-from itda.recipes.runs import Bar, Run, Say, corpus_of, finite, no_bar, now_and_then, open_run, unsaid
+from itda.recipes.runs import Bar, Run, Say, corpus_of, finite, limits_of, no_bar, now_and_then, open_run, unsaid
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.base import ActivationModel
 from itda.sources.passes import tokens_as_long
@@ -44,7 +44,7 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar, say: Say = unsai
     results = evaluate_on(
         model,
         corpus,
-        {site: run.dictionary(site) for site in run.sites},
+        run.dictionaries(limits_of(options)),
         tokens=tokens,
         window=run.record["window"],
         batch_size=options.batch_size,

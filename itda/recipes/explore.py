@@ -17,7 +17,7 @@ from itda.explorer.export import Contents, chosen_atoms, page
 from itda.explorer.pages import Explorer
 from itda.files import explained, write_whole
 from itda.recipes.compare import compare_runs, comparison_values
-from itda.recipes.runs import Bar, finite, no_bar, open_run
+from itda.recipes.runs import Bar, finite, limits_of, no_bar, open_run
 from itda.sources.models.transformers import LanguageModel
 from itda.store.records import chosen_site
 
@@ -34,7 +34,11 @@ def explorer_of(options: settings.Explore, say: Callable[[str], object] = lambda
         return open_run(folder).model(options, say)
 
     return Explorer(
-        options.runs, loader=load if options.model else None, compare=_compared, batch_size=options.batch_size
+        options.runs,
+        loader=load if options.model else None,
+        compare=_compared,
+        batch_size=options.batch_size,
+        limits=limits_of(options),
     )
 
 

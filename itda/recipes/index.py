@@ -28,7 +28,7 @@ from itda.files import DICTIONARY_FORMAT, FORMAT_VERSION, finish_replacing, lock
 from itda.recipes.activation_source import closing_of, cluster_of, open_model
 from itda.recipes.run_in_progress import versions
 from itda.recipes.run_model import find_model
-from itda.recipes.runs import Bar, Progress, Run, Say, corpus_of, no_bar, now_and_then, open_run, unsaid
+from itda.recipes.runs import Bar, Progress, Run, Say, corpus_of, limits_of, no_bar, now_and_then, open_run, unsaid
 from itda.resolving import check_elsewhere
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.base import ActivationModel
@@ -92,7 +92,7 @@ def index_run(options: settings.Index, bar: Bar = no_bar, say: Say = unsaid) -> 
             cluster_of(options) as cluster,
             closing_of(open_model(where.name, where.options, where.revision, cluster)) as model,
         ):
-            dictionaries = {site: run.dictionary(site) for site in sites}
+            dictionaries = run.dictionaries(limits_of(options), sites)
             source = partial(
                 ModelSource,
                 model,

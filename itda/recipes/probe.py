@@ -18,7 +18,7 @@ from itda.core.levels import two_levels
 from itda.errors import CorpusError
 from itda.evaluation.probing import ProbeResult, probe
 from itda.evaluation.python_classes import classes_of
-from itda.recipes.runs import Bar, Say, corpus_of, no_bar, open_run, unsaid
+from itda.recipes.runs import Bar, Say, corpus_of, limits_of, no_bar, open_run, unsaid
 from itda.sources.corpora.corpus import Corpus, Document
 from itda.sources.source import ModelSource
 
@@ -72,7 +72,7 @@ def probe_run(
     results: dict[Site, dict[str, list[ProbeResult]]] = {}
     with bar("probes", len(sites) * READOUTS) as progress:
         for site in sites:
-            dictionary, x = run.dictionary(site), torch.cat(found[site])
+            dictionary, x = run.dictionary(site, limits_of(options)), torch.cat(found[site])
             results[site] = {}
             for name, features in _features(dictionary, x):
                 progress.set_postfix_str(f"{site} {name}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
 
 from itda import config as settings
 from itda.core.dictionary import ITDA
+from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.core.site import Site
 from itda.core.tokens import Tokens
 from itda.core.training.state import TrainingState
@@ -40,9 +41,9 @@ class RunInMemory(Run):
     own_corpus: Corpus | None = None
     """The corpus, whole, if it was given and not named."""
 
-    def dictionary(self, site: Site) -> ITDA:
-        """Return the dictionary of one site."""
-        return self.made[site]
+    def dictionary(self, site: Site, limits: PursuitLimits = NO_LIMITS) -> ITDA:
+        """Return the dictionary of one site, whose pursuits keep to the limits."""
+        return replace(self.made[site], limits=limits)
 
     def tokens(self) -> Tokens:
         """Return the tokens that the run read."""

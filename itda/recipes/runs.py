@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from itda import config as settings
 from itda.core.dictionary import ITDA
+from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.core.site import Site
 from itda.core.tokens import Tokens
 from itda.errors import CorpusError, SettingError
@@ -90,9 +91,14 @@ class Run(RunRecord):
         """What stands in front of each window."""
         return bos_of(self.record)
 
-    def dictionary(self, site: Site) -> ITDA:
-        """Return the dictionary of one site. Raises `StoreError`."""
-        return load_dictionary(self.sites[site])
+    def dictionary(self, site: Site, limits: PursuitLimits = NO_LIMITS) -> ITDA:
+        """Return the dictionary of one site, whose pursuits keep to the limits. Raises `StoreError`."""
+        return replace(load_dictionary(self.sites[site]), limits=limits)
+
+    def dictionaries(self, limits: PursuitLimits, sites: Iterable[Site] | None = None) -> dict[Site, ITDA]:
+        """Return the dictionaries of some sites, by default all, which share the limits. Raises `StoreError`."""
+        chosen = list(self.sites if sites is None else sites)
+        return {site: self.dictionary(site, limits.shared_by(len(chosen))) for site in chosen}
 
     def __getitem__(self, site: str | int | Site) -> ITDA:
         """Return the dictionary of a site: by its name (`layer_3`, `3.mlp_out`), by its layer, or as a `Site`."""
@@ -123,6 +129,11 @@ class Run(RunRecord):
     def whole_corpus(self, options: settings.CorpusOptions) -> Corpus:
         """Return all documents of the corpus that the run was made from, in its own order. Raises `CorpusError`."""
         return _reopened_corpus(self, options)
+
+
+def limits_of(options: settings.PursuitOptions) -> PursuitLimits:
+    """Return what the settings allow pursuits to use; what they leave open, the process decides."""
+    return PursuitLimits(options.memory, True if options.fast else None)
 
 
 def bos_of(record: Mapping[str, Any]) -> Bos:

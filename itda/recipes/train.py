@@ -150,7 +150,9 @@ def _record(reading: TrainingPass, provenance: dict[str, Any], made: Mapping[Sit
 @contextmanager
 def _trainers(options: settings.Train, recorded: RecordedSource, cluster: Any) -> Iterator[Trainers]:
     sites = recorded.sites
-    made = {site: trainer_of(options, recorded.d_model, available() // len(sites)) for site in sites}
+    made = {
+        site: trainer_of(options, recorded.d_model, (options.memory or available()) // len(sites)) for site in sites
+    }
     if cluster is None or len(sites) == 1:
         yield LocalTrainers(made)
         return

@@ -4,14 +4,17 @@ import gc
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
-from core.helpers import batch, labels, normal, unit_rows
+from core.helpers import batch, labels, normal, same_bits, unit_rows
 
 import itda
 from itda import ITDA, Trainer, machine
 from itda.core import memory
+from itda.core.memory import PursuitLimits
+from itda.core.pursuit import gram_cpu
 from itda.errors import SettingError
 
 
@@ -107,3 +110,28 @@ def test_no_part_of_a_code_is_as_wide_as_the_dictionary():
     code = ITDA(unit_rows(400, 8), labels(400), k=4).encode(normal(50, 8))
     assert {tuple(t.shape) for t in (code.indices, code.coefficients)} == {(50, 4)}
     assert isinstance(code.count, torch.Tensor)
+
+
+def test_a_dictionary_keeps_to_its_own_limits_whatever_the_process_may_use(monkeypatch):
+    asked = []
+    real = gram_cpu.GramRows.__init__
+
+    def noted(self, *given, memory=None, **more):
+        asked.append(memory)
+        real(self, *given, memory=memory, **more)
+
+    monkeypatch.setattr(gram_cpu.GramRows, "__init__", noted)
+    atoms = unit_rows(40, 8)
+    free = itda.ITDA(atoms, labels(40), k=3)
+    kept = replace(free, limits=PursuitLimits(memory=2**21).shared_by(2))
+    x = normal(20, 8, seed=1)
+    a, b = free.encode(x), kept.encode(x)
+    assert asked == [None, 2**20]
+    assert same_bits(a.coefficients, b.coefficients)
+    assert replace(kept, k=2).limits == kept.limits
+
+
+def test_limits_that_are_shared_are_never_too_small_for_one_row():
+    assert PursuitLimits(memory=2**22).shared_by(3).memory == 2**22 // 3
+    assert PursuitLimits(memory=2**20).shared_by(1000).memory == 2**20
+    assert PursuitLimits(fast=True).shared_by(5) == PursuitLimits(fast=True)

@@ -96,7 +96,9 @@ def refine(
         part = (number * pass_tokens + torch.arange(min(pass_tokens, len(order)))) % len(order)
         targets = _targets(model, activations[order[part].to(activations.device)])
         # Plain matching pursuit: its codes cost less than those of a final fit, and atoms fitted to them do no worse.
-        code = encoder(atoms.to(model.atoms.device), model.k, "mp")(targets.to(model.atoms.device))[0]
+        code = encoder(atoms.to(model.atoms.device), model.k, "mp", memory=model.limits.memory)(
+            targets.to(model.atoms.device)
+        )[0]
         moved = improved(atoms, targets, code)
         velocity = MOMENTUM * velocity + (moved - atoms)
         atoms = _within(_unit(atoms + velocity, atoms), origin, min_fidelity)

@@ -14,6 +14,7 @@ from itda.core.batch import ActivationBatch
 from itda.core.checks import check_threshold
 from itda.core.dictionary import ITDA, check_width, target_of
 from itda.core.massive import Tally, Use
+from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.core.pursuit import Pursuit
 from itda.core.training.base import ignored
 from itda.core.training.first import FirstActivations
@@ -193,8 +194,9 @@ class Trainer:
         if settings.passes:
             kept = self._kept.joined(settings.d_model)
             fidelity = settings.min_fidelity
+            model = replace(model, limits=PursuitLimits(settings.memory))
             model = refine(model, kept, passes=settings.passes, min_fidelity=fidelity, progress=progress)
-        return model.to("cpu")
+        return replace(model, limits=NO_LIMITS).to("cpu")
 
     def state(self) -> TrainingState:
         """All that `restore` needs to go on from here."""
