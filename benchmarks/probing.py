@@ -94,11 +94,11 @@ class Probes:
         if not texts:
             rows = self.tokens
             return probe(
-                features[rows], self.token_classes[rows], self.document[rows], sizes=SIZES, test=self.test[rows]
+                features[rows], self.token_classes[rows], self.document[rows], latent_counts=SIZES, test=self.test[rows]
             )
         averaged, first = pooled(features, self.window)
         classes = np.stack(list(self.text_classes.values()), axis=1)
-        return probe(averaged, classes, self.document[first], sizes=SIZES, test=self.test[first])
+        return probe(averaged, classes, self.document[first], latent_counts=SIZES, test=self.test[first])
 
 
 def activations(layers: list[int], cache: Path) -> tuple[dict[int, Tensor], Probes]:

@@ -184,11 +184,11 @@ def _evaluate(options: settings.Evaluate) -> None:
 def _probe(options: settings.Probe) -> None:
     from itda import report
     from itda.recipes import finite
-    from itda.recipes.probe import SIZES, probe_run
+    from itda.recipes.probe import LATENT_COUNTS, probe_run
 
     names, results = probe_run(options, bars(options.quiet), remarks(options.quiet))
     if not options.json:
-        print(report.probes(names, SIZES, results))
+        print(report.probes(names, LATENT_COUNTS, results))
         return
     sites = {
         str(site): {

@@ -284,7 +284,7 @@ def test_probe_leaves_them_out(model, corpus, tmp_path, monkeypatch, run):
         (folder / f"{i}.py").write_text("\n\n".join(lines))
     given, said = [], []
 
-    def record(features, classes, documents, *, sizes):
+    def record(features, classes, documents, *, latent_counts):
         given.append((features, len(classes), len(documents)))
         return []
 

@@ -1,1 +1,1 @@
-"""Measures that need a model: what its predictions lose with a dictionary, and what its latents tell."""
+"""Measures that need a language model: the loss with a dictionary spliced in, and probes of latents."""

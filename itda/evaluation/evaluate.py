@@ -1,4 +1,4 @@
-"""Evaluation: how much of a model's behaviour a dictionary keeps when it stands in for the activations at its site."""
+"""Evaluation of dictionaries: how well a model predicts with a dictionary in the place of the activations at a site."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from itda.sources.tokenizing.special import Bos
 from itda.sources.tokenizing.windows import Group, within_budget
 
 Told = Callable[[int], object]
-"""Called with numbers of tokens, as they are done: they add up to all of them."""
+"""A function called with the number of tokens just done; these numbers add up to the tokens of the evaluation."""
 
 
 def evaluate(
@@ -89,7 +89,7 @@ def evaluate_groups(
 
 
 def spliceable(model: ActivationModel) -> SpliceableModel:
-    """The same model, if it can be evaluated. Raises `ModelError` if it can only be read."""
+    """Return the same model, typed as one that can be evaluated. Raises `ModelError` if it can only be read."""
     if isinstance(model, SpliceableModel):
         return model
     raise ModelError(
@@ -99,7 +99,7 @@ def spliceable(model: ActivationModel) -> SpliceableModel:
 
 
 def cost_of(model: SpliceableModel, sites: Sequence[Site]) -> Passes:
-    """How many block passes evaluating a model at some sites takes for each token."""
+    """Return how many passes through a block the evaluation of a model at some sites takes for each token."""
     return passes(sites, model.layers, model.vocabulary if model.is_causal else 0, model.d_model)
 
 
@@ -110,7 +110,7 @@ def _means(
     dictionaries: Mapping[Site, ITDA],
     steps: Steps,
 ) -> dict[Site, Tensor]:
-    """The mean of each site's activations, massive ones left out. Raises `CorpusError` if there is none at all."""
+    """Return the mean of each site's activations, massive ones left out. Raises `CorpusError` if there is no token."""
     cost = cost_of(model, list(dictionaries))
     sums, seen = {site: Unexplained(each.d_model) for site, each in dictionaries.items()}, 0
     for flight in _flights(model, groups, 1):
@@ -128,7 +128,7 @@ def _means(
 def _score(
     model: SpliceableModel, splicer: Splicer, groups: Iterable[Group], sums: Mapping[Site, SiteSums], steps: Steps
 ) -> tuple[float, int]:
-    """Run all groups with every replacement; returns the clean model's summed cross-entropy and the predictions."""
+    """Run all groups with every replacement; return the clean model's cross-entropy, summed, and the predictions."""
     ce_clean, predicted = 0.0, 0
     scoring = 1 - _reading(cost_of(model, list(sums)))
     for flight in _flights(model, groups, branches(len(sums))):
@@ -136,7 +136,7 @@ def _score(
         documents = [group.labels().document for group in flight]
 
         def splice(place: int, site: Site, x: Tensor, documents: list[np.ndarray] = documents) -> dict[str, Tensor]:
-            # The clean activations: the spliced run's are the same up to its site, and encoding them once will do.
+            # `x` is from the clean pass: up to its site a spliced pass has the same, so it is encoded only once.
             return sums[site].replacements(x, documents[place])
 
         with steps.flight(model, scoring * _tokens(flight), len(flight) * model.layers):
@@ -152,7 +152,7 @@ def _score(
 
 
 def _reading(cost: Passes) -> float:
-    """The share of an evaluation that the first reading of the activations takes."""
+    """Return the share of an evaluation's time that the first reading of the activations takes."""
     return cost.reading / (cost.reading + cost.scoring)
 
 
@@ -161,7 +161,10 @@ def _tokens(flight: Iterable[Group]) -> int:
 
 
 def _flights(model: SpliceableModel, groups: Iterable[Group], passes_apart: int) -> Iterator[list[Group]]:
-    """Groups that are best run together, with so many passes of each kept apart; empty ones are left out."""
+    """Yield lists of groups to run together; groups without an activation are left out.
+
+    `passes_apart` is the number of passes of each group whose hidden states are kept apart.
+    """
     wanted = (group for group in groups if group.is_activation.any())
     first = next(wanted, None)
     if first is None:

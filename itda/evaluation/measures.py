@@ -1,4 +1,4 @@
-"""What is measured for a dictionary that stands in for the activations at its site."""
+"""The figures of an evaluation of one dictionary."""
 
 from __future__ import annotations
 
@@ -9,55 +9,68 @@ from typing import Literal
 from itda.core.headroom import Headroom
 
 Massive = Literal["clean", "splice"]
-"""Says of massive activations whether they stay what they are in a splice, and in ablations, or are replaced too."""
+"""How massive activations are treated in splices and ablations: "clean" keeps them, "splice" replaces them too."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one dictionary. Cross-entropies and KL are in nats per predicted token.
+    """The figures of one dictionary. Cross-entropies and KL are in nats per predicted token.
 
-    These are None for a model that does not predict the next token. `fvu`, `l0` and `unused_atoms` are of the tokens
-    that are not massive (`ITDA.is_massive`).
+    Cross-entropies, `ce_loss_score` and `kl` are None for a model that does not predict the next token. `fvu`, `l0` and
+    `unused_atoms` are of the tokens that are not massive (`ITDA.is_massive`).
     """
 
     tokens: int
-    """Activations decomposed, massive ones too."""
+    """Number of activations decomposed, massive ones included."""
     predicted: int
-    """Tokens whose prediction was scored: those that follow an activation, be it replaced or massive."""
+    """Number of tokens whose prediction was scored: those that follow an activation, be it replaced or massive."""
     fvu: float
+    """Fraction of variance unexplained, from 0 (all is explained)."""
     l0: float
+    """Atoms in a code, the mean over tokens."""
     atoms: int
+    """Number of atoms of the dictionary."""
     unused_atoms: int
+    """Number of atoms that no token uses."""
     massive_tokens: int = 0
+    """Number of massive activations."""
     massive_energy: float = 0.0
-    """Their share of sum ||x||^2."""
+    """Share of the energy, sum ||x||^2 over all activations x, that massive activations have."""
     fvu_all: float = math.nan
-    """fvu of all tokens, massive ones too: where there are some, it is about them."""
+    """fvu of all tokens, massive ones included: where there are some, they decide it."""
     massive: Massive = "clean"
-    """Whether they stayed what they are in the splice, or were replaced too."""
+    """How massive activations were treated in the splice: see `Massive`."""
     ce_clean: float | None = None
+    """Cross-entropy of the model itself."""
     ce_spliced: float | None = None
+    """Cross-entropy with reconstructions in the place of activations."""
     ce_zero: float | None = None
+    """Cross-entropy with zeros in the place of activations."""
     ce_mean: float | None = None
+    """Cross-entropy with the mean activation in the place of activations."""
     ce_loss_score: float | None = None
+    """(ce_zero - ce_spliced) / (ce_zero - ce_clean): 1 is perfect, 0 as bad as zeros."""
     kl: float | None = None
-    """KL(clean || spliced)."""
+    """KL(clean || spliced) of next-token distributions, the mean over predictions."""
     encode_per_second: float = field(default=0.0, compare=False)
     """Activations encoded per second, after the first group of windows."""
     k: int = 0
+    """Atoms in a code, at most."""
     threshold: float | None = None
-    """The threshold of the dictionary."""
+    """The threshold of the dictionary (`ITDA.threshold`), if it has one."""
     full: float | None = None
-    """Share of the tokens that are not massive whose code has k atoms."""
+    """Share of the tokens that are not massive whose code has all k atoms."""
     error_median: float | None = None
+    """Median error of the tokens that are not massive."""
     error_tenth: float | None = None
-    """The median of the errors of these tokens, and the error that one in ten is above."""
+    """The error that one in ten of the tokens that are not massive is above."""
     over_threshold: float | None = None
-    """Share of them above the threshold."""
+    """Share of the tokens that are not massive whose error is above the threshold."""
     headroom: Headroom | None = None
-    """How the fvu of the first of them changes with longer codes, and with half of the atoms."""
+    """Changes of fvu with longer codes and with half of the atoms, on the first tokens that are not massive."""
     verdict: tuple[str, ...] = ()
-    """The figures in words (`itda.evaluation.verdict`)."""
+    """Sentences on the figures (`itda.evaluation.verdict`)."""
     documents: int = 0
+    """Number of documents that the tokens are from."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """95% intervals of fvu, l0, ce_loss_score and kl by bootstrap over documents; none where there is one document."""
+    """95% intervals of fvu, l0, ce_loss_score and kl by bootstrap over documents; empty if there is one document."""

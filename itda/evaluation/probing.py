@@ -1,6 +1,6 @@
 """k-sparse probing: how well a few latents of a readout tell the members of a class from the rest.
 
-Latents are chosen, and a logistic regression on them is fitted, on some documents; it is judged on the others. The
+Latents are chosen and a logistic regression on them is fitted on some documents; it is tested on the others. A
 readout may be neurons, codes or similarities, one row per token or text: a dense array, or a scipy CSR matrix.
 """
 
@@ -19,33 +19,39 @@ from itda.core.code import SparseCode
 from itda.errors import ActivationError, ItdaError, SettingError
 
 Selection = Literal["stepwise", "standardised", "mean"]
+"""Ways to choose the latents of a probe: see `probe`."""
 
-SIZES = (1, 2, 5, 20, None)
+LATENT_COUNTS = (1, 2, 5, 20, None)
+"""Latents that probes read, by default; None for all."""
 TEST_SHARE = 0.25
+"""Share of the documents that probes are tested on."""
 POOL = 256
-"""Latents, the best by themselves, that stepwise selection chooses among."""
+"""Number of latents, the best by themselves, that stepwise selection chooses among."""
 WIDEST = 512
-"""Dense readouts of more latents are probed whole on their principal directions, no more than this."""
+"""Principal directions, at most, that a probe of all latents reads of a dense readout with more latents than this."""
 SOFT = 1e-3
 """Inverse penalty of probes of all latents: of 1, 0.1, 0.01 and 0.001 the best for 8192 latents on 40,000 tokens."""
-ROWS = 4096  # of a dense readout at once
+ROWS = 4096
+"""Rows of a dense readout that are gone through at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """Probes of one size, one for each class."""
+    """The probes of one readout that read the same number of latents, one probe for each class."""
 
     size: int | None
-    """Latents that a probe reads; None for all."""
+    """Number of latents that a probe reads; None for all."""
     latents: Int[np.ndarray, "classes size"] | None
-    """The chosen ones, best first."""
+    """The latents chosen for each class, best first; None if all are read."""
     accuracy: Interval
     """Balanced accuracy of each class on the test documents."""
     mean: Interval
     """The mean of the classes' accuracies."""
     sums: Float[np.ndarray, "documents counts"]
-    """By test document, what `balanced_accuracy` is made of: `interval` of two readouts' sums side by side gives their
-    difference."""
+    """Counts per test document, from which `balanced_accuracy` is computed.
+
+    `interval` of two readouts' sums side by side gives an interval of their difference.
+    """
 
 
 def probe(
@@ -53,11 +59,11 @@ def probe(
     classes: Bool[np.ndarray, "rows classes"],
     groups: Shaped[np.ndarray, " rows"],
     *,
-    sizes: Sequence[int | None] = SIZES,
+    latent_counts: Sequence[int | None] = LATENT_COUNTS,
     selection: Selection = "stepwise",
     test: Bool[np.ndarray, " rows"] | None = None,
 ) -> list[ProbeResult]:
-    """Probe the readout `features` [rows, latents] for each class, one result for each size.
+    """Probe the readout `features` [rows, latents] for each class, one result for each of `latent_counts`.
 
     `features` is a tensor, an array, a CSR matrix or a pair (code, atoms). `groups` is each row's document: one in four
     is kept for the test, by a hash of its id, or else the rows of the mask `test` are. `selection` is "mean", by the
@@ -67,7 +73,7 @@ def probe(
     `ActivationError` for features that are not numbers, and `ItdaError` without scikit-learn.
 
     >>> x = np.eye(4)[np.arange(80) % 4]
-    >>> [result] = probe(x, x[:, 2:3] > 0, np.arange(80) // 8, sizes=[1])
+    >>> [result] = probe(x, x[:, 2:3] > 0, np.arange(80) // 8, latent_counts=[1])
     >>> result.latents.tolist(), result.accuracy.value.tolist()
     ([[2]], [1.0])
     """
@@ -77,20 +83,15 @@ def probe(
     if not x.shape[0] == len(classes) == len(groups):
         rows = (x.shape[0], len(classes), len(groups))
         raise SettingError(f"features, classes and groups have {rows} rows: give one row per token or text in each")
-    if any(size is not None and not 1 <= size <= latents for size in sizes):
-        raise SettingError(f"sizes are {tuple(sizes)}: each must be from 1 to {latents}, the latents, or None for all")
-    held = held_out(groups) if test is None else test
-    fit, judge = np.flatnonzero(~held), np.flatnonzero(held)
-    for rows, side in ((fit, "training"), (judge, "test")):
-        members = classes[rows].sum(axis=0)
-        for c in np.flatnonzero((members == 0) | (members == len(rows))):
-            raise SettingError(
-                f"class {c} has {members[c]} members in {len(rows)} {side} rows: leave it out, or choose test="
-            )
+    if any(count is not None and not 1 <= count <= latents for count in latent_counts):
+        raise SettingError(
+            f"latent_counts are {tuple(latent_counts)}: each must be from 1 to {latents}, the latents, or None for all"
+        )
+    fit, judge = _split(classes, held_out(groups) if test is None else test)
     train, y, judged = x[fit], classes[fit], x[judge]
-    ranked = select(train, y, max((size or 0 for size in sizes), default=0), selection)
+    ranked = select(train, y, max((count or 0 for count in latent_counts), default=0), selection)
     results = []
-    for size in sizes:
+    for size in latent_counts:
         if size is None:
             said, chosen = _whole(train, y, judged), None
         else:
@@ -101,8 +102,20 @@ def probe(
     return results
 
 
+def _split(classes: Bool[np.ndarray, "rows classes"], held: Bool[np.ndarray, " rows"]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to fit on and those to test on. Raises `SettingError` if either lacks members or others."""
+    fit, judge = np.flatnonzero(~held), np.flatnonzero(held)
+    for rows, side in ((fit, "training"), (judge, "test")):
+        members = classes[rows].sum(axis=0)
+        for c in np.flatnonzero((members == 0) | (members == len(rows))):
+            raise SettingError(
+                f"class {c} has {members[c]} members in {len(rows)} {side} rows: leave it out, or choose test="
+            )
+    return fit, judge
+
+
 def held_out(groups: Shaped[np.ndarray, " rows"], share: float = TEST_SHARE) -> Bool[np.ndarray, " rows"]:
-    """The rows of a share of the documents, those whose ids hash lowest: at least one document, and not all."""
+    """Return which rows are held out: those of the documents whose ids hash lowest, at least one and not all."""
     names, rows = np.unique(groups.astype(str), return_inverse=True)
     order = sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).digest())
     count = min(max(1, round(share * len(names))), len(names) - 1)
@@ -110,14 +123,14 @@ def held_out(groups: Shaped[np.ndarray, " rows"], share: float = TEST_SHARE) -> 
 
 
 def balanced_accuracy(sums: Float[np.ndarray, "*batch counts"]) -> Float[np.ndarray, "*batch classes"]:
-    """Mean of the shares of members and of others that a probe got right, from `ProbeResult.sums`, summed."""
+    """Return the mean of the shares of members and of others that a probe got right, from summed `ProbeResult.sums`."""
     right_in, members, right_out, others = np.moveaxis(sums.reshape(*sums.shape[:-1], 4, -1), -2, 0)
     with np.errstate(invalid="ignore"):
         return (right_in / members + right_out / others) / 2
 
 
 def sparse_features(code: SparseCode, atoms: int) -> Any:
-    """The code as a scipy CSR matrix [rows, atoms], without its padding."""
+    """Return a code as a scipy CSR matrix [rows, atoms], without padding."""
     from scipy.sparse import csr_matrix
 
     filled = np.arange(code.k) < code.count.cpu().numpy()[:, None]
@@ -127,7 +140,7 @@ def sparse_features(code: SparseCode, atoms: int) -> Any:
 
 
 def pooled(features: Any, windows: Shaped[np.ndarray, " rows"]) -> tuple[Any, Int[np.ndarray, " texts"]]:
-    """The mean of the features over the tokens of each text, and the row of each text's first token.
+    """Return the mean of the features over the tokens of each text, and the row of each text's first token.
 
     Texts are in the order of their first tokens: `classes[first]` and `groups[first]` are theirs.
     """
@@ -142,7 +155,7 @@ def pooled(features: Any, windows: Shaped[np.ndarray, " rows"]) -> tuple[Any, In
 
 
 def select(x: Any, classes: Bool[np.ndarray, "rows classes"], most: int, selection: Selection) -> np.ndarray:
-    """The latents to probe each class with [classes, most], best first; of equals, the lowest."""
+    """Choose the latents to probe each class with: [classes, most], best first; of equal ones, the lowest."""
     if selection not in get_args(Selection):
         raise SettingError(f"no selection {selection!r}: choose one of {', '.join(get_args(Selection))}")
     gap, variance = _moments(x, classes)
@@ -159,12 +172,12 @@ def select(x: Any, classes: Bool[np.ndarray, "rows classes"], most: int, selecti
 
 
 def _moments(x: Any, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each class and latent: mean of members less mean of others, and the variance where both weigh one half."""
+    """Return two arrays [classes, latents]: mean of members less mean of others, and variance where both weigh half."""
     ones = np.ones((x.shape[0], 1))
     both = np.hstack([classes, ones])
     if isinstance(x, np.ndarray):
         first, second = np.zeros((2, x.shape[1], both.shape[1]))
-        for start in range(0, len(x), ROWS):  # less the first row, lest a mean that dwarfs the variance cancel it
+        for start in range(0, len(x), ROWS):  # less the first row: a mean that dwarfs the variance would cancel it
             part, y = x[start : start + ROWS] - x[0], both[start : start + ROWS].astype(x.dtype)
             first += part.T @ y
             second += np.square(part).T @ y
@@ -179,14 +192,14 @@ def _moments(x: Any, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stepwise(z: Float[np.ndarray, "rows pool"], y: Bool[np.ndarray, " rows"], most: int) -> list[int]:
-    """Columns by forward selection for least squares on y, with members and others of equal weight."""
+    """Choose columns by forward selection for least squares on y, with members and others of equal weight."""
     weight = np.where(y, 0.5 / y.sum(), 0.5 / (~y).sum())
     z = z - weight @ z
     scale = np.sqrt(weight @ np.square(z))
     z = z / np.where(scale > 0, scale, 1)
     gram = (z * weight[:, None]).T @ z
-    left = np.diag(gram).copy()  # of each column's variance, unexplained by those chosen
-    match = (weight * np.where(y, 1.0, -1.0)) @ z  # of what is left of it with what is left of y
+    left = np.diag(gram).copy()  # variance of each column that the chosen ones leave unexplained
+    match = (weight * np.where(y, 1.0, -1.0)) @ z  # covariance of what is left of each column with what is left of y
     basis = np.zeros((most, len(gram)))
     picks: list[int] = []
     for step in range(most):
@@ -202,25 +215,25 @@ def _stepwise(z: Float[np.ndarray, "rows pool"], y: Bool[np.ndarray, " rows"], m
 
 
 def _fit(train: np.ndarray, y: np.ndarray, test: np.ndarray, c: float = 1.0) -> np.ndarray:
-    """Whether a logistic regression on dense latents takes each test row for a member."""
+    """Fit a logistic regression on dense latents; return which test rows it takes for members."""
     scale = train.std(axis=0)
     scale[scale == 0] = 1
-    center = train.mean(axis=0)  # the intercept's work, but for rounding
-    model = _sklearn()(C=c, class_weight="balanced", solver="newton-cholesky")
-    return model.fit((train - center) / scale, y).predict((test - center) / scale)
+    center = train.mean(axis=0)  # the intercept would do the same, but for rounding
+    regression = _sklearn()(C=c, class_weight="balanced", solver="newton-cholesky")
+    return regression.fit((train - center) / scale, y).predict((test - center) / scale)
 
 
 def _whole(train: Any, classes: np.ndarray, test: Any) -> np.ndarray:
-    """The same on all latents."""
+    """Fit a logistic regression on all latents for each class; return [test rows, classes], True for members."""
     if not isinstance(train, np.ndarray):
         mean = np.asarray(train.mean(axis=0)).ravel()
         scale = np.sqrt(np.asarray(train.multiply(train).mean(axis=0)).ravel() - np.square(mean))
         scale[scale == 0] = 1
-        model = _sklearn()(C=SOFT, class_weight="balanced", max_iter=300, tol=1e-3)
+        regression = _sklearn()(C=SOFT, class_weight="balanced", max_iter=300, tol=1e-3)
         train, test = train.multiply(1 / scale).tocsr(), test.multiply(1 / scale).tocsr()
-        return np.stack([model.fit(train, y).predict(test) for y in classes.T], axis=1)
+        return np.stack([regression.fit(train, y).predict(test) for y in classes.T], axis=1)
     if train.shape[1] > WIDEST:
-        # Similarities have no more directions than the activations they are of, and these tell as much in a second.
+        # Similarities span no more directions than the activations do, and these tell as much in far less time.
         rows = np.linspace(0, len(train) - 1, min(len(train), ROWS // 2)).astype(np.int64)
         scale = np.maximum(train[rows].std(axis=0), 1e-12)
         sample = ((train[rows] - train[rows].mean(axis=0)) / scale).astype(np.float64)
@@ -241,7 +254,7 @@ def _result(
 
 
 def _matrix(features: Any) -> Any:
-    """A numpy array, or a CSR matrix as it is."""
+    """Return features as a numpy array, or as a CSR matrix if they are sparse."""
     if isinstance(features, tuple):
         return sparse_features(*features)
     if isinstance(features, Tensor):

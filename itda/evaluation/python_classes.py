@@ -1,4 +1,4 @@
-"""What Python's own tokenizer and parser say of the tokens of a source file: classes to probe for, without annotators.
+"""Classes of the tokens of a Python source file, from Python's own tokenizer and parser: labels to probe for.
 
 Every character has at most one syntax class, and is in or out of a class body and of a function body; a token belongs
 where most of its characters do.
@@ -32,7 +32,7 @@ _KINDS = {tokenize.COMMENT: "comment", tokenize.STRING: "string", tokenize.NUMBE
 def classes_of(
     text: str, char_start: Int[np.ndarray, " tokens"], char_end: Int[np.ndarray, " tokens"]
 ) -> dict[str, Bool[np.ndarray, " tokens"]] | None:
-    """Whether each token, a span of characters of `text`, is in each of `CLASSES`; None if `text` is not Python.
+    """Return which tokens, spans of characters of `text`, are in each of `CLASSES`; None if `text` is not Python.
 
     Blank characters do not count, so " def" is a keyword. A token of blanks alone has no syntax class, but is in the
     bodies and at the depth of its characters; a token of no characters (part of a character) is in nothing. The depth
@@ -47,7 +47,7 @@ def classes_of(
     ):
         raise CorpusError("a token lies outside its document: give the text that the labels were read from")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of invalid escapes: the file's business
+        warnings.simplefilter("ignore")  # invalid escapes in the file are no concern of ours
         try:
             tree = ast.parse(text)
             found = list(tokenize.generate_tokens(io.StringIO(text).readline))
@@ -59,16 +59,19 @@ def classes_of(
     kinds[blank] = 0
     counts = [_within(kinds == i, char_start, char_end) for i in range(len(SYNTAX) + 1)]
     counts[0] -= _within(blank, char_start, char_end)
-    best = np.argmax(counts, axis=0)  # of equals the first: not a class, then the order of SYNTAX
+    best = np.argmax(counts, axis=0)  # of equal counts the first: no class, then the order of SYNTAX
     columns = {name: best == i for i, name in enumerate(SYNTAX, 1)}
 
     # Where a token has characters that are not blank, they alone decide.
     weights = [~blank, blank]
-    sizes = [_within(weight, char_start, char_end) for weight in weights]
+    characters = [_within(weight, char_start, char_end) for weight in weights]
 
     def most(mask: Bool[np.ndarray, " chars"]) -> Bool[np.ndarray, " tokens"]:
-        full, empty = (2 * _within(mask & w, char_start, char_end) > n for w, n in zip(weights, sizes, strict=True))
-        return np.where(sizes[0] > 0, full, empty)
+        full, empty = (
+            2 * _within(mask & weight, char_start, char_end) > count
+            for weight, count in zip(weights, characters, strict=True)
+        )
+        return np.where(characters[0] > 0, full, empty)
 
     columns |= {name: most(mask) for name, mask in zip(BODIES, _bodies(tree, place, len(text)), strict=True)}
     depths = np.minimum(_depths(found, place, len(text)), len(DEPTHS) - 1)
@@ -76,13 +79,13 @@ def classes_of(
 
 
 def _within(mask: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """How many characters of each span are in the mask."""
+    """Return how many characters of each span are in the mask."""
     sums = np.concatenate([[0], np.cumsum(mask)])
     return sums[end] - sums[start]
 
 
 class _Places:
-    """Lines and columns as offsets in characters. Lines end at "\\n" only, as they do for the tokenizer."""
+    """Converts lines and columns to offsets in characters. Lines end at "\\n" only, as they do for the tokenizer."""
 
     def __init__(self, text: str) -> None:
         self.lines = text.split("\n")
@@ -90,22 +93,22 @@ class _Places:
         self.length = len(text)
 
     def at(self, line: int, column: int) -> int:
-        """From the tokenizer's columns, in characters."""
+        """Return the offset of a line, from 1, and a column in characters, as the tokenizer gives them."""
         return min(int(self.starts[min(line, len(self.starts)) - 1]) + column, self.length)
 
     def at_byte(self, line: int, column: int) -> int:
-        """From the parser's columns, in bytes of UTF-8."""
+        """Return the offset of a line, from 1, and a column in bytes of UTF-8, as the parser gives them."""
         return self.at(line, len(self.lines[line - 1].encode()[:column].decode()))
 
     def span(self, node: ast.stmt) -> tuple[int, int]:
-        """A statement with its decorators."""
+        """Return the start and end of a statement, with its decorators."""
         decorators = getattr(node, "decorator_list", [])
         first = min([node.lineno, *(decorator.lineno for decorator in decorators)])
         start = self.at(first, 0) if decorators else self.at_byte(node.lineno, node.col_offset)
         return start, self.at_byte(node.end_lineno or node.lineno, node.end_col_offset or 0)
 
     def body(self, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-        """Where the header's line ends, comments after it being the body's; or a first statement on its line."""
+        """Return the start of a body: the end of the header's line, or the first statement if it is on that line."""
         start = self.span(node.body[0])[0]
         line = int(np.searchsorted(self.starts, start, side="right"))  # counted from 1, as the parser does
         if self.lines[line - 1][: start - self.at(line, 0)].strip():
@@ -116,19 +119,19 @@ class _Places:
 
 
 def _syntax(found: list[tokenize.TokenInfo], tree: ast.Module, place: _Places, length: int) -> np.ndarray:
-    """1 + the index in SYNTAX of each character's class, or 0."""
+    """Return for each character 1 + the place in SYNTAX of its class, or 0 for none."""
     kinds = np.zeros(length, dtype=np.int8)
-    nested, opened = 0, 0
+    nested, string_start = 0, 0
     for item in found:
         start, end = place.at(*item.start), place.at(*item.end)
         nested += (item.type in _OPENS) - (item.type in _CLOSES)
         if item.type in _OPENS and nested == 1:
-            opened = start
+            string_start = start
         kind = _KINDS.get(item.type)
         if item.type == tokenize.NAME:
             kind = "keyword" if keyword.iskeyword(item.string) else "name"
         if item.type in _CLOSES and nested == 0:
-            start, kind = opened, "string"
+            start, kind = string_start, "string"
         if kind is not None and not nested:
             kinds[start:end] = SYNTAX.index(kind) + 1
     for node in ast.walk(tree):
@@ -140,7 +143,8 @@ def _syntax(found: list[tokenize.TokenInfo], tree: ast.Module, place: _Places, l
 
 
 def _bodies(tree: ast.Module, place: _Places, length: int) -> Iterator[np.ndarray]:
-    """Which characters are in the body of a class, and of a function: from after its header to its last statement."""
+    """Yield which characters are in the body of a class, then of a function: from after the header to the last
+    statement."""
     blocks = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
     for is_class in (True, False):
         mask = np.zeros(length, dtype=bool)
@@ -151,7 +155,7 @@ def _bodies(tree: ast.Module, place: _Places, length: int) -> Iterator[np.ndarra
 
 
 def _depths(found: list[tokenize.TokenInfo], place: _Places, length: int) -> np.ndarray:
-    """Levels of indentation of each character's line; a blank line has that of the line before it."""
+    """Return the indentation level of each character's line; a blank line has that of the line before it."""
     depths = np.zeros(length, dtype=np.int64)
     levels: list[int] = []  # the columns of the blocks that are open
     fresh = True  # no token yet of this logical line
@@ -161,7 +165,7 @@ def _depths(found: list[tokenize.TokenInfo], place: _Places, length: int) -> np.
         elif item.type == tokenize.DEDENT:
             levels.pop()
         elif item.type == tokenize.COMMENT and fresh:
-            # The blocks before it are still open, and one that starts with it is not yet: its column tells.
+            # INDENT and DEDENT come only after a comment: its column says which blocks it is in.
             column = item.start[1]
             depth = sum(level <= column for level in levels) + (column > max(levels, default=0))
             depths[place.at(item.start[0], 0) :] = depth

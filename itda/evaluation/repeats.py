@@ -1,4 +1,4 @@
-"""Windows that become the same where their activations are replaced: one is run, and its hidden states serve all."""
+"""Windows that become equal once their activations are replaced: one is run, and its hidden states serve for all."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 REPEATED_BYTES = 2**27
-"""Memory for the hidden states of such windows, for each replacement."""
+"""Memory in bytes for the hidden states of such windows, for each replacement."""
 
 FEW, ONE_IN = 2, 8
-"""A window is repeated if at most this many hidden states differ from the one before: some, and one in so many."""
+"""A window is repeated if no more than FEW, and one in ONE_IN, of its hidden states differ from the one before."""
 
 
 class Repeats:
-    """Windows that were run: the hidden states that went in, and what the blocks made of them, [tokens, d_model].
+    """Windows that were run: the hidden states [tokens, d_model] before the blocks, and those after them.
 
     As no token sees a later one, a window that is the beginning of another has the hidden states of that one.
 
@@ -31,14 +31,14 @@ class Repeats:
         self._bytes = 0
 
     def find(self, begins: Float[Tensor, "some d_model"]) -> Float[Tensor, "tokens d_model"] | None:
-        """What the blocks made of a window that begins with these hidden states; None if there is none."""
+        """Return the last hidden states of a kept window that begins with these hidden states, or None."""
         for hidden, after in self._held.get(_first(begins), ()):
             if torch.equal(hidden[: len(begins)], begins):
                 return after
         return None
 
     def keep(self, hidden: Float[Tensor, "tokens d_model"], after: Float[Tensor, "tokens d_model"]) -> None:
-        """Keep a window; what came first goes first where there is no room."""
+        """Keep a window; if memory is short, the oldest ones are dropped."""
         self._held.setdefault(_first(hidden), []).append((hidden, after))
         self._bytes += hidden.nbytes + after.nbytes
         while self._bytes > REPEATED_BYTES and len(self._held) > 1:
@@ -50,7 +50,7 @@ def _first(hidden: Tensor) -> bytes:
 
 
 def needed(predicts: Bool[Tensor, "windows tokens"]) -> Int64[Tensor, " windows"]:
-    """How many of each window's first hidden states its predictions need.
+    """Return how many of each window's first hidden states its predictions need.
 
     >>> needed(torch.tensor([[True, False, True, False], [False, False, False, False]])).tolist()
     [3, 0]
@@ -59,7 +59,7 @@ def needed(predicts: Bool[Tensor, "windows tokens"]) -> Int64[Tensor, " windows"
 
 
 def are_repeated(hidden: Float[Tensor, "windows tokens d_model"], length: Int64[Tensor, " windows"]) -> bool:
-    """Whether, in each window, nearly all of the first `length` hidden states equal the one before them.
+    """Return True if in each window nearly all of the first `length` hidden states equal the one before them.
 
     >>> are_repeated(torch.ones(1, 9, 2), torch.tensor([9])), are_repeated(torch.rand(1, 9, 2), torch.tensor([9]))
     (True, False)

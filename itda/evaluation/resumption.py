@@ -1,4 +1,4 @@
-"""A model in memory, run from a site on: what comes before is not run again for each replacement there.
+"""Evaluation of a model in memory from a site on: the blocks before the site are run once for all replacements.
 
 One pass over a group keeps the hidden states that go into the blocks after its sites. Each replacement is put into one
 of them, or into the block of its site, and only what follows is run, by the model's own forward pass
@@ -27,34 +27,34 @@ from itda.sources.models.splicing import Key, ResumableModel, Splice, Spliceable
 from itda.sources.tokenizing.windows import Group
 
 LOGITS, LOGITS_ON_A_GPU = 2**23, 2**26
-"""Logits computed at once: memory of the first size is used again by torch, more would be allocated each time."""
+"""Logits computed at once, on a CPU and on a GPU: with more than that, a CPU would allocate memory each time."""
 
 KEPT_BYTES = 2**30
-"""Memory for the hidden states that are kept from one pass to the next."""
+"""Memory in bytes for the hidden states that are kept from one pass to the next."""
 
 ROUNDINGS = 8
-"""By how many roundings the logits of a trial may differ: products of other shapes are summed in another order."""
+"""Roundings by which the logits of a trial may differ: products of other shapes are summed in another order."""
 
 
 @dataclass(eq=False)
 class _Clean:
-    """A group as the model runs it, with nothing replaced: what is kept to go on from."""
+    """Hidden states of a group in a pass with nothing replaced, from which passes go on."""
 
     group: Group
     hidden: dict[int, Tensor] = field(default_factory=dict)
-    """The hidden state that goes into each block, by its number; past the last block, what that one returns."""
+    """The hidden state before each block, by the block's number; after the last block, by one more."""
     inside: dict[Site, Tensor] = field(default_factory=dict)
     """The activations [windows, tokens, d_model] at sites within blocks."""
 
     def at(self, site: Site) -> Tensor:
-        """The activations of a site, [windows, tokens, d_model]."""
+        """Return the activations [windows, tokens, d_model] of a site."""
         if site.stream != "resid_post":
             return self.inside[site]
         state = self.hidden[site.layer + 1]
         return activations_in(state, self.group.input_ids.shape, state.shape[-1])
 
     def to(self, device: str | torch.device) -> _Clean:
-        """A copy on another device."""
+        """Return a copy on another device."""
         hidden = {layer: state.to(device) for layer, state in self.hidden.items()}
         return _Clean(self.group, hidden, {site: x.to(device) for site, x in self.inside.items()})
 
@@ -65,17 +65,20 @@ class _Clean:
 
 @dataclass(eq=False)
 class Resumption:
-    """Runs groups of windows, all of them in the same order in `harvest` and then in `spliced`: see `Splicer`."""
+    """A `Splicer` that runs only the blocks after a site for each replacement there.
+
+    `harvest` and `spliced` must be given the same groups in the same order.
+    """
 
     model: ResumableModel
     sites: Sequence[Site]
     form: Form
     beside: Collection[str] = ()
-    """Replacements whose logits are wanted beside the clean ones."""
+    """Replacements whose logits must come together with the clean ones."""
     gathers: bool = True
-    """Whether the model's head can be given the places that predict, alone."""
+    """True if the model's head may be run on the places that predict alone."""
     repeats: bool = True
-    """Whether windows that begin alike have the same hidden states there."""
+    """True if windows that begin alike may share hidden states."""
     _kept: dict[int, _Clean] = field(default_factory=dict)
     _bytes: int = 0
     _harvested: int = 0
@@ -90,7 +93,7 @@ class Resumption:
     def harvest(
         self, groups: Sequence[Group]
     ) -> Iterator[tuple[int, dict[Site, Float[Tensor, "activations d_model"]]]]:
-        """As the model's own `harvest`, to the bit. Keeps hidden states for `spliced` while there is room."""
+        """Yield the same as the model's own `harvest`, to the bit, and keep hidden states while there is room."""
         for place, group in enumerate(groups):
             clean = self._clean(group, self._deepest)
             if self._bytes + clean.bytes <= KEPT_BYTES:
@@ -100,7 +103,7 @@ class Resumption:
             yield place, {site: clean.at(site)[group.is_activation.to(clean.at(site).device)] for site in self.sites}
 
     def spliced(self, groups: Sequence[Group], splice: Splice) -> Iterator[Spliced]:
-        """As the model's own `spliced`, to within rounding."""
+        """Yield the same as the model's own `spliced`, to within rounding."""
         for place, group in enumerate(groups):
             kept = self._kept.pop(self._spliced, None)
             self._spliced += 1
@@ -130,12 +133,12 @@ class Resumption:
 
     @property
     def _deepest(self) -> int:
-        """Number of blocks that have to run for all sites to be read."""
+        """The number of blocks that have to run so that all sites can be read."""
         return max(site.layer for site in self.sites) + 1
 
     @torch.inference_mode()
     def _clean(self, group: Group, last: int, kept: _Clean | None = None) -> _Clean:
-        """Run a group through the first `last` blocks, from where it was kept, and keep what the sites need."""
+        """Run a group through the first `last` blocks, from the kept hidden states on if there are any."""
         kept = (kept or _Clean(group)).to(self.model.device)
         hidden, inside = dict(kept.hidden), dict(kept.inside)
         wanted = {_resumed(site) for site in self.sites}
@@ -143,7 +146,7 @@ class Resumption:
 
         def watch(layer: int, state: Tensor) -> None:
             if layer in wanted and layer not in hidden:
-                hidden[layer] = state.clone()  # the block may go on in place
+                hidden[layer] = state.clone()  # the block may overwrite it
 
         def reader(site: Site, there: Place) -> Hook:
             def read(output: Any) -> None:
@@ -163,7 +166,7 @@ class Resumption:
 
     @torch.inference_mode()
     def _after(self, clean: _Clean, site: Site, values: Tensor) -> Tensor:
-        """The last hidden states of a group, with other activations at a site."""
+        """Return the last hidden states of a group with other activations at a site."""
         state, layers = clean.hidden[_resumed(site)], range(_resumed(site), len(self.blocks))
         there, mask = self.model.places([site])[site], clean.group.is_activation.to(state.device)
         if site.stream == "resid_post":
@@ -177,7 +180,7 @@ class Resumption:
 
     @torch.inference_mode()
     def _repeated(self, clean: _Clean, key: tuple[Site, str], values: Tensor) -> list[Tensor | None] | None:
-        """The last hidden states [tokens, d_model] of each window that predicts, if all windows are repeated."""
+        """Return the last hidden states [tokens, d_model] of windows that predict; None unless all are repeated."""
         site = key[0]
         if not self.repeats or site.stream != "resid_post":
             return None
@@ -198,7 +201,7 @@ class Resumption:
                 like = next((i for i, (_, whole) in enumerate(new) if torch.equal(whole[: len(some)], some)), len(new))
                 of[window] = like
                 if like == len(new):
-                    # What comes later is seen by nobody: the last state goes on, so that longer windows begin alike.
+                    # Nothing sees what comes later: repeat the last state, so that longer windows begin alike.
                     new.append((window, torch.cat([some, some[-1:].expand(tokens - len(some), -1)])))
         if new:
             layers = range(site.layer + 1, len(self.blocks))
@@ -211,14 +214,14 @@ class Resumption:
         return found
 
     def _logits(self, place: int, group: Group, hidden: dict[Key, Tensor]) -> Iterator[Spliced]:
-        """Logits of all keys for the first predictions, then of all keys for the next."""
+        """Yield the logits of all replacements for the first predictions, then of all for the next, and so on."""
         places = group.predicts.flatten().nonzero()[:, 0]
         for rows in torch.arange(len(places)).split(self._at_once(len(places))):
             for key, state in hidden.items():
                 yield Spliced(place, key, rows, self._head(group, state, places[rows]))
 
     def _logits_apart(self, place: int, group: Group, key: Key, windows: Sequence[Tensor | None]) -> Iterator[Spliced]:
-        """Predictions of windows some of which share hidden states, whose logits are computed once."""
+        """Yield the logits of windows; those that share hidden states share the computation."""
         predicts = group.predicts
         number = (predicts.flatten().cumsum(0) - 1).view_as(predicts)
         for after in {id(after): after for after in windows if after is not None}.values():
@@ -230,7 +233,7 @@ class Resumption:
                 yield Spliced(place, key, rows, self._head(_full(group, [int(same[0])]), after[None], part), at)
 
     def _at_once(self, places: int) -> int:
-        """Predictions whose logits are computed together."""
+        """Return the number of predictions whose logits are computed together."""
         if not self.gathers:
             return max(1, places)
         logits = LOGITS if torch.device(self.model.device).type == "cpu" else LOGITS_ON_A_GPU
@@ -238,7 +241,7 @@ class Resumption:
 
     @torch.inference_mode()
     def _head(self, group: Group, state: Tensor, places: Int64[Tensor, " places"]) -> Tensor:
-        """Logits [places, vocabulary] at some places of a group, counted row by row, from its last hidden states."""
+        """Return the logits [places, vocabulary] at places of a group, counted row by row."""
         places = places.to(state.device)
         forward = lambda: self.model.forward(self.model.model, group).logits  # noqa: E731
         head = self.model.model.get_output_embeddings()
@@ -250,18 +253,18 @@ class Resumption:
 
 
 def _resumed(site: Site) -> int:
-    """The first block to run for a replacement at a site."""
+    """Return the first block to run for a replacement at a site."""
     return site.layer + (site.stream == "resid_post")
 
 
 def _full(group: Group, windows: Sequence[int]) -> Group:
-    """Some windows of a group, as if they were full: what follows their tokens changes nothing for them."""
+    """Return windows of a group as if they were full: what follows their tokens changes nothing for them."""
     ids = group.input_ids[list(windows)]
     return Group([], ids, torch.ones_like(ids), group.is_activation[list(windows)], group.prefix)
 
 
 def _together(windows: Sequence[Tensor | None], like: Tensor) -> Tensor:
-    """The hidden states of repeated windows as those of one group; zeros for windows that predict nothing."""
+    """Join the hidden states of repeated windows into those of one group; zeros for windows that predict nothing."""
     found = torch.zeros_like(like).view(len(windows), -1, like.shape[-1])
     for window, hidden in enumerate(windows):
         if hidden is not None:
@@ -282,7 +285,7 @@ def splicer_of(model: SpliceableModel, sites: Sequence[Site], beside: Collection
 
 
 def resumption(model: ResumableModel, sites: Sequence[Site], beside: Collection[str] = ()) -> Resumption | None:
-    """A model that runs from its sites on; None if a trial shows that its logits would be others."""
+    """Make a splicer that runs a model from its sites on, or None if a trial shows other logits than the model's."""
     group = _trial(model)
     with suppress(NotReplayableError, RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError):
         form = form_of(find_blocks(model.model), lambda: model.forward(model.model.base_model, group))
@@ -298,7 +301,7 @@ def resumption(model: ResumableModel, sites: Sequence[Site], beside: Collection[
 
 
 def _is_right(made: Resumption, group: Group) -> bool:
-    """Whether its logits are those of whole passes, with activations in another order and with zeros at its site."""
+    """Return True if the logits equal those of whole passes, with two replacements: shuffled activations, and zeros."""
     model, (site,) = made.model, made.sites
     ways = {"other": lambda x: x.flip(0), "zeros": torch.zeros_like}
     count = int(group.predicts.sum())
@@ -318,7 +321,7 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 
 
 def _trial(model: ResumableModel) -> Group:
-    """A small group of windows of unequal length and different tokens."""
+    """Make a small group of windows of unequal length and with different tokens."""
     windows, tokens = 3, 8
     ids = (7 * torch.arange(windows * tokens) % model.vocabulary).view(windows, tokens)
     mask = torch.ones_like(ids)

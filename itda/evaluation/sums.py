@@ -1,4 +1,4 @@
-"""Adding up what an evaluation measures, group by group: of activations, and of predictions."""
+"""The sums of an evaluation over activations and over predictions, added up group by group."""
 
 from __future__ import annotations
 
@@ -25,27 +25,29 @@ from itda.sources.models.splicing import REPLACEMENTS, SPLICED, Key, Spliced
 from itda.sources.tokenizing.windows import Group
 
 COLUMNS = ("tokens", "picks", "residual", "variance", "predicted", "gained", "lost", "kl")
-"""What is summed for each document: `gained` is CE_zero - CE_spliced, `lost` is CE_zero - CE_clean."""
+"""Columns summed for each document: `gained` is CE_zero - CE_spliced, `lost` is CE_zero - CE_clean."""
 
 RATIOS = {"l0": ("picks", "tokens"), "fvu": ("residual", "variance")}
 CAUSAL_RATIOS = {"ce_loss_score": ("gained", "lost"), "kl": ("kl", "predicted")}
-"""Measures that are one column's sum over another's, which intervals are made of."""
+"""Measures with intervals: each is the sum of one column over the sum of another."""
 
 
 @dataclass
 class SiteSums:
-    """Sums over the activations and predictions of one site, and its dictionary's measures in the end."""
+    """The sums over the activations and predictions of one site, from which its dictionary's measures are made."""
 
     dictionary: ITDA
     mean: Float64[Tensor, " d_model"]
-    """The mean of the activations that are not massive, which the variance is about."""
+    """The mean of the activations that are not massive; variance is measured from it."""
     massive: Massive
     ordinary: Unexplained = field(init=False)
     """The variance left unexplained in tokens that are not massive."""
     everything: Unexplained = field(init=False)
-    """The same of all tokens."""
+    """The variance left unexplained in all tokens."""
     uses: Tensor = field(init=False)
+    """Uses of each atom [atoms]."""
     picks: int = 0
+    """Entries of all codes together, massive tokens left out."""
     massive_tokens: int = 0
     energy: float = 0.0
     massive_energy: float = 0.0
@@ -53,8 +55,9 @@ class SiteSums:
     kl: float = 0.0
     seconds: float = 0.0
     timed: int = 0
-    """Activations that took these seconds to encode."""
+    """Number of activations that `seconds` were spent on encoding."""
     full: int = 0
+    """Number of codes with all k atoms."""
     errors: list[Float64[Tensor, " tokens"]] = field(default_factory=list)
     sample: list[Tensor] = field(default_factory=list)
     documents: list[np.ndarray] = field(default_factory=list)
@@ -66,7 +69,7 @@ class SiteSums:
         self.uses = torch.zeros(len(self.dictionary), dtype=torch.long)
 
     def replacements(self, x: Float[Tensor, "tokens d_model"], documents: np.ndarray) -> dict[str, Tensor]:
-        """Count the activations of a group, and return what is put in their place, by `REPLACEMENTS`."""
+        """Count the activations of a group; return what is put in their place, for each of `REPLACEMENTS`."""
         started = time.perf_counter()
         code = self.dictionary.encode(x)
         if self.everything.tokens:  # the first one compiles, and computes what later ones find ready
@@ -81,13 +84,13 @@ class SiteSums:
         return {name: torch.where(apart[:, None], x.to(values), values) for name, values in made.items()}
 
     def _count(self, x: Tensor, code: SparseCode, reconstruction: Tensor, apart: Tensor, documents: np.ndarray) -> None:
-        exact, ordinary = x.double(), ~apart
+        in_double, ordinary = x.double(), ~apart
         self._add_columns(
             documents,
             tokens=ordinary,
             picks=code.count * ordinary.to(code.count.device),
-            residual=(exact - reconstruction.double()).square().sum(dim=1) * ordinary,
-            variance=(exact - self.mean.to(exact)).square().sum(dim=1) * ordinary,
+            residual=(in_double - reconstruction.double()).square().sum(dim=1) * ordinary,
+            variance=(in_double - self.mean.to(in_double)).square().sum(dim=1) * ordinary,
         )
         self.ordinary.update(x[ordinary], reconstruction[ordinary])
         self.everything.update(x, reconstruction)
@@ -99,12 +102,12 @@ class SiteSums:
         if (room := SAMPLE_TOKENS - sum(map(len, self.sample))) > 0:
             self.sample.append(x[ordinary][:room].clone())
         self.massive_tokens += int(apart.sum())
-        energy = exact.square().sum(dim=1)
+        energy = in_double.square().sum(dim=1)
         self.energy += energy.sum().item()
         self.massive_energy += energy[apart].sum().item()
 
     def add_scores(self, site: Site, score: GroupScores, documents: np.ndarray) -> None:
-        """Count the predictions of a group, of which each is from one of `documents`."""
+        """Count the predictions of a group; `documents` has the document of each."""
         for name in REPLACEMENTS:
             self.ce[name] += score.ce[site, name].sum().item()
         self.kl += score.kl[site].sum().item()
@@ -118,7 +121,7 @@ class SiteSums:
         )
 
     def _add_columns(self, documents: np.ndarray, **columns: Tensor) -> None:
-        """Keep some columns of tokens, and which document each token is from."""
+        """Keep columns of some tokens [tokens], together with the document of each token."""
         values = np.zeros((len(documents), len(COLUMNS)))
         for name, column in columns.items():
             values[:, COLUMNS.index(name)] = column.double().cpu().numpy()
@@ -126,11 +129,11 @@ class SiteSums:
         self.columns.append(values)
 
     def evaluation(self, ce_clean: float, predicted: int) -> Evaluation:
-        """The measures of the dictionary, given the clean model's cross-entropy, summed over so many predictions.
+        """Return the measures; `ce_clean` is the clean model's cross-entropy, summed over `predicted` predictions.
 
         Raises `ModelError` if the model's loss is not a number.
         """
-        # Of the documents in the order of their ids.
+        # One row per document, in the order of their ids.
         sums = by_document(np.concatenate(self.columns), np.concatenate(self.documents))
         common = {
             "tokens": self.everything.tokens,
@@ -153,7 +156,7 @@ class SiteSums:
         return Evaluation(**common, **self._losses(ce_clean, predicted))
 
     def _code_lengths_and_errors(self) -> dict[str, Any]:
-        """Measures of the codes of the tokens that are not massive, if there is one."""
+        """Return the measures of codes and errors, over the tokens that are not massive."""
         ordinary = self.ordinary.tokens
         if not ordinary:
             return {"l0": math.nan}
@@ -169,7 +172,7 @@ class SiteSums:
         return found
 
     def _losses(self, ce_clean: float, predicted: int) -> dict[str, Any]:
-        """Measures of the predictions, if there is one."""
+        """Return the measures of predictions; none if there was no prediction."""
         if predicted == 0:
             return {}
         clean = ce_clean / predicted
@@ -196,7 +199,7 @@ class GroupScores:
         self._clean: tuple[Tensor, Tensor] | None = None
 
     def add(self, predictions: Spliced) -> None:
-        """Score some predictions; the clean ones of the same rows come before those that are compared with them."""
+        """Score some predictions; the clean ones of the same rows must come before those that KL compares with them."""
         _, key, rows, logits, at = predictions
         normalizer = log_normalizer(logits)
         if key is None:

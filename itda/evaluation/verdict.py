@@ -1,4 +1,4 @@
-"""The figures of an evaluation in words: each sentence rests on a measured figure and a threshold given here."""
+"""The verdict on a dictionary: sentences that each rest on a measured figure and a threshold given here."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ BANDS = (
     (0.75, "Weak", "what it leaves out matters: read its strongest atoms only"),
     (-math.inf, "Poor", "it keeps too little of the site to say what it does"),
 )
-"""The least CE loss score of each, its name, and what that is good for."""
+"""Bands of the CE loss score: the least score of a band, its name, and what such a dictionary is good for."""
 
 HELPS = 0.1
-"""A change helps if it takes this share of the unexplained variance away."""
+"""Share of the unexplained variance that a change must take away to be said to help."""
 
 FEW_FULL = 0.05
-"""Longer codes change nothing where no more tokens than this use all k."""
+"""Share of tokens whose codes have all k atoms up to which a larger k is said to change little."""
 
 GROWING = 0.05
-"""A dictionary still grows if the last tenth of the training tokens gave this share of its atoms; a tenth is even."""
+"""Share of the atoms from the last tenth of the training tokens from which a dictionary is said to grow still."""
 
 FEW_PREDICTED = 1000
-"""Below so many predictions, a CE loss score is rough."""
+"""Number of scored predictions below which a CE loss score is called rough."""
 
 
 def verdict(site: Site, figures: Evaluation, growing: float | None = None) -> tuple[str, ...]:
-    """At most four sentences or two on one dictionary; see docs/measures.md for what they rest on.
+    """Return up to four paragraphs on one dictionary, of a sentence or two each; docs/measures.md says how they come.
 
-    `growing` is the share of the atoms that the last tenth of the training tokens gave, where that is known.
+    `growing` is the share of the atoms that the last tenth of the training tokens gave, None if that is not known.
     """
     lines = [_predictions(site, figures), _tail(figures), _longer_codes(figures), _more_atoms(figures, growing)]
     return tuple(line for line in lines if line)
@@ -106,5 +106,5 @@ def _more_atoms(figures: Evaluation, growing: float | None) -> str:
 
 
 def _gain(after: float, before: float) -> float:
-    """The share of an error that a change takes away."""
+    """Return the share of an error that a change takes away."""
     return 1 - after / before if before > 0 else 0.0

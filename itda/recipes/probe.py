@@ -1,4 +1,4 @@
-"""`itda probe`: what a few latents of each readout of a run's dictionaries tell about Python's syntax."""
+"""`itda probe`: how well a few latents of each readout of a run's dictionaries tell classes of Python's syntax."""
 
 from __future__ import annotations
 
@@ -22,24 +22,29 @@ from itda.recipes.runs import Bar, Say, corpus_of, limits_of, no_bar, open_run, 
 from itda.sources.corpora.corpus import Corpus, Document
 from itda.sources.source import ModelSource
 
-SIZES = (1, 2, 5, 20, None)
+LATENT_COUNTS = (1, 2, 5, 20, None)
+"""Latents that probes read; None for all."""
 READOUTS = 5
+"""Number of readouts that `_features` yields."""
 CHARACTERS = 4000
+"""Characters of each document that are read."""
 LEAST = 50
-"""Tokens in and out of a class, for it to be probed."""
+"""Tokens in a class, and outside of it, that there must be for it to be probed."""
 
 
 def probe_run(
     options: settings.Probe, bar: Bar = no_bar, say: Say = unsaid
 ) -> tuple[list[str], dict[Site, dict[str, list[ProbeResult]]]]:
-    """The classes, and by site and readout the probes of `itda.evaluation.probing` for `SIZES` latents.
+    """`itda probe`: probe the readouts of a run's dictionaries for classes of Python's syntax.
+
+    Returns the names of the classes and, by site and readout, a `ProbeResult` for each of `LATENT_COUNTS`.
 
     Tokens that are massive at any site are left out. Probes are fitted on three in four documents and judged on the
     rest. `say` is told what the user should know. Raises an `ItdaError` for bad input.
     """
     tokens = options.tokens
     run = open_run(options.run)
-    # Shuffled: neighbours in a library are alike, and a few long files must not be all there is.
+    # Shuffled, as neighbouring files of a library are alike.
     corpus = _python(corpus_of(run, options.corpus, options, "unread", say)).shuffled(0)
     model, sites = run.model(options, say), list(run.sites)
     source = ModelSource(
@@ -76,13 +81,13 @@ def probe_run(
             results[site] = {}
             for name, features in _features(dictionary, x):
                 progress.set_postfix_str(f"{site} {name}")
-                results[site][name] = probe(features, classes, documents, sizes=SIZES)
+                results[site][name] = probe(features, classes, documents, latent_counts=LATENT_COUNTS)
                 progress.update(1)
     return names, results
 
 
 def _features(dictionary: ITDA, x: Tensor) -> Iterator[tuple[str, Any]]:
-    """The `READOUTS`, latents [tokens, latents] of activations; the codes have at most k for each token."""
+    """Yield each readout of activations by name: latents [tokens, latents], or a pair (code, number of atoms)."""
     code, levels, atoms = dictionary.encode(x), two_levels(dictionary), len(dictionary)
     yield "code", (code, atoms)
     yield "code, two levels", (levels.encode(x), atoms)
@@ -92,17 +97,17 @@ def _features(dictionary: ITDA, x: Tensor) -> Iterator[tuple[str, Any]]:
 
 
 def _python(corpus: Corpus) -> Corpus:
-    """The documents that are Python source."""
+    """Return the corpus with only those documents that are Python source."""
     return replace(corpus, read=lambda: (d for d in corpus.read() if d.id.split(":")[0].endswith(".py")))
 
 
 def _beginnings(corpus: Corpus) -> Corpus:
-    """What is read of each document: intervals are over documents, so there should be many."""
+    """Cut each document to its first `CHARACTERS`: intervals are over documents, so there should be many."""
     return replace(corpus, read=lambda: (Document(d.id, d.beginning(CHARACTERS)) for d in corpus.read()))
 
 
 def _classes(corpus: Corpus, labels: list[Any]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names of classes, which tokens are members [tokens, classes], and each token's document."""
+    """Return the names of the classes, which tokens are members [tokens, classes], and each token's document."""
     columns = [
         np.concatenate([getattr(each, name) for each in labels] or [[]])
         for name in ("document", "char_start", "char_end")

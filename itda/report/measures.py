@@ -68,7 +68,9 @@ def _interval_row(name: str, results: Iterable[Evaluation]) -> list[list[str]]:
 
 
 def probes(
-    names: Sequence[str], sizes: Sequence[int | None], results: Mapping[Site, Mapping[str, Sequence[ProbeResult]]]
+    names: Sequence[str],
+    latent_counts: Sequence[int | None],
+    results: Mapping[Site, Mapping[str, Sequence[ProbeResult]]],
 ) -> str:
     """Balanced accuracy of each readout, the mean over the classes, with 95% intervals under it."""
     blocks = [
@@ -82,5 +84,5 @@ def probes(
             ends = [f"{probe.mean.low:.2f}-{probe.mean.high:.2f}".replace("0.", ".") for probe in found]
             if "nan" not in ends[0]:  # as it is where one document is all there is to judge on
                 rows.append(["", *ends])
-        blocks.append(table([str(site), *("all" if size is None else str(size) for size in sizes)], rows))
+        blocks.append(table([str(site), *("all" if count is None else str(count) for count in latent_counts)], rows))
     return "\n\n".join(blocks)

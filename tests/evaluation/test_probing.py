@@ -38,7 +38,7 @@ def code_of(x: np.ndarray) -> SparseCode:
 @pytest.mark.parametrize("size", [1, 3, LATENTS])
 def test_a_probe_is_scikit_learns_on_the_chosen_latents(size):
     x, y, documents = data()
-    [result] = probe(x, y, documents, sizes=[size])
+    [result] = probe(x, y, documents, latent_counts=[size])
     test = held_out(documents)
     assert result.latents.shape == (2, size)
     for c in range(2):
@@ -57,7 +57,7 @@ def test_dense_tensors_csr_matrices_and_codes_give_the_same(selection):
     x, y, documents = data()
     x = x.astype(np.float32).astype(np.float64)
     readouts = [x, torch.tensor(x), csr_matrix(x), (code_of(x), LATENTS)]
-    results = [probe(r, y, documents, sizes=[2, 7], selection=selection) for r in readouts]
+    results = [probe(r, y, documents, latent_counts=[2, 7], selection=selection) for r in readouts]
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(a.latents, b.latents)
@@ -116,7 +116,7 @@ def test_all_latents_sparse_dense_and_wider_than_the_directions_it_keeps():
     y = x[:, :2] + 0.5 * rng.normal(size=(ROWS, 2)) > 0
     documents = np.arange(ROWS) // 50
     mixed = x @ rng.normal(size=(12, WIDEST + 88)).astype(np.float32)  # as many directions as x
-    values = [probe(r, y, documents, sizes=[None])[0] for r in (x, csr_matrix(x), mixed)]
+    values = [probe(r, y, documents, latent_counts=[None])[0] for r in (x, csr_matrix(x), mixed)]
     assert values[0].latents is None
     assert all(v.mean.value > 0.8 for v in values)
     np.testing.assert_allclose(values[1].accuracy.value, values[0].accuracy.value, atol=0.02)
@@ -126,14 +126,14 @@ def test_all_latents_sparse_dense_and_wider_than_the_directions_it_keeps():
 def test_noise_is_worth_one_half_and_its_interval_says_so():
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(2000, 300)), rng.random((2000, 3)) < 0.1
-    for result in probe(x, y, np.arange(2000) // 40, sizes=[1, 20]):
+    for result in probe(x, y, np.arange(2000) // 40, latent_counts=[1, 20]):
         assert result.mean.low < 0.5 < result.mean.high
         assert result.mean.high - result.mean.low < 0.2
 
 
 def test_the_sums_of_two_readouts_give_the_interval_of_their_difference():
     x, y, documents = data()
-    [good], [same] = probe(x, y, documents, sizes=[5]), probe(x * 2, y, documents, sizes=[5])
+    [good], [same] = probe(x, y, documents, latent_counts=[5]), probe(x * 2, y, documents, latent_counts=[5])
     width = good.sums.shape[1]
 
     def difference(sums):
@@ -176,7 +176,7 @@ def test_bad_input_is_an_error_with_a_remedy(monkeypatch):
     with pytest.raises(ItdaError, match="give one row"):
         probe(x[:-1], y, documents)
     with pytest.raises(ItdaError, match="from 1 to 40"):
-        probe(x, y, documents, sizes=[41])
+        probe(x, y, documents, latent_counts=[41])
     with pytest.raises(ItdaError, match="class 1 has 0 members"):
         probe(x, y & [True, False], documents)
     with pytest.raises(ItdaError, match="drop the rows"):
