@@ -1,7 +1,7 @@
-"""What can be said of a command before anything heavy is loaded: its settings, its folders, its paths.
+"""Checks of a command before anything heavy is loaded: its settings, folders and paths.
 
-The recipes check the same again where they use it, and what only a model or a corpus can tell. This is what makes a
-refusal of a slip come at once, not after the seconds that imports of tensors and models take.
+With them a slip is refused at once, not after the seconds that imports of tensors and models take. The recipes check
+the same again where they use it, and whatever needs a model or a corpus.
 """
 
 from __future__ import annotations
@@ -75,19 +75,19 @@ def check(command: object) -> None:
 
 
 def check_index_batch(batch_size: int) -> None:
-    """Raises `SettingError` for a negative number."""
+    """Raises `SettingError` for a negative batch size; 0 means that of the run."""
     if batch_size < 0:
         raise SettingError(f"--batch-size is {batch_size}: it must be at least 1, or 0 for that of the run")
 
 
 def check_text(text: str) -> None:
-    """Raises `SettingError` for a text of nothing but space."""
+    """Raises `SettingError` for a text that is empty or all white space."""
     if not text.strip():
         raise SettingError("there is no text: give one in quotes")
 
 
 def check_here() -> None:
-    """Raises `SettingError` in a folder whose name is no text: what is made says where it was made from."""
+    """Raises `SettingError` if the current folder's name is not UTF-8: records of a run contain it."""
     with suppress(OSError):  # it may have been removed
         here = Path.cwd()
         if not is_text(here):
@@ -96,13 +96,13 @@ def check_here() -> None:
 
 
 def check_some(runs: Sequence[Path], verb: str) -> None:
-    """Raises `SettingError` where no run was named."""
+    """Raises `SettingError` if no run was named."""
     if not runs:
         raise SettingError(f"no run to {verb}: name one or more run folders")
 
 
 def check_export(options: settings.Explore) -> None:
-    """Raises `SettingError`, `StoreError` for a page that cannot be written or has nothing in it."""
+    """Raises `StoreError` if the page cannot be written, `SettingError` if it would have no atom."""
     target = options.export
     if target is None:
         return
@@ -113,7 +113,7 @@ def check_export(options: settings.Explore) -> None:
 
 
 def check_plan(options: settings.Plan) -> None:
-    """Raises `SettingError` for numbers with which there is nothing to count."""
+    """Raises `SettingError` for numbers out of range, such as a window of 0 tokens."""
     for name in ("window", "batch_size", "k"):
         if getattr(options, name) < 1:
             raise SettingError(f"--{name.replace('_', '-')} must be at least 1")
@@ -123,7 +123,7 @@ def check_plan(options: settings.Plan) -> None:
 
 
 def check_free(folder: Path) -> None:
-    """Raises `StoreError` if there is something in the way of a new run."""
+    """Raises `StoreError` if the folder of a new run exists already."""
     if (folder / UNFINISHED).exists() and not (folder / "run.json").exists():
         raise StoreError(f"{folder} is there, unfinished: go on with itda train --resume {folder}, or remove it")
     if folder.exists():
@@ -131,7 +131,7 @@ def check_free(folder: Path) -> None:
 
 
 def check_resumable(folder: Path) -> None:
-    """Raises `StoreError` if there is no run to go on with."""
+    """Raises `StoreError` if the folder holds no run, whole or unfinished, to resume."""
     if not folder.is_dir():
         raise StoreError(f"no folder {folder}: check the path, or begin the run with `itda train --out {folder}`")
     if (folder / "run.json").exists():
@@ -143,7 +143,7 @@ def check_resumable(folder: Path) -> None:
 def _train(options: settings.Train) -> None:
     if options.resume is not None:
         check_resumable(options.resume)
-        with locked(options.resume, "made"):  # if somebody is at it, it is told now
+        with locked(options.resume, "made"):  # raises at once if another process is training the run
             return
     options = resolved(options)
     if options.out is not None:
@@ -162,7 +162,7 @@ def _readable(folder: Path) -> RunRecord:
 
 
 def _local(model: str | None, corpus: str | None, options: settings.CorpusOptions) -> None:
-    """A model or a corpus that is a path; of what is elsewhere only the network can tell."""
+    """Check a model and a corpus that are paths on this machine; others can only be checked over the network."""
     if model is not None:
         gguf_of(model)
     if corpus is not None and (corpus.startswith((".", "~", os.sep)) or Path(corpus).expanduser().exists()):

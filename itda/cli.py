@@ -1,4 +1,4 @@
-"""The command line: one command is one recipe. Imports of models and tensors wait until a command needs them."""
+"""The command line: each command calls a module of `itda.recipes`. Models and tensors are imported when needed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"itda: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
-        # A run that was kept says how to go on.
+        # A run that can be resumed says so in the exception.
         print(f"itda: {stop}" if str(stop) else "itda: stopped; nothing was written", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output, `head` for one, has gone
@@ -77,7 +77,7 @@ def _dispatch(command: Any) -> None:
         return
     import transformers
 
-    # One line per failure is ours to write; other libraries' bars and warnings would bury it.
+    # Other libraries' bars and warnings would bury our one line per failure.
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     import logging
@@ -216,7 +216,7 @@ def _compare(options: settings.Compare) -> None:
     if options.out is not None:
         from itda.plots import check_plots
 
-        check_plots()  # before what takes long
+        check_plots()  # before the comparison, which may take long
     pairs = compare_runs(options, bars(options.quiet))
     values = finite(comparison_values(pairs))
     if options.out is not None:
@@ -364,7 +364,7 @@ def _demo(options: settings.Demo) -> None:
 
 
 def _spelled(arguments: list[str]) -> list[str]:
-    """--layer and --layers are one flag, whichever of the two a command has."""
+    """Return the arguments with --layer or --layers spelled as the command has it: users may give either."""
     named = {"train": "--layers", "harvest": "--layers", "plan": "--layers"}.get(arguments[0] if arguments else "")
     named = named or "--layer"
 
@@ -377,7 +377,7 @@ def _spelled(arguments: list[str]) -> list[str]:
 
 @contextmanager
 def _resumable() -> Iterator[None]:
-    """Says of a command that was stopped how to go on with it."""
+    """Print how to go on with a command that is stopped by Ctrl-C in this context, and exit with status 130."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Settings of the commands: the only source of their defaults and flags. A string under a field is its help."""
+"""Settings of the commands: the only source of their flags and defaults. The string under a field is its help."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ Mode = Literal["paper", "best", "reference"]
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What a command shows."""
+    """Settings of a command's output."""
 
     json: bool = False
     """Print one JSON object on standard output and nothing else there."""
@@ -24,24 +24,24 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """How the language model is run."""
+    """Settings of how the language model is run."""
 
     batch_size: int = 8
     """Windows per forward pass. Another number may change the last bits of the activations."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto is a GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto is float32 on a CPU, the checkpoint's own elsewhere."""
+    """auto is float32 on a CPU, elsewhere the type in which the model is stored."""
     trust_remote_code: bool = False
     """Run code from the model's repository."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(ModelOptions):
-    """How the language model of a run is run again."""
+    """Settings of how the language model of a run is run again."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto is that of the run, wherever it runs now."""
+    """auto is the type that the run was made in, on any device."""
     model_path: str | None = None
     """Where the model of the run is now, if it was moved."""
     changed_model: bool = False
@@ -50,7 +50,7 @@ class RunOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PursuitOptions:
-    """What pursuits may use."""
+    """Settings of pursuits: memory, and precision on a GPU."""
 
     memory: Bytes | None = None
     """Memory for the Gram matrices of the dictionaries, such as 8G; default: half of what is free. Less is slower."""
@@ -60,7 +60,7 @@ class PursuitOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusOptions:
-    """Where text comes from within a corpus."""
+    """Settings of where the text is within a corpus."""
 
     text_field: str = "text"
     """The key or column that holds the text, in tables (.jsonl .json .csv .parquet) and Hub data sets."""
@@ -74,7 +74,7 @@ class CorpusOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunCorpusOptions(CorpusOptions):
-    """Where the documents of a run are now."""
+    """Settings of where the documents of a run are now."""
 
     corpus_path: str | None = None
     """Where the corpus of the run is now, if it was moved."""
@@ -82,10 +82,10 @@ class RunCorpusOptions(CorpusOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LargeOptions:
-    """Models larger than memory."""
+    """Settings for models larger than memory."""
 
     stream: bool = False
-    """Read the model block by block from its checkpoint: done anyway if its weights need more than --model-memory."""
+    """Read the model block by block from its files: done anyway if its weights need more than --model-memory."""
     model_memory: Bytes | None = None
     """Memory for the model and its hidden states, such as 16G. Default: what is free on the GPU, or half of the RAM."""
     scratch: Path | None = None
@@ -94,7 +94,7 @@ class LargeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ElsewhereOptions:
-    """Models that run in other processes."""
+    """Settings for models that run in other processes."""
 
     workers: int = 0
     """Ray workers that run the model, each with its own copy. The results are the same. 0: none, or with --ray one per
@@ -116,15 +116,15 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     corpus: str = ""
     """python-docs, a file or folder (.txt .md .py .jsonl .json .csv .parquet, or .gz of one), or a Hub data set."""
     activations: Path | None = None
-    """A folder that `itda harvest` made, instead of a model and a corpus. --layers then defaults to all in it."""
+    """A folder made by `itda harvest`, instead of a model and a corpus. --layers then defaults to all in it."""
     resume: Path | None = None
-    """A run folder that is unfinished: go on, to the same dictionaries to the bit. It knows its own settings."""
+    """An unfinished run folder to go on with, to the same dictionaries to the bit. It knows its own settings."""
     checkpoint_every: float = 60.0
     """Seconds between checkpoints at least; more if they would take over 2% of the time."""
     out: Path | None = None
     """The run folder to make; default: runs/ with the model's name and the first free number."""
     streams: SomeStreams = ("resid_post",)
-    """What to read of each layer: resid_post, mlp_out, attn_out, or several with commas."""
+    """Outputs to read at each layer: resid_post, mlp_out, attn_out, or several with commas."""
     k: int = 40
     """Atoms per activation."""
     threshold: float | None = None
@@ -144,7 +144,7 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     order: Literal["corpus", "shuffled"] | None = None
     """The order of the documents. Default: shuffled, in mode reference corpus."""
     seed: int = 0
-    """Which shuffled order."""
+    """The seed of the shuffled order."""
     refine: int | None = None
     """Passes of refinement, of up to 20,000 tokens each, that improve the atoms. Default: 8 in mode best, else 0."""
     min_fidelity: float | None = None
@@ -175,13 +175,13 @@ class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Outpu
     out: Path
     """The folder to make, or to go on with."""
     streams: SomeStreams = ("resid_post",)
-    """What to read of each layer: resid_post, mlp_out, attn_out, or several with commas."""
+    """Outputs to read at each layer: resid_post, mlp_out, attn_out, or several with commas."""
     tokens: Count = 1_000_000
     """Activations to read: 50000, 50k, 1M."""
     order: Literal["corpus", "shuffled"] = "shuffled"
     """The order of the documents: what `itda train` makes of them depends on it."""
     seed: int = 0
-    """Which shuffled order."""
+    """The seed of the shuffled order."""
     window: int = 128
     """Tokens that the model reads at once, special ones included."""
     bos: Literal["auto", "always", "never"] = "auto"
@@ -194,14 +194,14 @@ class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Outpu
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Output):
-    """What a streamed model would read, hold and compute, by arithmetic from its config.json alone."""
+    """Estimate what a streamed model would read, hold in memory and compute, from its config.json alone."""
 
     model: Positional[str]
     """A Hub id, a folder, a config.json, or tiny (the bundled model)."""
     layers: LayerNumbers
     """Layers to read, for example 3,4-6."""
     streams: SomeStreams = ("resid_post",)
-    """What to read of each layer: resid_post, mlp_out, attn_out, or several with commas."""
+    """Outputs to read at each layer: resid_post, mlp_out, attn_out, or several with commas."""
     tokens: Count = 1_000_000
     """Activations to read: 50000, 50k, 1M."""
     evaluate: Count = 50_000
@@ -215,7 +215,7 @@ class Plan(Output):
     atoms: Count = 16_000
     """Atoms that each dictionary will have."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto is float32 on a CPU, the checkpoint's own on a GPU."""
+    """auto is float32 on a CPU, on a GPU the type in which the model is stored."""
     gpu_memory: Bytes = 24 * 2**30
     """Memory of the GPU."""
     ram: Bytes = 64 * 2**30
@@ -229,7 +229,7 @@ class Plan(Output):
     tflops: float = 50.0
     """Assumed: 10^12 operations of the model per second on the GPU."""
     cpu_tflops: float = 0.5
-    """Assumed: the same on a CPU, where dictionaries are made with a GPU too."""
+    """Assumed: 10^12 operations per second on the CPU, which makes the dictionaries even if there is a GPU."""
     disk_gbps: float = 3.0
     """Assumed: 10^9 bytes read from disk per second."""
     revision: str | None = None
@@ -266,7 +266,7 @@ class Decompose(RunOptions, PursuitOptions, Output):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(RunCorpusOptions, RunOptions, LargeOptions, PursuitOptions, Output):
-    """Splice each dictionary into the model, on documents held out from training."""
+    """Measure each dictionary by splicing it into the model, on documents held out from training."""
 
     run: Positional[Path]
     """The run folder."""
@@ -281,7 +281,7 @@ class Evaluate(RunCorpusOptions, RunOptions, LargeOptions, PursuitOptions, Outpu
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(RunCorpusOptions, RunOptions, PursuitOptions, Output):
-    """How well a few latents tell Python's comments, strings, names ... apart: codes, similarities, neurons."""
+    """Measure how well a few latents of codes, similarities and neurons tell comments, strings, names ... apart."""
 
     run: Positional[Path]
     """The run folder."""
@@ -328,7 +328,7 @@ class Explore(RunOptions, PursuitOptions, Output):
     memory: Bytes | None = 128 * 2**20
     """Memory for the Gram matrices of the dictionaries: rows that are used again and again fit into little."""
     port: int | None = None
-    """On 127.0.0.1; 0 is any free one. Default: 8642, or any free one if that is taken."""
+    """The port on 127.0.0.1; 0 is any free one. Default: 8642, or any free one if that is taken."""
     model: bool = True
     """--no-model does without the language model: no prompts, and no next tokens of atoms."""
     open: bool = False
@@ -347,7 +347,7 @@ class Explore(RunOptions, PursuitOptions, Output):
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(PursuitOptions, Output):
-    """The whole story on the bundled model, offline, in about a minute or two."""
+    """Train, evaluate, decompose and explore with the bundled model, offline, in a minute or two."""
 
     out: Path = Path("runs/demo")
     """The run folder to make; runs/demo is made anew each time."""

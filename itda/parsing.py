@@ -1,4 +1,4 @@
-"""The edge of the command line: text that people type, turned into numbers, sizes, layers and sites, and back."""
+"""Parsing of the text that people type: into numbers, sizes of memory, layers and sites, and back to text."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from itda.core.site import STREAMS, Site, Stream
 from itda.errors import SettingError
 
 MOST_LAYERS = 10_000
-"""No model has as many: a larger number is a slip, and a list of all up to it would take a minute."""
+"""A number of layers that no model has: a larger number is a slip, and its list would take a minute to make."""
 
 
 class RefusedError(Exception):
@@ -45,7 +45,7 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_free_bytes(text: str) -> int:
-    """Read how much is free in a scratch folder, from its name or as a size. Raises `SettingError`."""
+    """Read a scratch folder or a size; return the bytes that are free there. Raises `SettingError`."""
     if Path(text).is_dir():
         return shutil.disk_usage(text).free
     try:
@@ -62,7 +62,7 @@ def parse_layers(text: str) -> tuple[int, ...]:
         last = last if dash else first
         if not first.isdecimal() or not last.isdecimal():
             raise SettingError(f"{text[:80]!r} is not a list of layers: write it as 3,4-6")
-        if max(len(first), len(last)) > 9 or int(last) >= MOST_LAYERS:  # no list is made of what no model has
+        if max(len(first), len(last)) > 9 or int(last) >= MOST_LAYERS:  # do not make a list of millions of layers
             raise SettingError(
                 f"{text[:80]!r} has a layer of {MOST_LAYERS:,} or more: no model has so many, name fewer"
             )
@@ -73,7 +73,7 @@ def parse_layers(text: str) -> tuple[int, ...]:
 
 
 def parse_streams(text: str) -> tuple[Stream, ...]:
-    """Read names of streams: resid_post,mlp_out. Raises `SettingError`."""
+    """Read the names of streams: resid_post,mlp_out. Raises `SettingError`."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in STREAMS:
@@ -92,7 +92,7 @@ def parse_some_sites(text: str) -> tuple[Site, ...]:
 
 
 def parse_atom_numbers(text: str) -> tuple[int, ...]:
-    """Read atoms of a dictionary: 3,17,25. Raises `SettingError`."""
+    """Read numbers of atoms: 3,17,25. Raises `SettingError`."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise SettingError(f"{text!r} is not a list of atoms: write it as 3,17,25")
@@ -112,7 +112,7 @@ def shown_bytes(size: int) -> str:
 
 
 def listed(values: Sequence[object]) -> str:
-    """Write a list as the functions above read it.
+    """Write a list of numbers or sites with commas, as the functions above read it.
 
     >>> listed((2, 4)), listed((Site(3, "mlp_out"), Site(5)))
     ('2,4', '3.mlp_out,5')
@@ -123,7 +123,7 @@ def listed(values: Sequence[object]) -> str:
 def _typed(
     read: Callable[[str], Any], metavar: str, write: Callable[[Any], str] = str
 ) -> PrimitiveConstructorSpec[Any]:
-    """Tell tyro how a flag is read."""
+    """Return tyro's description of a flag's type: how to read it, its name in the help, how to write it."""
 
     def from_text(arguments: list[str]) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""Pictures, drawn by matplotlib (the extra `plots`)."""
+"""Heat maps of a comparison, drawn by matplotlib (the extra `plots`)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from itda.files import whole_file
 from itda.recipes.compare import Pair
 
 PANELS = (("weighted", "weighted Jaccard"), ("jaccard", "Jaccard"), ("size_only", "sizes alone (control)"))
+"""The similarity indices drawn side by side for each pair of runs, and their titles."""
 
 
 def check_plots() -> None:

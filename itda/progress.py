@@ -1,4 +1,4 @@
-"""How far a command is, on standard error: a bar in a terminal, a line every ten seconds elsewhere."""
+"""The progress of a command on standard error: a bar in a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from types import TracebackType
 from typing import Any
 
 EVERY_S = 10.0
-"""Seconds between lines."""
+"""Seconds between lines of progress, at least."""
 START_S = 0.5
-"""What is counted before that was there already: a run that goes on begins with what it has."""
+"""Seconds after the start in which a first count is of work that was done before, by a process that was killed."""
 UNITS = {"export": "atoms", "probes": "readouts"}
-"""What is counted, where it is not tokens."""
+"""The unit of what is counted, by the name of the progress, where it is not tokens."""
 
 
 def short_count(number: int | float) -> str:
-    """A number of tokens in a few characters.
+    """Return a number of tokens in a few characters.
 
     >>> short_count(950), short_count(9_500), short_count(120_400), short_count(1_000_000)
     ('950', '9.5k', '120k', '1.0M')
     """
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        # What rounds to the next unit belongs to it.
+        # A number that would round to 1000 of a unit is shown in the next unit.
         if number >= size * (1 - 5e-4 if size > 1e3 else 1):
             value = number / size
             return f"{value:.1f}{unit}" if value < 99.95 else f"{value:.0f}{unit}"
@@ -32,7 +32,7 @@ def short_count(number: int | float) -> str:
 
 
 def duration(seconds: int | float) -> str:
-    """Seconds as people say them.
+    """Return a time in seconds, minutes or hours.
 
     >>> duration(8.2), duration(280), duration(7_500)
     ('8s', '4m40s', '2h05m')
@@ -46,10 +46,10 @@ def duration(seconds: int | float) -> str:
 
 
 class Lines:
-    """Progress where there is no terminal: nothing for what is done at once, else a line every ten seconds.
+    """Progress where there is no terminal: a line every ten seconds, and none for work that takes less.
 
-    Within its context it counts as tqdm does: `update` and `set_postfix_str`. The rate is that of the time since the
-    line before, as a dictionary's growth makes it slower.
+    A context manager with tqdm's methods `update` and `set_postfix_str`. The rate shown is that since the line before,
+    as work gets slower while a dictionary grows.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Lines:
         self._lines = 0
 
     def update(self, n: int, /) -> None:
-        """Count n more."""
+        """Count `n` more tokens, or other units."""
         now = self._clock()
         if self._done == 0 and now - self._begun < START_S:
             self._before = self._told_at = n
@@ -77,7 +77,7 @@ class Lines:
         self._tell(now)
 
     def set_postfix_str(self, s: str, /) -> None:
-        """What to say besides."""
+        """Set a remark for the lines to come."""
         self._remark = s
         self._tell(self._clock())
 
@@ -98,7 +98,7 @@ class Lines:
     def _tell(self, now: float) -> None:
         if now - self._told < EVERY_S:
             return
-        # Where a step is longer than that, the rate of all of it.
+        # Nothing is new since the last line: show the mean rate since the start.
         new, seconds = self._done - self._told_at, now - self._told
         if not new:
             new, seconds = self._done - self._before, now - self._begun
@@ -119,7 +119,7 @@ def _write(line: str) -> None:
 
 
 def bars(quiet: bool) -> Callable[[str, int], AbstractContextManager[Any]]:
-    """Return what makes progress bars: on a terminal tqdm's, elsewhere a line now and then, none if `quiet`."""
+    """Return a function that makes progress bars: tqdm's on a terminal, `Lines` elsewhere, silent ones if `quiet`."""
 
     def bar(name: str, tokens: int) -> AbstractContextManager[Any]:
         if quiet:
@@ -135,7 +135,7 @@ def bars(quiet: bool) -> Callable[[str, int], AbstractContextManager[Any]]:
 
 
 def remarks(quiet: bool) -> Callable[[str], None]:
-    """Return what shows remarks: on standard error, or nowhere if `quiet`."""
+    """Return a function that shows remarks on standard error, or does nothing if `quiet`."""
 
     def say(line: str) -> None:
         if not quiet:
@@ -145,7 +145,7 @@ def remarks(quiet: bool) -> Callable[[str], None]:
 
 
 class _Silent:
-    """Take progress, and show none."""
+    """A progress bar that shows nothing."""
 
     def update(self, n: int, /) -> None:
         """Ignore n more tokens."""

@@ -1,4 +1,4 @@
-"""Settings made whole: what a mode fills in, which settings exclude each other, and how a run records them."""
+"""Resolving of settings: defaults of the modes, settings that exclude each other, and their record in a run."""
 
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -22,16 +22,16 @@ MODES: dict[str, dict[str, object]] = {
     "paper": {"pursuit": "mp", "offset": 0, "order": "shuffled", "refine": 0, "min_fidelity": 0.0, "massive": "skip"},
     "reference": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0, "min_fidelity": 0.0, "massive": "off"},
 }
-"""What a mode says about settings that the user left out."""
+"""Defaults of each mode for settings that the user left out."""
 
 ATOMS_PER_DIMENSION = 8
-"""Atoms for each dimension of the model, where neither their number nor a threshold is given."""
+"""Atoms for each dimension of the model, if neither a number of atoms nor a threshold is given."""
 
 TOKENS_PER_ATOM = 10
-"""At least so many activations for each of those atoms: few tokens make a small dictionary, not a list of them."""
+"""Activations for each of those atoms, at least: a dictionary of a few tokens stays smaller than their list."""
 
 DEFAULT_TOKENS = 1_000_000
-
+"""Activations to read from a model, if the user gives no number."""
 
 FREE = ("out", "resume", "checkpoint_every", "stream", "model_memory", "scratch", "workers", "ray", "memory", "fast")
 FREE += ("json", "quiet")
@@ -39,9 +39,9 @@ FREE += ("json", "quiet")
 
 
 def resolved(options: Train) -> Train:
-    """The settings with those of the mode in place of what was left out, checked as a whole.
+    """Return the settings with the mode's defaults for those left out, checked as a whole.
 
-    Raises `SettingError` for a value out of range and for settings that clash: nothing has been read by then.
+    Raises `SettingError` for a value out of range and for settings that clash. Nothing is read yet.
     """
     check_source(options)
     check_values(options)
@@ -73,7 +73,7 @@ def resolved(options: Train) -> Train:
 
 
 def check_dictionary(options: Train) -> None:
-    """Raises `SettingError` for numbers of which no dictionary can be made; the settings are resolved."""
+    """Raises `SettingError` if no dictionary can be made with these resolved settings, as k of 0."""
     check_shape(options)
     check_k(options.k)
     if options.threshold is not None and options.mode != "reference":
@@ -89,13 +89,15 @@ def check_dictionary(options: Train) -> None:
 
 
 def check_shape(options: Train | Harvest) -> None:
-    """Raises `SettingError` unless there is something in a batch."""
+    """Raises `SettingError` if the window or the batch size is less than 1."""
     if options.batch_size < 1 or options.window < 1:
         raise SettingError("--batch-size and --window must be at least 1")
 
 
 def sized(options: Train, d_model: int) -> tuple[Train, str]:
-    """Resolved settings with a number of atoms where there is no threshold either, and why that many ("" if given).
+    """Return resolved settings with the default number of atoms, and a phrase that says why so many.
+
+    Settings that have a number of atoms or a threshold stay as they are, with "" for the phrase.
 
     >>> sized(Train(tokens=1_000_000), 192)[0].atoms, sized(Train(tokens=5_000), 192)[1]
     (1536, 'one for every 10 of 5,000 tokens')
@@ -111,7 +113,7 @@ def sized(options: Train, d_model: int) -> tuple[Train, str]:
 
 
 def check_values(options: Train) -> None:
-    """Raises `SettingError` for a choice that there is not, and for what is no number."""
+    """Raises `SettingError` for an unknown choice, for NaN, and for a negative time between checkpoints."""
     for each in fields(Train):
         value = getattr(options, each.name)
         choices = [choice for part in (each.type, *get_args(each.type)) for choice in get_args(part)]
@@ -125,7 +127,7 @@ def check_values(options: Train) -> None:
 
 
 def check_source(options: Train) -> None:
-    """Raises `SettingError` unless the settings name one source of activations."""
+    """Raises `SettingError` unless the settings name one source of activations: a model and a corpus, or a folder."""
     if options.activations is not None:
         named = {name: getattr(options, name) for name in ("model", "corpus", "stream", "workers", "ray", "remote")}
         for name, value in {**named, "bos": options.bos != "auto"}.items():
@@ -144,7 +146,7 @@ def check_source(options: Train) -> None:
 
 
 def check_elsewhere(options: Train | Index | Harvest) -> None:
-    """Raises `SettingError` for settings that name two places to run the model, or fewer workers than none."""
+    """Raises `SettingError` for settings that name two places to run the model, or a negative number of workers."""
     if options.remote and (options.stream or options.workers or options.ray):
         raise SettingError("--remote runs the model at NDIF: leave out --stream, --workers and --ray")
     if options.workers < 0:
@@ -152,9 +154,9 @@ def check_elsewhere(options: Train | Index | Harvest) -> None:
 
 
 def with_free(stored: Train, given: Train) -> Train:
-    """The settings of an unfinished run, with those that may change from the command line that resumes it.
+    """Return the settings of an unfinished run, with those of `FREE` from the command line that resumes it.
 
-    Raises `SettingError` for one that may not.
+    Raises `SettingError` if the command line gives any other setting.
     """
     check_values(given)
     for each in fields(Train):
@@ -167,13 +169,13 @@ def with_free(stored: Train, given: Train) -> Train:
 
 
 def check_seed(options: Harvest) -> None:
-    """Raises `SettingError` for a seed of no order."""
+    """Raises `SettingError` if there is a seed and the order is not shuffled."""
     if options.seed and options.order != "shuffled":
         raise SettingError("--seed chooses a shuffled order: leave out --order corpus, or the seed")
 
 
 def sites_of(options: Train | Harvest | Plan) -> list[Site]:
-    """Each of the layers with each of the streams."""
+    """Return the sites: each of the layers with each of the streams."""
     return [Site(layer, stream) for layer in options.layers for stream in STREAMS if stream in options.streams]
 
 
@@ -185,13 +187,14 @@ RECORDED = {
     "memory": (str, parse_bytes),
     "model_memory": (str, parse_bytes),
 }
-"""Settings that run.json has as text, as a user may have typed them: how to write them, and how to read them."""
+"""Settings that run.json keeps as text, as a user may have typed them: how to write each, and how to read it."""
 
 PATHS = ("out", "activations", "resume", "scratch")
+"""Settings that are paths; run.json keeps them as text."""
 
 
 def to_record(options: Train) -> dict[str, Any]:
-    """The settings as run.json and unfinished.json have them: JSON values."""
+    """Return the settings as run.json and unfinished.json keep them: JSON values."""
     values = asdict(options)
     for name, (write, _) in RECORDED.items():
         if values[name] is not None:
@@ -200,7 +203,9 @@ def to_record(options: Train) -> dict[str, Any]:
 
 
 def from_record(recorded: dict[str, Any]) -> Train:
-    """Read what `to_record` wrote, or an older itda. Raises `SettingError`, and `TypeError` for unknown names.
+    """Read settings that `to_record` wrote, in this itda or an older one.
+
+    Raises `SettingError` for a value that cannot be read, `TypeError` for an unknown name.
 
     >>> from_record({"layers": "2,4-6", "tokens": "2k"}).layers
     (2, 4, 5, 6)

@@ -1,4 +1,4 @@
-"""What goes in from a terminal and out to it: bytes that are no text, and signs that a terminal lacks."""
+"""Text from and to a terminal: arguments that are not UTF-8, and characters that the terminal cannot show."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ SIGNS = {
     **dict.fromkeys(map(ord, "│┃"), "|"),
     **dict.fromkeys(map(ord, "╭╮╰╯├┤┬┴┼"), "+"),
 }
-"""What stands for a sign of ours where there is none: of the same width, so that columns stay columns."""
+"""ASCII replacements, of the same width, for characters of ours that a terminal cannot show."""
 HANDLER = "itda-signs"
+"""The name under which Python knows our handler of encoding errors."""
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
@@ -27,10 +28,10 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def prepare_output() -> None:
-    """From now on, what the terminal has no sign for is replaced, where it would have ended the command."""
+    """Make standard output and error replace characters that they cannot encode, instead of raising an error."""
     codecs.register_error(HANDLER, _replaced)
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)  # not of what stands for a stream in a notebook or a test
+        reconfigure = getattr(stream, "reconfigure", None)  # notebooks and tests replace streams by objects without it
         if reconfigure is not None:
             reconfigure(errors=HANDLER)
 
@@ -44,7 +45,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def is_text(value: object) -> bool:
-    """Whether something can be written as UTF-8: bytes of a file name that are none become halves of surrogate pairs.
+    """Return True if a value can be written as UTF-8: in file names, Python keeps other bytes as lone surrogates.
 
     >>> is_text("café"), is_text(b"caf\\xe9".decode(errors="surrogateescape"))
     (True, False)
@@ -57,7 +58,7 @@ def is_text(value: object) -> bool:
 
 
 def json_line(values: dict[str, Any]) -> str:
-    """One JSON object, in signs that standard output has: escaped where it lacks them, so that nothing is replaced."""
+    """Return a JSON object on one line; characters that standard output cannot encode are escaped."""
     text = json.dumps(values, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "ascii")

@@ -59,10 +59,10 @@ class Probes(dict[Site, dict[str, list[ProbeResult]]]):
         self.classes = list(classes)
 
     def __repr__(self) -> str:
-        from itda.recipes.probe import SIZES
+        from itda.recipes.probe import LATENT_COUNTS
         from itda.report import probes
 
-        return probes(self.classes, SIZES, self)
+        return probes(self.classes, LATENT_COUNTS, self)
 
     def _repr_html_(self) -> str:
         return preformatted(repr(self))

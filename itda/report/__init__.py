@@ -1,6 +1,6 @@
-"""What the commands show a person: plain text, 80 columns wide. Pure functions from results to strings.
+"""Plain text of 80 columns that the commands show: functions from results to strings.
 
-A name is imported when it is asked for: what shows a record needs no tensors.
+A name is imported when it is first used, so that a command that shows a record loads no tensors.
 """
 
 from importlib import import_module

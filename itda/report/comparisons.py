@@ -1,4 +1,4 @@
-"""The overlap of runs."""
+"""The text of a comparison of runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from itda.report.text import WIDTH, end, number, table
 
 
 def comparison(pairs: Sequence[Pair]) -> str:
-    """The overlap of runs: a table for each pair, if they are few, and one line for each if they are many."""
+    """Return the overlap of runs as text: a table for each pair if they are few, else a line for each."""
     parts = [_pair(pair, noise_floors(pairs, (pair.a, pair.b))) for pair in pairs[:MOST_PAIRS]]
     if len(pairs) > MOST_PAIRS:
         parts = []
@@ -31,7 +31,7 @@ def comparison(pairs: Sequence[Pair]) -> str:
 
 
 MOST_PAIRS = 3
-"""More than these are not told site by site."""
+"""Pairs, at most, that get a table each, site by site."""
 
 
 def _pair(pair: Pair, floors: Mapping[Site, Overlap]) -> str:

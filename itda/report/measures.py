@@ -1,4 +1,4 @@
-"""Measures of dictionaries: evaluation, and probes."""
+"""The text of measures of dictionaries: evaluations and probes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from itda.report.text import WIDTH, number, table
 
 
 def evaluation(results: Mapping[Site, Evaluation]) -> str:
-    """The measures of each dictionary, with a line on what they mean."""
+    """Return the measures of each dictionary as a table, with a verdict on each."""
     some = any(result.massive_tokens for result in results.values())
     apart = [
         ["  of them massive", *(f"{r.massive_tokens:,}" for r in results.values())],
@@ -72,7 +72,7 @@ def probes(
     latent_counts: Sequence[int | None],
     results: Mapping[Site, Mapping[str, Sequence[ProbeResult]]],
 ) -> str:
-    """Balanced accuracy of each readout, the mean over the classes, with 95% intervals under it."""
+    """Return a table of the balanced accuracy of each readout, the mean over classes, with 95% intervals below."""
     blocks = [
         "Balanced accuracy of probes that read the best 1, 2 ... latents: the mean over\n"
         + "\n".join(textwrap.wrap(", ".join(names) + ". 0.5 is chance. 95% intervals over documents.", WIDTH))

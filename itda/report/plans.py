@@ -1,4 +1,4 @@
-"""What a model larger than memory takes."""
+"""The text of a plan for a model larger than memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a run folder, an index, a folder of activations."""
+"""The text of summaries: of a run folder, of a code index, of a folder of activations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
-    """What is in a run folder. Columns of measures are there once it has been evaluated."""
+    """Return a summary of a run folder; the table has columns of measures once the run has been evaluated."""
     record = run.record
     front = ""
     if "prefix" in record:
@@ -62,7 +62,7 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
 
 
 def _massive(found: Mapping[Site, Mapping[str, Any]]) -> list[str]:
-    """What training found of massive activations; nothing where the rule was off."""
+    """Return lines on the massive activations of the training tokens; none where the rule was off."""
     if not found:
         return []
     multiple, use = (next(iter(found.values()))[name] for name in ("multiple", "use"))
@@ -89,7 +89,7 @@ def _massive(found: Mapping[Site, Mapping[str, Any]]) -> list[str]:
 
 
 def index_summary(run: Path, made: Indexing) -> str:
-    """What was indexed, how fast, and how its atoms are used."""
+    """Return a summary of a code index: the tokens, the speed, and the use of atoms at each site."""
     record, tokens = made.record, made.record["tokens"]
     lines = [f"{made.folder}: {record['corpus']} ({record['corpus_part']} part), window {record['window']}"]
     if made.new:
@@ -115,7 +115,7 @@ def index_summary(run: Path, made: Indexing) -> str:
 
 
 def harvest_summary(made: Harvest) -> str:
-    """What activations are there, how fast they came, and what they take on the disk."""
+    """Return a summary of a folder of activations: the tokens, the speed, and the size on disk."""
     about = made.about
     lines = textwrap.wrap(
         f"{made.folder}: {about['model']} on {about['corpus']} ({about['corpus_part']} part), window "

@@ -1,4 +1,4 @@
-"""Text on lines of 80 columns: tables, and labels in their prompts."""
+"""Helpers for text of 80 columns: tables, prompts with a marked token, numbers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ if TYPE_CHECKING:
     from itda.core.labels import Label
 
 WIDTH = 80
+"""Columns of a line, at most."""
 
 
 def visible(text: str) -> str:
-    """Text on one line: newlines, tabs and other control characters as signs."""
+    """Return a text on one line, with signs for newlines, tabs and other control characters."""
     signs = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
     return "".join(signs.get(c, c if c.isprintable() else "·") for c in text)
 
 
 def prompt(label: Label, width: int) -> str:
-    """The end of a label's prompt with its token marked: ...before«token»after, in `width` characters."""
+    """Return a label's token marked in its prompt, …before«token»after, in `width` characters at most."""
     token = visible(label.token)
     if len(token) > width // 2:
         token = token[: width // 2 - 1] + "…"
@@ -33,7 +34,7 @@ def prompt(label: Label, width: int) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns set flush right, but for the first; each as wide as its widest cell."""
+    """Return a table as text: the first column flush left, the others flush right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [
         "  ".join(
@@ -45,17 +46,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None) -> str:
-    """A measure with four decimals; a dash for none."""
+    """Return a measure with four decimals, or a dash for None."""
     return "-" if value is None else f"{value:.4f}"
 
 
 def end(text: str, width: int) -> str:
-    """The end of a text, where that of a path or a name tells most."""
+    """Return the last `width` characters of a name or path, whose end tells most, with … for what is cut."""
     return text if len(text) <= width else "…" + text[-width + 1 :]
 
 
 def place(name: str) -> str:
-    """A path as it is called from here, if it is in this folder; what is no path stays."""
+    """Return a path in the current folder relative to it; return anything else as it is."""
     path = Path(name)
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else name

@@ -1,4 +1,4 @@
-"""Tokens taken apart, and the uses of an atom."""
+"""The text of decomposed tokens and of the uses of an atom."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itda.report.text import WIDTH, prompt
 
 
 def decomposition(tokens: Sequence[TokenDecomposition], top: int) -> str:
-    """Each token with the share explained and its atoms: coefficient, id, and the atom's prompt."""
+    """Return each token with its explained share and up to `top` atoms: coefficient, number, the atom's prompt."""
     blocks = []
     for token in tokens:
         head = f"{prompt(token.label, WIDTH - 20)}"
@@ -35,7 +35,7 @@ def decomposition(tokens: Sequence[TokenDecomposition], top: int) -> str:
 
 
 def uses(atom: int, label: Label, found: Sequence[AtomUse]) -> str:
-    """An atom's own prompt, and the tokens that use it most."""
+    """Return an atom's own prompt and the tokens that use it most."""
     lines = [f"atom {atom}: {prompt(label, WIDTH - 8 - len(str(atom)))}"]
     lines += [f"  {use.coefficient:+9.3f}  {prompt(use.label, WIDTH - 13)}" for use in found]
     if not found:
