@@ -1,4 +1,4 @@
-"""What the Python API returns: results that show themselves in a terminal and a notebook, and become tables."""
+"""Results of the Python API: they show themselves in a terminal and a notebook, and become tables."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def evaluate(
     >>> 0 < found["layer_4"].fvu < 2
     True
     """
-    run, say = _opened_run(run), remarks(not progress)
+    run, say = _as_run(run), remarks(not progress)
     options = made(settings.Evaluate, run=run.folder, batch_size=batch_size, massive=massive, **given)
     documents = corpus_of(run, None, options, "unread", say) if corpus is None else any_corpus(corpus)
     lm = spliceable(run.any_model(options, say) if model is None else any_model(model))
@@ -204,7 +204,7 @@ def uses(
     >>> len(found), found.atom.label == run["layer_4"].labels[0]
     (3, True)
     """
-    run, say = _opened_run(run), remarks(not progress)
+    run, say = _as_run(run), remarks(not progress)
     chosen = chosen_site(run, site_of(site))
     options = made(settings.Index, run=run.folder, **given)
     dictionary = run.dictionary(chosen, limits_of(options))
@@ -242,7 +242,7 @@ def compare(a: AnyRun, b: AnyRun | None = None, *, index: str = "weighted") -> C
     names = ("a", "b") if b is not None else ("a",)
     sides = [
         Side.of(run, name if not run.folder.exists() else str(run.folder))
-        for name, run in zip(names, map(_opened_run, (a, b) if b is not None else (a,)), strict=True)
+        for name, run in zip(names, map(_as_run, (a, b) if b is not None else (a,)), strict=True)
     ]
     return Comparison(compare_sides(sides)[0], index)
 
@@ -290,7 +290,7 @@ def harvest(
     yield iter(source)
 
 
-def _opened_run(run: AnyRun) -> Run:
+def _as_run(run: AnyRun) -> Run:
     return run if isinstance(run, Run) else open_run(run)
 
 

@@ -29,10 +29,10 @@ from itda.sources.streamed.weights import give_back_freed
 
 PROVENANCE = ("model", "revision", MODEL, "quantisation", "tokenizer", "corpus", "corpus_part", "corpus_revision")
 PROVENANCE += ("fingerprint", "window", "batch_size", "dtype", "order", "bos", "prefix", "corpus_rules")
-"""What a dictionary says of where it comes from."""
+"""Names of what a dictionary records of where its activations come from."""
 
 MADE_BY = ("revision", MODEL, "quantisation", "tokenizer", "dtype", "prefix")
-"""Of these what is known once the model is loaded."""
+"""Those of `PROVENANCE` that are known once the model is loaded."""
 
 INHERITED = ("revision", "text_field", "dataset_config", "dataset_split", "dataset_revision", "part", "order", "seed")
 INHERITED += ("window", "batch_size", "trust_remote_code", "bos")
@@ -46,11 +46,11 @@ class RecordedSource:
     d_model: int
     sites: Sequence[Site]
     source: Callable[[int], ActivationSource]
-    """The activations after so many first ones."""
+    """Given a number n, the stream of activations without its first n."""
     provenance: Mapping[str, Any]
-    """What a dictionary says of where it comes from, the number of tokens apart."""
+    """The record of where the activations come from, for the dictionaries; without the number of tokens."""
     about: Mapping[str, Any]
-    """What the bits depend on: if one of these changes, a run cannot go on."""
+    """Values that the bits depend on: if one of them changes, a run cannot go on."""
     device: str
     model: ActivationModel | None = None
     settings: Mapping[str, Any] | None = None
@@ -103,7 +103,7 @@ def open_source(
 
 
 def asked_of(options: settings.Train | settings.Harvest, corpus: Corpus) -> dict[str, Any]:
-    """What is known of where activations come from before the model is loaded."""
+    """Return the part of the record of where activations come from that is known before the model is loaded."""
     return {
         "model": options.model,
         "corpus": options.corpus,
@@ -124,7 +124,7 @@ def prefix_of(options: settings.Train | settings.Harvest, model: ActivationModel
 
 
 def about_of(options: settings.Train | settings.Harvest, model: ActivationModel, corpus: Corpus) -> dict[str, Any]:
-    """What the bits of a model's activations depend on, settings apart."""
+    """Return what the bits of a model's activations depend on, besides the settings."""
     # What NDIF runs is not known here.
     known = not options.remote and getattr(model, "found_by_name", True)
     made = NamedModel.named(options.model, revision=model.revision) if known else None

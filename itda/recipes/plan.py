@@ -20,7 +20,7 @@ GPU, LAPTOP = "GPU", "laptop"
 
 @dataclass(frozen=True)
 class Planned:
-    """What was asked, and what it will take on a machine with a GPU and on one without."""
+    """A request, with its cost on a machine with a GPU and on one without."""
 
     options: settings.Plan
     shape: ModelShape

@@ -53,7 +53,7 @@ CHECKPOINTS, LOG = "checkpoints", "log.jsonl"
 UNFINISHED_FORMAT = "itda-unfinished-run"
 
 THREADS = "threads"
-"""Of torch, which may split a product otherwise with another number, on another machine: so a run keeps its own."""
+"""The number of threads of torch: another may split a product otherwise, so a run keeps its own."""
 
 COST = 0.02
 """The share of the time that checkpoints may take."""
@@ -69,7 +69,7 @@ class RunInProgress:
     def __init__(self, folder: Path, options: settings.Train, about: Mapping[str, Any] | None) -> None:
         self.folder, self.options = folder, options
         self.about = about
-        """What the bits depend on besides the settings; None until it is known."""
+        """Values that the bits depend on besides the settings; None until they are known."""
 
     @staticmethod
     @contextmanager
@@ -81,13 +81,13 @@ class RunInProgress:
                 folder.mkdir(parents=True)
             except FileExistsError as error:
                 raise StoreError(f"{folder} exists already: name another folder, or remove it") from error
-        unfinished = RunInProgress(folder, options, None)
+        run = RunInProgress(folder, options, None)
         with locked(folder, "made"):
             try:
-                unfinished._write()
-                yield unfinished
+                run._write()
+                yield run
             except BaseException:
-                if not unfinished.has_checkpoint and (folder / UNFINISHED).exists():
+                if not run.has_checkpoint and (folder / UNFINISHED).exists():
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
 
@@ -97,10 +97,10 @@ class RunInProgress:
         """One that was left, which nobody else may go on with meanwhile. Raises `StoreError`."""
         check_resumable(folder)
         with locked(folder, "made"):
-            yield RunInProgress.opened(folder)
+            yield RunInProgress.read(folder)
 
     @staticmethod
-    def opened(folder: Path) -> RunInProgress:
+    def read(folder: Path) -> RunInProgress:
         """One that was left. Raises `StoreError` if there is none, or it is another itda's."""
         if (folder / "run.json").exists():
             raise StoreError(f"{folder} is finished: nothing to resume")
@@ -116,7 +116,7 @@ class RunInProgress:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is something to go on from."""
+        """True if there is a checkpoint to go on from."""
         return any((self.folder / CHECKPOINTS).glob("checkpoint-*"))
 
     @property
@@ -129,7 +129,7 @@ class RunInProgress:
 
     @property
     def remedy(self) -> str:
-        """How to go on."""
+        """Return the command that goes on with the run."""
         return f"itda train --resume {self.folder}"
 
     def check(self, about: Mapping[str, Any]) -> None:
@@ -217,7 +217,7 @@ def tidy(folder: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a folder holds a whole run; what it had for going on is removed then."""
+    """Return True if a folder holds a whole run, and remove what it had for going on."""
     if not (folder / "run.json").exists():
         return False
     read_json(folder / "run.json", RUN_FORMAT)
@@ -242,7 +242,7 @@ class Keeper:
 
     @property
     def due(self) -> bool:
-        """Whether it is time."""
+        """True if it is time for a checkpoint."""
         return self.stopping or time.monotonic() - self._last >= self._wait
 
     def save(self, write: Callable[[], None]) -> None:

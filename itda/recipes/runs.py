@@ -1,4 +1,4 @@
-"""What the recipes share: a run folder, opened; models and corpora by their settings; progress."""
+"""Tools of all recipes: run folders, models and corpora by their settings, and progress."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Progress(Protocol):
     """A progress bar: tqdm has this shape."""
 
     def update(self, n: int, /) -> Any:
-        """Count n more tokens."""
+        """Count n more tokens as done."""
         ...
 
     def set_postfix_str(self, s: str, /) -> Any:
@@ -45,7 +45,7 @@ Bar = Callable[[str, int], AbstractContextManager[Progress]]
 
 
 Say = Callable[[str], object]
-"""Told, in one line, what the user should know and no failure is."""
+"""A function that takes one line that the user should know, and that is no failure."""
 
 
 Documents = Literal["read", "unread"]
@@ -53,7 +53,7 @@ Documents = Literal["read", "unread"]
 
 
 def unsaid(_line: str) -> None:
-    """For somebody who wants to know nothing."""
+    """Ignore a remark."""
 
 
 class _Silent:
@@ -65,12 +65,12 @@ class _Silent:
 
 
 def no_bar(_name: str, _tokens: int) -> AbstractContextManager[Progress]:
-    """The progress of somebody who does not want any."""
+    """Return a progress bar that shows nothing."""
     return nullcontext(_Silent())
 
 
 def now_and_then(show: Callable[[str], object]) -> Callable[[str], object]:
-    """Shows what it is called with, but not more often than somebody can read it."""
+    """Return a function that shows its argument, at most five times a second."""
     shown = 0.0
 
     def maybe(remark: str) -> None:
@@ -88,7 +88,7 @@ class Run(RunRecord):
 
     @property
     def bos(self) -> Bos:
-        """What stands in front of each window."""
+        """The setting `--bos`: which token stands in front of each window."""
         return bos_of(self.record)
 
     def dictionary(self, site: Site, limits: PursuitLimits = NO_LIMITS) -> ITDA:
@@ -137,7 +137,7 @@ def limits_of(options: settings.PursuitOptions) -> PursuitLimits:
 
 
 def bos_of(record: Mapping[str, Any]) -> Bos:
-    """What a run.json says of what stands in front of each window; runs from before `--bos` were made with auto."""
+    """Return the setting `--bos` of a run; runs from before there was one were made with auto."""
     return record["settings"].get("bos", "auto")
 
 
@@ -176,7 +176,7 @@ def corpus_of(
 
 
 def _reopened_corpus(run: Run, options: settings.CorpusOptions) -> Corpus:
-    """All documents of the corpus that a run was made from, in its own order, read by the rules of that time."""
+    """Open a run's own corpus again: all documents, in its own order, read by the rules of that time."""
     stored, spec = run.record["settings"], run.record["corpus"]
     names = ("text_field", "dataset_config", "dataset_split", "dataset_revision")
     again = replace(options, **{name: stored[name] for name in names})

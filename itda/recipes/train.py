@@ -125,7 +125,7 @@ def _finish(reading: TrainingPass, bar: Bar, why: str, say: Callable[[str], obje
 
 
 def _record(reading: TrainingPass, provenance: dict[str, Any], made: Mapping[Site, ITDA], why: str) -> dict[str, Any]:
-    """Say what run.json says."""
+    """Return the contents of run.json."""
     recorded, trainers = reading.recorded, reading.trainers
     return {
         "format": RUN_FORMAT,
@@ -174,7 +174,7 @@ def make_room(folder: Path, options: settings.Train) -> None:
     if (folder / "run.json").exists():
         made = read_json(folder / "run.json", RUN_FORMAT).get("settings", {})
     else:
-        made = to_record(RunInProgress.opened(folder).options)
+        made = to_record(RunInProgress.read(folder).options)
     made, asked = _canonical(made), to_record(resolved(options))
     # A number of atoms that nobody asked for is in run.json all the same.
     asked = {name: value for name, value in asked.items() if name not in FREE and value is not None}

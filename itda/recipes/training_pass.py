@@ -33,7 +33,7 @@ class RunPlace(Protocol):
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is something to go on from."""
+        """True if there is a checkpoint to go on from."""
         ...
 
     @property
