@@ -275,7 +275,7 @@ def test_an_exported_page_carries_the_marks(run, tmp_path):
 
 
 def test_probe_leaves_them_out(model, corpus, tmp_path, monkeypatch, run):
-    from itda.recipes import probe as recipe
+    from itda.recipes import probe as probe_module
 
     folder = tmp_path / "python"
     folder.mkdir()
@@ -288,8 +288,8 @@ def test_probe_leaves_them_out(model, corpus, tmp_path, monkeypatch, run):
         given.append((features, len(classes), len(documents)))
         return []
 
-    monkeypatch.setattr(recipe, "probe", record)
-    recipe.probe_run(settings.Probe(run=run, corpus=str(folder), tokens=1_000, quiet=True), say=said.append)
+    monkeypatch.setattr(probe_module, "probe", record)
+    probe_module.probe_run(settings.Probe(run=run, corpus=str(folder), tokens=1_000, quiet=True), say=said.append)
     [line] = [line for line in said if "massive" in line]
     number, total = (int(text.replace(",", "")) for text in re.match(r"(\S+) of (\S+) tokens", line).groups())
     assert 0 < number < total <= 1000

@@ -1,4 +1,4 @@
-"""What the commands do: the only place where sources, core and store meet. Nothing here prints."""
+"""The commands' work, one module each: the only room where sources, core and store meet. Nothing here prints."""
 
 from itda.recipes.decompose import AtomUse, TokenDecomposition, decompose, decompose_text, top_uses
 from itda.recipes.evaluate import evaluate_on, evaluate_run

@@ -28,68 +28,71 @@ COMPARISON_FORMAT = "itda-comparison"
 Kind = Literal["models", "noise floor", "repetition"]
 WITH_INTERVALS = ("jaccard", "adjusted", "weighted")
 MATCHED_BY = ("weighted", "adjusted", "jaccard", "matched", "size_only")
-"""Indices by which layers are matched."""
+"""Similarity indices by which sites are matched."""
 
-# What changes the last bits of activations at most, and what changes nothing.
+# Settings that change at most the last bits of activations, and settings that change nothing.
 BITS = ("batch_size", "dtype", "device")
 SHOWN = ("out", "quiet", "json", "memory", "fast", "trust_remote_code", "layers", "streams")
-# Where a corpus comes from; its fingerprint says what it is.
+# Settings of where a corpus comes from: runs may differ in them, as the fingerprint tells if the text is the same.
 CORPUS = ("corpus", *(field.name for field in fields(settings.CorpusOptions)))
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two dictionaries compared by their labels, at tokens that both could have."""
+    """Two dictionaries compared by their labels, at tokens that both runs have read."""
 
     atoms: tuple[int, int]
+    """Number of atoms of each."""
     both: int
-    """Labels in both."""
+    """Number of labels that both have."""
     values: dict[str, float]
-    """By index: jaccard, overlap_coefficient, adjusted, weighted, size_only, matched."""
+    """Values by similarity index: jaccard, overlap_coefficient, adjusted, weighted, size_only, matched."""
     intervals: dict[str, tuple[float, float]]
-    """95%, by resampling documents; NaN where there is one document."""
+    """95% intervals by similarity index, from resampled documents; NaN if there is one document."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """Which layers of the other run are most similar to each of this one's, by one index."""
+    """The sites of the second run that are most similar to each site of the first, by one similarity index."""
 
     best: dict[Site, list[Site]]
-    """More than one where they are equally similar."""
+    """By site of the first run; several sites where they are equally similar."""
     accuracy: float
-    """Share of the layers that both runs have whose best match is the same layer; of several best ones, its share."""
+    """Share of the sites of both runs whose best match is the same site; one of n equal best ones counts 1/n."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs compared."""
+    """Two runs compared: the first, `a`, and the second, `b`."""
 
     a: str
     b: str
     kind: Kind
-    """noise floor: alike but for batch size, dtype, device or versions. repetition: not even for those."""
+    """repetition: nothing differs. noise floor: only batch size, dtype, device or versions differ. models: anything else
+    differs."""
     tokens: int
-    """Read in both runs."""
+    """Number of tokens that both runs read."""
     shares: tuple[float, float]
-    """The share of each run's tokens that the other read too: labels elsewhere can match nothing and are left out."""
+    """Share of each run's tokens that the other run read too; labels at other tokens are left out."""
     by_end: bool
-    """Whether tokens were matched by their end in the document, as tokenizers differ."""
+    """True if tokens were matched by where they end in the document, as tokenizers differ."""
     sites: tuple[list[Site], list[Site]]
+    """The sites of each run."""
     matrices: dict[str, np.ndarray]
-    """By index, [sites of a, sites of b]."""
+    """Values [sites of a, sites of b] by similarity index."""
     same: dict[Site, Overlap]
-    """The sites that both have."""
+    """Overlaps at the sites that both runs have."""
     matches: dict[str, Match]
-    """By index."""
+    """Matches by similarity index."""
     union: Overlap
-    """Of the two runs' dictionaries, all layers together (the paper's Eq. 10)."""
+    """Overlap of the labels of all sites together (the paper's Eq. 10)."""
     notes: list[str]
-    """Settings in which the runs differ."""
+    """Settings, and what else made the runs, in which they differ."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the runs that are compared, with all that this takes of it."""
+    """One of two compared runs: its record, its tokens and its dictionaries."""
 
     name: str
     run: Run
@@ -103,9 +106,9 @@ class Side:
 
 
 def compare_runs(options: settings.Compare, bar: Bar = no_bar) -> list[Pair]:
-    """Every pair of the runs in turn; one run alone is compared with itself, layer with layer.
+    """`itda compare`: compare every pair of the runs; one run alone is compared with itself, site with site.
 
-    With `--noise-floor`, the first run is made again at another batch size and that pair comes last.
+    With `noise_floor`, the first run is made again at another batch size and that pair comes last.
     Raises an `ItdaError` for runs that cannot be compared, with the reason.
     """
     check_some(options.runs, "compare")
@@ -118,9 +121,9 @@ def compare_runs(options: settings.Compare, bar: Bar = no_bar) -> list[Pair]:
 
 
 def compare_sides(sides: Sequence[Side]) -> list[Pair]:
-    """Compare every two of some runs, wherever they are; one alone with itself.
+    """Compare every pair of some runs, which may be in memory; one alone with itself.
 
-    Raises `SettingError` for runs that cannot be compared, before any is.
+    Raises `SettingError` for runs that cannot be compared, before any is compared.
     """
     chosen = list(combinations(sides, 2)) or [(sides[0], sides[0])]
     for a, b in chosen:
@@ -129,7 +132,7 @@ def compare_sides(sides: Sequence[Side]) -> list[Pair]:
 
 
 def noise_floors(pairs: Sequence[Pair], names: tuple[str, str]) -> dict[Site, Overlap]:
-    """For each site, the lowest overlap of a run with itself made anew, of the runs named, where that is known."""
+    """Return for each site the lowest overlap of a run with itself made again, over the named runs that have one."""
     found: dict[Site, Overlap] = {}
     for pair in pairs:
         if pair.kind == "noise floor" and {pair.a, pair.b} & set(names):
@@ -155,7 +158,9 @@ def _check(a: Side, b: Side) -> None:
 def _pair(a: Side, b: Side) -> Pair:
     by_end = _tokenizer(a) != _tokenizer(b)
     universe = Universe.of([a.tokens, b.tokens], by_end=by_end)
-    left, right = ({site: Members.of(m, universe) for site, m in each.dictionaries.items()} for each in (a, b))
+    left, right = (
+        {site: Members.of(dictionary, universe) for site, dictionary in side.dictionaries.items()} for side in (a, b)
+    )
     matrices = index_matrices(list(left.values()), list(right.values()), universe)
     return Pair(
         a=a.name,
@@ -176,7 +181,9 @@ def _pair(a: Side, b: Side) -> Pair:
 def _overlap(a: Members, b: Members, universe: Universe) -> Overlap:
     sums = sums_of(a, b, universe)
     total = sums.sum(axis=0)
-    values = {name: float(index(total)) for name, index in OVERLAPS.items()} | {"matched": matched(a, b, universe)}
+    values = {name: float(similarity_index(total)) for name, similarity_index in OVERLAPS.items()} | {
+        "matched": matched(a, b, universe)
+    }
     found = {name: index_interval(name, sums) for name in WITH_INTERVALS}
     intervals = {name: (float(each.low), float(each.high)) for name, each in found.items()}
     return Overlap((len(a), len(b)), int(total[0]), values, intervals)
@@ -193,20 +200,20 @@ def _match(rows: list[Site], columns: list[Site], matrix: np.ndarray) -> Match:
 
 
 def _tokenizer(side: Side) -> object:
-    # Where a run does not say, its model stands for its tokenizer.
+    # Older runs do not record their tokenizer: model and revision stand for it.
     return side.run.record.get("tokenizer") or (side.run.record["model"], side.run.record["revision"])
 
 
 def _settings_of(side: Side) -> dict[str, Any]:
-    """The settings of a run that this itda knows."""
+    """Return the settings of a run that this version of itda has."""
     known = {field.name for field in fields(settings.Train)}
     made = {name: value for name, value in side.run.record["settings"].items() if name in known}
-    # What is absent was not there yet: all activations were alike.
+    # A run without the setting `massive` is older than it, and treated all activations alike.
     return to_record(from_record({"bos": side.run.bos, "massive": "off", **made}))
 
 
 def _told(side: Side) -> dict[str, Any]:
-    """What made a run: settings, model and versions, by name."""
+    """Return by name what made a run: settings, model and versions."""
     record = side.run.record
     made = {name: value for name, value in _settings_of(side).items() if name not in (*SHOWN, *CORPUS)}
     made |= {"model": record["model"], "revision": record["revision"], "dtype": record["dtype"]}
@@ -214,9 +221,10 @@ def _told(side: Side) -> dict[str, Any]:
 
 
 def _both_told(a: Side, b: Side) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What made each of two runs; of BOS, what stood in front of the windows counts and not how it was asked for.
+    """Return what made each of two runs, so that equal values mean equal activations.
 
-    Of models on this machine their files count, and not where they are.
+    For models on this machine that is a fingerprint of their files, not their path; for BOS it is the tokens in front
+    of the windows, not the setting.
     """
     left, right = _told(a), _told(b)
     if all(each.run.record.get(MODEL) is not None for each in (a, b)):
@@ -244,7 +252,7 @@ def _differences(a: Side, b: Side) -> Iterator[str]:
 
 
 def _made_again(side: Side, folder: Path, bar: Bar) -> Side:
-    """The run with the model in another batch size, which may change the last bits of its activations."""
+    """Make a run again at another batch size, which may change the last bits of its activations."""
     made = _settings_of(side)
     size = made["batch_size"]
     again = replace(from_record(made), out=folder / "again", quiet=True, json=False)
@@ -258,7 +266,7 @@ def _made_again(side: Side, folder: Path, bar: Bar) -> Side:
 
 
 def comparison_values(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """The comparison as JSON values."""
+    """Return a comparison as JSON values."""
     return {"format": COMPARISON_FORMAT, "format_version": FORMAT_VERSION, "pairs": [_pair_values(p) for p in pairs]}
 
 

@@ -1,4 +1,4 @@
-"""`itda decompose`: the atoms of the tokens of a text, and the uses of an atom."""
+"""`itda decompose`: the tokens of a text with their atoms; and the tokens that use an atom most."""
 
 from __future__ import annotations
 
@@ -37,32 +37,35 @@ class AtomUse:
     """One atom in the decomposition of one token."""
 
     atom: int
+    """The number of the atom in its dictionary."""
     coefficient: float
-    """Or the cosine, where the readout is the similarity."""
+    """The atom's coefficient in the code, or its cosine to the activation if the readout is "similarity"."""
     label: Label
+    """The label of the atom; in the results of `top_uses`, that of the activation."""
     fidelity: float | None = None
-    """The cosine of a refined atom to the activation that its label names."""
+    """The cosine of a refined atom to the activation that its label names; None if atoms were not refined."""
 
 
 @dataclass(frozen=True)
 class TokenDecomposition:
-    """One token taken apart."""
+    """One token with the atoms that its activation is a sum of."""
 
     label: Label
     explained: float | None
-    """Share of the activation's energy that the atoms explain, 1 - ||z - z_hat||^2 / ||z||^2; None where it is massive:
-    that share would say nothing."""
+    """Share of the activation's energy that the atoms explain, 1 - ||z - z_hat||^2 / ||z||^2; None for a massive one,
+    where it would say nothing."""
     atoms: list[AtomUse]
-    """In pick order."""
+    """The atoms in pick order, the most important first."""
     massive: float | None = None
-    """Of a massive activation (`ITDA.is_massive`) the norm, in medians of the norms of training's first tokens."""
+    """The norm of a massive activation (`ITDA.is_massive`) in medians of the norms of training's first tokens; None for
+    others."""
 
     def __repr__(self) -> str:
-        # That of a dataclass would have the prompt of every atom.
+        # The default one would have the prompt of every atom.
         return f"<{one_line(self.label)} with {len(self.atoms)} atoms>"
 
     def _repr_html_(self) -> str:
-        # Of which readout they are is not known here.
+        # Not "coefficient" or "cosine": a token does not know its readout.
         return one_token(self, "weight")
 
 
@@ -92,14 +95,14 @@ class Decomposition(list[TokenDecomposition]):
         return super().__getitem__(index)
 
     def __repr__(self) -> str:
-        # Bounded, as that of a list would not be: it would have the prompt of every atom of every token.
+        # Short: the default one would have the prompt of every atom of every token.
         place = f" at {self.site}" if self.site is not None else ""
         number = "cosine" if self.readout == "similarity" else "coefficient"
         shown = f"\ntoken, share explained, strongest atoms: number «own token» {number}" if self else ""
         return decomposition_text(self, f"{len(self)} tokens{place}{shown}")
 
     def to_pandas(self) -> DataFrame:
-        """One row for each atom of each token: the token, the share explained, and the atom with its own prompt."""
+        """Return a table with a row for each atom of each token: token, explained share, atom and the atom's prompt."""
         from pandas import DataFrame
 
         return DataFrame(
@@ -129,7 +132,7 @@ class Decomposition(list[TokenDecomposition]):
 def decompose(
     options: settings.Decompose, say: Callable[[str], object] = lambda _line: None
 ) -> tuple[Site, Decomposition]:
-    """`itda decompose`: the tokens of a text with their atoms.
+    """`itda decompose`: decompose a text; return the site and the tokens with their atoms.
 
     `say` is told what the user should know. Raises an `ItdaError` for bad input.
     """
@@ -159,11 +162,11 @@ def decompose_text(
     top: int = 5,
     bos: Bos = "auto",
 ) -> Decomposition:
-    """Every token of a text that the model reads at once. Raises `SettingError` if it is longer than that.
+    """Decompose every token of a text. Raises `SettingError` if it is longer than the model reads at once.
 
-    The model runs in the shape it was trained in where the text fits, so that a prompt of the training corpus gives
-    the very activations that were its atoms. The atoms are those of the code, of the code on two
-    levels, or the `top` closest ones.
+    Where the text fits, the model runs in the shape of the training run, `batch_size` windows of `window` tokens, so
+    that a prompt of the training corpus gives to the bit the activations that became atoms. `readout` chooses the
+    atoms: those of the code, those of the code on two levels, or the `top` closest ones by cosine.
     """
     labels, found_at = read_prompt(model, text, [site], window, batch_size, bos)
     x = found_at[site]
@@ -201,9 +204,9 @@ def decompose_text(
 def top_uses(
     source: Iterable[Mapping[Site, ActivationBatch]], dictionary: ITDA, site: Site, atoms: list[int], most: int
 ) -> list[list[AtomUse]]:
-    """For each of some atoms, the `most` activations of a source that have it with the largest coefficient.
+    """Find for each of some atoms the `most` activations of a source that have it with the largest coefficient.
 
-    Massive activations are passed over. Each `AtomUse` has the label of the activation. Equal coefficients stay in
+    Massive activations are left out. Each `AtomUse` has the label of the activation. Equal coefficients stay in
     stream order.
     """
     found: list[list[AtomUse]] = [[] for _ in atoms]

@@ -26,6 +26,7 @@ from itda.sources.passes import tokens_as_long
 from itda.sources.tokenizing.special import Bos
 
 NOT_KNOWN: Mapping[Site, float] = MappingProxyType({})
+"""The default of `growing`: nothing is known of any site."""
 
 
 def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar, say: Say = unsaid) -> dict[Site, Evaluation]:
@@ -95,7 +96,7 @@ def evaluate_on(
 
 
 def still_growing(run: Run) -> dict[Site, float]:
-    """The share of its atoms that each dictionary found in the last tenth of the tokens, as far as log.jsonl says."""
+    """Return the share of each dictionary's atoms that the last tenth of the tokens gave, if log.jsonl tells it."""
     found = run.record.get("found") or {}
     curve = growth(
         run.folder / "log.jsonl", run.record["tokens"], {str(site): found.get(str(site), 0) for site in run.sites}
@@ -104,7 +105,7 @@ def still_growing(run: Run) -> dict[Site, float]:
         return {}
     tokens, end = curve["tokens"], 0.9 * run.record["tokens"]
     before = bisect_right(tokens, end) - 1
-    # Between lines that are far apart nobody knows.
+    # Lines of the log too far apart do not tell it.
     if before + 1 >= len(tokens) or tokens[before + 1] - tokens[before] > 0.2 * run.record["tokens"]:
         return {}
     shares = {}

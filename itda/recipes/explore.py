@@ -1,4 +1,4 @@
-"""`itda explore`: runs in a browser, or as one file."""
+"""`itda explore`: runs shown in a browser, or exported as one HTML file."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from itda.sources.models.transformers import LanguageModel
 from itda.store.records import chosen_site
 
 WARM_AFTER_S = 2.0
+"""Seconds after the start when the model is loaded, if no prompt came before."""
 
 
 def explorer_of(options: settings.Explore, say: Callable[[str], object] = lambda _line: None) -> Explorer:
-    """The explorer of some runs. `say` is told of models that have changed.
+    """Make the explorer of some runs. `say` is told of models that have changed.
 
     Raises an `ItdaError` for a folder that is not a run.
     """
@@ -43,14 +44,14 @@ def explorer_of(options: settings.Explore, say: Callable[[str], object] = lambda
 
 
 def _compared(a: Path, b: Path) -> Mapping[str, Any]:
-    """The overlap of two runs, or of one with itself, as JSON values."""
+    """Compare two runs, or one with itself; return JSON values."""
     runs = (a,) if a == b else (a, b)
     values = finite(comparison_values(compare_runs(settings.Compare(runs=runs))))
     return values["pairs"][0]
 
 
 def prompt_address(run: Path, site: Site, text: str, token: int | None = None) -> str:
-    """Where the explorer, started with one run at its usual port, shows a text with one of its tokens chosen."""
+    """Return the address at which the explorer, started with this run, shows a text with one token chosen."""
     values = {"run": run.resolve().name, "site": str(site), "text": text}
     if token is not None and token >= 0:
         values["t"] = str(token)
@@ -60,7 +61,7 @@ def prompt_address(run: Path, site: Site, text: str, token: int | None = None) -
 def explore(
     options: settings.Explore, on_ready: Callable[[str], None], say: Callable[[str], object] = lambda _line: None
 ) -> None:
-    """Serve until Ctrl-C; `on_ready` is told the address, `say` what else the user should know.
+    """`itda explore`: serve until Ctrl-C; `on_ready` is called with the address, `say` with remarks for the user.
 
     Raises an `ItdaError` for bad input.
     """
@@ -69,7 +70,7 @@ def explore(
     explorer = explorer_of(options, say)
     explorer.prepare()
     if options.model:
-        # After the first view, which it would slow; a prompt that comes first waits.
+        # Later, as it would slow the first page; a prompt that comes earlier loads the model itself.
         warming = threading.Timer(WARM_AFTER_S, explorer.warm)
         warming.daemon = True
         warming.start()
@@ -77,7 +78,7 @@ def explore(
 
 
 def export(options: settings.Explore, bar: Bar = no_bar, say: Callable[[str], object] = lambda _line: None) -> int:
-    """Write one self-contained page to `options.export`; returns its size in bytes. Raises an `ItdaError`."""
+    """Write one self-contained page to `options.export`; return its size in bytes. Raises an `ItdaError`."""
     assert options.export is not None
     target = options.export
     check_export(options)
@@ -99,7 +100,7 @@ def export(options: settings.Explore, bar: Bar = no_bar, say: Callable[[str], ob
 
 
 def _within(atoms: tuple[int, ...], number: int) -> list[int]:
-    """Raises `SettingError` for an atom that a dictionary of so many does not have."""
+    """Return the atoms sorted, each once. Raises `SettingError` for one that a dictionary of `number` atoms lacks."""
     wrong = [atom for atom in atoms if atom >= number]
     if wrong:
         raise SettingError(f"no atom {wrong[0]}: the dictionary has {number:,}, from 0")

@@ -1,4 +1,4 @@
-"""`itda harvest`: the activations of a corpus, kept on disk for any number of dictionaries."""
+"""`itda harvest`: activations of a corpus, kept on disk to train any number of dictionaries from."""
 
 from __future__ import annotations
 
@@ -34,29 +34,30 @@ from itda.sources.source import ModelSource
 
 KEPT_SETTINGS = ("revision", "device", "dtype", "trust_remote_code", "window", "batch_size", "part", "order", "seed")
 KEPT_SETTINGS += ("bos", "text_field", "dataset_config", "dataset_split", "dataset_revision")
-"""What is needed besides to open the model and the corpus again."""
+"""Settings kept in the manifest, with which the model and the corpus can be opened again."""
 BITS_OF_ACTIVATIONS = ("torch", "transformers", "tokenizers")
-"""The libraries whose other versions may give other bits."""
+"""Libraries whose versions the bits of activations may depend on."""
 
 
 @dataclass(frozen=True)
 class Harvest:
-    """Activations that are there."""
+    """A summary of a folder of activations, once it is whole."""
 
     folder: Path
     about: Mapping[str, Any]
-    """What made them, as the manifest says."""
+    """The settings and versions that made the activations, from the manifest."""
     tokens: int
+    """Number of activations at each site."""
     d_model: int
     dtype: str
     bytes: int
-    """Size of all files."""
+    """Size of all files together."""
     sites: Mapping[Site, int]
-    """Bytes of the shards of each."""
+    """Size of the shards of each site in bytes."""
     new: int
-    """Tokens read this time."""
+    """Number of tokens read this time."""
     seconds: float
-    """That this took."""
+    """Seconds that reading them took."""
 
 
 def harvest(options: settings.Harvest, bar: Bar = no_bar, say: Say = unsaid) -> Harvest:
@@ -75,7 +76,7 @@ def harvest(options: settings.Harvest, bar: Bar = no_bar, say: Say = unsaid) -> 
         "tokens_asked": tokens,
         "settings": {name: getattr(options, name) for name in KEPT_SETTINGS},
     }
-    # Before the model, which may be large, is loaded.
+    # A whole folder needs no model, which may be large: look before loading it.
     if check_made_alike(options.out, {**asked, "sites": ", ".join(map(str, sites))}) is not None:
         with suppress(StoreError):
             return _harvest(ShardSource(options.out, verify=False), 0, 0.0)
@@ -98,7 +99,7 @@ def _filled(
     tokens: int,
     bar: Bar,
 ) -> Harvest:
-    """Run the model, and fill the folder."""
+    """Run the model on the corpus and write the activations that the folder lacks."""
     started = time.monotonic()
     with (
         ShardWriter(options.out, about, sites, model.d_model, model.dtype) as writer,
@@ -124,7 +125,7 @@ def _write(
     tokens: int,
     progress: Progress,
 ) -> int:
-    """Fill the gaps of a folder; returns the number of tokens read."""
+    """Write the activations of each gap of a folder; return the number of tokens read."""
     received = shown = 0
     for first, end in writer.gaps:
         source = ModelSource(
@@ -140,7 +141,7 @@ def _write(
         for batches in source:
             writer.add(batches)
             received += sum(len(batch) for batch in batches.values())
-            # Sites may come one after the other: a token counts as read by and by.
+            # Sites may come one after the other: a token counts in parts, one for each site.
             progress.update(received // len(sites) - shown)
             shown = received // len(sites)
     return shown

@@ -1,4 +1,4 @@
-"""`itda index`: the codes of a corpus, kept with the run by token and by atom."""
+"""`itda index`: the code index of a run, that is the codes of a corpus by token and by atom."""
 
 from __future__ import annotations
 
@@ -38,34 +38,35 @@ from itda.store.records import chosen_site
 
 SETTINGS_FORMAT = "itda-index-settings"
 PARTS = 2
-"""The version of what is in a part: parts of another version, left by an older itda, are made anew."""
+"""The version of the format of parts: parts of another version, left by an older itda, are made anew."""
 
 
 @dataclass(frozen=True)
 class SiteIndex:
-    """A summary of the index of one site."""
+    """A summary of the code index of one site."""
 
     atoms: int
+    """Number of atoms."""
     unused: int
-    """Atoms that no indexed token uses."""
+    """Number of atoms that no indexed token uses."""
     codes: int
-    """Entries of all codes together, of massive tokens apart."""
+    """Number of entries of all codes together, those of massive tokens left out."""
     explained: float
-    """The mean over tokens of 1 - error, massive ones left out."""
+    """Share of a token's energy that its code explains, 1 - error: the mean over tokens that are not massive."""
     massive: int = 0
-    """Massive tokens, which use no atom here."""
+    """Number of massive tokens; their codes do not count as uses of atoms."""
 
 
 @dataclass(frozen=True)
 class Indexing:
-    """The index of a run, whole on disk."""
+    """The code index of a run, whole on disk."""
 
     folder: Path
     record: Mapping[str, Any]
     """The contents of index.json."""
     sites: Mapping[Site, SiteIndex]
     new: bool
-    """False if it had been there before."""
+    """False if the index was on disk already."""
 
 
 def index_run(options: settings.Index, bar: Bar = no_bar, say: Say = unsaid) -> Indexing:
@@ -116,7 +117,7 @@ def write_index(
     about: Mapping[str, Any],
     bar: Bar = no_bar,
 ) -> dict[str, Any]:
-    """Encode what a source yields, and put the index in the place of the one that is in the folder `run`.
+    """Encode the activations of a source, and replace the index in the folder `run` by that of their codes.
 
     `source` is called with the number of activations to `skip`: those that a killed process has encoded, whose
     `about`, JSON values, was the same. Returns what index.json says. Raises `CorpusError` if there is no token,
@@ -145,7 +146,7 @@ def write_index(
 def _encoded(
     parts_folder: Path, dictionaries: Mapping[Site, ITDA], source: Callable[..., ModelSource], progress: Progress
 ) -> ModelSource:
-    """Write the parts that are not there yet; returns the source that they were read from."""
+    """Write the parts that are not on disk yet; return the source that they were read from."""
     before = parts_of(parts_folder)
     shown = done = sum(part.tokens for part in before)
     progress.update(done)
@@ -168,7 +169,7 @@ def _encoded(
 
 
 def _asked(run: Run, options: settings.Index, corpus: Corpus, sites: Sequence[Site]) -> dict[str, Any]:
-    """What the user asks for: another index is needed where the one that is there was asked for otherwise."""
+    """Return what the user asks for, as JSON values: if these differ from those of the old index, it is made anew."""
     return {
         "corpus": corpus.name if options.corpus is not None else run.record["corpus"],
         "corpus_part": corpus.part,
@@ -183,7 +184,7 @@ def _asked(run: Run, options: settings.Index, corpus: Corpus, sites: Sequence[Si
 
 
 def _made_by(run: Run, model: ActivationModel, changed: bool) -> dict[str, Any]:
-    """What else the bits of the index depend on; known once the model is loaded."""
+    """Return what else the bits of the index depend on, as far as the loaded model tells."""
     return {
         "model": run.record["model"],
         "revision": model.revision,
@@ -211,7 +212,7 @@ def _site_record(run: Run, site: Site) -> dict[str, Any]:
 def _existing(
     run: Run, asked: Mapping[str, Any], sites: Sequence[Site], dtype: str, changed: bool
 ) -> dict[str, Any] | None:
-    """The record of the index that is there, if it is whole and has what is asked for."""
+    """Return the record of the index on disk if it is whole and has what is asked for, else None."""
     try:
         record = read_json(run.folder / FOLDER / "index.json", INDEX_FORMAT)
         # An older itda took float32 where it was not said; of a changed model nobody knows which one it was.
@@ -229,7 +230,7 @@ def _existing(
 
 
 def _prepare(partial: Path, wanted: Mapping[str, Any]) -> None:
-    """Keep the parts that a killed process left if they were made in the same way, else begin with an empty folder."""
+    """Keep the parts that a killed process left if they were made with the same settings, else empty the folder."""
     kind = {"format": SETTINGS_FORMAT, "format_version": FORMAT_VERSION, "parts": PARTS}
     try:
         if read_json(partial / "settings.json", SETTINGS_FORMAT) == {**kind, **wanted}:

@@ -1,4 +1,4 @@
-"""`itda plan`: what a model larger than memory will take, before anything is downloaded."""
+"""`itda plan`: the memory and time that a model larger than memory takes, before its weights are downloaded."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ GPU, LAPTOP = "GPU", "laptop"
 
 @dataclass(frozen=True)
 class Planned:
-    """A request, with its cost on a machine with a GPU and on one without."""
+    """A plan: the settings, and estimates for a machine with a GPU and for one without."""
 
     options: settings.Plan
     shape: ModelShape
     sites: tuple[Site, ...]
     tokens: int
     evaluated: int
-    """Tokens to evaluate on."""
+    """Number of tokens to evaluate on."""
     atoms: int
+    """Number of atoms of each dictionary."""
     machines: Mapping[str, Machine]
     training: Mapping[str, Estimate]
-    """By machine."""
+    """Estimates of training, by machine."""
     evaluation: Mapping[str, Estimate]
+    """Estimates of evaluation, by machine."""
     whole: Mapping[str, bool]
-    """Whether the model need not be streamed."""
+    """True, by machine, if the model fits into memory and need not be streamed."""
 
 
 def plan(options: settings.Plan) -> Planned:
-    """`itda plan`: by arithmetic from a configuration alone. Raises an `ItdaError` for bad input."""
+    """`itda plan`: estimate by arithmetic, from a configuration alone. Raises an `ItdaError` for bad input."""
     check_plan(options)
     sites = tuple(sites_of(options))
     tokens, evaluated, atoms = options.tokens, options.evaluate, options.atoms
@@ -72,7 +74,7 @@ def plan(options: settings.Plan) -> Planned:
 
 
 def plan_values(made: Planned) -> dict[str, Any]:
-    """The same as JSON has it."""
+    """Return a plan as JSON values."""
     shape = {**asdict(made.shape), "dtype": str(made.shape.dtype).removeprefix("torch.")}
     shape["blocks"], shape["active"] = list(made.shape.blocks), list(made.shape.active)
     found = {
@@ -103,7 +105,7 @@ def _machine(options: settings.Plan, gpu: int | None, ram: int) -> Machine:
         gpu=gpu,
         ram=ram,
         dtype=DTYPES.get(options.dtype),
-        # As `itda.recipes.activation_source` has it, where all of the memory is free.
+        # The default of `itda.recipes.activation_source`, if all of the memory is free.
         model_memory=given if given is not None else ram // 2,
         scratch=options.scratch or 0,
         flops=1e12 * (options.tflops if gpu is not None else options.cpu_tflops),

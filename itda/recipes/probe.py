@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -56,14 +56,7 @@ def probe_run(
         tokens=tokens,
         bos=run.bos,
     )
-    found: dict[Site, list[Tensor]] = {site: [] for site in sites}
-    labels = []
-    with bar("activations", tokens) as progress:
-        for batch in source:
-            for site in sites:
-                found[site].append(batch[site].activations.float().cpu())
-            labels.append(batch[sites[0]].labels)
-            progress.update(len(labels[-1]))
+    found, labels = _read(source, sites, tokens, bar)
     # All sites are probed on the same tokens.
     massive = torch.zeros(sum(map(len, labels)), dtype=torch.bool)
     for site in sites:
@@ -84,6 +77,21 @@ def probe_run(
                 results[site][name] = probe(features, classes, documents, latent_counts=LATENT_COUNTS)
                 progress.update(1)
     return names, results
+
+
+def _read(
+    source: ModelSource, sites: Sequence[Site], tokens: int, bar: Bar
+) -> tuple[dict[Site, list[Tensor]], list[Labels]]:
+    """Return the activations [batch, d_model] of each site in float32, and their labels, batch by batch."""
+    found: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    labels: list[Labels] = []
+    with bar("activations", tokens) as progress:
+        for batch in source:
+            for site in sites:
+                found[site].append(batch[site].activations.float().cpu())
+            labels.append(batch[sites[0]].labels)
+            progress.update(len(labels[-1]))
+    return found, labels
 
 
 def _features(dictionary: ITDA, x: Tensor) -> Iterator[tuple[str, Any]]:

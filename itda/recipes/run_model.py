@@ -1,4 +1,4 @@
-"""The language model of a run, found again: the same files, the same commit, the same dtype, or a refusal."""
+"""Finding the language model of a run again: the same files, commit and dtype, or an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from itda.errors import ModelError
 from itda.sources.models.named import DTYPES, NamedModel
 
 MODEL = "model_fingerprint"
-"""The key in run.json; absent from older runs, whose models are taken as they are."""
+"""The key of the model's fingerprint in run.json; older runs lack it, and their models are not checked."""
 
 T = TypeVar("T", bound=settings.ModelOptions)
 Made = TypeVar("Made", settings.Train, settings.Harvest)
@@ -21,20 +21,20 @@ Made = TypeVar("Made", settings.Train, settings.Harvest)
 
 @dataclass(frozen=True)
 class RunModel(Generic[T]):
-    """What to load, and how."""
+    """The name and settings with which to load the model of a run."""
 
     name: str
     revision: str | None
     options: T
     changed: bool
-    """Whether it is another model than that of the run, as the options allow."""
+    """True if it is another model than that of the run, which the options allow."""
 
 
 def located(options: Made, *, model: bool = True, corpus: bool = True) -> Made:
-    """The settings with absolute paths where they name a model or a corpus on this machine.
+    """Return the settings with absolute paths where they name a model or a corpus on this machine.
 
-    What was a folder when a run was made is then a folder for all that opens it again, wherever they run. `model` and
-    `corpus` are False for those that were given as objects, whose names are no paths.
+    So a run opens from any folder. `model` and `corpus` are False if they were given as objects, whose names are not
+    paths.
     """
     found: dict[str, str] = {}
     if model and options.model and options.model != "tiny" and Path(options.model).expanduser().exists():
@@ -51,9 +51,10 @@ def _absolute(path: str) -> str:
 def find_model(
     folder: Path, record: Mapping[str, Any], options: T, say: Callable[[str], object] = lambda _line: None
 ) -> RunModel[T]:
-    """The model of the run in `folder`, whose run.json has `record`, with `dtype` auto replaced by the run's own.
+    """Find the model of the run in `folder`, with its run.json in `record`; `dtype` auto becomes that of the run.
 
-    Raises `ModelError` if it is not there, or not the run's; with `changed_model` in the options, `say` is told that.
+    Raises `ModelError` if the model is gone or has changed; with `changed_model` in the options, a changed one is taken
+    and `say` is told so.
     """
     given = getattr(options, "model_path", None)
     name = _absolute(given) if given is not None else str(record["model"])

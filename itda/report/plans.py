@@ -12,7 +12,23 @@ from itda.report.text import WIDTH, end, table
 
 
 def plan_summary(made: Planned) -> str:
-    """What a model takes, on a machine with a GPU and on one without, with what was assumed."""
+    """Return the plan as text: the model, a table for a machine with a GPU and one without, what was assumed."""
+    options = made.options
+    assumed = (
+        f"Assumed, not measured: {options.tflops:g} TFLOP/s on the GPU (--tflops), {options.cpu_tflops:g} on a CPU "
+        f"(--cpu-tflops), {options.disk_gbps:g} GB/s from disk (--disk-gbps), 1.1 GB for CUDA. GB are 10^9 bytes, "
+        f"G are 2^30: {shown_bytes(options.gpu_memory)} is {_gb(made.machines[GPU].gpu or 0)}. Nothing else uses the "
+        "machine."
+    )
+    gpu = f"GPU of {shown_bytes(options.gpu_memory)}, RAM of {shown_bytes(options.ram)}"
+    paragraphs = ["\n".join("\n".join(textwrap.wrap(line, WIDTH)) for line in _about(made))]
+    paragraphs.append(table(["", gpu, f"laptop of {shown_bytes(options.laptop)}"], _rows(made)))
+    paragraphs.append("\n".join("\n".join(textwrap.wrap(line, WIDTH)) for line in _verdicts(made)))
+    return "\n\n".join([*paragraphs, "\n".join(textwrap.wrap(assumed, WIDTH))])
+
+
+def _about(made: Planned) -> list[str]:
+    """Return lines on the model, its files, and the work that is planned."""
     options, shape = made.options, made.shape
     size = shape.bytes // max(1, shape.parameters)
     block, outside = size * max(shape.blocks), size * shape.embeddings
@@ -29,13 +45,17 @@ def plan_summary(made: Planned) -> str:
     ]
     if shape.quantized:
         about.append(f"Its weights are quantized: less is read, and held, than said here for {dtype}.")
+    return about
+
+
+def _rows(made: Planned) -> list[list[str]]:
+    """Return the rows of the table: a title, and a cell for each machine."""
     both = list(made.training)
 
     def row(title: str, cell: Any, found: Mapping[str, Any] = made.training) -> list[str]:
         return [title, *(cell(found[name]) for name in both)]
 
-    gpu = f"GPU of {shown_bytes(options.gpu_memory)}, RAM of {shown_bytes(options.ram)}"
-    rows = [
+    return [
         row("weights computed in", lambda e: e.dtype),
         row("two blocks and embeddings", lambda e: _gb(e.weights)),
         row("a group of windows", lambda e: _gb(e.working)),
@@ -60,16 +80,6 @@ def plan_summary(made: Planned) -> str:
         row("  takes", lambda e: _time(e.seconds), made.evaluation),
         row("  fits", _fits, made.evaluation),
     ]
-    assumed = (
-        f"Assumed, not measured: {options.tflops:g} TFLOP/s on the GPU (--tflops), {options.cpu_tflops:g} on a CPU "
-        f"(--cpu-tflops), {options.disk_gbps:g} GB/s from disk (--disk-gbps), 1.1 GB for CUDA. GB are 10^9 bytes, "
-        f"G are 2^30: {shown_bytes(options.gpu_memory)} is {_gb(made.machines[GPU].gpu or 0)}. Nothing else uses the "
-        "machine."
-    )
-    paragraphs = ["\n".join("\n".join(textwrap.wrap(line, WIDTH)) for line in about)]
-    paragraphs.append(table(["", gpu, f"laptop of {shown_bytes(options.laptop)}"], rows))
-    paragraphs.append("\n".join("\n".join(textwrap.wrap(line, WIDTH)) for line in _verdicts(made)))
-    return "\n\n".join([*paragraphs, "\n".join(textwrap.wrap(assumed, WIDTH))])
 
 
 def _fits(found: Estimate) -> str:
