@@ -68,8 +68,8 @@ class Pair:
     a: str
     b: str
     kind: Kind
-    """repetition: nothing differs. noise floor: only batch size, dtype, device or versions differ. models: anything else
-    differs."""
+    """repetition: nothing differs. noise floor: only batch size, dtype, device or versions do. models: other things
+    differ."""
     tokens: int
     """Number of tokens that both runs read."""
     shares: tuple[float, float]
