@@ -27,20 +27,20 @@ TOKENS_FORMAT = "itda-tokens"
 DICTIONARY_FILES = ("config.json", "atoms.safetensors", "labels.parquet", "README.md")
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The errors for a full disk, a quota, and a limit on the size of files."""
+"""The numbers of the errors for a full disk, a quota, and a limit on the size of files."""
 
 NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
-"""The errors of file systems that cannot sync a folder."""
+"""The numbers of the errors of file systems that cannot sync a folder."""
 
 _NUMBERS = itertools.count()
-"""Makes hidden names differ within a process."""
+"""Counts up, so that hidden names differ within a process."""
 
 
 # Errors of the system, in one line each.
 
 
 def is_full(error: BaseException) -> bool:
-    """Tell whether something could not be written for want of space.
+    """Return True if an error says that there is no space left to write.
 
     >>> is_full(OSError(errno.ENOSPC, "No space left on device")), is_full(FileNotFoundError())
     (True, False)
@@ -61,7 +61,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, cut to 150 characters; its type where it has none.
+    """Return the first line of an error's message, cut to 150 characters; its type where it has none.
 
     >>> first_line(ValueError("too long\\nby 3")), first_line(ValueError())
     ('too long', 'ValueError')
@@ -99,7 +99,7 @@ def _is_of_safetensors(error: BaseException) -> bool:
 
 
 def hidden(path: Path, ending: str = "tmp") -> Path:
-    """The name beside `path` under which it is written.
+    """Return the hidden name beside `path` under which it is written.
 
     >>> hidden(Path("run/run.json")).as_posix()
     'run/.run.json.tmp'
@@ -141,26 +141,26 @@ def write_whole(path: Path, content: str | bytes, *, alone: bool = False, synced
 
 
 def rename(partial: Path, path: Path, *, synced: bool = False) -> None:
-    """Give a file its name, in place of another of that name."""
+    """Rename a whole file to its own name, in place of a file that has that name."""
     partial.replace(path)
     if synced:
         sync_folder(path.parent)
 
 
 def sync(file: IO[Any]) -> None:
-    """Put on the disk what was written to an open file."""
+    """Flush to the disk all that was written to an open file."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damage_of(path: Path, size: int, sha256: str | None = None) -> str | None:
-    """Say what is wrong with a file that should have `size` bytes and, where it is given, this hash; None if it has.
+    """Say how a file differs from one of `size` bytes and, where it is given, this hash; None if it does not.
 
     >>> damage_of(Path("/nowhere"), 10)
     'is missing'
@@ -182,7 +182,7 @@ def damage_of(path: Path, size: int, sha256: str | None = None) -> str | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put on the disk the names in a folder, on systems that can do that."""
+    """Flush to the disk the names of the files in a folder, on systems that can do that."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:  # so says a system that opens no folders
@@ -197,14 +197,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, if there is none, and put its name on the disk."""
+    """Make a folder and those above it, if there is none, and flush its name to the disk."""
     if not folder.exists():
         folder.mkdir(parents=True)
         sync_folder(folder.parent)
 
 
 def empty_folder(folder: Path) -> None:
-    """Make a folder anew, without what was in it."""
+    """Make a folder that is empty, removing one that is there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -236,7 +236,7 @@ def whole_folder(path: Path, *, synced: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A `whole_folder` for what a user named. Raises `StoreError` if it exists, or cannot be made."""
+    """Open a `whole_folder` at a path that a user named. Raises `StoreError` if it exists, or cannot be made."""
     if path.exists():
         raise StoreError(f"{path} exists already: name another folder, or remove it")
     with ExitStack() as stack:
@@ -269,7 +269,7 @@ def replace_folder(whole: Path, path: Path) -> None:
 
 
 def finish_replacing(path: Path) -> None:
-    """Do what is left of a `replace_folder` that was killed, if anything is."""
+    """Finish a `replace_folder` that was killed half-way; does nothing if none was."""
     new = hidden(path, "new")
     if new.exists():
         if path.exists():

@@ -1,4 +1,4 @@
-"""What this machine has: free memory, and whether GPU kernels can run. Asked here, so that `core` reads no environment.
+"""The machine's free memory, and whether GPU kernels can run. Asked here, so that `core` reads no environment.
 
 torch is imported where it is needed: asking for memory alone loads no tensors.
 """
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import torch
 
 UNKNOWN = 2**62
-"""Bytes of memory of a device that cannot say: more than any has."""
+"""Stands for the free bytes of a device that cannot say: more than any has."""
 
 
 def free_memory() -> int:
-    """Bytes of memory that this process could use without swapping, as its container sees it.
+    """Return the bytes of memory that this process could use without swapping, within its container's limit.
 
     >>> free_memory() > 0
     True
@@ -35,7 +35,7 @@ def free_memory() -> int:
 
 
 def free_device_memory(device: torch.device) -> int:
-    """Free bytes of memory of a GPU; `UNKNOWN` for a device that is none."""
+    """Return the free bytes of memory of a GPU; `UNKNOWN` for a device that is no CUDA GPU."""
     if device.type != "cuda":
         return UNKNOWN
     import torch
@@ -44,7 +44,7 @@ def free_device_memory(device: torch.device) -> int:
 
 
 def missing_for_triton(device: torch.device) -> str:
-    """Say what keeps Triton's kernels from running on a device; empty if nothing does.
+    """Say why Triton's kernels cannot run on a device; an empty string if they can.
 
     Triton's interpreter (the environment variable TRITON_INTERPRET is 1) runs them anywhere.
     """

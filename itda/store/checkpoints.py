@@ -41,11 +41,11 @@ from itda.files import (
 FORMAT, FORMAT_VERSION = "itda-checkpoint", 1
 
 KEPT = 2
-"""Checkpoints that stay: one more than needed, in case the disk damages the newest."""
+"""Number of checkpoints that stay: one more than needed, in case the disk damages the newest."""
 
 PREFIX = "checkpoint-"
 TEXTS = ("document", "window")
-"""Columns of labels that are text."""
+"""The columns of labels that hold text."""
 
 DTYPES = {
     torch.float64: "F64",
@@ -59,7 +59,7 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""As safetensors names them."""
+"""The names of the dtypes in the header of a safetensors file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +67,17 @@ class Checkpoint:
     """A checkpoint that was read, every byte of it verified."""
 
     path: Path
+    """The checkpoint's own folder."""
     record: dict[str, Any]
+    """The JSON values that were given to `write_checkpoint`."""
     training_states: dict[str, TrainingState]
-    """Their tensors are mapped from the files, and read when they are used."""
+    """The state of training under each name; tensors are mapped from the files, and read when they are used."""
     skipped: list[str]
-    """Newer checkpoints that are not whole: name and reason, newest first."""
+    """The name of each newer checkpoint that is not whole, and why, newest first."""
 
 
 class _DamageError(Exception):
-    """Why a checkpoint is not whole."""
+    """Raised with the reason why a checkpoint is not whole."""
 
 
 def write_checkpoint(
@@ -118,7 +120,7 @@ def write_checkpoint(
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint of `folder` that is whole; None if there is none at all, whole or not.
+    """Read the newest checkpoint of `folder` that is whole; return None if there is none at all, whole or not.
 
     Raises `StoreError` if there are some and none is whole.
     """
@@ -138,7 +140,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Newest first, whole or not."""
+    """List the folders of all checkpoints, whole or not, newest first."""
     if not folder.exists():
         return []
     found = [path for path in folder.iterdir() if re.fullmatch(rf"{PREFIX}\d{{6,}}", path.name)]
@@ -150,7 +152,7 @@ def _number(path: Path) -> int:
 
 
 def _prune(older: list[Path]) -> None:
-    """Of the checkpoints before the one just written, newest first, all but the newest whole ones go."""
+    """Remove the checkpoints before the one just written (`older`, newest first), but for the newest whole ones."""
     kept = 1
     for path in older:
         if kept < KEPT and _looks_whole(path):
@@ -199,9 +201,9 @@ def _hash_of(body: dict[str, Any]) -> str:
 
 
 def _write_state(path: Path, state: TrainingState) -> dict[str, Any]:
-    """Write tensors and labels; returns what the record says of the file.
+    """Write a state's tensors and labels to a safetensors file; return its entry in record.json.
 
-    A safetensors file, written here and not by its library so that it is hashed on its way, without a copy in memory,
+    It is written here and not by the safetensors library, so that it is hashed on its way, without a copy in memory,
     and a full disk is an `OSError`.
     """
     tensors = {f"tensors/{name}": tensor for name, tensor in state.tensors.items()}
@@ -247,7 +249,10 @@ def _read_state(path: Path, about: dict[str, Any]) -> TrainingState:
 
 
 def _columns_of(labels: Labels) -> dict[str, Tensor]:
-    """Numbers as they are; of text the distinct ones, joined, where each ends, and which one each row has."""
+    """Turn labels into tensors: numbers as they are; for text, the distinct texts, joined, and where each ends.
+
+    Each row of a column of text has the number of its text.
+    """
     columns = {}
     for field in fields(Labels):
         column = getattr(labels, field.name)
@@ -264,7 +269,7 @@ def _columns_of(labels: Labels) -> dict[str, Tensor]:
 
 
 def _labels_of(read: Mapping[str, Tensor], start: str) -> Labels:
-    """The inverse of `_columns_of`; rows with the same text share one string."""
+    """Turn the tensors of `_columns_of` into labels again; rows with the same text share one string."""
     columns = {field.name: read[start + field.name].clone().numpy() for field in fields(Labels)}
     for name in TEXTS:
         whole = read[f"{start}{name}.text"].numpy().tobytes()

@@ -36,40 +36,40 @@ from itda.files import (
 )
 
 
-def save_dictionary(model: ITDA, folder: Path) -> None:
+def save_dictionary(dictionary: ITDA, folder: Path) -> None:
     """Write one dictionary to a new folder. Raises `StoreError` if it exists."""
     with new_folder(folder) as partial:
-        write_dictionary(model, partial)
+        write_dictionary(dictionary, partial)
 
 
-def write_dictionary(model: ITDA, folder: Path) -> None:
+def write_dictionary(dictionary: ITDA, folder: Path) -> None:
     """Write one dictionary's files into a folder that nobody reads yet."""
     config = {
         "format": DICTIONARY_FORMAT,
         "format_version": FORMAT_VERSION,
-        "d_model": model.d_model,
-        "atoms": len(model),
-        "k": model.k,
-        "pursuit": model.pursuit,
-        "offset": model.offset is not None,
-        "threshold": model.threshold,
-        "mode": model.mode,
-        "refined": model.fidelity is not None,
-        "massive_norm": model.massive_norm,
-        "site": str(model.site) if model.site is not None else None,
-        "provenance": dict(model.provenance),
+        "d_model": dictionary.d_model,
+        "atoms": len(dictionary),
+        "k": dictionary.k,
+        "pursuit": dictionary.pursuit,
+        "offset": dictionary.offset is not None,
+        "threshold": dictionary.threshold,
+        "mode": dictionary.mode,
+        "refined": dictionary.fidelity is not None,
+        "massive_norm": dictionary.massive_norm,
+        "site": str(dictionary.site) if dictionary.site is not None else None,
+        "provenance": dict(dictionary.provenance),
     }
-    tensors = {"atoms": model.atoms.cpu().contiguous()}
-    if model.offset is not None:
-        tensors["offset"] = model.offset.cpu().contiguous()
-    if model.fidelity is not None:
-        tensors["fidelity"] = model.fidelity.cpu().contiguous()
-    if model.novelty is not None:
-        tensors["novelty"] = model.novelty.cpu().contiguous()
+    tensors = {"atoms": dictionary.atoms.cpu().contiguous()}
+    if dictionary.offset is not None:
+        tensors["offset"] = dictionary.offset.cpu().contiguous()
+    if dictionary.fidelity is not None:
+        tensors["fidelity"] = dictionary.fidelity.cpu().contiguous()
+    if dictionary.novelty is not None:
+        tensors["novelty"] = dictionary.novelty.cpu().contiguous()
     with whole_file(folder / "atoms.safetensors", alone=True) as partial:
         save_file(tensors, partial, {"format": DICTIONARY_FORMAT})
-    pyarrow.parquet.write_table(_table_of(model.labels), folder / "labels.parquet")
-    write_whole(folder / "README.md", model_card(model))
+    pyarrow.parquet.write_table(_table_of(dictionary.labels), folder / "labels.parquet")
+    write_whole(folder / "README.md", model_card(dictionary))
     write_json(folder / "config.json", config)
 
 
@@ -110,14 +110,14 @@ def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
         ) from error
 
 
-def push_dictionary(model: ITDA, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+def push_dictionary(dictionary: ITDA, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
     """Upload a dictionary to the Hub; returns the address of the commit. Raises `StoreError` if that fails."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_dictionary(_without_paths(model), folder)
+        write_dictionary(_without_paths(dictionary), folder)
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload an ITDA dictionary")
@@ -128,24 +128,24 @@ def push_dictionary(model: ITDA, repo_id: str, *, private: bool | None = None, t
     return str(commit.commit_url)
 
 
-def _without_paths(model: ITDA) -> ITDA:
-    """The same, with the names alone of the folders that its model and corpus were in: others have none of these."""
-    made = dict(model.provenance)
+def _without_paths(dictionary: ITDA) -> ITDA:
+    """Return the dictionary with the names alone of its model's and corpus's folders: nobody else has their paths."""
+    made = dict(dictionary.provenance)
     for name in ("model", "corpus"):
         if isinstance(made.get(name), str) and Path(made[name]).is_absolute():
             made[name] = Path(made[name]).name
-    return replace(model, provenance=made)
+    return replace(dictionary, provenance=made)
 
 
 def write_tokens(tokens: Tokens, path: Path) -> None:
-    """Write the tokens that a run read into a folder that nobody reads yet: about a byte for each."""
+    """Write the tokens that a run read to the file `path`: about a byte for each."""
     names = pyarrow.array(tokens.documents, pyarrow.string())
     columns = {
         "document": pyarrow.DictionaryArray.from_arrays(pyarrow.array(tokens.document), names),
         "position": pyarrow.array(tokens.position),
         "char_end": pyarrow.array(tokens.char_end),
     }
-    # Both grow by little from token to token.
+    # Both columns grow by little from token to token, so differences take less space.
     packed = {"position": "DELTA_BINARY_PACKED", "char_end": "DELTA_BINARY_PACKED"}
     table = pyarrow.table(columns).replace_schema_metadata({"format": TOKENS_FORMAT})
     pyarrow.parquet.write_table(
@@ -159,7 +159,7 @@ def write_tokens(tokens: Tokens, path: Path) -> None:
 
 
 def read_tokens(run: Path) -> Tokens:
-    """The tokens that a run read. Raises `StoreError` if it does not say, or the file is damaged."""
+    """Return the tokens that a run read. Raises `StoreError` if its folder has none, or the file is damaged."""
     path = run / "tokens.parquet"
     if not path.exists():
         raise StoreError(f"{run} does not say which tokens it read (an older itda made it): train it anew")
@@ -173,10 +173,10 @@ def read_tokens(run: Path) -> Tokens:
         raise StoreError(f"{path} cannot be read, it may be cut short: train the run anew") from error
 
 
-def model_card(model: ITDA) -> str:
-    """The README of a dictionary's folder, with the metadata that the Hub reads."""
-    made = model.provenance
-    base = made.get("model")
+def model_card(dictionary: ITDA) -> str:
+    """Return the README of a dictionary's folder, with the metadata that the Hub reads."""
+    made = dictionary.provenance
+    base, count = made.get("model"), f"{len(dictionary):,}"
     repository = base.partition(":")[0] if isinstance(base, str) else ""
     tag = f"base_model: {repository}\n" if repository.count("/") == 1 and repository[0] not in "./~" else ""
     return f"""---
@@ -184,24 +184,24 @@ library_name: itda
 tags: [itda, interpretability, sparse-coding]
 {tag}---
 
-# ITDA dictionary: {base or "a model"}, {model.site or "one site"}
+# ITDA dictionary: {base or "a model"}, {dictionary.site or "one site"}
 
-{len(model):,} atoms of width {model.d_model}. Each is an activation of the model, divided by its norm, and labelled
+{count} atoms of width {dictionary.d_model}. Each is an activation of the model, divided by its norm, and labelled
 with the document and the token at which it was read (`labels.parquet`). An activation is decomposed into at most
-{model.k} of them by the pursuit `{model.pursuit}`.{_on_refinement(model)}
+{dictionary.k} of them by the pursuit `{dictionary.pursuit}`.{_on_refinement(dictionary)}
 
 | setting | value |
 |---|---|
-{_on_quantisation(made)}| mode | {model.mode} |
-| threshold | {model.threshold} |
+{_on_quantisation(made)}| mode | {dictionary.mode} |
+| threshold | {dictionary.threshold} |
 | corpus | {made.get("corpus", "-")} |
 | tokens | {made.get("tokens", "-")} |
 | window | {made.get("window", "-")}{_on_front(made)} |
-{_on_massive(model)}
+{_on_massive(dictionary)}
 ```python
 import itda
 model = itda.ITDA.from_pretrained("path or repository")
-code = model.encode(activations)      # activations [batch, {model.d_model}]
+code = model.encode(activations)      # activations [batch, {dictionary.d_model}]
 model.labels[code.indices]            # the labels of the atoms
 ```
 
@@ -215,13 +215,13 @@ def _on_front(made: Mapping[str, Any]) -> str:
     return f", each begins with {' '.join(made['prefix'])}" if made["prefix"] else ", without a BOS"
 
 
-def _on_massive(model: ITDA) -> str:
-    if model.massive_norm is None:
+def _on_massive(dictionary: ITDA) -> str:
+    if dictionary.massive_norm is None:
         return ""
-    found = model.provenance.get("massive", {})
+    found = dictionary.provenance.get("massive", {})
     said = f", as had {found['tokens']:,} of {found['seen']:,} tokens of training" if "seen" in found else ""
     return f"""
-Activations of a norm above {model.massive_norm:.6g}{said}, are massive: outliers that no measure here counts
+Activations of a norm above {dictionary.massive_norm:.6g}{said}, are massive: outliers that no measure here counts
 (`model.is_massive`).
 """
 
@@ -230,14 +230,14 @@ def _on_quantisation(made: Mapping[str, Any]) -> str:
     return f"| the model is stored as | {made['quantisation']} |\n" if made.get("quantisation") else ""
 
 
-def _on_refinement(model: ITDA) -> str:
-    if model.fidelity is None:
+def _on_refinement(dictionary: ITDA) -> str:
+    if dictionary.fidelity is None:
         return ""
     return f"""
 
 The atoms are refined: each was moved from its activation to where it reconstructs better. Their cosine to the
-activation that the label names (`fidelity`) is {model.fidelity.median():.3f} in the median and
-{model.fidelity.min():.3f} at least."""
+activation that the label names (`fidelity`) is {dictionary.fidelity.median():.3f} in the median and
+{dictionary.fidelity.min():.3f} at least."""
 
 
 def _table_of(labels: Labels) -> pyarrow.Table:

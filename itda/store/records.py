@@ -1,4 +1,4 @@
-"""What a run folder says of itself: JSON, and the headers of files. No tensors, so it is read at once."""
+"""The records of a run folder: its JSON and the headers of its files, read at once, since no tensors are."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from itda.errors import SettingError, StoreError
 from itda.files import DICTIONARY_FORMAT, METRICS_FORMAT, RUN_FORMAT, first_line, read_json
 
 UNFINISHED = "unfinished.json"
-"""The file of a run that is being made: `itda.recipes.run_in_progress`."""
+"""The name of the file that marks a run that is being made: see `itda.recipes.run_in_progress`."""
 
 PARQUET = b"PAR1"
-"""What a whole .parquet file begins and ends with."""
+"""The bytes that a whole .parquet file begins and ends with."""
 
 
 @dataclass(frozen=True)
 class DictionaryRecord:
-    """A dictionary's sizes and settings."""
+    """A dictionary's shape, settings and measures, without its tensors."""
 
     folder: Path
     config: Mapping[str, Any]
-    """What its config.json says."""
+    """The contents of its config.json."""
     fidelity: np.ndarray | None
     """[atoms], sorted: the cosine of each atom to the activation that its label names; None if it is not refined."""
     metrics: Mapping[str, Any] | None
-    """What `itda evaluate` measured; None if it has not."""
+    """The measures by `itda evaluate`; None if it was not evaluated."""
 
     def __repr__(self) -> str:
         return f"<DictionaryRecord {self.folder}: {self.atoms:,} atoms of width {self.config['d_model']}>"
 
     @property
     def atoms(self) -> int:
-        """How many it has."""
+        """Number of atoms."""
         return self.config["atoms"]
 
     @property
     def massive(self) -> Mapping[str, Any] | None:
-        """What training found of massive activations; None where the rule was off, or in older dictionaries."""
+        """Counts of massive activations in training; None where the rule was off, or in older dictionaries."""
         return self.config.get("provenance", {}).get("massive")
 
     @property
     def values(self) -> dict[str, Any]:
-        """What `itda info --json` says of it."""
+        """The JSON values that `itda info --json` prints for it."""
         found = {name: self.config[name] for name in ("atoms", "d_model", "k")}
         if self.massive is not None:
             found["massive"] = dict(self.massive)
@@ -59,7 +59,7 @@ class DictionaryRecord:
 
     @staticmethod
     def read(folder: Path) -> DictionaryRecord:
-        """That of a dictionary's folder. Raises `StoreError` if it is damaged, as far as headers tell."""
+        """Read the record of a dictionary's folder. Raises `StoreError` if headers show that it is damaged."""
         config = read_json(folder / "config.json", DICTIONARY_FORMAT)
         metrics = folder / "metrics.json"
         try:
@@ -77,7 +77,7 @@ class DictionaryRecord:
                         f"{folder} is damaged or not whole (labels.parquet is cut short): write or download it anew"
                     )
             for name in ("k", "pursuit", "threshold"):
-                config[name]  # what every reader asks for
+                config[name]  # a KeyError for a config without it: every reader asks for these
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise StoreError(
                 f"{folder} is damaged or not whole ({first_line(error)}): write or download it anew"
@@ -88,15 +88,15 @@ class DictionaryRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run folder, opened."""
+    """A run folder that was read: its settings, and the folder of each site's dictionary."""
 
     folder: Path
     record: Mapping[str, Any]
-    """What run.json says."""
+    """The contents of run.json."""
     sites: Mapping[Site, Path]
 
     def __repr__(self) -> str:
-        # That of a dataclass would have every setting and version.
+        # A dataclass's own would have every setting and version.
         return f"<{type(self).__name__} {self.folder}: {'; '.join(self._facts.values())}>"
 
     def _repr_html_(self) -> str:
@@ -116,11 +116,11 @@ class RunRecord:
         return found | {"sites": ", ".join(map(str, self.sites))}
 
     def summaries(self) -> dict[Site, DictionaryRecord]:
-        """What its dictionaries say of themselves. Raises `StoreError`."""
+        """Read the record of each dictionary. Raises `StoreError`."""
         return {site: DictionaryRecord.read(folder) for site, folder in self.sites.items()}
 
     def values(self, summaries: Mapping[Site, DictionaryRecord]) -> dict[str, Any]:
-        """What `itda info --json` says."""
+        """Return the JSON values that `itda info --json` prints."""
         return {**self.record, "dictionaries": {str(site): made.values for site, made in summaries.items()}}
 
 
@@ -144,7 +144,7 @@ def chosen_site(run: RunRecord, site: Site | None) -> Site:
 
 
 def dictionaries(run: Path) -> dict[Site, Path]:
-    """The dictionaries of a run by site. Raises `StoreError` if the folder is not a run."""
+    """Return the folder of each site's dictionary in a run. Raises `StoreError` if the folder is not a run."""
     if not run.is_dir():
         raise StoreError(f"no run folder {run}: check the path, or make one with `itda train`")
     sites = read_json(run / "run.json", RUN_FORMAT).get("sites", [])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,11 +18,27 @@ from torch import Tensor
 from itda.errors import ItdaError, ModelError, SettingError
 
 PATIENCE_S = 120.0
+"""Seconds that workers have to start, by default."""
 CONNECT_S = 10.0
+"""Seconds to wait for a machine to accept a connection."""
+
+
+class Closing(ABC):
+    """An object that is closed when its `with` block ends."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the processes or connections that the object started."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
 
 @dataclass(frozen=True)
-class RayCluster:
+class RayCluster(Closing):
     """A connection to Ray. What it started ends with it; a cluster that was there before stays.
 
     >>> with RayCluster.connect() as cluster:  # doctest: +SKIP
@@ -30,19 +47,20 @@ class RayCluster:
     """
 
     ray: Any
-    """The package itself: it is imported when it is wanted."""
+    """The package `ray`, which is imported only when it is used."""
     started: bool
-    """Whether the cluster was started here, for this process alone."""
+    """True if the cluster was started by this process, for itself alone."""
     owned: bool
-    """Whether the connection is to be closed here."""
+    """True if this process made the connection, and is to close it."""
 
     @staticmethod
     def connect(address: str | None = None, *, cpus: int | None = None) -> RayCluster:
         """Connect to `address`: auto, the cluster on this machine, or host:port.
 
-        None is what the environment variable RAY_ADDRESS says; without it, a cluster is started on this machine, which
-        listens on 127.0.0.1 alone and says that it has `cpus` CPUs (default: as many as there are). A process that is
-        connected already keeps its connection. Raises `SettingError` without Ray, or where no cluster answers.
+        None stands for the address in the environment variable RAY_ADDRESS; without it, a cluster is started on this
+        machine, which listens on 127.0.0.1 alone and has `cpus` CPUs to give away (default: as many as there are). A
+        process that is connected already keeps its connection. Raises `SettingError` without Ray, or where no cluster
+        answers.
         """
         address = address or os.environ.get("RAY_ADDRESS") or "local"
         options: dict[str, Any] = {}
@@ -66,27 +84,27 @@ class RayCluster:
         return RayCluster(ray, started=address == "local", owned=True)
 
     def resources(self) -> str:
-        """What the cluster has and what of it is free, for a message."""
+        """Describe the CPUs and GPUs of the cluster, and how many are free, for a message."""
         total, free = self.ray.cluster_resources(), self.ray.available_resources()
         return ", ".join(f"{total.get(name, 0):g} {name}s ({free.get(name, 0):g} free)" for name in ("CPU", "GPU"))
 
     def fits(self, needs: Mapping[str, int]) -> bool:
-        """Whether one of its machines, with nothing else to do, has all that is needed."""
+        """Return True if one of the machines, with nothing else to do, has the CPUs and GPUs that are needed."""
         machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         return any(all(machine.get(name, 0) >= amount for name, amount in needs.items()) for machine in machines)
 
     def actor(self, kind: type, needs: Mapping[str, int], *arguments: object) -> Any:
-        """Start one on the machine that has fewest. Ray is not to restart it: whoever uses it knows what it had."""
+        """Start an actor on the machine with the fewest. Ray does not restart it: its user knows what it was doing."""
         needed = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"]}
         options = {**needed, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
         return self.ray.remote(kind).options(**options).remote(*arguments)
 
     def wait(self, refs: Sequence[Any], timeout: float | None) -> list[Any]:
-        """Those that are done, one at least unless time is out."""
+        """Wait for results; return those that are there: at least one, unless `timeout` seconds have passed."""
         return self.ray.wait(list(refs), num_returns=1, timeout=timeout, fetch_local=False)[0]
 
     def get(self, ref: Any) -> Any:
-        """The result of a task.
+        """Return the result of a task.
 
         Raises the `ItdaError` that the task raised, `ModelError` for any other error of the task, and `LostError`
         where the worker or its result is gone.
@@ -105,26 +123,20 @@ class RayCluster:
             raise LostError(first_line(error)) from error
 
     def kill(self, actor: Any) -> None:
-        """End one, if there still is a cluster."""
+        """End an actor, if there still is a cluster."""
         with suppress(Exception):
             self.ray.kill(actor, no_restart=True)
 
     def close(self) -> None:
-        """End what was started here."""
+        """Close the connection, and end a cluster that was started here."""
         if self.owned:
             self.ray.shutdown()
             _hear(self.ray, True)
 
-    def __enter__(self) -> RayCluster:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """A tensor as Ray moves it without a copy: a numpy array, with integers for bfloat16, which numpy has not."""
+    """A tensor as a NumPy array, which Ray moves without a copy; int16 stands for bfloat16, which NumPy lacks."""
 
     data: np.ndarray
     dtype: torch.dtype
@@ -136,25 +148,25 @@ class Packed:
         return Packed((x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy(), x.dtype)
 
     def tensor(self) -> Tensor:
-        """The tensor again, on the CPU."""
-        # A copy: Ray's is read-only, and its place in the store is free again once nobody looks at it.
+        """Return the tensor again, on the CPU."""
+        # A copy, as Ray's array is read-only, and takes room in Ray's store for as long as anything refers to it.
         return torch.from_numpy(self.data.copy()).view(self.dtype)
 
 
 class LostError(Exception):
-    """A worker died, or the machine that had its result."""
+    """Raised if a worker died, or the machine that had its result."""
 
 
 _START = "check the address, start a cluster with `ray start --head`, or name none to use this machine alone"
 
 
 def _hear(ray: Any, allowed: bool) -> None:
-    """Whether Ray may tell of dead workers: it does so on standard output, where a command's JSON goes."""
+    """Let Ray report dead workers, or not: it prints to standard output, where a command's JSON goes."""
     ray._private.worker._worker_logs_enabled = allowed
 
 
 def _check_address(address: str) -> None:
-    """Raises `SettingError` where nothing listens: Ray itself would try for minutes, then end the process."""
+    """Raises `SettingError` if nothing listens at an address: Ray would try for minutes, then end the process."""
     host, colon, port = address.rpartition(":")
     if address in ("auto", "local") or "://" in address:
         return
@@ -167,7 +179,7 @@ def _check_address(address: str) -> None:
 
 
 def no_room(cluster: RayCluster, needs: Mapping[str, int], waited: float, number: int = 1) -> SettingError:
-    """The error where `number` workers did not start in `waited` seconds."""
+    """Return the error for `number` workers that did not start in `waited` seconds."""
     each = "each" if number > 1 else "it"
     what = f"{number} Ray workers" if number > 1 else "a Ray worker"
     asked = " and ".join(f"{amount:g} {name}s" for name, amount in needs.items() if amount)
@@ -179,10 +191,10 @@ def no_room(cluster: RayCluster, needs: Mapping[str, int], waited: float, number
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the trace that Ray puts into it."""
+    """Return the line of an error's message that says what went wrong, without Ray's traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    # Where an actor cannot be made (its machine has no itda, for one), the reason stands below the trace.
+    # Where an actor cannot be made (say, its machine has no itda), the reason stands below the traceback.
     line = lines[-1] if "creation task" in lines[0] else lines[0]
     return line.rstrip(".:")[:200]

@@ -24,26 +24,27 @@ from itda.errors import ModelError, SettingError
 from itda.sources.models.base import ActivationModel
 from itda.sources.tokenizing.special import Bos
 from itda.sources.tokenizing.windows import Group, Windower
-from itda.workers.cluster import PATIENCE_S, LostError, Packed, RayCluster, no_room
+from itda.workers.cluster import PATIENCE_S, Closing, LostError, Packed, RayCluster, no_room
 
 Loader = Callable[[], ActivationModel]
+"""Loads the model, in the process that calls it."""
 
 TASKS = 2
-"""Tasks that a worker has at once: one that it runs, and the next."""
+"""Number of tasks that a worker has at once: one that it runs, and the next."""
 
 FLIGHT = 4
-"""Tasks per worker in a flight: workers are idle only while its last ones finish."""
+"""Number of tasks per worker in a flight: workers are idle only while its last ones finish."""
 
 WATCH_S = 1.0
 """Seconds between two calls of `watch`, at most."""
 
 TRIES = 3
-"""Workers that may die over the same task, or in a row before they have loaded the model."""
+"""Number of workers that may die over the same task, or in a row before they have loaded the model."""
 
 
 @dataclass(frozen=True)
 class _Card:
-    """A description of the model that a worker has."""
+    """The properties of the model that a worker has loaded."""
 
     name: str
     layers: int
@@ -54,7 +55,7 @@ class _Card:
     device: str
 
 
-class RayModel(ActivationModel):
+class RayModel(Closing, ActivationModel):
     """A model of which each of several Ray workers has a copy; groups go to whichever is free.
 
     `loader` makes the model in a worker; it is pickled, so it may be `functools.partial(LanguageModel.load, "tiny")`.
@@ -97,7 +98,7 @@ class RayModel(ActivationModel):
         self._threads = torch.get_num_threads() if threads is None else threads
         self._flights: dict[int, int] = {}
         self._deaths = 0
-        """Workers that died in a row without a model."""
+        """Number of workers that died in a row before they had loaded the model."""
         self._workers = [_Worker(self, i) for i in range(workers)]
         try:
             self._card: _Card = cluster.get(self._first_ready().card)
@@ -123,7 +124,7 @@ class RayModel(ActivationModel):
 
     @property
     def tokenizer_hash(self) -> str | None:
-        """SHA-256 of what the tokenizer does."""
+        """SHA-256 of the tokenizer's definition: models with the same one cut text into the same tokens."""
         return self._card.tokenizer_hash
 
     @property
@@ -133,18 +134,18 @@ class RayModel(ActivationModel):
 
     @property
     def device(self) -> str:
-        """Where a worker runs it: cpu, cuda:0, ..."""
+        """The device that a worker runs it on: cpu, cuda:0, ..."""
         return self._card.device
 
     @property
     def processes(self) -> list[int]:
-        """The process id of each worker that has started, on its own machine."""
+        """The id of each started worker's process, on the machine that it runs on."""
         return [self._cluster.get(worker.started) for worker in self._workers if worker.has_started]
 
     def windower(self, window: int, bos: Bos = "auto") -> Windower:
-        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context.
+        """Return what cuts documents into windows for this model. Raises `SettingError` for more tokens than it reads.
 
-        `bos` says what stands in front of each: `itda.sources.tokenizing.special`.
+        `bos` says which token each begins with: `itda.sources.tokenizing.special`.
         """
         return self._ask("windower", window, bos)
 
@@ -153,13 +154,13 @@ class RayModel(ActivationModel):
         self._ask("check", list(sites))
 
     def flight(self, tokens: int) -> int:
-        """Some tasks for each worker, a task being what the model in it likes to have at once."""
+        """Return how many groups make `FLIGHT` tasks for each worker; a task is a flight of the worker's own model."""
         return self._inner_flight(tokens) * len(self._workers) * FLIGHT
 
     def harvest(
         self, groups: Sequence[Group], sites: Sequence[Site]
     ) -> Iterator[tuple[int, dict[Site, Float[Tensor, "activations d_model"]]]]:
-        """The activations of each group, in the order that one model gives them in: see `ActivationModel`.
+        """Yield the activations of each group, in the order in which one model would: see `ActivationModel`.
 
         The results of at most `TASKS` tasks per worker are held at once. Raises what a worker's model raises, and
         `ModelError` if several workers die over the same groups.
@@ -182,17 +183,17 @@ class RayModel(ActivationModel):
                 self._first_ready()
             for worker in self._ready():
                 busy = sum(owner is worker for owner, _ in running.values())
-                # Not further ahead than that, or results would pile up behind one slow task.
+                # No further ahead of the next result: the others would pile up behind one slow task.
                 while waiting and waiting[0] < turn + TASKS * len(self._workers) and busy < TASKS:
                     task = waiting.popleft()
-                    packed = [_PackedGroup.of(group) for group in groups[starts[task] : starts[task] + size]]
-                    running[worker.actor.harvest.remote(packed, list(sites))] = worker, task
+                    ref = worker.harvest(groups[starts[task] : starts[task] + size], sites)
+                    running[ref] = worker, task
                     busy += 1
             joining = [worker.card for worker in self._workers if not worker.is_ready]
             self.watch(f"{sum(worker.is_ready for worker in self._workers)}/{len(self._workers)} workers")
             for ref in self._cluster.wait([*running, *joining], WATCH_S):
                 if ref not in running:
-                    continue  # `_ready` looks at it
+                    continue  # a worker that has loaded its model: `_ready` takes note of it
                 worker, task = running[ref]
                 try:
                     done[task] = self._cluster.get(ref)
@@ -200,10 +201,7 @@ class RayModel(ActivationModel):
                 except LostError as error:
                     tries[task] += 1
                     if tries[task] == TRIES:
-                        raise ModelError(
-                            f"{TRIES} Ray workers died over the same groups ({error}): "
-                            "use a smaller --batch-size, or machines with more memory"
-                        ) from error
+                        raise _too_many_deaths(error) from error
                     lost = [other for other, (owner, _) in running.items() if owner is worker]
                     waiting = deque(sorted([*waiting, *(running.pop(other)[1] for other in lost)]))
                     self._replace(worker)
@@ -212,12 +210,6 @@ class RayModel(ActivationModel):
         """End the workers."""
         for worker in self._workers:
             self._cluster.kill(worker.actor)
-
-    def __enter__(self) -> RayModel:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
 
     def _inner_flight(self, tokens: int) -> int:
         if tokens not in self._flights:
@@ -235,7 +227,7 @@ class RayModel(ActivationModel):
         raise ModelError(f"{TRIES} Ray workers died one after the other: look at the machines' memory and Ray's logs")
 
     def _ready(self) -> list[_Worker]:
-        """Workers that have their model. Raises what the loading of the model raises."""
+        """Return the workers that have loaded their model. Raises the error of a worker that could not."""
         for worker in self._workers:
             if not worker.is_ready and self._cluster.wait([worker.card], 0.0):
                 try:
@@ -252,7 +244,7 @@ class RayModel(ActivationModel):
         return [worker for worker in self._workers if worker.is_ready]
 
     def _first_ready(self) -> _Worker:
-        """A worker that has its model; waits for one. Raises `SettingError` if none can start."""
+        """Wait for a worker that has loaded its model, and return it. Raises `SettingError` if none can start."""
         until = time.monotonic() + self._patience
         while not (ready := self._ready()):
             if self._cluster.wait([worker.card for worker in self._workers], 0.2):
@@ -283,7 +275,19 @@ class _Worker:
 
     @property
     def has_started(self) -> bool:
+        """True if its process runs, whether or not it has loaded the model."""
         return bool(self._cluster.wait([self.started], 0.0))
+
+    def harvest(self, groups: Sequence[Group], sites: Sequence[Site]) -> Any:
+        """Send the worker a task; return Ray's reference to the result."""
+        return self.actor.harvest.remote([_PackedGroup.of(group) for group in groups], list(sites))
+
+
+def _too_many_deaths(error: LostError) -> ModelError:
+    return ModelError(
+        f"{TRIES} Ray workers died over the same groups ({error}): "
+        "use a smaller --batch-size, or machines with more memory"
+    )
 
 
 class _ModelActor:
@@ -296,7 +300,7 @@ class _ModelActor:
 
     @property
     def _model(self) -> ActivationModel:
-        # Not as the actor is made: Ray would hide the error that a user is to see.
+        # Loaded here, not as the actor is made: Ray would hide an error there, and a user is to see it.
         if self._loaded is None:
             self._loaded = self._loader()
         return self._loaded
@@ -324,7 +328,7 @@ class _ModelActor:
 
 @dataclass(frozen=True, eq=False)
 class _PackedGroup:
-    """A group without its text, which a model has no use for."""
+    """A group of windows as NumPy arrays, without its text, which a model has no use for."""
 
     input_ids: np.ndarray
     attention_mask: np.ndarray
@@ -337,7 +341,7 @@ class _PackedGroup:
         return _PackedGroup(ids.cpu().numpy(), mask.cpu().numpy(), wanted.cpu().numpy(), group.prefix)
 
     def group(self) -> Group:
-        # Copies: Ray's arrays are read-only, which torch has no notion of.
+        # Copies: Ray's arrays are read-only, and torch has no read-only tensors.
         ids, mask, wanted = (
             torch.from_numpy(x.copy()) for x in (self.input_ids, self.attention_mask, self.is_activation)
         )

@@ -16,10 +16,10 @@ from itda.core.massive import massive
 from itda.core.training.base import DictionaryTrainer, ignored
 from itda.core.training.state import TrainingState
 from itda.errors import ModelError
-from itda.workers.cluster import PATIENCE_S, LostError, Packed, RayCluster, no_room
+from itda.workers.cluster import PATIENCE_S, Closing, LostError, Packed, RayCluster, no_room
 
 
-class RayTrainers:
+class RayTrainers(Closing):
     """One trainer per site, each in a Ray worker's process of its own.
 
     Each sees its site's batches in the order they are offered in, so the dictionaries are those of one process. At
@@ -72,22 +72,22 @@ class RayTrainers:
             waiting.append(self._actors[site].offer.remote(packed, labels[id(batch.labels)]))
 
     def atom_counts(self) -> dict[Site, int]:
-        """Count the atoms of each site, once all that was offered is gone through."""
+        """Return the number of atoms of each site, after all that was offered was read."""
         return self._all("size", dict.fromkeys(self._actors, ()))
 
     def errors(self, activations: Mapping[Site, Tensor]) -> dict[Site, Float64[Tensor, " batch"]]:
-        """||z - z_hat||^2 / ||z||^2 of activations [batch, d_model] of some sites in their dictionaries so far.
+        """Return ||z - z_hat||^2 / ||z||^2 of activations [batch, d_model] of some sites, by their dictionaries so far.
 
         Massive ones are left out.
         """
         return self._all("error", {site: (Packed.of(x),) for site, x in activations.items()})
 
     def training_states(self) -> dict[Site, TrainingState]:
-        """Give each trainer's state after all that was offered: see `Trainer.state`."""
+        """Return each trainer's state after all that was offered: see `Trainer.state`."""
         return self._all("state", dict.fromkeys(self._actors, ()))
 
     def restore(self, training_states: Mapping[Site, TrainingState]) -> None:
-        """Go on from what `training_states` gave."""
+        """Go on from the states that `training_states` returned."""
         self._all("restore", {site: (state,) for site, state in training_states.items()})
 
     def finish(
@@ -101,25 +101,19 @@ class RayTrainers:
         return self._all("finish", {site: ((parts or {}).get(site, {}),) for site in self._actors})
 
     def found(self) -> dict[Site, int]:
-        """After `finish`: count the atoms before the crop to a number."""
+        """Return, after `finish`, how many atoms each site had before the crop to a number of atoms."""
         found = self._all("found", dict.fromkeys(self._actors, ()))
         return {site: number for site, number in found.items() if number is not None}
 
     def gram_rows(self) -> dict[Site, Any]:
-        """Say how many rows of its Gram matrix each site has memory for, or `all`."""
+        """Return how many rows of its Gram matrix each site has memory for, or `all`."""
         rows = self._all("gram_rows", dict.fromkeys(self._actors, ()))
         return {site: number for site, number in rows.items() if number is not None}
 
     def close(self) -> None:
-        """End the processes."""
+        """End the trainers' processes."""
         for actor in self._actors.values():
             self._cluster.kill(actor)
-
-    def __enter__(self) -> RayTrainers:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
 
     def _all(self, method: str, arguments: Mapping[Site, tuple[Any, ...]]) -> dict[Site, Any]:
         refs = {site: getattr(self._actors[site], method).remote(*given) for site, given in arguments.items()}

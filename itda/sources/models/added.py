@@ -1,4 +1,4 @@
-"""Which modules of a block hand on what it adds to the residual stream, found from what went through it once."""
+"""Find the modules whose outputs a block adds to the residual stream, from one recorded pass through the block."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 Flat = Float64[Tensor, "tokens d_model"]
+"""Hidden states of the tokens of the text, in float64."""
 Found = tuple[str, float]
 """The name of a module in its block, and the multiple of its output that is added."""
 
@@ -19,19 +20,19 @@ KINDS = {
     "mlp": re.compile(r"mlp|ffn|feed_?forward|experts|moe|fc2", re.IGNORECASE),
     "other": re.compile(r"[Mm]amba|[Cc]onv|[Rr]ecurrent|[Mm]ixer|[Ll]STM|SSM|ssm_"),
 }
-"""What the names of a module, or of its class, or of those that it is in, tell of it; the first that is found."""
+"""The kinds of modules, told by their own names, their classes, and those that they are in; the first match counts."""
 
 ROUNDINGS = 16
-"""Of the model's numbers, that may lie between two ways to add up the same."""
+"""Rounding errors of the model's dtype by which two ways to add up the same numbers may differ."""
 SLOPE = 1e-3
-"""How near a multiple that fits must be to a number that the block or its configuration names."""
+"""Relative distance, at most, of a fitted multiple from a number that the block or its configuration names."""
 
 
 @dataclass(frozen=True)
 class Passed:
-    """What went through a block, on tokens of the text: its input, its output, and those of its modules.
+    """One recorded pass through a block, at the tokens of the text: inputs and outputs of it and of its modules.
 
-    Modules that run once, and whose output has the shape of the block's, the outermost and the last first.
+    Only of modules that ran once, and whose output has the shape of the block's; the outermost and the last come first.
     """
 
     before: Flat
@@ -39,25 +40,25 @@ class Passed:
     outputs: Mapping[str, Flat]
     inputs: Mapping[str, Flat]
     kinds: Mapping[str, str]
-    """The classes of the modules, and of those that they are in."""
+    """For each module, its name, its class, and the classes of the modules that it is in."""
     multiples: Sequence[float]
     """Numbers that the block or its configuration names."""
     rounding: float
-    """Of the model's numbers."""
+    """The rounding error of the model's dtype (its eps)."""
 
 
 @dataclass(frozen=True)
 class Added:
-    """What a block adds to the residual stream."""
+    """The modules whose outputs a block adds to the residual stream; None for one that was not found."""
 
     attn_out: Found | None = None
     mlp_out: Found | None = None
     norm_follows: bool = False
-    """Whether each sum is normed before it is the stream, as in BERT."""
+    """True if each sum is normed before it becomes the stream, as in BERT."""
 
 
 def added(passed: Passed) -> Added:
-    """What a block adds. Both are None if no two of its modules, nor one alone, are all of it."""
+    """Find the modules that a block adds to its input; both are None if no two of them, nor one alone, make the sum."""
     kinds = {name: _kind(passed, name) for name in passed.outputs}
     attention, others = ([name for name, kind in kinds.items() if kind == each] for each in ("attention", "other"))
     rest = [name for name, kind in kinds.items() if kind in ("mlp", None)]
@@ -83,7 +84,7 @@ def added(passed: Passed) -> Added:
 
 
 def _kind(passed: Passed, name: str) -> str | None:
-    """What a module is; one whose name tells nothing is what its input comes from, as a norm after attention is."""
+    """Return the kind of a module; if its names tell none, that of the module its input comes from (a norm's, say)."""
     found = _named(passed.kinds[name])
     for other, output in passed.outputs.items():
         if found is None and name in passed.inputs and other != name and torch.equal(output, passed.inputs[name]):
@@ -100,7 +101,7 @@ def _pairs(first: Sequence[str], second: Sequence[str]) -> Iterator[tuple[str, s
 
 
 class _Fit:
-    """Sums of multiples of outputs against what a block adds, by their inner products."""
+    """Compares sums of multiples of outputs with the change that a block makes, by their inner products."""
 
     def __init__(self, passed: Passed) -> None:
         self.places = {name: i for i, name in enumerate(passed.outputs)}
@@ -111,7 +112,7 @@ class _Fit:
         self.multiples, self.rounding = passed.multiples, ROUNDINGS * passed.rounding
 
     def both(self, one: str, two: str) -> tuple[float, float] | None:
-        """The multiples of two outputs whose sum is what the block adds."""
+        """Return the multiples of two outputs whose sum is the change that the block makes, or None."""
         places = [self.places[one], self.places[two]]
         if self._fits(places, [1.0, 1.0]):
             return 1.0, 1.0
@@ -119,7 +120,7 @@ class _Fit:
         return (found[0], found[1]) if found else None
 
     def alone(self, one: str) -> float | None:
-        """The multiple of an output that is what the block adds."""
+        """Return the multiple of one output that is the change that the block makes, or None."""
         places = [self.places[one]]
         if self._fits(places, [1.0]):
             return 1.0
@@ -127,7 +128,7 @@ class _Fit:
         return found[0] if found else None
 
     def _named(self, places: list[int]) -> list[float] | None:
-        """Multiples that fit, each being a number that is named."""
+        """Return the multiples that fit, if each is 1 or a number that the block or its configuration names."""
         part, to = self.products[places][:, places], self.products[places, -1]
         if torch.linalg.cond(part) > 1e8:
             return None
@@ -149,7 +150,7 @@ class _Fit:
 
 
 def _before_norms(passed: Passed, attention: Sequence[str], rest: Sequence[str]) -> Added | None:
-    """Of a block that norms its input plus attention, and that plus the MLP's output: BERT and its like."""
+    """Find the modules of a block like BERT's: it norms input plus attention, and then that plus the MLP's output."""
 
     def same(found: Flat, wanted: Flat) -> bool:
         return bool((found - wanted).norm() <= ROUNDINGS * passed.rounding * (found.norm() + wanted.norm()))

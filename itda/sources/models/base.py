@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from itda.core.batch import Site
+from itda.sources.models.blocks import Place
 from itda.sources.tokenizing.special import Bos
 from itda.sources.tokenizing.windows import Group, Windower
 
@@ -30,10 +31,10 @@ class ActivationModel(ABC):
     """The name that the user gave: a Hub id, a folder, or tiny."""
 
     watch: Callable[[str], object] = staticmethod(lambda _place: None)
-    """Called often where nothing is yielded for long, with what is being done; what it raises ends that."""
+    """Called often while nothing is yielded, with a few words on the work in progress, which an error from it ends."""
 
     def __repr__(self) -> str:
-        # That of a dataclass would have every module, and the tokenizer's vocabulary.
+        # A dataclass's own would have every module, and the tokenizer's vocabulary.
         where = f" on {self.device}" if self.device else ""
         return f"<{type(self).__name__} {self.name}: {self.layers} layers of width {self.d_model}, {self.dtype}{where}>"
 
@@ -69,7 +70,7 @@ class ActivationModel(ABC):
     @property
     @abstractmethod
     def tokenizer_hash(self) -> str | None:
-        """SHA-256 of what the tokenizer does."""
+        """SHA-256 of the tokenizer's definition: models with the same one cut text into the same tokens."""
 
     @property
     @abstractmethod
@@ -79,13 +80,13 @@ class ActivationModel(ABC):
     @property
     @abstractmethod
     def device(self) -> str:
-        """Where it runs: cpu, cuda:0, ..."""
+        """The device that it runs on: cpu, cuda:0, ..."""
 
     @abstractmethod
     def windower(self, window: int, bos: Bos = "auto") -> Windower:
-        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context.
+        """Return what cuts documents into windows for this model. Raises `SettingError` for more tokens than it reads.
 
-        `bos` says what stands in front of each: `itda.sources.tokenizing.special`.
+        `bos` says which token each begins with: `itda.sources.tokenizing.special`.
         """
 
     @abstractmethod
@@ -94,15 +95,30 @@ class ActivationModel(ABC):
 
     @abstractmethod
     def flight(self, tokens: int) -> int:
-        """How many groups of `tokens` tokens each, padding included, are best given to `harvest` together."""
+        """Return how many groups of `tokens` tokens each, padding included, are best given to `harvest` together."""
 
     @abstractmethod
     def harvest(
         self, groups: Sequence[Group], sites: Sequence[Site]
     ) -> Iterator[tuple[int, Mapping[Site, Float[Tensor, "activations d_model"]]]]:
-        """The activations of some groups at the places where their `is_activation` is true, row by row.
+        """Yield the activations of some groups at the places where their `is_activation` is true, row by row.
 
-        Yields the number of a group, and activations of some of the sites, [activations, d_model], in the model's
+        Each item is the number of a group, and activations of some of the sites, [activations, d_model], in the model's
         dtype and on its device. Each site comes once for each group, the groups of a site in order; nothing else is
         promised: all sites of a group may come at once, or one site of all groups first.
         """
+
+
+class PlacedModel(ActivationModel):
+    """A model whose activations are read from the outputs of its own modules."""
+
+    @abstractmethod
+    def places(self, sites: Sequence[Site]) -> dict[Site, Place]:
+        """Return the module of each site, and how its activations are read and written there.
+
+        Raises `ModelError` for a site that the model does not have, or that cannot be read.
+        """
+
+    def check(self, sites: Sequence[Site]) -> None:
+        """Raises `ModelError` for a site that the model does not have, or that cannot be read."""
+        self.places(sites)

@@ -1,4 +1,4 @@
-"""Where a transformers model keeps its blocks, and the activations in what a module returns."""
+"""The blocks of a transformers model, and the activations in the output of a module."""
 
 import math
 import re
@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from itda.errors import ModelError
 
 TOWERS = re.compile(r"vision|visual|image|audio|speech|video", re.IGNORECASE)
-"""In the names of what reads something else than text."""
+"""Matches the names of modules that read something else than text."""
 
 
 def text_model(model: PreTrainedModel) -> nn.Module:
-    """The part of a model that reads text: all of it, or what its audio or vision tower feeds."""
+    """Return the part of a model that reads text: all of it, or the part that an audio or vision tower feeds."""
     try:
         found = model.get_decoder()
     except (AttributeError, NotImplementedError):
@@ -27,12 +27,12 @@ def text_model(model: PreTrainedModel) -> nn.Module:
 
 
 def text_config(model: PreTrainedModel) -> Any:
-    """The configuration of the part that reads text."""
+    """Return the configuration of the part of a model that reads text."""
     return getattr(text_model(model), "config", model.config).get_text_config()
 
 
 def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The list of the blocks that text goes through.
+    """Return the list of the blocks that text goes through.
 
     It is the outermost list in the part that reads text which is as long as the configuration says the model is deep.
     Raises `ModelError` if there is none, if attention and MLPs have lists of their own, and for a model that has an
@@ -61,26 +61,26 @@ def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where a site's activation is: a multiple of what a module returns."""
+    """The place of a site's activation: a module, and the multiple of its output."""
 
     module: nn.Module
     scale: float = 1.0
 
     def read(self, output: Any, shape: Sequence[int], d_model: int) -> Float[Tensor, "windows tokens d_model"]:
-        """The activations in what the module returns, as a copy. Raises `ModelError` for another shape."""
-        # A copy, since the model may go on in place (ModernBERT's residual sum, for one).
+        """Return the activations in the module's output, as a copy. Raises `ModelError` for another shape."""
+        # A copy, since the model may write to it later (as ModernBERT's residual sum does).
         return self.scaled(activations_in(output, shape, d_model).clone())
 
     def scaled(self, found: Tensor) -> Tensor:
-        """The activations of what the module returns, whatever its shape."""
+        """Return the multiple of the module's output that is the activation, in whatever shape it is given."""
         return found if self.scale == 1 else found * self.scale
 
     def write(self, output: Any, activations: Float[Tensor, "n d_model"], mask: Bool[Tensor, "windows tokens"]) -> Any:
-        """The same output with other activations where `mask` is true."""
+        """Return the module's output with other activations where `mask` is true."""
         given = tensor_of(output)
         found = activations_in(output, mask.shape, activations.shape[-1]).clone()
         if self.scale != 1:
-            # What is not replaced keeps its bits, which a product and a quotient would not.
+            # An activation that stays the same keeps its bits: a product and a quotient would change them.
             same = activations == found[mask] * self.scale
             activations = torch.where(same, found[mask], activations / self.scale)
         found[mask] = activations.to(found)
@@ -88,9 +88,9 @@ class Place:
 
 
 def activations_in(output: Any, shape: Sequence[int], d_model: int) -> Float[Tensor, "windows tokens d_model"]:
-    """The activations in what a module returns for windows of a shape.
+    """Return the activations in a module's output for windows of shape [windows, tokens].
 
-    All rows in one axis will do (OPT's MLP). Raises `ModelError` for another shape.
+    Windows and tokens may share one axis (as in OPT's MLP). Raises `ModelError` for another shape.
     """
     found, shape = tensor_of(output), tuple(shape)
     if not isinstance(found, Tensor):
@@ -106,12 +106,12 @@ def activations_in(output: Any, shape: Sequence[int], d_model: int) -> Float[Ten
 
 
 def tensor_of(output: Any) -> Any:
-    """The activations in what a module returns: a tensor, or a tuple or list that starts with one."""
+    """Return the tensor in a module's output: the output itself, or the first item of a tuple or list."""
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
 def with_tensor(output: Any, activations: Tensor) -> Any:
-    """The same output with other activations."""
+    """Return a module's output with another tensor in it."""
     if isinstance(output, tuple | list):
         return type(output)([activations, *output[1:]])
     return activations

@@ -1,4 +1,4 @@
-"""Devices by name: what there can be, and what there is."""
+"""Names of devices: checks that one is well formed, and that this machine has it."""
 
 import re
 
@@ -8,13 +8,13 @@ NAMES = re.compile(r"auto|cpu|mps|(cuda|xpu|hpu|npu|mlu|musa)(:\d+)?")
 
 
 def check_device(name: str) -> None:
-    """Raises `SettingError` for what is no device's name."""
+    """Raises `SettingError` for a text that is not the name of a device."""
     if not NAMES.fullmatch(name):
         raise SettingError(f"no device {name!r}: use auto, cpu, cuda, cuda:1 or mps")
 
 
 def usable_device(name: str) -> str:
-    """The device of a name: auto is a GPU where there is one. Raises `SettingError` if this machine lacks it."""
+    """Return the device of a name; auto is a GPU where there is one. Raises `SettingError` if this machine lacks it."""
     import torch
 
     check_device(name)
@@ -29,6 +29,6 @@ def usable_device(name: str) -> str:
     elif kind != "cpu":
         try:
             torch.zeros(1, device=name)
-        except Exception as error:  # of whatever stands behind it
+        except Exception as error:  # each kind of device has errors of its own
             raise SettingError(f"no --device {name} here (torch cannot use it): use --device cpu") from error
     return name

@@ -1,4 +1,4 @@
-"""The header of a GGUF file: which tensors it holds, of which types. No tensor is read."""
+"""The header of a GGUF file, which lists its tensors and their types. No tensor is read."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from itda.errors import ModelError
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""The types of metadata of a fixed size, as `struct` calls them."""
+"""The `struct` format of each type of metadata that has a fixed size."""
 STRING, ARRAY = 8, 9
 ALIGNMENT = 32
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What a GGUF file says of itself."""
+    """The facts in the header of a GGUF file."""
 
     path: Path
     architecture: str
     file_type: int | None
-    """What the whole file is called, by its number."""
+    """The number of the file's own quantisation type; None if the header has none."""
     numbers: Counter[int]
-    """Numbers of weights by the type of their tensors."""
+    """How many weights there are of each tensor type."""
 
     @property
     def quantisation(self) -> str:
@@ -47,12 +47,12 @@ class GgufHeader:
 
     @property
     def weights(self) -> int:
-        """How many there are."""
+        """Number of weights."""
         return sum(self.numbers.values())
 
     @staticmethod
     def read(path: Path) -> GgufHeader:
-        """Raises `ModelError` for a file that is cut short, or no such file."""
+        """Read the header of a file. Raises `ModelError` if it is cut short, or is not in GGUF."""
         try:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _parsed(path, _Reader(data))
@@ -79,7 +79,7 @@ class _Reader:
         return self.data[self.place - length : self.place]
 
     def value(self, kind: int) -> Any:
-        """A number or a text; an array is passed over."""
+        """Read a number or a text; skip an array, and return None."""
         if kind in NUMBERS:
             return self.numbers(NUMBERS[kind])[0]
         if kind == STRING:

@@ -1,7 +1,7 @@
-"""Hooks that know their own call, models in evaluation mode for as long as they run, and turns of threads.
+"""Hooks for one thread's forward passes, models in evaluation mode for as long as they run, and turns of threads.
 
-A hook sits on a module, which all threads share: one of another thread's call, or of a pass that a caller makes for
-itself, would read and replace there as well. So each hook asks whether the pass that it is in is its own.
+All threads share a module and its hooks. A plain hook would also act on the passes of other threads, and on those that
+a caller makes for itself. So each hook here first checks that the pass is one of its own.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 Hook = Callable[[Any], Any]
-"""Given what a module returns; what it returns takes its place, unless it is None."""
+"""Takes a module's output; its result replaces the output, unless it is None."""
 Before = Callable[[tuple, dict[str, Any]], tuple[tuple, dict[str, Any]] | None]
-"""Given a module's arguments, by place and by name; what it returns takes their place, unless it is None."""
+"""Takes a module's arguments, by place and by name; its result replaces them, unless it is None."""
 
 _running: ContextVar[object | None] = ContextVar("itda_running", default=None)
-"""The call whose forward pass this thread is in."""
+"""The `hooked` block whose forward pass this thread is in."""
 _changing = threading.Lock()
-"""Hooks and modes are set and taken away one at a time: torch numbers hooks without a lock of its own."""
+"""Held while hooks and modes are set or removed: torch numbers hooks without a lock of its own."""
 
 
 @contextmanager
 def hooked(hooks: Iterable[tuple[nn.Module, Hook]], before: Iterable[tuple[nn.Module, Before]] = ()) -> Iterator[None]:
-    """Hooks on modules, after they run and before, for the passes that are made within this, in this thread alone.
+    """Set hooks on modules, after and `before` they run, for the passes that this thread makes within this block.
 
-    Not for passes that a hook makes either: while one runs, it is as if there were none.
+    While a hook runs, all are off: it may call the model itself.
     """
     call = object()
 
@@ -69,12 +69,12 @@ def _remove(handles: list[Any]) -> None:
 
 
 _evaluating: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-"""Modules that belong in train mode, and how many passes hold them in evaluation mode now."""
+"""How many passes hold each module in evaluation mode now; only modules that were in train mode before."""
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module of a model in evaluation mode, and afterwards each in its own again.
+    """Put every module of a model into evaluation mode within this block, and each back into its own mode afterwards.
 
     Where threads run at once, a module is set back when the last of them has done with it.
     """
@@ -96,14 +96,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class Turns:
-    """A model that can do one thing at a time is given to one thread at a time, which may come in more than once."""
+    """A lock for a model that does one thing at a time; the thread that holds it may take it again."""
 
     def __init__(self) -> None:
         self._free, self._owner, self._times = threading.Condition(), None, 0
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for the other threads to be done."""
+        """Hold the lock within this block, after waiting for the other threads."""
         own = threading.get_ident()
         with self._free:
             self._free.wait_for(lambda: self._owner in (None, own))
@@ -111,7 +111,7 @@ class Turns:
         try:
             yield
         finally:
-            # Perhaps in another thread: a generator that was left early is closed wherever memory is tidied up.
+            # Perhaps in another thread: Python closes an unfinished generator wherever it collects garbage.
             with self._free:
                 self._times -= 1
                 if not self._times:

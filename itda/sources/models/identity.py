@@ -1,4 +1,4 @@
-"""Which model it is: the commit of one from the Hub, a fingerprint of the files of one on this machine.
+"""The identity of a model: its commit if it is from the Hub, else a fingerprint of its files on this machine.
 
 The fingerprint is a SHA-256 over every byte of the weights, the configuration, the tokenizer and the model's own code,
 so that no changed value escapes it. Of weights above `WHOLE` bytes, which take minutes to read, it covers the sizes,
@@ -23,26 +23,29 @@ from typing import Any
 from itda.files import write_whole
 
 WHOLE = 2**36
-"""Bytes of files, together, that are read as a whole: 64 GiB."""
+"""Bytes of all files together up to which every byte is hashed: 64 GiB."""
 SMALL, SAMPLE, STEP = 2**20, 2**12, 2**22
+"""For larger models: bytes of a tensor that is hashed in full, and of a sample that is taken in every `STEP` bytes."""
 CHUNK, READ = 2**26, 2**20
-"""What a thread hashes at a time, and what it reads at a time."""
+"""Bytes that a thread hashes as one part, and bytes that it reads at once."""
 CACHED = 2**26
-"""Files below this are hashed anew each time: it takes less than a tenth of a second."""
+"""Bytes of a file from which on its hash is kept: smaller ones take less than a tenth of a second."""
 RECENT_S = 2.0
-"""A file changed so lately may change again within one tick of the file system's clock: its hash is not kept."""
+"""Seconds since a file was changed for its hash to be kept: until then it may change within one tick of the clock."""
 MOST_KEPT = 1000
+"""Number of hashes that are kept, at most."""
 
 COMMIT = re.compile("[0-9a-f]{40}")
 BESIDE = ("config.json", "*.index.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json")
 BESIDE += ("added_tokens.json", "spiece.model", "sentencepiece*", "*.py")
-"""What decides beside the weights."""
+"""Names of the files besides the weights that decide what a model computes."""
 
 Stamp = tuple[int, int, int, int]
+"""A file's size, times of change, and inode: see `_stamp`."""
 
 
 def commit_of(file: str | Path) -> str | None:
-    """The commit that a file of the Hub's cache belongs to, by its path; None for another file.
+    """Return the commit that a file in the Hub's cache belongs to, by its path; None for another file.
 
     >>> commit_of("/cache/models--me--m/snapshots/0123456789012345678901234567890123456789/sub/model.gguf")
     '0123456789012345678901234567890123456789'
@@ -53,14 +56,14 @@ def commit_of(file: str | Path) -> str | None:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files of a model's folder that decide what it computes."""
+    """List the files of a model's folder that decide what it computes."""
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     beside = {path for pattern in BESIDE for path in folder.glob(pattern) if path.is_file()}
     return sorted({*weights, *beside})
 
 
 def fingerprint(files: Sequence[Path], *, whole: int = WHOLE) -> str:
-    """Tells files with other contents or names from these, wherever they are: see the module."""
+    """Return a hash of the files' contents and names, wherever they are: see the module."""
     everything = sum(path.stat().st_size for path in files) <= whole
     digest = hashlib.sha256()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="itda-hash") as threads:
@@ -104,7 +107,7 @@ def _samples(path: Path) -> str:
 
 
 def _small_tensors(path: Path) -> Iterator[tuple[int, int]]:
-    """Where the header of a file of safetensors is, and each of its small tensors; nothing of other files."""
+    """Yield the first byte and length of the header and of each small tensor of a safetensors file; else nothing."""
     if path.suffix != ".safetensors":
         return
     with path.open("rb") as file:
@@ -113,7 +116,7 @@ def _small_tensors(path: Path) -> Iterator[tuple[int, int]]:
             return
         header = file.read(length)
     yield 0, 8 + length
-    with suppress(ValueError, KeyError, TypeError, AttributeError):  # a damaged one is seen when it is loaded
+    with suppress(ValueError, KeyError, TypeError, AttributeError):  # a damaged file is refused when it is loaded
         for entry in json.loads(header).values():
             if "data_offsets" in entry:
                 first, end = entry["data_offsets"]
@@ -122,7 +125,7 @@ def _small_tensors(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def _stamp(path: Path) -> Stamp:
-    """What changes whenever a file is written: size, times and inode."""
+    """Return a file's size, times and inode: some of these change whenever it is written."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
@@ -132,7 +135,7 @@ def _register() -> Path:
 
 
 def _kept() -> dict[str, Any]:
-    """The hashes of large files that were found before, each with the stamp that the file had."""
+    """Read the hashes of large files that were kept, each with the stamp that the file had."""
     with suppress(OSError, ValueError, RuntimeError, AttributeError):
         found = json.loads(_register().read_text(encoding="utf-8"))
         return {name: known for name, known in found.items() if isinstance(known, list) and len(known) == 2}
@@ -142,6 +145,6 @@ def _kept() -> dict[str, Any]:
 def _keep(name: str, stamp: Stamp, digest: str) -> None:
     kept = {**{key: value for key, value in _kept().items() if key != name}, name: [stamp, digest]}
     text = json.dumps(dict(list(kept.items())[-MOST_KEPT:]))
-    with suppress(OSError, RuntimeError):  # it is only to be quick next time
+    with suppress(OSError, RuntimeError):  # a kept hash only saves time
         _register().parent.mkdir(parents=True, exist_ok=True)
         write_whole(_register(), text)

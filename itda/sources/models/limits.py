@@ -1,4 +1,4 @@
-"""What a transformers model can take and tell: how many tokens, and the next one; and what loads it so that it can."""
+"""Limits of a transformers model: how many tokens it reads and knows, and whether it predicts the next one."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from itda.sources.models.blocks import text_config, text_model
 
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
-"""What configurations call the most tokens that a model reads."""
+"""The names that configurations use for the most tokens that a model reads."""
 CAUSAL = ("CausalLM", "LMHead")
 GENERATES = "ForConditionalGeneration"
-"""In the names of classes with a head that predicts the next token."""
+"""Parts of the names of classes with a head that predicts the next token."""
 
 
 def context_of(model: PreTrainedModel) -> int | None:
-    """The most tokens that a model reads, where its configuration says so.
+    """Return the most tokens that a model reads; None if its configuration does not say.
 
-    RoBERTa and its like number tokens from behind the one for padding, so that they read fewer than they have places.
+    RoBERTa and its like number positions from after the padding token's, so they read fewer tokens than they have
+    position embeddings.
     """
     config = text_config(model)
     found = next((length for name in LENGTHS if (length := getattr(config, name, None))), None)
@@ -35,23 +36,23 @@ def context_of(model: PreTrainedModel) -> int | None:
 
 
 def rows_of(model: PreTrainedModel) -> int:
-    """How many tokens a model has embeddings for; as many as its configuration says where they are elsewhere."""
+    """Return how many tokens a model has embeddings for, by the matrix itself or else by the configuration."""
     weight = getattr(model.get_input_embeddings(), "weight", None)
     return len(weight) if isinstance(weight, Tensor) and weight.ndim == 2 else text_config(model).vocab_size
 
 
 def predicts_next(model: PreTrainedModel) -> bool:
-    """Whether a model has a head that predicts the next token, from those before it alone."""
+    """Return True if a model has a head that predicts the next token from those before it alone."""
     name, config = type(model).__name__, text_config(model)
     if getattr(model.config, "is_encoder_decoder", False):
         return False
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", True):
-        return False  # BERT's like, which sees what follows unless it is told not to
+        return False  # like BERT, which reads the following tokens too unless it is told not to
     return any(part in name for part in (*CAUSAL, GENERATES))
 
 
 def loader_of(config: PreTrainedConfig) -> Any:
-    """What loads the model of a configuration, with its head if that predicts the next token."""
+    """Return the class that loads the model of a configuration, with its head if that predicts the next token."""
     names = config.architectures or []
     if any(part in name for name in names for part in CAUSAL):
         return AutoModelForCausalLM

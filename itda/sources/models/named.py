@@ -37,11 +37,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class NamedModel:
-    """Where a model comes from, and how it is to be loaded."""
+    """A language model that was found by its name, and how it is to be loaded: see `named`."""
 
     name: str
+    """The name that the user gave."""
     source: str
-    """What transformers calls it: a folder or a Hub id."""
+    """The name that transformers is given: a folder or a Hub id."""
     device: str
     dtype: torch.dtype | str
     revision: str | None
@@ -58,9 +59,9 @@ class NamedModel:
         dtype: str = "auto",
         trust_remote_code: bool = False,
     ) -> NamedModel:
-        """A Hub id, a local folder, a file in GGUF (owner/name:file.gguf on the Hub), or `tiny`, the bundled model.
+        """Find a Hub id, a local folder, a GGUF file (owner/name:file.gguf on the Hub), or `tiny`, the bundled model.
 
-        `device` auto is a GPU where there is one; `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere.
+        `device` auto is a GPU where there is one; `dtype` auto is float32 on a CPU and the model's own elsewhere.
         Raises `ModelError` for a folder or a file that is not there, or holds several models, `SettingError` for an
         unknown dtype or a device that is not there.
         """
@@ -81,9 +82,9 @@ class NamedModel:
 
     @cached_property
     def commit(self) -> str | None:
-        """The commit of a model from the Hub: the one of now, if none was asked for. None for a local folder.
+        """The commit of a model from the Hub: the newest, if none was asked for. None for a local folder.
 
-        Raises `ModelError` where it cannot be known, and what transformers raises for a model that is not there.
+        Raises `ModelError` where it cannot be known, and transformers' own error for a model that is not there.
         """
         if Path(self.source).exists():
             return None
@@ -118,23 +119,23 @@ class NamedModel:
 
     @cached_property
     def file(self) -> Path | None:
-        """The file in GGUF, on this machine; None for another form."""
+        """The path of the GGUF file on this machine; None for a model in another form."""
         if self.gguf is None:
             return None
         found = cached_file(self.source, self.gguf, revision=self.commit)
         return Path(found) if found is not None else None
 
     def config(self) -> Any:
-        """Its configuration. Raises `ModelError`."""
+        """Load its configuration. Raises `ModelError`."""
         if self.gguf is None and Path(self.source).is_dir():
             check_adapter(self.name, Path(self.source))
         if self.file is not None:
-            GgufHeader.read(self.file)  # one that is cut short is to be known now, and said in our words
+            GgufHeader.read(self.file)  # so that a file that is cut short is refused now, with a message of ours
         with self.explained("config"):
             return AutoConfig.from_pretrained(self.source, **self._options)
 
     def model(self) -> PreTrainedModel:
-        """The model, on the CPU; with its head if it predicts the next token.
+        """Load the model, on the CPU; with its head if it predicts the next token.
 
         Raises `ModelError`, also where weights are missing that transformers would fill in at random.
         """
@@ -150,22 +151,19 @@ class NamedModel:
         return model
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer. Raises `ModelError`."""
+        """Load its tokenizer. Raises `ModelError`."""
         with self.explained("tokenizer"):
             return AutoTokenizer.from_pretrained(self.source, **self._options)
 
     def fingerprint(self) -> str | None:
-        """Tells other files of a local model from these: `itda.sources.models.identity`. None for a Hub id.
-
-        A Hub id is told by its commit.
-        """
+        """Return a hash of a local model's files (`itda.sources.models.identity`); None for a Hub id: it has a commit."""
         folder = Path(self.source)
         if self.gguf is not None and folder.is_dir():
             return fingerprint([folder / self.gguf])
         return fingerprint(files_of(folder)) if folder.is_dir() else None
 
     def quantisation(self) -> str | None:
-        """How the weights were made smaller, in words; None if they were not, as far as the checkpoint says."""
+        """Return how the weights are quantised, in words; None if they are not, as far as the model's files say."""
         if self.file is not None:
             return GgufHeader.read(self.file).quantisation
         made = getattr(self.config(), "quantization_config", None)
@@ -176,7 +174,7 @@ class NamedModel:
         return f"{values.get('quant_method', 'quantised')}{f', {bits} bits' if bits else ''}"
 
     def bytes(self) -> int:
-        """What its weights need in memory, from its configuration alone."""
+        """Return the bytes that its weights need in memory, from its configuration alone."""
         with torch.device("meta"):
             empty = AutoModel.from_config(self.config(), trust_remote_code=self.trust_remote_code)
         dtype = self.dtype if isinstance(self.dtype, torch.dtype) else empty.config.dtype or torch.float32
@@ -184,7 +182,7 @@ class NamedModel:
 
     @contextmanager
     def explained(self, part: Part | None = None) -> Iterator[None]:
-        """Whatever goes wrong in loading, `part` of it, is a `ModelError` of one line that names its own remedy."""
+        """Turn any error in loading a part of the model into a `ModelError` of one line that names its own remedy."""
         try:
             yield
         except ItdaError:
@@ -194,10 +192,10 @@ class NamedModel:
 
 
 def _check_whole(name: str, model: PreTrainedModel, missing: Iterable[str]) -> None:
-    """Raises `ModelError` if weights are missing of what the text goes through: a head that is not used may be."""
+    """Raises `ModelError` if weights are missing of modules that text goes through: an unused head may lack some."""
     try:
         blocks = find_blocks(model)
-    except ModelError:  # it is refused where the blocks are wanted
+    except ModelError:  # it is refused later, when its blocks are needed
         return
     names = {id(module): path for path, module in model.named_modules()}
     within = names[id(blocks)].rpartition(".")[0]
@@ -218,14 +216,14 @@ def _check_whole(name: str, model: PreTrainedModel, missing: Iterable[str]) -> N
 
 
 def _dequantised() -> dict[str, Any]:
-    """What has transformers unpack all weights of a GGUF file, where it could leave them packed: hooks see floats."""
+    """Return the options to unpack all weights of a GGUF file, for a transformers that might leave them packed."""
     made = getattr(transformers, "GgufConfig", None)
     return {"quantization_config": made(dequantize=True)} if made is not None else {}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the bar of a GGUF file's tensors, which transformers' own setting does not reach."""
+    """Hide the progress bar of a GGUF file's tensors, which transformers' own setting does not hide."""
     reading: Any = None
     with suppress(ImportError):  # in a later transformers it is elsewhere, or gone
         reading = import_module("transformers.modeling_gguf_pytorch_utils")

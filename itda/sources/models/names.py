@@ -1,4 +1,4 @@
-"""Names of models, told apart without loading anything."""
+"""Names of models: which are folders, GGUF files or Hub ids, found out without loading anything."""
 
 import re
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ HUB_FILE = re.compile(r"[\w.-]+/[\w.-]+:.+\.gguf", re.IGNORECASE)
 
 
 def folder_of(name: str) -> Path | None:
-    """The path that a model's name means, or that of `tiny`, the bundled one; None for a Hub id.
+    """Return the path that a model's name stands for (`tiny` is the bundled one); None for a Hub id.
 
     Raises `ModelError` for what can only be a path and is not there.
     """
@@ -32,10 +32,11 @@ def folder_of(name: str) -> Path | None:
 
 
 def gguf_of(name: str) -> tuple[str, str] | None:
-    """The folder, or the Hub id, and the GGUF file in it, if the name of a model means one.
+    """Return the folder or Hub id of a model in GGUF, and the file in it; None for the name of another model.
 
-    It does if it is such a file, owner/name:file.gguf, or a folder that has weights in one such file alone. Raises
-    `ModelError` for a folder with several, a file that is one part of several, and without what reads them.
+    Such a name is that of a GGUF file, owner/name:file.gguf, or a folder whose weights are in one GGUF file alone.
+    Raises `ModelError` for a folder with several, for a file that is one part of several, and where the packages that
+    read GGUF are missing.
     """
     path = folder_of(name)
     if path is None:
@@ -66,7 +67,7 @@ def gguf_of(name: str) -> tuple[str, str] | None:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """The GGUF files of a folder without other weights; those of vision towers, mmproj, are no models."""
+    """List the GGUF files of a folder without other weights; those of vision towers, mmproj, are no models."""
     if any(True for pattern in WEIGHTS for _ in folder.glob(pattern)):
         return []
     files = [file for file in folder.iterdir() if file.suffix.lower() == GGUF and not file.name.startswith("mmproj")]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from itda.core.batch import Site
 from itda.errors import ModelError, SettingError
 from itda.sources.models.added import Passed
-from itda.sources.models.base import ActivationModel
+from itda.sources.models.base import PlacedModel
 from itda.sources.models.blocks import Place, find_blocks
 from itda.sources.models.named import NamedModel
 from itda.sources.models.streams import IN_BLOCK, in_order, site_module
@@ -30,25 +30,25 @@ from itda.sources.tokenizing.special import Bos
 from itda.sources.tokenizing.windows import Group, Windower
 
 NDIF = "https://api.ndif.us"
+"""The server that requests go to unless nnsight is set to another."""
 
 REQUEST_TOKENS = 8192
 """Tokens in one request: 128 MiB of activations per site of a model that is 8,192 wide, in bfloat16."""
 
 TRIES = 6
+"""Number of times that a request is made before it counts as failed."""
 FIRST_PAUSE_S = 2.0
-"""Before the second try; doubled before each later one, so that all take about a minute."""
-
-"""The streams of a block in the order they are computed in, which is how nnsight wants them read."""
+"""Seconds before the second try; doubled before each later one, so that all take about a minute."""
 
 PASSING = re.compile(r"time.?out|timed out|unavailable|overload|restart|try again|connection", re.IGNORECASE)
-"""In what the server says of a failed request: worth another try."""
+"""Matches the server's messages about failed requests that are worth another try."""
 
 _tracing = threading.Lock()
-"""nnsight builds one request at a time."""
+"""Held while a request is made: nnsight can build only one at a time."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RemoteModel(ActivationModel):
+class RemoteModel(PlacedModel):
     """A model whose forward pass runs on another machine; this one has its structure and its tokenizer.
 
     Only the wanted activations are sent back. A request that fails for want of a network is made again, `TRIES` times
@@ -56,19 +56,20 @@ class RemoteModel(ActivationModel):
     """
 
     model: LanguageModel
-    """Without weights, unless it runs here."""
+    """The model's structure, without weights unless it runs in this process, and its tokenizer."""
     traced: Any
-    """The same model, as nnsight has it."""
+    """nnsight's wrapper around the same model."""
     remote: bool | Literal["local"]
-    """Whether it runs on NDIF; local sends requests from this process to itself, as they would go to NDIF."""
+    """True if it runs on NDIF; "local" sends requests from this process to itself, in the form that NDIF gets."""
     name: str
     sleep: Callable[[float], object] = time.sleep
+    """Waits for some seconds between two tries."""
 
     @staticmethod
     def load(
         name: str, *, revision: str | None = None, remote: bool = True, trust_remote_code: bool = False
     ) -> RemoteModel:
-        """A model that NDIF runs now; nothing but its configuration and its tokenizer is loaded.
+        """Connect to a model that NDIF runs now; only its configuration and its tokenizer are loaded.
 
         Without `remote`, it is loaded whole, and runs here as it would there. Raises `SettingError` without nnsight or
         an API key, and `ModelError` if the model is not running, with those that are.
@@ -91,7 +92,7 @@ class RemoteModel(ActivationModel):
 
     @staticmethod
     def over(model: LanguageModel, remote: Literal[False, "local"] = False) -> RemoteModel:
-        """A model that is here, run through nnsight in this process.
+        """Wrap a model of this process, to run it here through nnsight.
 
         Raises `SettingError` without nnsight.
 
@@ -99,7 +100,7 @@ class RemoteModel(ActivationModel):
         >>> tiny.layers, tiny.d_model
         (6, 192)
         """
-        # The task decides nothing when ids are given; this one asks nothing of a tokenizer.
+        # The task changes nothing where token ids are given; this one needs nothing from a tokenizer.
         task = "text-generation" if model.is_causal else "feature-extraction"
         tokenizer = copy.deepcopy(model.tokenizer)
         traced = _traced(model.model, task=task, tokenizer=tokenizer)
@@ -122,35 +123,31 @@ class RemoteModel(ActivationModel):
 
     @property
     def tokenizer_hash(self) -> str | None:
-        """SHA-256 of what the tokenizer does."""
+        """SHA-256 of the tokenizer's definition: models with the same one cut text into the same tokens."""
         return self.model.tokenizer_hash
 
     @property
     def dtype(self) -> str:
-        """Of its weights, as its configuration has it: float32, bfloat16, ..."""
+        """The dtype of its weights, by its configuration: float32, bfloat16, ..."""
         return self.model.dtype
 
     @property
     def device(self) -> str:
-        """Where it runs: ndif, or a device of this machine."""
+        """The device that it runs on: ndif, or a device of this machine."""
         return "ndif" if self.remote is True else self.model.device
 
     def windower(self, window: int, bos: Bos = "auto") -> Windower:
-        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context.
+        """Return what cuts documents into windows for this model. Raises `SettingError` for more tokens than it reads.
 
-        `bos` says what stands in front of each: `itda.sources.tokenizing.special`.
+        `bos` says which token each begins with: `itda.sources.tokenizing.special`.
         """
         return self.model.windower(window, bos)
 
-    def check(self, sites: Sequence[Site]) -> None:
-        """Raises `ModelError` for a site that the model does not have, or that cannot be read."""
-        self.places(sites)
-
     def places(self, sites: Sequence[Site]) -> dict[Site, Place]:
-        """Where the activations of some sites are, as `LanguageModel.places` finds it.
+        """Return where the activations of some sites are, as `LanguageModel.places` does.
 
-        For attn_out and mlp_out of a model that has no weights here, a request tries whether the modules that most
-        models have are what a block adds. Raises `ModelError`.
+        For attn_out and mlp_out of a model that has no weights here, a request tries whether the modules with
+        the usual names make up the change of a block. Raises `ModelError`.
         """
         if not any(value.is_meta for value in self.model.model.parameters()):
             return self.model.places(sites)
@@ -162,7 +159,7 @@ class RemoteModel(ActivationModel):
         return {site: place_of(model, site) for site in sites}
 
     def _passed(self, layer: int) -> Passed:
-        """What goes through a block and its streams, by a request with a few tokens."""
+        """Record a pass through a block and its streams, by a request with a few tokens."""
         model = self.model.model
         block = find_blocks(model)[layer]
         parts = [site_module(find_blocks(model), Site(layer, stream)) for stream in IN_BLOCK]
@@ -175,13 +172,13 @@ class RemoteModel(ActivationModel):
         return Passed(before, after, outputs, {}, kinds, named_numbers(block, model), torch.finfo(model.dtype).eps)
 
     def flight(self, tokens: int) -> int:
-        """As many groups as one request has."""
+        """Return how many groups one request has."""
         return max(1, REQUEST_TOKENS // tokens)
 
     def harvest(
         self, groups: Sequence[Group], sites: Sequence[Site]
     ) -> Iterator[tuple[int, dict[Site, Float[Tensor, "activations d_model"]]]]:
-        """The activations of each group, on the CPU: see `ActivationModel`. All groups go in one request.
+        """Yield the activations of each group, on the CPU: see `ActivationModel`. All groups go in one request.
 
         Raises `ModelError` if the request fails for good, or too often.
         """
@@ -196,7 +193,7 @@ class RemoteModel(ActivationModel):
         return next(envoy for envoy in self.traced.modules() if envoy._module is module)
 
     def _patiently(self, groups: Sequence[Group], readers: list[Any], inputs: Sequence[int] = ()) -> list[list[Tensor]]:
-        """The results of a request that is made until it succeeds; of some readers, what goes in."""
+        """Make a request until it succeeds. Of the readers whose numbers are in `inputs`, their inputs are read."""
         pause = FIRST_PAUSE_S
         for last in range(1, TRIES + 1):
             try:
@@ -223,9 +220,9 @@ class RemoteModel(ActivationModel):
 def _request(
     model: Any, groups: Sequence[Group], readers: list[Any], remote: bool | Literal["local"], inputs: Sequence[int] = ()
 ) -> list[list[Float[Tensor, "activations d_model"]]]:
-    """The wanted activations of each group at each of some places, in the order they are computed in.
+    """Return the wanted activations of each group at each reader; readers are in the order of computation.
 
-    What stands in the session runs on the server, which has no itda: it is torch and Python alone.
+    The code in the session runs on the server, which has no itda: it uses torch and Python alone.
     """
     nnsight = _nnsight()
     jobs = [(group.input_ids, group.attention_mask, group.is_activation) for group in groups]
@@ -255,16 +252,16 @@ def _nnsight() -> Any:
 
 
 def _traced(model: Any, **options: Any) -> Any:
-    """A model as nnsight has it: a name, for one without weights, or a model that is here."""
+    """Return nnsight's wrapper around a model: a name, for one without weights, or a model of this process."""
     with warnings.catch_warnings():
-        # BERT calls a module `output`; here, modules are found by what they are, not by their names.
+        # It warns of BERT's module `output`; that does no harm, since modules are not found by their names here.
         warnings.filterwarnings("ignore", message=".*nnsight already serves on every module")
         return _nnsight().TransformersModel(model, **options)
 
 
 def _deployment(nnsight: Any, name: str, revision: str | None) -> Mapping[str, Any]:
-    """What NDIF says of a model that it runs. Raises `ModelError` if it does not."""
-    with redirect_stderr(io.StringIO()):  # nnsight prints there what is said below
+    """Return NDIF's record of a model that it runs. Raises `ModelError` if it does not run it."""
+    with redirect_stderr(io.StringIO()):  # nnsight prints there what the errors below say
         known = list(nnsight.status().deployments.values())
     if not known:
         raise ModelError("NDIF does not answer, or runs no model: look at the network and https://nnsight.net/status")
@@ -279,7 +276,7 @@ def _deployment(nnsight: Any, name: str, revision: str | None) -> Mapping[str, A
 
 
 def _passes(error: BaseException | None) -> bool:
-    """Whether another try may succeed: the network failed, or a server that is busy, not the request itself."""
+    """Return True if another try may succeed: the network failed, or a busy server, not the request itself."""
     seen = 0
     while error is not None and seen < 8:
         status = getattr(getattr(error, "response", None), "status_code", None)
@@ -296,5 +293,5 @@ def _passes(error: BaseException | None) -> bool:
 
 def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # A traceback from the server ends with what went wrong.
+    # The last line of a traceback from the server names the error.
     return f"{type(error).__name__}: {lines[-1][:200]}" if lines else type(error).__name__

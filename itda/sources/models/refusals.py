@@ -1,4 +1,4 @@
-"""Why a model cannot be loaded, in one line with its own remedy: transformers and the Hub raise whatever they raise."""
+"""Errors in loading a model: those of transformers and the Hub, turned into one line with its own remedy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKENIZERS = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "*.tikto
 
 
 def why_not(name: str, source: str, part: Part | None, error: Exception, gguf: str | None = None) -> ItdaError:
-    """What to tell of an error in loading a part of a model, which transformers calls `source`."""
+    """Return the error to raise for one in loading a part of a model; `source` is its name for transformers."""
     folder = Path(source) if Path(source).is_dir() else None
     text = " ".join(str(each) for each in _chain(error)).lower()
     remedy = _remedy(name, source, folder, part, error, text, gguf)
@@ -30,7 +30,7 @@ def why_not(name: str, source: str, part: Part | None, error: Exception, gguf: s
 
 
 def check_adapter(name: str, folder: Path) -> None:
-    """Raises `ModelError` for an adapter, such as LoRA's: its base model alone would be another one."""
+    """Raises `ModelError` for an adapter, such as LoRA's: its base model alone is another model."""
     file = folder / "adapter_config.json"
     if not file.exists():
         return
@@ -164,7 +164,7 @@ def _of_the_configuration(name: str, folder: Path | None, error: Exception, text
 
 
 def _damaged(folder: Path) -> tuple[Path, bool] | None:
-    """The first file of weights that cannot be opened, and whether it is a pointer of git-lfs."""
+    """Return the first file of weights that cannot be opened, and True if it is a pointer of git-lfs."""
     from safetensors import SafetensorError, safe_open
 
     for path in sorted((*folder.glob("*.safetensors"), *folder.glob("*.bin"))):
@@ -181,7 +181,7 @@ def _damaged(folder: Path) -> tuple[Path, bool] | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those that it came from."""
+    """Yield an error, and those that caused it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -190,7 +190,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is(error: BaseException, *names: str) -> bool:
-    """Whether it, or one that it came from, is of a class of such a name: the libraries move theirs about."""
+    """Return True if an error, or one that caused it, has a class of such a name: libraries move their classes."""
     return any(kind.__name__ in names for each in _chain(error) for kind in type(each).__mro__)
 
 

@@ -22,27 +22,27 @@ from torch import Tensor, nn
 from itda.sources.models.blocks import tensor_of
 
 Form = type[Tensor] | type[tuple]
-"""What the blocks of a model return."""
+"""The type that the blocks of a model return."""
 
 
 class Stop(Exception):  # noqa: N818 - not an error: the block has been run
-    """Ends a forward pass."""
+    """Raised to end a forward pass."""
 
 
 class NotReplayableError(Exception):
-    """A block returned more than its state: what `form_of` could not see."""
+    """Raised if a block returns more than its state, which `form_of` could not see."""
 
 
 class _Marked(Tensor):
-    """What comes from a block: whatever is computed from it is marked too."""
+    """A tensor that a block returned; torch marks everything that is computed from it too."""
 
 
 class _Other(Exception):  # noqa: N818 - not an error: the model is of another kind
-    pass
+    """Raised if the blocks do not return the form that is tried."""
 
 
 def form_of(blocks: nn.ModuleList, forward: Callable[[], object]) -> Form | None:
-    """What the blocks return, if each can be run alone; None if more than the state goes from block to block.
+    """Return the type of the blocks' outputs if each can be run alone; None if they hand on more than the state.
 
     `forward` runs the whole model. Each block must be called once, in order, with what the block before it returned,
     the same object, and with nothing else that was computed from it or that could carry anything on: no dictionaries,
@@ -77,7 +77,7 @@ def _try(blocks: nn.ModuleList, form: Form, forward: Callable[[], object]) -> No
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it cannot carry anything from block to block."""
+    """Return True if an argument cannot carry anything from block to block."""
     if isinstance(value, tuple):
         return all(_is_plain(each) for each in value)
     if isinstance(value, Tensor):
@@ -86,36 +86,40 @@ def _is_plain(value: Any) -> bool:
 
 
 def split(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, tuple, dict[str, Any]]:
-    """The state among a block's arguments, and the others."""
+    """Split a block's arguments: the state, the others by place, and the others by name."""
     if args:
         return args[0], args[1:], kwargs
     return kwargs["hidden_states"], (), {name: each for name, each in kwargs.items() if name != "hidden_states"}
 
 
 def with_state(state: Tensor, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """A block's arguments with another state."""
+    """Return a block's arguments with another state."""
     return ((state, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": state})
 
 
 @dataclass
 class _Installed:
+    """A block whose `forward` was replaced by one that looks into `_forwards`."""
+
     real: Callable
+    """The block's real forward pass."""
     own: bool
-    """Whether the block had a forward pass of its own, not that of its class."""
+    """True if `forward` was set on the block itself, and not only on its class."""
     times: int = 0
+    """Number of `replaced` blocks that it is in now."""
 
 
 _forwards: ContextVar[dict[nn.Module, Callable]] = ContextVar("itda_forwards")
-"""What this thread has in place of the forward passes of some blocks."""
+"""The functions that this thread calls instead of some blocks' forward passes."""
 _installed: WeakKeyDictionary[nn.Module, _Installed] = WeakKeyDictionary()
 _changing = Lock()
 
 
 @contextmanager
 def replaced(blocks: Sequence[nn.Module] | nn.ModuleList, forwards: Sequence[Callable]) -> Iterator[None]:
-    """Other functions in place of the forward passes of the first blocks; what reads their attributes still can.
+    """Call other functions instead of the forward passes of the first blocks, within this; their attributes stay.
 
-    Only in the passes of this thread: one of another thread goes through the blocks as they are.
+    Only in the passes of this thread: other threads run the blocks as they are.
     """
     own = dict(zip(blocks, forwards, strict=False))
     with _changing:
@@ -155,7 +159,7 @@ def _uninstall(block: nn.Module) -> None:
 
 
 def real_forward(block: nn.Module) -> Callable:
-    """A block's forward pass, whatever threads have in its place."""
+    """Return a block's real forward pass, even while it is replaced."""
     with _changing:
         entry = _installed.get(block)
         return block.forward if entry is None else entry.real
@@ -169,7 +173,7 @@ def run_blocks(
     forward: Callable[[], object],
     watch: Callable[[int, Tensor], object] = lambda _layer, _state: None,
 ) -> Tensor:
-    """What consecutive blocks make of a state, or of the model's embeddings if there is none.
+    """Run consecutive blocks on a state, or on the model's embeddings if there is none; return the last one's state.
 
     `watch` is given the number of each block and the state that goes into it, which the block may write to. Raises
     `NotReplayableError` if a block returns more than a state.
@@ -204,12 +208,12 @@ def run_blocks(
 def run_block(
     blocks: nn.ModuleList, layer: int, form: Form, state: Tensor | None, forward: Callable[[], object]
 ) -> Tensor:
-    """As `run_blocks`, for one block."""
+    """Run one block: see `run_blocks`."""
     return run_blocks(blocks, range(layer, layer + 1), form, state, forward)
 
 
 def run_head(blocks: nn.ModuleList, form: Form, state: Tensor, forward: Callable[[], Any]) -> Any:
-    """What the model makes of the last block's state."""
+    """Return the output of the model for the last block's state, running no block."""
 
     def last(*_args: Any, **_kwargs: Any) -> Any:
         return state if form is Tensor else (state,)
@@ -219,7 +223,7 @@ def run_head(blocks: nn.ModuleList, form: Form, state: Tensor, forward: Callable
 
 
 def passing(form: Form) -> Callable:
-    """A block that hands on what it is given."""
+    """Return a forward pass that hands on the state that it is given."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         state = split(args, kwargs)[0]

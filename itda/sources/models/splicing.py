@@ -13,17 +13,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from itda.core.batch import Site
-from itda.sources.models.base import ActivationModel
-from itda.sources.models.blocks import Place
+from itda.sources.models.base import ActivationModel, PlacedModel
 from itda.sources.tokenizing.windows import Group
 
 SPLICED = "spliced"
 REPLACEMENTS = (SPLICED, "zero", "mean")
-"""What evaluation puts in the place of activations: their reconstructions, zeros, their mean."""
+"""The names of what evaluation puts in the place of activations: their reconstructions, zeros, their mean."""
 
 
 def branches(sites: int) -> int:
-    """How many hidden states a token has in an evaluation: the clean one, and one for each site and replacement.
+    """Return how many hidden states a token has in an evaluation: the clean one, and one per site and replacement.
 
     >>> branches(2)
     7
@@ -32,7 +31,7 @@ def branches(sites: int) -> int:
 
 
 Key = tuple[Site, str] | None
-"""Which pass a prediction is from: None for the model as it is, or a site and the name of what was put in there."""
+"""The pass that a prediction is from: None for the model as it is, or a site and the name of its replacement."""
 
 Splice = Callable[[int, Site, Tensor], Mapping[str, Tensor]]
 """Gives what is put in the place of activations, by name: at most `REPLACEMENTS`, each [activations, d_model].
@@ -52,10 +51,10 @@ class Spliced(NamedTuple):
     """The number of the group."""
     key: Key
     rows: Int64[Tensor, " predictions"]
-    """Which of the places where `predicts` is true, row by row."""
+    """Row numbers among the places where `predicts` is true."""
     logits: Float[Tensor, "places vocabulary"]
     at: Int64[Tensor, " predictions"] | None = None
-    """Which of the logits each prediction has; by default one after the other."""
+    """The row of `logits` that each prediction has; by default its own number."""
 
 
 class SpliceableModel(ActivationModel):
@@ -72,30 +71,30 @@ class SpliceableModel(ActivationModel):
     @property
     @abstractmethod
     def is_causal(self) -> bool:
-        """Whether it predicts the next token; a model that does not has no cross-entropy to measure."""
+        """True if it predicts the next token; a model that does not has no cross-entropy to measure."""
 
     @property
     @abstractmethod
     def vocabulary(self) -> int:
-        """How many tokens it chooses the next one from: the width of its logits."""
+        """Number of tokens that it chooses the next one from: the width of its logits."""
 
     @abstractmethod
     def flight(self, tokens: int, branches: int = 1) -> int:
-        """How many groups of `tokens` tokens each are best given to `harvest` or `spliced` together.
+        """Return how many groups of `tokens` tokens each are best given to `harvest` or `spliced` together.
 
         `branches` counts the passes that `spliced` keeps apart: the clean one, and one for each replacement.
         """
 
     @abstractmethod
     def spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]:
-        """The predictions of some groups: as the model makes them, and with each site's replacements in turn.
+        """Yield the predictions of some groups: as the model makes them, and with each site's replacements in turn.
 
         `splice` is called for every group and site, also where nothing is predicted. For each prediction the clean
         logits come before the others. A model that predicts nothing yields nothing.
         """
 
 
-class ResumableModel(SpliceableModel):
+class ResumableModel(SpliceableModel, PlacedModel):
     """A model in memory, whose modules can be run from any block on: `itda.evaluation.resumption` makes use of that.
 
     It is evaluated in less time than by whole passes. A model that cannot offer this is a `SpliceableModel`.
@@ -105,18 +104,14 @@ class ResumableModel(SpliceableModel):
     """The model's modules, with their weights."""
 
     @abstractmethod
-    def places(self, sites: Sequence[Site]) -> dict[Site, Place]:
-        """The module of each site, and how its activations are read and written there. Raises `ModelError`."""
-
-    @abstractmethod
     def forward(self, model: torch.nn.Module, group: Group, **options: Any) -> Any:
-        """What the model, or its base model, returns for a group."""
+        """Return the output of the model, or of its base model, for a group."""
 
     @abstractmethod
     def logits(
         self, group: Group, site: Site | None = None, replace: Replace | None = None
     ) -> Float[Tensor, "windows tokens vocabulary"]:
-        """Next-token logits by a whole pass, with the activations at a site replaced where `replace` is given."""
+        """Return next-token logits by a whole pass, with the activations at a site replaced if `replace` is given."""
 
 
 @runtime_checkable
@@ -126,17 +121,17 @@ class Splicer(Protocol):
     def harvest(
         self, groups: Sequence[Group]
     ) -> Iterator[tuple[int, Mapping[Site, Float[Tensor, "activations d_model"]]]]:
-        """The activations of some groups: see `ActivationModel.harvest`."""
+        """Yield the activations of some groups: see `ActivationModel.harvest`."""
         ...
 
     def spliced(self, groups: Sequence[Group], splice: Splice) -> Iterator[Spliced]:
-        """The predictions of some groups: see `SpliceableModel.spliced`."""
+        """Yield the predictions of some groups: see `SpliceableModel.spliced`."""
         ...
 
 
 @dataclass(frozen=True)
 class WholePasses:
-    """Runs an evaluation by the model's own `harvest` and `spliced`: what any `SpliceableModel` can do."""
+    """Runs an evaluation by the model's own `harvest` and `spliced`, which every `SpliceableModel` has."""
 
     model: SpliceableModel
     sites: Sequence[Site]
@@ -144,9 +139,9 @@ class WholePasses:
     def harvest(
         self, groups: Sequence[Group]
     ) -> Iterator[tuple[int, Mapping[Site, Float[Tensor, "activations d_model"]]]]:
-        """The activations of some groups."""
+        """Yield the activations of some groups."""
         return self.model.harvest(groups, self.sites)
 
     def spliced(self, groups: Sequence[Group], splice: Splice) -> Iterator[Spliced]:
-        """The predictions of some groups."""
+        """Yield the predictions of some groups."""
         return self.model.spliced(groups, self.sites, splice)

@@ -36,7 +36,7 @@ class InBlock:
 
 
 def attention_by_name(children: Children) -> nn.Module | None:
-    """The module that returns what attention adds."""
+    """Return the module whose output is added to the stream as attention's."""
     if "post_feedforward_layernorm" in children:  # Llama's post_attention_layernorm is the norm *before* its MLP
         return children["post_attention_layernorm"]
     if _like_bert(children):
@@ -45,7 +45,7 @@ def attention_by_name(children: Children) -> nn.Module | None:
 
 
 def mlp_by_name(children: Children) -> nn.Module | None:
-    """The module that returns what the MLP adds."""
+    """Return the module whose output is added to the stream as the MLP's."""
     if "post_feedforward_layernorm" in children:
         return children["post_feedforward_layernorm"]
     if _like_bert(children):
@@ -57,7 +57,7 @@ IN_BLOCK: Mapping[Stream, InBlock] = {
     "attn_out": InBlock("attention", lambda _passed, added: added.attn_out, attention_by_name),
     "mlp_out": InBlock("MLP", lambda _passed, added: added.mlp_out, mlp_by_name),
 }
-"""In the order in which a block computes them. What the block returns, `resid_post`, comes after all of them."""
+"""The streams in the order in which a block computes them; `resid_post`, which it returns, comes after them."""
 
 
 def in_order(sites: Iterable[Site]) -> list[Site]:
@@ -71,9 +71,9 @@ def in_order(sites: Iterable[Site]) -> list[Site]:
 
 
 def site_module(blocks: nn.ModuleList, site: Site) -> nn.Module:
-    """The module whose output is the site's activation in most families, by its name. Raises `ModelError`.
+    """Return the module whose output is the site's activation in most families, by its name. Raises `ModelError`.
 
-    That it is what is added to the residual stream is for a trial to say, where there are weights to try.
+    Only a trial, which needs weights, can show that this output is added to the residual stream.
     """
     if not 0 <= site.layer < len(blocks):
         raise ModelError(f"no layer {site.layer}: the model has layers 0 to {len(blocks) - 1}")

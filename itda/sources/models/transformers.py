@@ -27,7 +27,7 @@ from itda.sources.tokenizing.windows import Group, Windower
 
 
 class _Stop(Exception):  # noqa: N818 - not an error: the last site has been read
-    pass
+    """Raised to end a forward pass."""
 
 
 @dataclass(eq=False, repr=False)
@@ -45,7 +45,7 @@ class LanguageModel(ResumableModel):
     commit: str | None = None
     """The commit of a model from the Hub."""
     found_by_name: bool = False
-    """Whether `load` made it, so that it can be found again by its name."""
+    """True if `load` made it, so that its name is enough to find it again."""
 
     @staticmethod
     def load(
@@ -58,7 +58,7 @@ class LanguageModel(ResumableModel):
     ) -> LanguageModel:
         """Load a Hub id, a local folder, or `tiny`, the bundled model.
 
-        `device` auto is a GPU where there is one; `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere.
+        `device` auto is a GPU where there is one; `dtype` auto is float32 on a CPU and the model's own elsewhere.
         Raises `ModelError` if there is no such model, or it cannot be reached or read.
         """
         named = NamedModel.named(
@@ -86,12 +86,12 @@ class LanguageModel(ResumableModel):
 
     @property
     def is_causal(self) -> bool:
-        """Whether it predicts the next token."""
+        """True if it predicts the next token."""
         return predicts_next(self.model)
 
     @property
     def vocabulary(self) -> int:
-        """How many tokens it chooses the next one from."""
+        """Number of tokens that it chooses the next one from."""
         return self.model.config.get_text_config().vocab_size
 
     @property
@@ -106,12 +106,12 @@ class LanguageModel(ResumableModel):
 
     @property
     def device(self) -> str:
-        """Where it runs: cpu, cuda:0, ..."""
+        """The device that it runs on: cpu, cuda:0, ..."""
         return str(self.model.device)
 
     @property
     def tokenizer_hash(self) -> str | None:
-        """SHA-256 of what the tokenizer does: two models with the same one cut text into the same tokens."""
+        """SHA-256 of the tokenizer's definition: models with the same one cut text into the same tokens."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             return None
@@ -121,9 +121,9 @@ class LanguageModel(ResumableModel):
         return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
 
     def windower(self, window: int, bos: Bos = "auto") -> Windower:
-        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context.
+        """Return what cuts documents into windows for this model. Raises `SettingError` for more tokens than it reads.
 
-        `bos` says what stands in front of each: `itda.sources.tokenizing.special`.
+        `bos` says which token each begins with: `itda.sources.tokenizing.special`.
         """
         made = Windower(self.tokenizer, window, context=self.context, bos=bos)
         if made.pad >= rows_of(self.model):  # a token that was added, and the embedding left as it was
@@ -132,7 +132,7 @@ class LanguageModel(ResumableModel):
 
     @torch.inference_mode()
     def activations(self, group: Group, sites: Sequence[Site]) -> dict[Site, Float[Tensor, "windows tokens d_model"]]:
-        """The activations at every position of a group, as the model computes them; stops after the last site.
+        """Return the activations at every position of a group, as the model computes them; stop after the last site.
 
         Raises `ModelError` for a site that the model does not have.
         """
@@ -156,24 +156,20 @@ class LanguageModel(ResumableModel):
 
     @torch.inference_mode()
     def places(self, sites: Sequence[Site]) -> dict[Site, Place]:
-        """Where the activations of some sites are, by trial before their first use: `itda.sources.models.trial`.
+        """Return where the activations of some sites are, by trial before their first use: `itda.sources.models.trial`.
 
         Raises `ModelError` for a site that the model does not have, or that cannot be read.
         """
         return places(self.model, self.tokenizer, sites, lambda group: self.forward(self.model.base_model, group))
 
-    def check(self, sites: Sequence[Site]) -> None:
-        """Raises `ModelError` for a site that the model does not have, or that cannot be read."""
-        self.places(sites)
-
     def flight(self, tokens: int, branches: int = 1) -> int:  # noqa: ARG002
-        """One group at a time: the model is in memory, and nothing is won by running several together."""
+        """Return 1: the model is in memory, and to run several groups together saves nothing."""
         return 1
 
     def harvest(
         self, groups: Sequence[Group], sites: Sequence[Site]
     ) -> Iterator[tuple[int, dict[Site, Float[Tensor, "activations d_model"]]]]:
-        """The activations of each group at the places where its `is_activation` is true: see `ActivationModel`."""
+        """Yield the activations of each group where its `is_activation` is true: see `ActivationModel`."""
         for place, group in enumerate(groups):
             found = self.activations(group, sites)
             yield place, {site: x[group.is_activation.to(x.device)] for site, x in found.items()}
@@ -182,7 +178,7 @@ class LanguageModel(ResumableModel):
     def logits(
         self, group: Group, site: Site | None = None, replace: Replace | None = None
     ) -> Float[Tensor, "windows tokens vocabulary"]:
-        """Next-token logits; with `replace`, a function of activations [n, d_model], spliced in at `site`.
+        """Return next-token logits; with `replace`, a function of activations [n, d_model], spliced in at `site`.
 
         Only positions with a token of the text are replaced. Raises `ModelError` for a model without logits.
         """
@@ -202,10 +198,10 @@ class LanguageModel(ResumableModel):
             return self.forward(self.model, group).logits
 
     def spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]:
-        """The predictions of some groups, clean and with other activations at each site in turn: the whole model each.
+        """Yield the predictions of some groups, clean and with other activations at each site, by whole passes.
 
-        Yields, for each group and some of its predictions, the clean logits and then those of each splice. A model
-        that predicts nothing yields nothing. `itda.evaluation.resumption` does the same in less time.
+        For each group, the clean logits come before those of each replacement. A model that predicts nothing yields
+        nothing. `itda.evaluation.resumption` does the same in less time.
         """
         for place, group in enumerate(groups):
             predicts, rows = group.predicts.to(self.model.device), torch.arange(int(group.predicts.sum()))
@@ -220,7 +216,7 @@ class LanguageModel(ResumableModel):
                     yield Spliced(place, (site, name), rows, logits[predicts])
 
     def forward(self, model: torch.nn.Module, group: Group, **options: Any) -> Any:
-        """What the model, or its base model, makes of a group; `options` as its own forward pass has them.
+        """Return the output of the model, or of its base model, for a group; `options` are those of its forward pass.
 
         A model in train mode is in evaluation mode meanwhile. Raises `ModelError` for a token that the model does not
         have.

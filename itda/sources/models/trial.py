@@ -1,4 +1,4 @@
-"""Trials of a model on a few tokens, before anything else runs: what its blocks hand on, and what they add to it.
+"""Trials of a model on a few tokens, before anything else runs: how its blocks are chained, and what they add.
 
 Two things are tried, each once for a model and a block:
 
@@ -35,23 +35,24 @@ from itda.sources.tokenizing.windows import Group
 
 TEXT = "one two three four five six seven eight nine ten"
 TOKENS = 7
-"""Of each of the two windows: no other axis is as long."""
+"""Number of tokens of each of the two windows: no other axis is as long."""
 NOISE = 0.1
 """Size of the entries of the state that blocks are tried on: small beside what a block adds, whatever its input."""
 
 Forward = Callable[[Group], object]
+"""Runs the base model on a group of windows."""
 
 
 @dataclass(eq=False)
 class Tried:
-    """What is known of a model by trial."""
+    """The findings of the trials of one model."""
 
     stream: bool = False
-    """Whether it was found that its blocks can be read."""
+    """True if it was found that the residual stream can be read from its blocks."""
     added: dict[int, Added] = field(default_factory=dict)
-    """What each block adds, of those that were tried."""
+    """The modules that each tried block adds to its input."""
     streams: dict[int, dict[Stream, Found | None]] = field(default_factory=dict)
-    """Where the streams inside each of these blocks are; None for one that is nowhere."""
+    """The place of each stream inside each tried block; None for a stream that the block does not have."""
 
     def learn(self, layer: int, passed: Passed | None) -> None:
         """Note what a block adds and where its streams are, from what went through it once (None: it did not run)."""
@@ -65,16 +66,17 @@ _known: WeakKeyDictionary[nn.Module, Tried] = WeakKeyDictionary()
 
 
 def tried(model: nn.Module) -> Tried:
-    """What is known of a model; nothing at first."""
+    """Return the findings on a model so far, which later trials add to."""
     return _known.setdefault(model, Tried())
 
 
 def places(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sites: Sequence[Site], forward: Forward
 ) -> dict[Site, Place]:
-    """Where the activations of some sites are. `forward` runs the base model.
+    """Return where the activations of some sites are. `forward` runs the base model.
 
-    Tries what is not known yet. Raises `ModelError` for a site that the model does not have, or that cannot be read.
+    Makes the trials that were not made yet. Raises `ModelError` for a site that the model does not have, or that cannot
+    be read.
     """
     blocks, known = find_blocks(model), tried(model)
     check_layers(blocks, sites)
@@ -101,7 +103,7 @@ def check_layers(blocks: nn.ModuleList, sites: Sequence[Site]) -> None:
 
 
 def place_of(model: PreTrainedModel, site: Site) -> Place:
-    """Where the activation of a site is, in a block that was tried. Raises `ModelError` if it is nowhere."""
+    """Return where a site's activation is, in a block that was tried. Raises `ModelError` if the block lacks it."""
     block: nn.Module = find_blocks(model)[site.layer]
     if site.stream == "resid_post":
         return Place(block)
@@ -117,7 +119,7 @@ def place_of(model: PreTrainedModel, site: Site) -> Place:
 
 
 def trial_group(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Group:
-    """Two windows of ordinary tokens, the second one padded."""
+    """Make a group of two windows of ordinary tokens, the second one padded."""
     ids: Any = tokenizer(TEXT, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     rows = rows_of(model)
     known = [token for token in ids if token < rows] or [0]
@@ -128,7 +130,7 @@ def trial_group(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> G
 
 
 def why_no_stream(model: PreTrainedModel, group: Group, forward: Forward) -> str | None:
-    """Why a model's blocks cannot be read, in one line; None if they can."""
+    """Say in one line why the residual stream cannot be read from a model's blocks; None if it can."""
     blocks, width, name = find_blocks(model), text_config(model).hidden_size, type(model).__name__
     mask = group.attention_mask.bool()
     inputs: list[Tensor | None] = [None] * len(blocks)
@@ -149,7 +151,7 @@ def why_no_stream(model: PreTrainedModel, group: Group, forward: Forward) -> str
             more = output[1:] if isinstance(output, tuple | list) else ()
             if any(isinstance(each, Tensor) and each.shape == output[0].shape for each in more):
                 raise ModelError("its blocks return two states: use a model with one residual stream")
-            # All that the last block hands on is taken away; what the model makes then must not depend on the tokens.
+            # The last block's output is set to zero: the model's output must not depend on the tokens then.
             return with_tensor(output, torch.zeros_like(tensor_of(output))) if layer == len(blocks) - 1 else None
 
         return read
@@ -162,21 +164,32 @@ def why_no_stream(model: PreTrainedModel, group: Group, forward: Forward) -> str
             made = forward(group)
     except ItdaError as error:
         return f"{name} cannot be read: {error}"
-    except Exception as error:  # whatever a model raises that wants more than text
+    except Exception as error:  # a model that needs more than text may raise anything
         reason = (str(error).strip().splitlines() or [""])[0][:150] or type(error).__name__
         return f"{name} does not run on text alone ({reason}): use a model that does"
-    for layer in range(len(blocks)):
+    return _why_not_chained(name, runs, inputs, outputs, mask) or _why_more_than_blocks(name, made, mask)
+
+
+def _why_not_chained(
+    name: str, runs: Counter[int], inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None], mask: Tensor
+) -> str | None:
+    """Say in one line how blocks failed to run once each, on the output of the one before; None if they did not."""
+    for layer, output in enumerate(outputs):
         if not runs[layer]:
             return f"{name} does not call its block {layer} as torch's modules are called: use another model"
         if runs[layer] != 1:
             return f"{name} runs its block {layer} {runs[layer]} times: use a model that runs each block once"
-        following = inputs[layer + 1] if layer + 1 < len(blocks) else outputs[layer]
-        output = outputs[layer]
+        following = inputs[layer + 1] if layer + 1 < len(inputs) else output
         if output is None or following is None or not _same(output.cpu()[mask], following.cpu()[mask]):
             return (
                 f"{name} does not hand what its block {layer} returns to the next one: use a model with one residual "
                 "stream"
             )
+    return None
+
+
+def _why_more_than_blocks(name: str, made: object, mask: Tensor) -> str | None:
+    """Say in one line that the model's output depends on more than its last block's; None if it does not."""
     rest = getattr(made, "last_hidden_state", None)
     if isinstance(rest, Tensor) and rest.shape[:2] == mask.shape:
         rest = rest.cpu()[mask]
@@ -192,7 +205,7 @@ def _same(one: Tensor, two: Tensor) -> bool:
 
 @dataclass(eq=False)
 class Recording:
-    """What went through a block while it was recorded."""
+    """The inputs and outputs of a block and its modules while it is recorded."""
 
     block: nn.Module
     model: PreTrainedModel
@@ -204,7 +217,7 @@ class Recording:
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
     def passed(self) -> Passed | None:
-        """What went through the block; None if it was not seen to run once."""
+        """Return the recorded pass; None if the block's input or output was not recorded."""
         if self.before is None or self.after is None:
             return None
         modules = dict(self.block.named_modules())
@@ -222,7 +235,7 @@ class Recording:
         )
 
     def flat(self, value: Any) -> Tensor | None:
-        """[tokens of the text, d_model], in float64, if it has that shape."""
+        """Return activations as [tokens of the text, d_model] in float64; None for a value of another shape."""
         with suppress(ModelError):
             found = activations_in(value, self.mask.shape, text_config(self.model).hidden_size)
             return found[self.mask.to(found.device)].double().cpu()
@@ -230,21 +243,21 @@ class Recording:
 
 
 def _kind(modules: dict[str, nn.Module], name: str) -> str:
-    """The name of a module in its block, and the classes of it and of those that it is in."""
+    """Return the name of a module in its block, and the classes of it and of those that it is in."""
     parts = name.split(".")
     inside = [modules[".".join(parts[:end])] for end in range(1, len(parts) + 1)]
     return " ".join([name, *(type(module).__name__ for module in inside)])
 
 
 def named_numbers(block: nn.Module, model: PreTrainedModel) -> list[float]:
-    """Numbers that a block, its children and the configuration name."""
+    """List the floats among the attributes of a block, of its children and of the configuration."""
     places = [vars(block), *(vars(child) for child in block.children()), vars(text_config(model))]
     return sorted({float(value) for place in places for value in place.values() if isinstance(value, float) and value})
 
 
 @contextmanager
 def recorded(model: PreTrainedModel, layers: Sequence[int], group: Group) -> Iterator[dict[int, Recording]]:
-    """Within this, blocks are given noise for a state, and what goes through them is kept."""
+    """Give blocks noise for a state within this, and record their inputs and outputs."""
     blocks, mask = find_blocks(model), group.attention_mask.bool()
     found = {layer: Recording(blocks[layer], model, mask) for layer in layers}
     hooks: list[tuple[nn.Module, Hook]] = []

@@ -1,4 +1,4 @@
-"""The hidden states between two blocks of all groups in flight: in memory, or in a file that is mapped."""
+"""A store for the hidden states between two blocks, of all groups in flight: in memory, or in a mapped file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor
 from itda.errors import StoreError
 
 ALIGNMENT = 64
-"""Bytes at whose multiples a hidden state begins, as torch's tensors do: products may have other bits elsewhere."""
+"""Each hidden state begins at a multiple of so many bytes, as torch's tensors do: elsewhere, products may differ."""
 
 
 class HiddenStates:
     """A store of hidden states, one tensor for each key, all of one shape and dtype; in a file if a folder is given.
 
-    The file has no name, and is gone when the store is. All are copied into one block of memory, made for `room` of
-    them: were each kept where it was computed, memory would be left in holes between them.
+    The file has no name, and vanishes with the store. All states are copied into one block of memory, made for `room`
+    of them: if each stayed where it was computed, memory would be fragmented.
 
     >>> hidden = HiddenStates(None)
     >>> hidden.put(0, torch.ones(2))
@@ -34,12 +34,12 @@ class HiddenStates:
         self._folder, self._room = folder, room
         self._held: dict[Hashable, Tensor] = {}
         self._free: list[Tensor] = []
-        """Places of the hidden states that were dropped, to be used again."""
+        """The memory of hidden states that were dropped, to be used again."""
         self._block: Tensor | None = None
         self._used = 0
 
     def get(self, key: Hashable) -> Tensor:
-        """The hidden state of a key."""
+        """Return the hidden state of a key."""
         return self._held[key]
 
     def put(self, key: Hashable, state: Tensor) -> None:
@@ -49,11 +49,11 @@ class HiddenStates:
         self._held[key].copy_(state)
 
     def keys(self) -> list[Any]:
-        """The keys that have a hidden state, in the order in which they came."""
+        """List the keys that have a hidden state, in the order in which they came."""
         return list(self._held)
 
     def drop(self, key: Hashable) -> None:
-        """Forget a hidden state, and use its place again."""
+        """Forget a hidden state; its memory is used again."""
         self._free.append(self._held.pop(key))
 
     def _slot(self, like: Tensor) -> Tensor:
@@ -61,11 +61,9 @@ class HiddenStates:
             return self._free.pop()
         size = math.ceil(like.numel() * like.dtype.itemsize / ALIGNMENT) * ALIGNMENT // like.dtype.itemsize
         if self._block is None or self._used + size > len(self._block):
-            all_of_them, self._used = size * max(1, self._room), 0
+            numbers, self._used = size * max(1, self._room), 0
             in_memory = self._folder is None
-            self._block = (
-                torch.empty(all_of_them, dtype=like.dtype) if in_memory else self._file(all_of_them, like.dtype)
-            )
+            self._block = torch.empty(numbers, dtype=like.dtype) if in_memory else self._file(numbers, like.dtype)
         slot = self._block[self._used : self._used + like.numel()].view(like.shape)
         self._used += size
         return slot
@@ -75,7 +73,7 @@ class HiddenStates:
         length = size * dtype.itemsize
         descriptor, name = tempfile.mkstemp(prefix="itda-states-", dir=self._folder)
         try:
-            # All of it now: a full disk is an error here, and the end of the process when a page is written.
+            # Take all space now: a full disk raises an error here, but kills the process when a page is written.
             os.posix_fallocate(descriptor, 0, length)
             return torch.from_file(name, shared=True, size=size, dtype=dtype)
         except OSError as error:

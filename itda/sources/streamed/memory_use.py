@@ -1,6 +1,6 @@
-"""How much of a streamed model is in memory at once, and how many tokens fly together: what runs and what plans agree.
+"""The memory of a streamed model, and the number of tokens that are in flight with it.
 
-All sizes are in bytes.
+Runs and plans both use these functions, so that they agree. All sizes are in bytes.
 """
 
 from collections.abc import Callable
@@ -8,26 +8,26 @@ from collections.abc import Callable
 import torch
 
 MOST_TOKENS = 2**20
-"""Tokens in flight: past some tens of thousands, reading weights takes less time than using them."""
+"""Tokens in flight, at most: from some tens of thousands on, reading weights takes less time than using them."""
 
 BLOCKS_IN_USE = 2
-"""One that runs, and the next, which is being read."""
+"""Blocks whose weights are in memory: one that runs, and the next, which is being read."""
 
 
 def weights_in_use(block: int, outside: int) -> int:
-    """Memory for weights, if the largest block takes `block` and all that is outside the blocks `outside`."""
+    """Return the memory for weights, if the largest block takes `block`, and all outside the blocks `outside`."""
     return BLOCKS_IN_USE * block + outside
 
 
 def left_for_hidden_states(budget: int, in_use: int, device: str) -> int:
-    """What hidden states may take of a budget, of which weights use some where they are in the same memory."""
+    """Return the bytes of a budget that are left for hidden states; on a CPU, weights in use take some of it."""
     return max(0, budget - in_use) if torch.device(device).type == "cpu" else budget
 
 
 def groups_in_flight(tokens: int, state: int, memory: int, on_disk: Callable[[], int] = lambda: 0) -> int:
-    """Groups of so many tokens to run together, each with `state` bytes of hidden states, in memory or on a disk.
+    """Return how many groups of so many tokens run together, each with `state` bytes of hidden states; at least 1.
 
-    `on_disk` says what is free there; it is asked only if memory is too small. At least 1.
+    They are in memory, or else on a disk: `on_disk` returns its free bytes, and is called only if memory is too small.
 
     >>> groups_in_flight(1024, 2**25, 2**30), groups_in_flight(1024, 2**25, 2**40)
     (32, 1024)

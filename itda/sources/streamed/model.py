@@ -1,8 +1,9 @@
 """Models larger than memory: every block's weights are read once for many groups of windows.
 
 The loop over blocks goes outside, the loop over groups inside: a block is loaded, run over all groups in flight, and
-dropped, while the next one is being read. Only the hidden hidden of the groups are kept. Where blocks hand each other
-more than these (`itda.sources.models.replay`), the model runs as ever, each block's weights being there while it runs.
+dropped, while the next one is being read. Only the hidden states of the groups are kept. Where blocks hand each other
+more than these (`itda.sources.models.replay`), the model runs as usual, and each block's weights are there while it
+runs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from itda.core.batch import Site
 from itda.core.memory import available
 from itda.errors import ModelError
+from itda.sources.models.base import PlacedModel
 from itda.sources.models.blocks import Place, activations_in, find_blocks
 from itda.sources.models.hooks import Hook, Turns, hooked
 from itda.sources.models.named import NamedModel
@@ -34,14 +36,14 @@ from itda.sources.tokenizing.special import Bos
 from itda.sources.tokenizing.windows import Group, Windower
 
 LOGITS = 2**26
-"""Logits that are computed at once."""
+"""Number of logits that are computed at once."""
 
 
 @dataclass(eq=False, repr=False)
-class StreamedModel(SpliceableModel):
-    """A transformers model that is read block by block from its checkpoint.
+class StreamedModel(SpliceableModel, PlacedModel):
+    """A transformers model whose weights are read from its files block by block.
 
-    `memory` is for the hidden hidden, in bytes; where they need more they are in a file in `scratch`.
+    `memory` is for the hidden states, in bytes; where they need more they are in a file in `scratch`.
 
     >>> model = StreamedModel.load("tiny")
     >>> model.layers, model.d_model, model.replayable
@@ -96,7 +98,7 @@ class StreamedModel(SpliceableModel):
 
     @property
     def replayable(self) -> bool:
-        """Whether each block can be run alone."""
+        """True if each block can be run alone."""
         return self.form is not None
 
     @property
@@ -121,7 +123,7 @@ class StreamedModel(SpliceableModel):
 
     @property
     def tokenizer_hash(self) -> str | None:
-        """SHA-256 of what the tokenizer does."""
+        """SHA-256 of the tokenizer's definition: models with the same one cut text into the same tokens."""
         return self.inner.tokenizer_hash
 
     @property
@@ -131,33 +133,29 @@ class StreamedModel(SpliceableModel):
 
     @property
     def device(self) -> str:
-        """Where its blocks run: cpu, cuda:0, ..."""
+        """The device that its blocks run on: cpu, cuda:0, ..."""
         return str(self.weights.device)
 
     @property
     def is_causal(self) -> bool:
-        """Whether it predicts the next token."""
+        """True if it predicts the next token."""
         return self.inner.is_causal
 
     @property
     def vocabulary(self) -> int:
-        """How many tokens it chooses the next one from."""
+        """Number of tokens that it chooses the next one from."""
         return self.inner.vocabulary
 
     def windower(self, window: int, bos: Bos = "auto") -> Windower:
-        """Cuts documents into windows for this model. Raises `SettingError` if they are longer than its context.
+        """Return what cuts documents into windows for this model. Raises `SettingError` for more tokens than it reads.
 
-        `bos` says what stands in front of each: `itda.sources.tokenizing.special`.
+        `bos` says which token each begins with: `itda.sources.tokenizing.special`.
         """
         return self.inner.windower(window, bos)
 
-    def check(self, sites: Sequence[Site]) -> None:
-        """Raises `ModelError` for a site that the model does not have, or that cannot be read."""
-        self.places(sites)
-
     @torch.inference_mode()
     def places(self, sites: Sequence[Site]) -> dict[Site, Place]:
-        """Where the activations of some sites are, as `LanguageModel.places` finds it.
+        """Return where the activations of some sites are, as `LanguageModel.places` does.
 
         For attn_out and mlp_out the blocks are read once more, alone. Raises `ModelError`.
         """
@@ -184,7 +182,7 @@ class StreamedModel(SpliceableModel):
         return {site: place_of(model, site) for site in sites}
 
     def flight(self, tokens: int, branches: int = 1) -> int:
-        """Groups of so many tokens whose hidden states fit in memory, or on disk, `branches` of each."""
+        """Return how many groups of so many tokens fit in memory, or on disk, with `branches` states of each token."""
         state = tokens * self.d_model * self.inner.model.dtype.itemsize * branches
         if self.form is None:
             return 1
@@ -196,7 +194,7 @@ class StreamedModel(SpliceableModel):
     def harvest(
         self, groups: Sequence[Group], sites: Sequence[Site]
     ) -> Iterator[tuple[int, Mapping[Site, Float[Tensor, "activations d_model"]]]]:
-        """One layer of all groups after the other: see `ActivationModel`. Another thread waits until it is done."""
+        """Yield one layer of all groups, then the next: see `ActivationModel`. Other threads wait until it is done."""
         with self.turns.turn():
             self.places(sites)
             yield from self._harvested(groups, sites)
@@ -234,9 +232,9 @@ class StreamedModel(SpliceableModel):
                     yield place, {site: x[mask] for site, x in found.items()}
 
     def spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]:
-        """As `LanguageModel.spliced`, with clean and spliced hidden states carried together through the blocks.
+        """Yield predictions like `LanguageModel.spliced`, by clean and spliced hidden states that go together.
 
-        Another thread waits until it is done. Raises `ModelError` if a block hands on more than its state and that is
+        Other threads wait until it is done. Raises `ModelError` if a block hands on more than its state and that is
         seen too late to begin anew.
         """
         with self.turns.turn():
@@ -276,7 +274,7 @@ class StreamedModel(SpliceableModel):
                 hidden.drop(key)
 
     def _carried(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> HiddenStates:
-        """The last block's hidden states, by the number of the group and the key of the pass."""
+        """Return the last block's hidden states, by the number of the group and the key of the pass."""
         hidden = self._hidden_states(len(groups) * branches(len(sites)), groups[0].input_ids.numel())
         last = self.layers if self.is_causal else max(site.layer for site in sites) + 1
         for layer in self.weights.stream(last):
@@ -287,7 +285,7 @@ class StreamedModel(SpliceableModel):
                 for key in spliced:
                     hidden.put((place, key), self._step(layer, group, hidden.get((place, key)), [])[0])
                 state = hidden.get((place, None)) if layer else None
-                # A copy where it is needed once more: a block may go on in place.
+                # A copy if the state is needed once more: a block may write to it.
                 again = state is not None and any(site.stream != "resid_post" for site in here)
                 output, found = self._step(layer, group, state.clone() if again and state is not None else state, here)
                 mask = group.is_activation.to(output.device)
@@ -303,7 +301,7 @@ class StreamedModel(SpliceableModel):
     def _spliced(
         self, layer: int, group: Group, state: Tensor | None, site: Site, output: Tensor, values: Tensor
     ) -> Tensor:
-        """The state of a group after a block at whose site other activations were put in."""
+        """Return the state of a group after a block at whose site other activations were put in."""
         mask, there = group.is_activation.to(output.device), self.places([site])[site]
         if site.stream == "resid_post":
             return there.write(output, values, mask)
@@ -312,7 +310,7 @@ class StreamedModel(SpliceableModel):
 
     @torch.inference_mode()
     def _logits(self, group: Group, part: _Part, state: Tensor) -> Tensor:
-        """What the model predicts from the last block's hidden states of some windows, where they predict anything."""
+        """Return the logits of some windows, from the last block's hidden states, where `predicts` is true."""
         assert self.form is not None
         first = part.first
         windows = state.view(*group.input_ids.shape, -1)[first : first + len(part.group.input_ids)]
@@ -333,7 +331,10 @@ class StreamedModel(SpliceableModel):
         sites: Sequence[Site],
         hooks: Sequence[tuple[nn.Module, Hook]] = (),
     ) -> tuple[Tensor, dict[Site, Tensor]]:
-        """The state of a group after a block, and the activations at some sites of it, [windows, tokens, d_model]."""
+        """Return the state of a group after a block, and the activations at some of its sites.
+
+        All are [windows, tokens, d_model].
+        """
         assert self.form is not None
         found: dict[Site, Tensor] = {}
         shape, width = group.input_ids.shape, self.d_model
@@ -358,7 +359,7 @@ class StreamedModel(SpliceableModel):
         return output, found
 
     def load_around_each_block(self) -> None:
-        """From here on each block loads its weights when it runs: right for any model, slow for many groups."""
+        """Make each block load its weights when it runs, from now on: right for any model, slow for many groups."""
         self.form = None
         for layer, block in enumerate(self.blocks):
             block.forward = _loading(self.weights, layer, block.forward)
@@ -394,7 +395,7 @@ def _parts(group: Group, vocabulary: int) -> Iterator[tuple[Tensor, _Part]]:
 
 
 def _trial() -> Group:
-    """A small group with padding, to see what the model passes to its blocks."""
+    """Make a small group with padding, to see what the model passes to its blocks."""
     ids = torch.zeros(2, 4, dtype=torch.long)
     mask = torch.ones_like(ids)
     mask[1, 2:] = 0

@@ -1,7 +1,7 @@
-"""What a streamed model will read, hold and compute, from its configuration alone: nothing is loaded or downloaded.
+"""Estimates of what a streamed model reads, holds and computes, from its configuration alone: nothing is loaded.
 
-The arithmetic is that of `StreamedModel`, by the same functions (`itda.sources.streamed.memory_use`). Bytes are what
-counts; seconds are these and the operations over rates that somebody assumed.
+The arithmetic is that of `StreamedModel`, by the same functions (`itda.sources.streamed.memory_use`). Bytes are
+counted; seconds are bytes and operations, divided by the rates of the machine, which are assumptions.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from itda.sources.streamed.memory_use import groups_in_flight, left_for_hidden_s
 from itda.sources.streamed.model import LOGITS
 
 LOGITS_BYTES = 4 * 4 * LOGITS
-"""What evaluation holds of logits at once, at most: clean and spliced ones in float32, each once more where masked."""
+"""Bytes of logits in evaluation, at most: clean and spliced ones in float32, and a masked copy of each."""
 
 PROCESS_BYTES = 700 * 2**20
-"""Python with all libraries."""
+"""Bytes of memory of a Python process with all libraries."""
 
 CUDA_BYTES = 2**30
-"""What CUDA and its libraries take of a GPU; an assumption."""
+"""Bytes of a GPU's memory that CUDA and its libraries take; an assumption."""
 
 
 @dataclass(frozen=True)
@@ -41,40 +41,40 @@ class ModelShape:
 
     name: str
     blocks: tuple[int, ...]
-    """Parameters of each."""
+    """Number of parameters of each block."""
     active: tuple[int, ...]
-    """Of these, how many multiply each token: not all, where a block has experts."""
+    """Number of each block's parameters that multiply each token: not all, where a block has experts."""
     embeddings: int
-    """Parameters of the base model outside its blocks."""
+    """Number of parameters of the base model outside its blocks."""
     head: int
-    """Parameters of the unembedding; 0 if it is the embedding, or there is none."""
+    """Number of parameters of the unembedding; 0 if it is the embedding, or there is none."""
     unembedding: int
-    """Multiplications for the logits of one token; 0 for a model that does not predict the next token."""
+    """Number of multiplications for the logits of one token; 0 for a model that does not predict the next token."""
     outputs: int
     """Numbers that a block computes for each token on its way, at most."""
     d_model: int
     attention: int
     """Width of all heads of a block together."""
     dtype: torch.dtype
-    """Of the checkpoint."""
+    """The dtype of the weights in the model's files."""
     quantized: bool
-    """Whether the checkpoint has fewer bits than `dtype`, so that less is read than is said here."""
+    """True if the model's files have fewer bits than `dtype`, so that less is read than is estimated."""
 
     @property
     def parameters(self) -> int:
-        """All of them."""
+        """Number of parameters."""
         return sum(self.blocks) + self.embeddings + self.head
 
     @property
     def bytes(self) -> int:
-        """On disk."""
+        """Bytes on disk."""
         return self.parameters * self.dtype.itemsize
 
     @staticmethod
     def of(
         name: str, *, sites: Sequence[Site] = (), revision: str | None = None, trust_remote_code: bool = False
     ) -> ModelShape:
-        """Of a Hub id, a folder that has a config.json, or such a file.
+        """Find the shape of a model by its Hub id, a folder that has a config.json, or such a file.
 
         Raises `ModelError` if it cannot be read, or the model lacks one of `sites`.
         """
@@ -93,7 +93,7 @@ class ModelShape:
 
     @staticmethod
     def from_model(name: str, model: PreTrainedModel) -> ModelShape:
-        """Of a model that need not have any weights. Raises `ModelError` if it has no blocks."""
+        """Count the shape of a model, which need not have any weights. Raises `ModelError` if it has no blocks."""
         config = model.config.get_text_config()
         blocks = find_blocks(model)
         inside = [sum(value.numel() for value in block.parameters()) for block in blocks]
@@ -117,99 +117,107 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done."""
+    """The work to estimate: tokens to read, and dictionaries to make or to evaluate."""
 
     sites: Sequence[Site]
     tokens: int
-    """Of full windows: where documents are short, padding comes on top."""
+    """Number of tokens in full windows: where documents are short, padding comes on top."""
     window: int
     batch_size: int
     atoms: int
-    """Of each dictionary."""
+    """Number of atoms of each dictionary."""
     k: int
     evaluation: bool = False
-    """Whether dictionaries are spliced in and the model's predictions scored, instead of making dictionaries."""
+    """True to evaluate: dictionaries are spliced in and the predictions scored. False to make dictionaries."""
 
     @property
     def group(self) -> int:
-        """Tokens that run together."""
+        """Number of tokens that run together."""
         return self.window * self.batch_size
 
     @property
     def branches(self) -> int:
-        """States of each token."""
+        """Number of hidden states that are kept for each token."""
         return branches(len(self.sites)) if self.evaluation else 1
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it is to be done."""
+    """The machine to estimate for: its memory and its rates."""
 
     gpu: int | None
     """Bytes of memory of its GPU, if it has one."""
     ram: int
+    """Bytes of the machine's memory."""
     dtype: torch.dtype | None
-    """Of the weights in memory; None for float32 without a GPU, and the checkpoint's own with one."""
+    """The dtype of the weights in memory; None for float32 without a GPU, and the model's own with one."""
     model_memory: int
-    """What the streamed model may take: beside a GPU its hidden states, else its weights too."""
+    """Bytes for the streamed model's hidden states; without a GPU, for its weights too."""
     scratch: int
     """Free bytes on a disk for hidden states."""
     flops: float
-    """Operations per second of the model."""
+    """Operations per second where the model runs."""
     cpu_flops: float
-    """Operations per second of what makes dictionaries."""
+    """Operations per second of the CPU, which makes dictionaries."""
     disk: float
-    """Bytes per second."""
+    """Bytes per second that are read from disk."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What some work takes on a machine: bytes, operations and seconds."""
+    """The bytes, operations and seconds that some work takes on a machine."""
 
     dtype: str
+    """The dtype of the weights in memory."""
     whole_model: int
-    """Memory for all weights, were they not streamed."""
+    """Bytes of memory for all weights, if they were not streamed."""
     weights: int
-    """The blocks that are there together, and what is outside the blocks."""
+    """Bytes of the blocks that are in memory together, and of all weights outside the blocks."""
     working: int
-    """What running one group of windows takes besides."""
+    """Bytes that running one group of windows takes besides."""
     states: int
-    """The hidden states of all tokens in flight."""
+    """Bytes of the hidden states of all tokens in flight."""
     states_on_disk: bool
+    """True if they are in a file."""
     dictionaries: int
-    """Atoms and Gram matrices of all sites."""
+    """Bytes of the atoms and Gram matrices of all sites."""
     gpu: int
-    """Most memory of the GPU; 0 without one."""
+    """Bytes of the GPU's memory, at most; 0 without one."""
     ram: int
-    """Most memory of the machine."""
+    """Bytes of the machine's memory, at most."""
     in_flight: int
-    """Tokens."""
+    """Number of tokens in flight."""
     flights: int
     """How often the blocks are read."""
     bytes_read: int
+    """Bytes of weights that are read from disk."""
     operations: float
-    """Of the model."""
+    """Number of the model's operations."""
     pursuit_operations: float
-    """Of making dictionaries, on the CPU: at least."""
+    """Number of the CPU's operations for making dictionaries, at least."""
     reading_s: float
+    """Seconds of reading weights."""
     computing_s: float
+    """Seconds of running the model."""
     pursuit_s: float
+    """Seconds of making dictionaries."""
     fits: bool
+    """True if the machine has enough memory."""
 
     @property
     def seconds(self) -> float:
-        """The next block is read while one runs; dictionaries grow between groups."""
+        """Seconds of all: the next block is read while one runs, and dictionaries grow between groups."""
         return max(self.reading_s, self.computing_s) + self.pursuit_s
 
     @property
     def limit(self) -> str:
-        """What takes longest: disk, model or dictionaries."""
+        """The part that takes longest: disk, model or dictionaries."""
         taken = {"disk": self.reading_s, "model": self.computing_s, "dictionaries": self.pursuit_s}
         return max(taken, key=lambda name: taken[name])
 
 
 def estimate(shape: ModelShape, work: Work, machine: Machine) -> Estimate:
-    """What streaming a model over some tokens takes."""
+    """Estimate the bytes, operations and seconds of streaming a model over some tokens."""
     dtype = machine.dtype or (torch.float32 if machine.gpu is None else shape.dtype)
     size, layers = dtype.itemsize, max(site.layer for site in work.sites) + 1
     if work.evaluation and shape.unembedding:
@@ -260,7 +268,7 @@ def estimate(shape: ModelShape, work: Work, machine: Machine) -> Estimate:
 
 
 def _operations(shape: ModelShape, work: Work, layers: int) -> float:
-    """Two for each parameter and token, and for each pair of a window two in each of the two products of attention."""
+    """Count 2 for each parameter and token, and 2 for each pair of tokens of a window in both products of attention."""
     block = [2.0 * active + 4.0 * work.window * shape.attention for active in shape.active]
     each = sum(block[:layers])
     if work.evaluation:
@@ -270,7 +278,7 @@ def _operations(shape: ModelShape, work: Work, layers: int) -> float:
 
 
 def _empty(config: Any, trust_remote_code: bool) -> PreTrainedModel:
-    """A model without memory for its weights; with its head if it predicts the next token, as `NamedModel.model`."""
+    """Make a model without memory for its weights; with its head if it predicts the next token: `NamedModel.model`."""
     loader = loader_of(config)
     with torch.device("meta"):
         if issubclass(loader, PreTrainedModel):
@@ -279,14 +287,14 @@ def _empty(config: Any, trust_remote_code: bool) -> PreTrainedModel:
 
 
 def _experts(config: Any) -> tuple[int, int]:
-    """How many experts a block has, and how many of them see a token; 0 and 1 without any."""
+    """Return how many experts a block has, and how many of them see a token; 0 and 1 without any."""
     names = ("num_experts", "num_local_experts", "n_routed_experts")
     number = next((value for name in names if (value := getattr(config, name, None))), 0)
     return number, getattr(config, "num_experts_per_tok", None) or 1
 
 
 def _matrices(block: nn.Module, config: Any) -> Iterator[tuple[nn.Module, torch.Tensor, float]]:
-    """The parameters that multiply, their modules, and by what share of them a token is multiplied."""
+    """Yield the modules of the parameters that multiply, these, and the share of them that multiplies a token."""
     number, chosen = _experts(config)
     for name, module in block.named_modules():
         for value in module._parameters.values():
@@ -302,9 +310,9 @@ def _active(block: nn.Module, config: Any) -> int:
 
 
 def _outputs(block: nn.Module, config: Any) -> int:
-    """What all products of a block give for one token, and the widest of them once more, for the activation function.
+    """Count the numbers that a block's products make for one token; the widest twice, for the activation function.
 
-    They are not all there at the same time: more than is needed.
+    They are not all in memory at the same time, so this is more than is needed.
     """
     widths = []
     for module, value, share in _matrices(block, config):
@@ -316,5 +324,5 @@ def _outputs(block: nn.Module, config: Any) -> int:
 
 
 def runs_whole(found: Estimate, machine: Machine) -> bool:
-    """Whether `itda train` runs the model as it is, unless told to stream it; all memory being free."""
+    """Return True if `itda train` would not stream the model by itself, with all of the machine's memory free."""
     return found.whole_model <= (int(0.9 * machine.gpu) if machine.gpu is not None else machine.ram)

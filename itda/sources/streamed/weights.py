@@ -1,8 +1,8 @@
-"""A checkpoint's weights, one block at a time, read by transformers' own loader.
+"""The weights of a model, one block at a time, read by transformers' own loader.
 
-`from_pretrained` does all it does, quantisers, renamed and fused keys, buffers and tied weights included, but its step
-that reads the weights is given the keys outside the blocks alone. A block's weights are read later by that same step,
-and dropped when they have been used. Tensors that need no conversion stay mapped from their file, at the alignment that
+`from_pretrained` works as always, with quantisers, renamed and fused keys, buffers and tied weights, but its step that
+reads the weights is given only the keys outside the blocks. A block's weights are read later by that same step, and
+dropped when they have been used. Tensors that need no conversion stay mapped from their file, at the alignment that
 an ordinary load gives them, so that products with them have the same bits.
 """
 
@@ -38,22 +38,24 @@ BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16"
 BITS |= {"F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "U16": 16, "U32": 32, "U64": 64}
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's malloc.h."""
+"""The numbers of two options of `mallopt`, from glibc's malloc.h."""
 LARGE = 2**22
-"""Bytes of tensors that get memory of their own."""
+"""Bytes from which on glibc gives an allocation memory of its own, which it gives back at once."""
 
 _patching = threading.Lock()
+"""Held while transformers' loader is replaced."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of the checkpoint: where it is, and what it becomes."""
+    """A tensor in a file of the model: its place, and the parameter that it becomes."""
 
     file: str
     key: str
     target: str
     """The parameter that it becomes, or the first of those that it is converted to."""
     bytes: int
+    """Size in the file."""
 
 
 @dataclass(eq=False)
@@ -64,17 +66,17 @@ class Weights:
     blocks: nn.ModuleList
     of_block: Sequence[Sequence[Stored]]
     resident: Sequence[Stored]
-    """Outside the blocks: in memory all the time."""
+    """The tensors outside the blocks, which are in memory all the time."""
     config: Any
-    """transformers' settings for loading."""
+    """The settings of transformers' loader."""
     device: torch.device
     bytes_read: int = 0
-    """Of the blocks' weights, so far."""
+    """Bytes of the blocks' weights that were read so far."""
     _empty: list[dict[tuple[nn.Module, str], Tensor | None]] = field(default_factory=list)
 
     @property
     def bytes_in_use(self) -> int:
-        """Memory for the largest blocks that are there together, and for all that is outside the blocks."""
+        """Bytes of memory for the largest blocks that are there together, and for all that is outside the blocks."""
         block = max(sum(_bytes(value) for value in empty.values() if value is not None) for empty in self._empty)
         outside = sum(_bytes(value) for value in self.model.parameters() if not value.is_meta)
         return weights_in_use(block, outside)
@@ -98,7 +100,7 @@ class Weights:
 
     @contextmanager
     def only(self, layer: int) -> Iterator[None]:
-        """The weights of one block, for a while."""
+        """Have the weights of one block in memory within this."""
         self.load(layer)
         try:
             yield
@@ -106,7 +108,7 @@ class Weights:
             self.drop(layer)
 
     def stream(self, layers: int) -> Iterator[int]:
-        """The numbers of the first blocks, each while its weights are there; the next one is read meanwhile."""
+        """Yield the numbers of the first blocks, each while its weights are there; the next one is read meanwhile."""
         with ThreadPoolExecutor(1, thread_name_prefix="itda-weights") as thread:
             following = thread.submit(self.load, 0)
             layer = -1
@@ -127,10 +129,10 @@ class Weights:
 def open_weights(
     build: Callable[[], PreTrainedModel], device: torch.device, *, head: bool
 ) -> tuple[PreTrainedModel, Weights]:
-    """A model as `build` makes it by `from_pretrained`, without its blocks' weights, and what reads these.
+    """Load a model that `build` makes by `from_pretrained`, without its blocks' weights; return it with these.
 
-    Without `head`, the unembedding is left out too, unless it is the embedding. Raises `ModelError` for a checkpoint
-    that is not in safetensors.
+    Without `head`, the unembedding is left out too, unless it is the embedding. Raises `ModelError` for a model that is
+    not in safetensors.
     """
     made: list[Weights] = []
 
@@ -141,23 +143,16 @@ def open_weights(
         path = next(name for name, module in model.named_modules() if module is blocks)
         prefixes = [f"{path}.{layer}." for layer in range(len(blocks))]
         stored = _stored(model, files, config)
-        # Qwen3-VL says so of the whole alone.
-        tied = any(getattr(config, "tie_word_embeddings", False) for config in (model.config, text_config(model)))
+        tied = _is_tied(model)
+        of_block, outside = _by_block(stored, prefixes)
         base = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
-        of_block: dict[str, list[Stored]] = defaultdict(list)
-        resident = []
-        for each in stored:
-            prefix = next((prefix for prefix in prefixes if each.target.startswith(prefix)), None)
-            if prefix is not None:
-                of_block[prefix].append(each)
-            elif head or tied or each.target.startswith(base):
-                resident.append(each)
+        resident = [each for each in outside if head or tied or each.target.startswith(base)]
         info = _load(model, resident, config)
         absent = tuple(prefixes) if head or tied else (*prefixes, *(f"{n}." for n in _outside(model)))
         info.missing_keys -= {name for name in info.missing_keys if name.startswith(absent)}
         for name, value in model.named_parameters():
             if name.startswith(absent):
-                # Or it would be made, and filled at random.
+                # Else transformers would fill it with random numbers.
                 value._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]
         made.append(Weights(model, blocks, [of_block[prefix] for prefix in prefixes], resident, config, device))
         return info, None
@@ -178,17 +173,33 @@ def open_weights(
     return model, weights
 
 
+def _is_tied(model: PreTrainedModel) -> bool:
+    """Return True if the unembedding is the embedding."""
+    # Qwen3-VL has it in the configuration of the whole model alone.
+    return any(getattr(config, "tie_word_embeddings", False) for config in (model.config, text_config(model)))
+
+
+def _by_block(stored: Sequence[Stored], prefixes: Sequence[str]) -> tuple[dict[str, list[Stored]], list[Stored]]:
+    """Sort tensors by the prefix of the block that they belong to; those of no block come second."""
+    of_block: dict[str, list[Stored]] = {prefix: [] for prefix in prefixes}
+    outside = []
+    for each in stored:
+        prefix = next((prefix for prefix in prefixes if each.target.startswith(prefix)), None)
+        (outside if prefix is None else of_block[prefix]).append(each)
+    return of_block, outside
+
+
 def _bytes(value: Tensor) -> int:
     return value.numel() * value.dtype.itemsize
 
 
 def _outside(model: PreTrainedModel) -> list[str]:
-    """The children that are not the base model: the head."""
+    """List the names of the children besides the base model: the head."""
     return [name for name, _ in model.named_children() if name != model.base_model_prefix]
 
 
 def _to_device(model: PreTrainedModel, device: torch.device) -> None:
-    """Move what is in memory."""
+    """Move the weights and buffers that are in memory to a device."""
     if device.type == "cpu":
         return
     for module in model.modules():
@@ -201,7 +212,7 @@ def _to_device(model: PreTrainedModel, device: torch.device) -> None:
 
 
 def _stored(model: PreTrainedModel, files: Sequence[str], config: Any) -> list[Stored]:
-    """All tensors of the checkpoint."""
+    """List the tensors in a model's files."""
     mapping = config.weight_mapping or []
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
@@ -226,7 +237,7 @@ def _stored(model: PreTrainedModel, files: Sequence[str], config: Any) -> list[S
 
 
 def _load(model: PreTrainedModel, stored: Sequence[Stored], config: Any) -> Any:
-    """Let transformers load some tensors. Raises `ModelError` if one cannot be read or does not fit."""
+    """Have transformers load some tensors. Raises `ModelError` if one cannot be read or does not fit."""
     files: Mapping[str, list[str]] = defaultdict(list)
     for each in stored:
         files[each.file].append(each.key)
@@ -247,16 +258,17 @@ def _load(model: PreTrainedModel, stored: Sequence[Stored], config: Any) -> Any:
 
 
 def _touch(values: Tensor) -> None:
-    """Have the pages of a mapped tensor read from disk now, and not when the product with it waits for them."""
+    """Read the pages of a mapped tensor from disk now, so that no product has to wait for them later."""
     if values.device.type == "cpu" and values.is_contiguous() and values.numel():
         flat = values.view(-1).view(torch.uint8)
         flat[::4096].sum()
 
 
 def give_back_freed() -> None:
-    """Have freed tensors go back to the system at once, for the rest of the process, where that is glibc's to decide.
+    """Make glibc give the memory of freed tensors back to the system at once, for the rest of the process.
 
-    By itself it comes to keep up to 32 MB each in a heap with holes: measured, as much again as what runs a group.
+    By default it keeps blocks of up to 32 MB in a fragmented heap: measured, as much again as it takes to run a group.
+    Does nothing on systems without glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -267,7 +279,7 @@ def give_back_freed() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without a progress bar for each block."""
+    """Hide transformers' progress bars, of which there would be one for each block."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
