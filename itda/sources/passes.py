@@ -1,4 +1,4 @@
-"""What reading a model costs, counted in passes of a token through a block: for defaults, and for progress."""
+"""The cost of reading a model, in passes of a token through a block: for defaults, and for progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itda.sources.models.base import ActivationModel
 from itda.sources.models.splicing import REPLACEMENTS, branches
 
 LEAST, MOST = 5_000, 100_000
-"""Tokens to evaluate on by default, at least and at most."""
+"""Number of tokens to evaluate on by default, at least and at most."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Passes:
     """Block passes for each token of an evaluation."""
 
     reading: float
-    """To read the sites."""
+    """Passes to read the sites."""
     scoring: float
-    """From the last site on, and from each site on for each replacement, with all their logits."""
+    """Passes from the last site on, and from each site on for each replacement, with all their logits."""
 
 
 def passes(sites: Sequence[Site], layers: int, vocabulary: int, d_model: int) -> Passes:
-    """Of a model that predicts over so large a vocabulary; 0 if it predicts nothing.
+    """Count the block passes for each token; `vocabulary` is 0 for a model that predicts nothing.
 
     Logits count as the blocks that multiply as much: a block has about 12 d_model^2 weights. That some ablated windows
     are run once for many is not counted.
@@ -42,20 +42,20 @@ def passes(sites: Sequence[Site], layers: int, vocabulary: int, d_model: int) ->
 
 
 def tokens_as_long(trained: int, cost: Passes) -> int:
-    """How many tokens take as many block passes to evaluate on as `trained` took to read, in two digits.
+    """Return how many tokens to evaluate on, to take as many block passes as reading `trained` tokens took.
 
-    Between `LEAST` and `MOST`.
+    In two digits, between `LEAST` and `MOST`.
 
     >>> tokens_as_long(40_000, Passes(reading=16.0, scoring=84.4)), tokens_as_long(10**9, Passes(1.0, 9.0))
     (6300, 100000)
     """
-    exact = max(LEAST, min(MOST, int(trained * cost.reading / (cost.reading + cost.scoring))))
-    unit = 10 ** (len(str(exact)) - 2)
-    return exact // unit * unit
+    wanted = max(LEAST, min(MOST, int(trained * cost.reading / (cost.reading + cost.scoring))))
+    unit = 10 ** (len(str(wanted)) - 2)
+    return wanted // unit * unit
 
 
 class Steps:
-    """Tells somebody of work that is done in parts, in whole tokens that add up.
+    """Reports work that is done in parts to `progress`, in whole tokens that add up.
 
     >>> told = []
     >>> steps = Steps(told.append)
@@ -77,7 +77,7 @@ class Steps:
 
     @contextmanager
     def flight(self, model: ActivationModel, tokens: float, parts: int) -> Iterator[None]:
-        """Count so many tokens by the end of this, a part each time the model says where it is."""
+        """Count so many tokens by the end of this block: one of `parts` each time that the model calls `watch`."""
         before, counted = model.watch, 0
 
         def watch(place: str) -> None:

@@ -18,7 +18,7 @@ from itda.sources.tokenizing.special import Bos
 def read_prompt(
     model: ActivationModel, text: str, sites: Sequence[Site], window: int, batch_size: int = 1, bos: Bos = "auto"
 ) -> tuple[Labels, Mapping[Site, Float[Tensor, "tokens d_model"]]]:
-    """The tokens of a text that the model reads at once, as labels of a document `prompt`, and their activations.
+    """Read a text that fits into one window; return its tokens, as labels of a document `prompt`, and activations.
 
     The model runs in the shape it was trained in where the text fits, so that a prompt of the training corpus gives
     the very activations that were its atoms. Raises `SettingError` for no text, one of special tokens

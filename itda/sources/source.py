@@ -48,7 +48,7 @@ class ModelSource:
         self.model, self.corpus, self.sites, self.tokens, self.skip = model, corpus, list(sites), tokens, skip
         self.batch_size, self.windower = batch_size, model.windower(window, bos)
         self.every_position = every_position
-        """Padding and special tokens too, and one window per document: only mode `reference` wants that."""
+        """True to read padding and special tokens too, and one window per document, which mode `reference` does."""
         self.most_in_flight = most_in_flight
         model.check(self.sites)
 
@@ -64,7 +64,7 @@ class ModelSource:
                 yield {site: ActivationBatch(x, labels[place]) for site, x in found.items()}
 
     def _groups(self) -> Iterator[Group]:
-        """The groups to run; `is_activation` is true where an activation is wanted."""
+        """Yield the groups to run; `is_activation` is true where an activation is wanted."""
         groups = self.windower.groups(self.corpus, self.batch_size, first_only=self.every_position)
         if self.every_position:
             groups = map(_with_every_position, groups)
@@ -72,7 +72,7 @@ class ModelSource:
 
 
 def _with_every_position(group: Group) -> Group:
-    """Count padding and special tokens as activations too, in the rows that hold a window."""
+    """Return a group in which padding and special tokens count as activations too, in the rows that hold a window."""
     every = torch.zeros_like(group.is_activation)
     every[: len(group.windows)] = True
     return replace(group, is_activation=every)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ CONNECT_S = 10.0
 """Seconds to wait for a machine to accept a connection."""
 
 
+Closed = TypeVar("Closed", bound="Closing")
+
+
 class Closing(ABC):
     """An object that is closed when its `with` block ends."""
 
@@ -30,7 +33,7 @@ class Closing(ABC):
     def close(self) -> None:
         """End the processes or connections that the object started."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Closed) -> Closed:
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -19,10 +19,12 @@ from itda.sources.corpora.document import Document
 from itda.sources.corpora.text_files import NEWEST, Rules, find, kind_of
 
 Part = Literal["train", "heldout", "all"]
+"""The documents to train on, those kept apart from training, or both."""
 
 HELD_OUT_ONE_IN = 10
+"""One document in so many is held out; corpora of fewer documents hold out none."""
 SHUFFLED_AT_ONCE = 20_000
-"""Documents in memory while they are shuffled, long files apart: a corpus may be larger than memory."""
+"""Number of documents that are shuffled together, in memory: a corpus may be larger than memory."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,17 @@ class Corpus:
     read: Callable[[], Iterator[Document]]
     part: Part = "all"
     identity: str | None = None
-    """What the fingerprint hashes instead of the texts, where reading them all is out of the question."""
+    """A text that the fingerprint hashes instead of the documents, where these are too many to read."""
     revision: str | None = None
     """The commit of a Hub data set."""
     holds_out: bool = True
     """False for a corpus of too few documents to keep some apart."""
     seed: int | None = None
-    """Documents come in the order of a hash of it and their id; None for the corpus's own order."""
+    """Sorts documents by a hash of the seed and their id; None for the corpus's own order."""
     rules: Rules = NEWEST
-    """How files were found and read."""
+    """The rules by which files were found and read."""
     notes: tuple[str, ...] = ()
-    """What the user should know: files that are left out, a folder that has the name of something else."""
+    """Messages for the user: about files that are left out, or a folder that has the name of something else."""
 
     def __iter__(self) -> Iterator[Document]:
         for document in self.read() if self.seed is None else _shuffled(self.read(), self.seed):
@@ -59,11 +61,11 @@ class Corpus:
                     yield document
 
     def __repr__(self) -> str:
-        # That of a dataclass would have every file.
+        # A dataclass's own would have every file.
         return f"<Corpus {self.name}, {'all of it' if self.part == 'all' else f'{self.part} part'}>"
 
     def split(self, part: Part) -> "Corpus":
-        """The documents to train on, those held out (one in ten, by a hash of the id), or all.
+        """Return the documents to train on, those held out (one in ten, by a hash of the id), or all.
 
         Raises `CorpusError` for `heldout` where the corpus has fewer than ten documents: nothing is held out then.
         """
@@ -75,7 +77,7 @@ class Corpus:
         return replace(self, part=part)
 
     def shuffled(self, seed: int) -> "Corpus":
-        """The documents in another order, the same on every machine: `SHUFFLED_AT_ONCE` at a time by a hash of the id.
+        """Return the documents in the order of a hash of the id, `SHUFFLED_AT_ONCE` at a time; the same everywhere.
 
         >>> corpus = Corpus.from_texts(["to be", "or not", "to be"])
         >>> [document.id for document in corpus.shuffled(4)]
@@ -103,7 +105,7 @@ class Corpus:
 
     @staticmethod
     def from_texts(texts: list[str], name: str = "text") -> "Corpus":
-        """Texts given by the caller: document `i` has the id `name:i`."""
+        """Make a corpus of texts: document `i` has the id `name:i`."""
         documents = [Document(f"{name}:{i}", text) for i, text in enumerate(texts)]
         return Corpus(name, partial(iter, documents), holds_out=len(documents) >= HELD_OUT_ONE_IN)
 
@@ -114,7 +116,7 @@ def _shuffled(documents: Iterator[Document], seed: int) -> Iterator[Document]:
 
 
 def is_held_out(document_id: str) -> bool:
-    """Whether a document is kept from training: a hash of its id, so the answer is the same everywhere."""
+    """Return True if a document is kept from training, by a hash of its id: the same on every machine."""
     return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:8], "big") % HELD_OUT_ONE_IN == 0
 
 
@@ -127,7 +129,7 @@ def open_corpus(
     revision: str | None = None,
     rules: Rules = NEWEST,
 ) -> Corpus:
-    """The corpus that `spec` names: `python-docs`, a file or folder, or else a Hub data set id.
+    """Open the corpus that `spec` names: `python-docs`, a file or folder, or else a Hub data set id.
 
     `text_field` is the column or key that holds the text of tables (.jsonl, .json, .csv, .parquet) and Hub rows;
     `config`, `split` and `revision` choose within a Hub data set; `rules` are those of an earlier itda, for the corpora
@@ -146,7 +148,7 @@ def open_corpus(
 
 
 def python_docs(*, tests: bool = False) -> Corpus:
-    """The language reference's topics (`pydoc_data`) and the standard library's source, of the running Python.
+    """Open the language reference's topics (`pydoc_data`) and the standard library's source, of the running Python.
 
     `tests` adds the standard library's own test suite, which not every installation has.
     """

@@ -14,11 +14,11 @@ class Document:
     text: str
 
     def parts(self) -> Iterator[str]:
-        """The text, from its beginning, in parts of which each fits in memory."""
+        """Yield the text, from its beginning, in parts that each fit in memory."""
         yield self.text
 
     def beginning(self, characters: int) -> str:
-        """The first characters of the text; no more of it is read than that takes."""
+        """Return the first characters of the text, without reading more of it than they need."""
         found = ""
         for part in self.parts():
             found += part[: characters - len(found)]
@@ -28,7 +28,7 @@ class Document:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no text."""
+        """True if there is no text."""
         return not any(self.parts())
 
 
@@ -49,7 +49,7 @@ class LongDocument(Document):
         object.__setattr__(self, "_read", read)
 
     def parts(self) -> Iterator[str]:
-        """The text, from its beginning, in parts of which each fits in memory."""
+        """Yield the text, from its beginning, in parts that each fit in memory."""
         read: Callable[[], Iterator[str]] = object.__getattribute__(self, "_read")
         return read()
 

@@ -17,13 +17,15 @@ class HubSet:
     """A data set at one commit."""
 
     commit: str
+    """The commit on the Hub."""
     read: Callable[[], Iterator[Document]]
+    """Reads the documents from the first row on."""
     cached: bool = False
-    """Whether it is read from this machine, as the Hub cannot be reached."""
+    """True if a copy on this machine is read, since the Hub cannot be reached."""
 
 
 def find_set(spec: str, text_field: str, config: str | None, split: str, revision: str | None) -> HubSet:
-    """The data set of an id. Raises `CorpusError` if there is none, and none is kept here."""
+    """Find the data set of an id. Raises `CorpusError` if there is none on the Hub, nor a copy here."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -52,13 +54,13 @@ def read_hub_rows(
     """Stream the rows of a data set that `datasets.load_dataset` knows: document `path/split:row`."""
     from datasets import load_dataset
 
-    opened = partial(load_dataset, path, config, split=split, revision=revision, streaming=True)
-    return _documents(opened, path, text_field, split)
+    load = partial(load_dataset, path, config, split=split, revision=revision, streaming=True)
+    return _documents(load, path, text_field, split)
 
 
-def _documents(opened: Callable[[], Any], path: str, text_field: str, split: str) -> Iterator[Document]:
+def _documents(load: Callable[[], Any], path: str, text_field: str, split: str) -> Iterator[Document]:
     try:
-        for number, row in enumerate(opened()):
+        for number, row in enumerate(load()):
             yield Document(f"{path}/{split}:{number}", text_of(row, text_field, f"{path}, row {number}"))
     except CorpusError:
         raise
@@ -68,21 +70,21 @@ def _documents(opened: Callable[[], Any], path: str, text_field: str, split: str
 
 
 def _kept(spec: str, config: str | None, revision: str | None) -> Any:
-    """What `datasets` has kept of a data set when it was loaded before, by the commit; None if there is nothing.
+    """Find the copy that `datasets` keeps of a data set that was loaded before; None if there is none.
 
-    Of the revisions, only a commit, or the newest, can be told from what is there.
+    A copy is known by its commit alone, so of revisions only a commit, or the newest, can be found.
     """
     try:
         from datasets import logging
         from datasets.packaged_modules.cache.cache import Cache
 
         before = logging.get_verbosity()
-        logging.set_verbosity_error()  # it warns of what is said here in a line of ours
+        logging.set_verbosity_error()  # it warns that the copy is used, which a note of ours says too
         try:
             name = spec.rpartition("/")[2]
             kept = Cache(repo_id=spec, dataset_name=name, config_name=config, version="auto", hash="auto")
         finally:
             logging.set_verbosity(before)
-    except Exception:  # nothing is there, or another release keeps it otherwise
+    except Exception:  # there is no copy, or another release keeps copies in another way
         return None
     return kept if revision in (None, "main", kept.hash) else None

@@ -1,4 +1,4 @@
-"""Files and folders of documents: which files of a folder are read, and what each holds."""
+"""Files and folders of documents: finds the files to read in a folder, and reads the documents in each."""
 
 from __future__ import annotations
 
@@ -19,25 +19,27 @@ from itda.errors import CorpusError
 from itda.sources.corpora.document import Document, LongDocument
 
 Rules = Literal[1, 2]
-"""How files are found and read. Runs from before 2 say nothing of it; their corpora are read by 1, which knows neither
-other suffixes than its own, in lower case, nor linked folders, nor a BOM."""
+"""The rules by which files are found and read. Runs that do not name them were made by 1, and so are read again.
+
+1 knows fewer suffixes, only in lower case, and neither linked folders nor a byte order mark.
+"""
 NEWEST: Rules = 2
 
 TEXT_SUFFIXES = (".txt", ".md", ".py")
 TABLE_SUFFIXES = (".jsonl", ".parquet", ".json", ".csv")
 UNCERTAIN = (".json", ".csv")
-"""Files that are often something else than text: in a folder they are read only if their first row has a text."""
+"""Suffixes of files that often hold no texts: in a folder they are read only if their first row has a text."""
 OLD_SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
 PACKED = ".gz"
 
 IN_MEMORY = 2**16
-"""Bytes of a text file that is read at once; larger ones are read part by part."""
+"""Bytes up to which a text file is read at once; larger ones are read part by part."""
 PART = 2**20
-"""Characters that are read together."""
+"""Number of characters in a part."""
 FIRST_ROW = 2**24
-"""Characters within which the first row of a file of a folder must end."""
+"""Number of characters within which the first row of an uncertain file must end."""
 BROKEN = (OSError, ValueError, EOFError, zlib.error, csv.Error)
-"""What reading a damaged file raises: pyarrow's and json's errors are ValueErrors or OSErrors."""
+"""The errors of reading a damaged file: pyarrow's and json's are ValueErrors or OSErrors."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,14 @@ class Files:
     """The files to read of a file or folder."""
 
     root: Path
+    """The folder that ids are relative to."""
     files: list[Path]
     rules: Rules
     notes: list[str] = field(default_factory=list)
-    """What the user should know: which files were left out."""
+    """Messages for the user about files that were left out."""
 
     def documents(self, text_field: str) -> Iterator[Document]:
-        """All of them, in order. Raises `CorpusError` for a file that cannot be read."""
+        """Yield the documents of all files, in order. Raises `CorpusError` for a file that cannot be read."""
         for file in self.files:
             name = shown(file.relative_to(self.root).as_posix())
             if kind_of(file, self.rules) in TEXT_SUFFIXES:
@@ -73,12 +76,12 @@ class Files:
 
     @property
     def are_texts(self) -> bool:
-        """Whether each file is one document."""
+        """True if each file is one document."""
         return all(kind_of(file, self.rules) in TEXT_SUFFIXES for file in self.files)
 
 
 def kind_of(file: Path, rules: Rules = NEWEST) -> str | None:
-    """The suffix that says how a file is read, in lower case and without `.gz`; None for a file that is not."""
+    """Return the suffix that says how a file is read, in lower case and without `.gz`; None if it is not read."""
     if rules == 1:
         return file.suffix if file.suffix in OLD_SUFFIXES else None
     suffix = file.suffix.lower()
@@ -90,9 +93,9 @@ def kind_of(file: Path, rules: Rules = NEWEST) -> str | None:
 
 
 def find(path: Path, text_field: str, rules: Rules = NEWEST) -> Files:
-    """The files to read of a file or folder that is there.
+    """Find the files to read at a path: the file itself, or those in the folder.
 
-    Hidden files and folders are not. Raises `CorpusError` if nothing is to be read.
+    Hidden files and folders are left out. Raises `CorpusError` if nothing is to be read.
     """
     known = OLD_SUFFIXES if rules == 1 else TEXT_SUFFIXES + TABLE_SUFFIXES
     if not path.is_dir():
@@ -117,14 +120,14 @@ def find(path: Path, text_field: str, rules: Rules = NEWEST) -> Files:
 
 
 def shown(name: str) -> str:
-    """A file name as text: what is not UTF-8 in it is written as `\\\\xe9`."""
+    """Return a file name as text: bytes that are not UTF-8 are written as `\\\\xe9`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace") if os.name != "nt" else name
 
 
 def _walked(root: Path) -> tuple[list[Path], list[str]]:
-    """The files below a folder that are not hidden, sorted, and the folders that cannot be read.
+    """Return the files below a folder that are not hidden, sorted, and the folders that cannot be read.
 
-    A linked folder is read unless what it links to is, or holds, a folder that is read already.
+    A linked folder is read unless its target is, or holds, or is inside, a folder that is read already.
     """
     found: list[Path] = []
     closed: list[str] = []
@@ -160,7 +163,7 @@ def _notes(path: Path, there: list[Path], textless: set[Path], closed: list[str]
 
 
 def _has_text(file: Path, text_field: str) -> bool:
-    """Whether the first row of a table has a text; False for a file that cannot be read as a table."""
+    """Return True if the first row of a table has a text; False for a file that cannot be read as a table."""
     try:
         first = next(_rows(file, NEWEST, most=FIRST_ROW), None)
     except BROKEN:
@@ -175,7 +178,7 @@ def _size(file: Path) -> int:
         raise _unreadable(file, error) from error
 
 
-def _opened(file: Path, rules: Rules, newline: str | None = None) -> io.TextIOBase:
+def _open(file: Path, rules: Rules, newline: str | None = None) -> io.TextIOBase:
     encoding = "utf-8" if rules == 1 else "utf-8-sig"
     if file.suffix.lower() == PACKED:
         return gzip.open(file, "rt", encoding=encoding, newline=newline)  # pyright: ignore[reportReturnType]
@@ -183,9 +186,9 @@ def _opened(file: Path, rules: Rules, newline: str | None = None) -> io.TextIOBa
 
 
 def _text_parts(file: Path, rules: Rules) -> Iterator[str]:
-    """The text of a file. Raises `CorpusError` if it cannot be read."""
+    """Yield the text of a file in parts. Raises `CorpusError` if it cannot be read."""
     try:
-        with _opened(file, rules) as stream:
+        with _open(file, rules) as stream:
             while part := stream.read(PART):
                 yield part
     except BROKEN as error:
@@ -193,7 +196,7 @@ def _text_parts(file: Path, rules: Rules) -> Iterator[str]:
 
 
 def _rows(file: Path, rules: Rules, most: int | None = None) -> Iterator[object]:
-    """The rows of a table; those of a .json file must end within `most` characters, if that is given."""
+    """Yield the rows of a table; those of a .json file must end within `most` characters, if that is given."""
     match kind_of(file, rules):
         case ".parquet":
             return _parquet_rows(file)
@@ -206,23 +209,23 @@ def _rows(file: Path, rules: Rules, most: int | None = None) -> Iterator[object]
 
 
 def _jsonl_rows(file: Path, rules: Rules) -> Iterator[object]:
-    with _opened(file, rules) as lines:
+    with _open(file, rules) as lines:
         for line in lines:
             if line.strip():
                 yield json.loads(line)
 
 
 def _csv_rows(file: Path, rules: Rules) -> Iterator[object]:
-    # A limit of the module, and not of a reader: texts are longer than its default.
+    # A limit of the whole module `csv`; texts are longer than its default.
     csv.field_size_limit(2**31 - 1)
-    with _opened(file, rules, newline="") as lines:
+    with _open(file, rules, newline="") as lines:
         yield from csv.DictReader(lines, strict=True)
 
 
 def _json_rows(file: Path, rules: Rules, most: int | None) -> Iterator[object]:
-    """The rows of a list, or values that follow each other, decoded one at a time as the file is read."""
+    """Yield the rows of a list, or values that follow each other, each decoded as soon as it is read."""
     decoder = json.JSONDecoder()
-    with _opened(file, rules) as stream:
+    with _open(file, rules) as stream:
         text, place, ended = stream.read(PART), 0, False
         in_list: bool | None = None
         while True:
@@ -247,7 +250,7 @@ def _json_rows(file: Path, rules: Rules, most: int | None) -> Iterator[object]:
                 if in_list:
                     raise ValueError("it ends within a list")
                 return
-            # As much again as is there, so that a long row is decoded from its start few times.
+            # Read as much again as there is, so that a long row is decoded from its start only a few times.
             more = stream.read(max(PART, len(text) - place))
             text, place, ended = text[place:] + more, 0, not more
 
@@ -261,7 +264,7 @@ def _parquet_rows(file: Path) -> Iterator[object]:
 
 
 def text_of(row: object, text_field: str, where: str) -> str:
-    """The text of a row: a string, or what is under `text_field`. Raises `CorpusError`, which says `where`."""
+    """Return the text of a row: a string, or the value of `text_field`. Raises `CorpusError`, which says `where`."""
     if isinstance(row, dict) and text_field in row and row[text_field] is None:
         raise CorpusError(f"{where} is null under {text_field!r}: give it a text, or leave the row out")
     text = row.get(text_field) if isinstance(row, dict) else row

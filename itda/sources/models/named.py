@@ -156,7 +156,7 @@ class NamedModel:
             return AutoTokenizer.from_pretrained(self.source, **self._options)
 
     def fingerprint(self) -> str | None:
-        """Return a hash of a local model's files (`itda.sources.models.identity`); None for a Hub id: it has a commit."""
+        """Return a hash of a local model's files (`itda.sources.models.identity`); None for a Hub id."""
         folder = Path(self.source)
         if self.gguf is not None and folder.is_dir():
             return fingerprint([folder / self.gguf])

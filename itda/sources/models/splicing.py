@@ -34,14 +34,14 @@ Key = tuple[Site, str] | None
 """The pass that a prediction is from: None for the model as it is, or a site and the name of its replacement."""
 
 Splice = Callable[[int, Site, Tensor], Mapping[str, Tensor]]
-"""Gives what is put in the place of activations, by name: at most `REPLACEMENTS`, each [activations, d_model].
+"""Returns the replacements of activations, by name: at most `REPLACEMENTS`, each [activations, d_model].
 
 It is called once for each group and site, with the number of the group, the site, and the activations there where
 `is_activation` is true, [activations, d_model].
 """
 
 Replace = Callable[[Tensor], Tensor]
-"""Gives what is put in the place of activations [n, d_model]."""
+"""Returns the replacements of activations, both [n, d_model]."""
 
 
 class Spliced(NamedTuple):

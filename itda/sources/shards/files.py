@@ -1,4 +1,4 @@
-"""The files of activations on disk: shards, the labels of a range of tokens, and the manifest that says what is whole.
+"""The files of activations on disk: shards, the labels of each range of tokens, and the manifest of the whole files.
 
     FOLDER/
       manifest.json                   settings, and for each range of tokens its files with their sizes and SHA-256
@@ -36,24 +36,25 @@ from itda.files import damage_of, explained, hidden, reason_of, rename, sha256_o
 FORMAT, FORMAT_VERSION = "itda-activations", 1
 MANIFEST, LABELS = "manifest.json", "labels"
 DTYPES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-"""What safetensors calls them."""
+"""The names of the dtypes in the header of a safetensors file."""
 DATA_START = 512
-"""Where the activations of a shard begin: the header, written when their number is known, is filled up with spaces."""
+"""The first byte of a shard's activations: its header is written last, and filled up with spaces to this length."""
 TOKEN_COLUMNS = ("position", "char_start", "char_end", "token_id")
 HARVEST_AGAIN = "run the same `itda harvest` again to make it anew"
 UNKNOWN = ("prefix", "corpus_rules")
-"""What they do not name either, and what follows from the rest."""
+"""Settings that older manifests may lack, and that follow from the others: not compared where they are lacking."""
 BEFORE = {"bos": "auto", "settings.bos": "auto"}
-"""Settings that folders of an earlier itda do not name, and what they were then."""
+"""Settings that older manifests may lack, with the values that they had then."""
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A whole file, as the manifest knows it."""
+    """The manifest's entry for a whole file."""
 
     file: str
-    """Relative to the folder."""
+    """The path, relative to the folder."""
     size: int
+    """Number of bytes."""
     sha256: str
 
 
@@ -62,19 +63,21 @@ class Range:
     """Consecutive tokens of the stream with the files that hold them."""
 
     first: int
+    """The number of the first token in the stream."""
     tokens: int
+    """Number of tokens."""
     labels: FileRecord
     shards: Mapping[Site, FileRecord]
 
     @property
     def files(self) -> list[FileRecord]:
-        """All of them."""
+        """The entries of the labels and of each site's shard."""
         return [self.labels, *self.shards.values()]
 
 
 @dataclass(frozen=True)
 class Partial:
-    """The beginning of the range that comes next, as far as it was kept: a killed process goes on from there."""
+    """The beginning of the next range, as far as it is safe on the disk: after a kill, a harvest goes on from there."""
 
     tokens: int
     labels: FileRecord
@@ -84,30 +87,30 @@ class Partial:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder says of itself."""
+    """The settings of a folder of activations, and its whole files: manifest.json."""
 
     about: Mapping[str, Any]
-    """What made the activations. JSON values only."""
+    """The model, corpus and settings that made the activations, as JSON values."""
     sites: tuple[Site, ...]
     d_model: int
     dtype: str
     shard_tokens: int
-    """Tokens of every range but the last."""
+    """Number of tokens of every range but the last."""
     complete: bool = False
-    """Whether the last range is there."""
+    """True if the last range is there."""
     ranges: tuple[Range, ...] = ()
-    """From the first token on, without a gap."""
+    """The ranges from the first token on, without a gap."""
     partial: Partial | None = None
-    """Of the range after these."""
+    """The beginning of the range after these; None if nothing is kept of it."""
 
     @property
     def tokens(self) -> int:
-        """Of all ranges together."""
+        """Number of tokens of all ranges together."""
         return sum(each.tokens for each in self.ranges)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that must be the same for a harvest to go on."""
+        """The settings that must be the same for a harvest to go on."""
         sites = ", ".join(str(site) for site in self.sites)
         own = {"sites": sites, "d_model": self.d_model, "dtype": self.dtype, "shard_tokens": self.shard_tokens}
         return {**self.about, **own}
@@ -142,7 +145,7 @@ class Manifest:
 
     @staticmethod
     def read(folder: Path) -> Manifest:
-        """The manifest of a folder. Raises `StoreError` if it is missing, damaged or foreign."""
+        """Read the manifest of a folder. Raises `StoreError` if it is missing, damaged, or of another program."""
         path = folder / MANIFEST
         remedy = f"put back a copy of it, or remove {folder} and harvest again"
         try:
@@ -177,7 +180,7 @@ class Manifest:
 
 
 class ShardFile:
-    """A shard that grows: rows go to the disk as they come, since shards of many sites would not fit into memory.
+    """A shard that is being written: rows go to the disk as they come, as many sites' shards would not fit into memory.
 
     Raises `StoreError` if it cannot be written.
     """
@@ -207,13 +210,13 @@ class ShardFile:
         return self.rows * self._d_model * getattr(torch, self._dtype).itemsize
 
     def keep(self) -> str:
-        """Have what there is on the disk; returns its SHA-256. Goes on growing after that."""
+        """Flush the activations so far to the disk, and return their SHA-256. More may follow."""
         with writing(self._folder / self.name):
             sync(self._file)
             return self.digest()
 
     def digest(self) -> str:
-        """SHA-256 of the activations so far."""
+        """Return the SHA-256 of the activations so far."""
         digest, left = hashlib.sha256(), self._size
         self._file.seek(DATA_START)
         while left and (part := self._file.read(min(left, 2**20))):
@@ -223,7 +226,7 @@ class ShardFile:
         return digest.hexdigest()
 
     def leave(self) -> None:
-        """Close it, for another process to go on."""
+        """Close the unfinished file, and keep it for another process to go on."""
         with suppress(OSError):
             self._file.close()
 
@@ -234,7 +237,7 @@ class ShardFile:
         self.rows += len(activations)
 
     def close(self) -> FileRecord:
-        """Make it whole, under its own name."""
+        """Finish the shard and give it its own name; return its entry for the manifest."""
         size = self._size
         tensor = {"dtype": DTYPES[self._dtype], "shape": [self.rows, self._d_model], "data_offsets": [0, size]}
         about = {"format": FORMAT, "site": str(self._site), "first": str(self._first)}
@@ -250,14 +253,14 @@ class ShardFile:
         return FileRecord(self.name, DATA_START + size, digest)
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Close and remove the unfinished file."""
         with suppress(OSError):  # closing writes what is buffered, and the disk may be full
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 
 def read_shard(path: Path, rows: int, d_model: int, dtype: str) -> Float[Tensor, "rows d_model"]:
-    """The activations of a shard, mapped into memory. Raises `StoreError` if they are not those expected."""
+    """Map the activations of a shard into memory. Raises `StoreError` if they are not those expected."""
     try:
         with safe_open(path, "pt") as file:
             activations = file.get_tensor("activations")
@@ -269,8 +272,8 @@ def read_shard(path: Path, rows: int, d_model: int, dtype: str) -> Float[Tensor,
 
 
 def write_labels(folder: Path, number: int, labels: Labels, *, partial: bool = False) -> FileRecord:
-    """Write the labels of a range, whole, or of its beginning. Raises `StoreError`."""
-    inside = np.ones(len(labels), bool)  # of the window of the row before
+    """Write the labels of a range, or with `partial` those of its beginning. Raises `StoreError`."""
+    inside = np.ones(len(labels), bool)  # True for a row of the same window as the row before
     inside[:1] = False
     for column in (labels.document, labels.window, labels.window_start):
         inside[1:] &= column[1:] == column[:-1]
@@ -293,7 +296,7 @@ def write_labels(folder: Path, number: int, labels: Labels, *, partial: bool = F
         values = pyarrow.array(getattr(labels, name).astype(np.int64))
         columns[name] = pyarrow.ListArray.from_arrays(offsets, values)
     table = pyarrow.table(columns).replace_schema_metadata({"format": f"{FORMAT}-labels"})
-    # Positions and offsets grow by little from token to token.
+    # Positions and offsets grow by little from token to token, so differences take less space.
     packed = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in TOKEN_COLUMNS}
     content = BytesIO()
     pyarrow.parquet.write_table(
@@ -309,7 +312,7 @@ def write_labels(folder: Path, number: int, labels: Labels, *, partial: bool = F
 
 
 def read_labels(path: Path, rows: int) -> Labels:
-    """The labels of a range; those of a window share its text. Raises `StoreError` if they are not those expected."""
+    """Read the labels of a range; those of a window share its text. Raises `StoreError` if they are not as expected."""
     try:
         table = pyarrow.parquet.read_table(path).combine_chunks()
         document, window, window_start = (
@@ -317,7 +320,7 @@ def read_labels(path: Path, rows: int) -> Labels:
         )
         lists = {name: table[name].combine_chunks() for name in TOKEN_COLUMNS}
         lengths = np.diff(np.asarray(lists["position"].offsets).astype(np.int64))
-        # By way of the dictionary, so that all rows of a document share one string.
+        # From the column's dictionary, so that all rows of a document share one string.
         names = strings(document.dictionary.to_pylist())[np.asarray(document.indices)]
         labels = Labels(
             document=np.repeat(names, lengths),
@@ -333,9 +336,9 @@ def read_labels(path: Path, rows: int) -> Labels:
 
 
 def check_made_alike(folder: Path, asked: Mapping[str, Any]) -> Manifest | None:
-    """The manifest of a folder whose `settings` have all that is asked; None if there is none yet.
+    """Read the manifest of a folder that has the settings `asked`; return None if there is none yet.
 
-    Raises `StoreError` if it says something else, or the folder holds other things.
+    Raises `StoreError` if it has other settings, or the folder holds other things.
     """
     if not (folder / MANIFEST).exists():
         try:
@@ -355,7 +358,7 @@ def check_made_alike(folder: Path, asked: Mapping[str, Any]) -> Manifest | None:
 
 
 def check_same(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Raises `StoreError` with what differs between the settings of a folder and those asked for."""
+    """Raises `StoreError`, naming the differences, if a folder has other settings than those asked for."""
     found, wanted = _flat(made), _flat(asked)
     found |= {name: value for name, value in BEFORE.items() if name in wanted and found.get(name) is None}
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
@@ -365,7 +368,7 @@ def check_same(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) 
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings within settings by their own names."""
+    """Return settings with those inside `NAME` as `NAME.INNER`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         found |= {f"{name}.{n}": v for n, v in value.items()} if isinstance(value, Mapping) else {name: value}
@@ -380,7 +383,7 @@ def check_size(folder: Path, record: FileRecord) -> None:
 
 
 def check_content(folder: Path, record: FileRecord) -> None:
-    """Raises `StoreError` if a file is not, byte for byte, what was written."""
+    """Raises `StoreError` if a file has other bytes than were written."""
     check_size(folder, record)
     damage = damage_of(folder / record.file, record.size, record.sha256)
     if damage is not None:
@@ -388,7 +391,7 @@ def check_content(folder: Path, record: FileRecord) -> None:
 
 
 def _write(folder: Path, name: str, content: bytes) -> FileRecord:
-    """Write a small file of the folder, whole and on the disk. Raises `StoreError`."""
+    """Write a small file of the folder whole, and flush it to the disk. Raises `StoreError`."""
     with writing(folder / name):
         (folder / name).parent.mkdir(exist_ok=True)
         write_whole(folder / name, content, alone=True, synced=True)
@@ -396,5 +399,5 @@ def _write(folder: Path, name: str, content: bytes) -> FileRecord:
 
 
 def writing(path: Path) -> AbstractContextManager[None]:
-    """Raise `StoreError` with what to do for an error of the system within this block."""
+    """Raise `StoreError`, with the remedy, for an error of the system within this block."""
     return explained(f"write {path}", "make room for it, and run the same command again to go on")

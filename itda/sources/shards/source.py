@@ -1,4 +1,4 @@
-"""Reading activations from disk: those that `ShardWriter` wrote, with their labels."""
+"""Reading from disk the activations that `ShardWriter` wrote, with their labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from itda.sources.shards.files import (
 )
 
 BATCH = 4096
-"""Activations that `ShardSource` yields together."""
+"""Number of activations that `ShardSource` yields together."""
 
 
 class ShardSource:
@@ -63,7 +63,7 @@ class ShardSource:
         if tokens is not None and tokens > made.tokens:
             raise SettingError(f"{folder} has {made.tokens:,} tokens, not {tokens:,}: use --tokens {made.tokens}")
         self.tokens = made.tokens if tokens is None else tokens
-        """Where the stream ends: all tokens that there are, if no number was asked for."""
+        """Number of tokens after which the stream ends: all that there are, if no number was asked for."""
         for each in self._ranges():
             for record in self._files(each):
                 check_size(folder, record)
@@ -75,27 +75,27 @@ class ShardSource:
 
     @property
     def dtype(self) -> str:
-        """Of the activations: float32, bfloat16, ..."""
+        """The dtype of the activations: float32, bfloat16, ..."""
         return self._manifest.dtype
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What made the activations: model, corpus and settings."""
+        """The model, corpus and settings that made the activations."""
         return self._manifest.about
 
     @property
     def bytes(self) -> int:
-        """Size of the files that are read."""
+        """Bytes of the files that are read."""
         return sum(record.size for each in self._ranges() for record in self._files(each))
 
     @property
     def site_bytes(self) -> dict[Site, int]:
-        """Size of the shards of each site."""
+        """Bytes of the shards of each site."""
         return {site: sum(each.shards[site].size for each in self._ranges()) for site in self.sites}
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what these sites have up to the last token, labels included; `skip` changes nothing."""
+        """SHA-256 of these sites' activations and labels up to the last token; `skip` changes nothing."""
         digest = hashlib.sha256(str(self.tokens).encode())
         for each in self._ranges():
             digest.update(each.labels.sha256.encode())

@@ -1,4 +1,4 @@
-"""Writing activations to disk, from any source: once, to be read as often as dictionaries are trained from them."""
+"""Writing activations from any source to disk, once, to train from them as often as one likes."""
 
 from __future__ import annotations
 
@@ -36,23 +36,25 @@ from itda.sources.shards.files import (
 from itda.sources.shards.source import BATCH
 
 SHARD_BYTES = 2**26
-"""What a shard of one site takes, about."""
+"""Bytes of a shard of one site, about."""
 KEEP_S = 60.0
-"""Seconds after which what is there of a range is kept, if it was not filled by then."""
+"""Seconds between two times that the beginning of an unfinished range is made safe on the disk."""
 
 
 @dataclass
 class _Track:
-    """Where in the stream a site, or the labels, have come to."""
+    """The place in the stream that a site, or the labels, have reached."""
 
     number: int
-    """The range that comes next."""
+    """The number of the range that is being written."""
     filled: int = 0
-    """Rows of it that are there."""
+    """Number of rows that this range has so far."""
     received: int = 0
-    """Rows of this process."""
+    """Number of rows that this process was given."""
     file: ShardFile | None = None
+    """The shard that is being written; None for the labels, and between two ranges."""
     labels: list[Labels] = field(default_factory=list)
+    """The labels of this range so far; empty for a site."""
 
 
 class ShardWriter:
@@ -99,6 +101,7 @@ class ShardWriter:
         self._whole: set[int] = set()
         """Numbers of the ranges whose files are there."""
         self._pending: dict[int, dict[str, FileRecord]] = {}
+        """The files of ranges that still lack some, by range, and site or `LABELS`."""
         self._kept = time.monotonic()
         if check_made_alike(folder, about) is not None:
             self._go_on(cut_alike=shard_tokens is not None)
@@ -110,14 +113,14 @@ class ShardWriter:
 
     @property
     def tokens(self) -> int:
-        """Tokens from the first on that are there: of ranges whose files are whole, and what is kept of the next."""
+        """Number of tokens that are there: those of whole ranges, from the first on, and the kept ones of the next."""
         ranges, partial = enumerate(self._manifest.ranges), self._manifest.partial
         whole = sum(each.tokens for _, each in itertools.takewhile(lambda entry: entry[0] in self._whole, ranges))
         return whole + (partial.tokens if partial is not None else 0)
 
     @property
     def complete(self) -> bool:
-        """Whether there is nothing left to do."""
+        """True if there is nothing left to write."""
         return not self.gaps
 
     @property
@@ -166,7 +169,7 @@ class ShardWriter:
             self.keep()
 
     def keep(self) -> None:
-        """Put on the disk what all sites have of a range that is not full, for another process to go on from.
+        """Make the rows of an unfinished range safe on the disk, for another process to go on from.
 
         Does nothing where some site is ahead of another, or a range is being made anew. Raises `StoreError`.
         """
@@ -182,7 +185,7 @@ class ShardWriter:
         self._tidy()
 
     def finish(self) -> None:
-        """The stream has ended: write the last range, and say that nothing is missing. Raises `StoreError`."""
+        """End the stream: write the last range, and mark the folder as complete. Raises `StoreError`."""
         if not self._begun:
             self._begin()
         ends = {(track.number, track.filled) for track in (self._labels, *self._tracks.values())}
@@ -199,7 +202,7 @@ class ShardWriter:
             self._write(replace(self._manifest, complete=True))
 
     def close(self) -> None:
-        """Leave the folder to others; what belongs to no whole range is gone."""
+        """Unlock the folder; rows that are neither in a whole range nor kept are lost."""
         partial = self._manifest.partial
         for track in self._tracks.values():
             if track.file is not None:
@@ -225,7 +228,7 @@ class ShardWriter:
         self._lock.enter_context(locked(self.folder, "written"))
         self._begun = True
         try:
-            made = Manifest.read(self.folder)  # again, now that nobody else may write it
+            made = Manifest.read(self.folder)  # again, now that the folder is locked
             asked = self._manifest if cut_alike else replace(self._manifest, shard_tokens=made.shard_tokens)
             check_same(self.folder, made.settings, asked.settings)
         except StoreError:
@@ -236,7 +239,7 @@ class ShardWriter:
         self._tidy()
 
     def _restore(self, partial: Partial) -> None:
-        """Go on from the beginning of a range, if it is there as it was, and nothing before it is to be made anew."""
+        """Go on from the kept beginning of a range, if its files are unchanged and all ranges before it are whole."""
         made, number = self._manifest, len(self._manifest.ranges)
         files: list[ShardFile] = []
         try:
@@ -259,7 +262,7 @@ class ShardWriter:
         self._labels = replace(self._labels, filled=partial.tokens, labels=[labels])
 
     def _tidy(self) -> None:
-        """Remove labels of beginnings that are no longer needed."""
+        """Remove the files of kept labels that are no longer needed."""
         partial = self._manifest.partial
         needed = self.folder / partial.labels.file if partial is not None else None
         for path in (self.folder / LABELS).glob(".*.parquet"):
@@ -267,7 +270,7 @@ class ShardWriter:
                 path.unlink(missing_ok=True)
 
     def _begin(self) -> None:
-        """Not before there is something to write, so that bad input leaves nothing behind."""
+        """Make and lock the folder: only when there is something to write, so that bad input leaves nothing behind."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._lock.enter_context(locked(self.folder, "written"))
@@ -283,7 +286,7 @@ class ShardWriter:
                 self._close_labels(number)
 
     def _cut(self, track: _Track, rows: int) -> Iterator[tuple[int, slice, bool]]:
-        """The ranges that so many more rows go to: number, rows, and whether they fill it."""
+        """Yield the ranges that the next rows go to: the range's number, the rows, and True if they fill it."""
         start = 0
         track.received += rows
         while start < rows:

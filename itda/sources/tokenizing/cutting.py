@@ -1,4 +1,4 @@
-"""The tokens of a document as far as they are read: those of tokenizing all of it at once, from parts of it.
+"""The tokens of a document, made from parts of it as they are read: the same as those of the whole document.
 
 A document of up to `WHOLE` characters is tokenized at once. A longer one is tokenized in overlapping chunks. Near its
 ends a chunk has other tokens than the document: a word may be cut there. In the overlap of two chunks both have the
@@ -18,16 +18,18 @@ import numpy as np
 from jaxtyping import Int64
 
 WHOLE = 2**18
-"""Characters of a document that is tokenized at once: 0.05 GB and a quarter of a second, about."""
+"""Characters up to which a document is tokenized at once: about 0.05 GB and a quarter of a second."""
 CHUNK = 2**16
+"""Characters of a chunk."""
 OVERLAP = 2**12
+"""Characters that two chunks share, about."""
 SAME = 16
-"""Tokens on either side of a place that must agree where a word begins; four times as many at other places."""
+"""Number of tokens on either side of a word's beginning that must agree; four times as many at other places."""
 STARTS = 4
-"""Places at which a chunk is tried to begin, before the one before it is made longer."""
+"""Number of places where the next chunk is tried to begin, before this one is made longer."""
 
 Encode = Callable[[str], tuple[Int64[np.ndarray, " tokens"], Int64[np.ndarray, "tokens 2"]]]
-"""The ids and offsets of the tokens of a text."""
+"""Returns the ids [tokens] and the offsets [tokens, 2] of the tokens of a text."""
 
 
 class Tokens:
@@ -41,7 +43,7 @@ class Tokens:
         self._encode, self._parts, self.firsts = encode, parts, firsts
         self._text, self._start, self._ended = "", 0, False
         self._kept = 0
-        """Where the text begins that chunks still need."""
+        """The place from which on chunks still need the text."""
 
     def __iter__(self) -> Iterator[tuple[Int64[np.ndarray, " tokens"], Int64[np.ndarray, "tokens 2"]]]:
         if self._fill(WHOLE + 1) <= WHOLE:
@@ -52,7 +54,7 @@ class Tokens:
             following, here, there = self._joined(chunk, done)
             if following is None:
                 longer = _Chunk.of(self, chunk.begin, chunk.end + (chunk.end - chunk.begin))
-                # What has been yielded was far from the end, so it is the same; if not, go on at the same place.
+                # Tokens that were yielded, far from the end, stay the same; if not, go on at the same place.
                 if done and not np.array_equal(longer.rows[: done + 1], chunk.rows[: done + 1]):
                     done = int(np.searchsorted(longer.offsets[:, 0], chunk.offsets[done, 0]))
                 chunk = longer
@@ -63,19 +65,19 @@ class Tokens:
         yield chunk.ids[done:], chunk.offsets[done:]
 
     def text(self, begin: int, end: int) -> str:
-        """The document's characters from `begin` up to `end`."""
+        """Return the document's characters from `begin` up to `end`."""
         self._fill(end)
         return self._text[begin - self._start : end - self._start]
 
     def forget(self, before: int) -> None:
-        """Lets go of the text before a place."""
+        """Free the text before a place."""
         before = min(before, self._kept)
-        # Not for a few characters: what stays is copied.
+        # Not for a few characters, since the rest of the text is copied.
         if before - self._start > CHUNK:
             self._text, self._start = self._text[before - self._start :], before
 
     def _fill(self, end: int) -> int:
-        """Read up to a place; returns the end of what there is, at most `end`."""
+        """Read up to a place; return the place that was reached, at most `end`."""
         while not self._ended and self._start + len(self._text) < end:
             part = next(self._parts, None)
             self._ended = part is None
@@ -83,7 +85,7 @@ class Tokens:
         return min(end, self._start + len(self._text))
 
     def _joined(self, chunk: _Chunk, done: int) -> tuple[_Chunk | None, int, int]:
-        """The next chunk, and where it takes over: a token of this chunk and the same one of the next."""
+        """Find the next chunk, and the number in both chunks of the token from which on it is used."""
         for begin in chunk.beginnings():
             following = _Chunk.of(self, begin, begin + CHUNK)
             if following.end > chunk.end and (place := chunk.meets(following, done)) is not None:
@@ -99,7 +101,7 @@ class _Chunk:
         self.begin, self.end, self.ids, self.offsets = begin, begin + len(text), ids, offsets + begin
         self.rows = np.concatenate([ids[:, None], self.offsets], axis=1)
         self._before = before = np.concatenate([[begin], self.offsets[:-1, 1]])
-        """Where the token before each one ends."""
+        """The place in the document where the token before each token ends."""
         if firsts is not None:
             self._is_word = np.isin(ids, firsts)
             return
@@ -108,16 +110,16 @@ class _Chunk:
         blank = np.append(np.array([chr(point).isspace() for point in unique], dtype=bool)[places], False)
         at = np.clip(before - begin, 1, len(text))
         self._is_word = blank[at] & ~blank[at - 1]
-        """Where a word begins: with the blank after another one, for all tokenizers."""
+        """True for each token that begins a word: with a blank that follows something else."""
 
     @staticmethod
     def of(tokens: Tokens, begin: int, end: int) -> _Chunk:
-        """The characters from `begin` on, up to `end` or the end of the document."""
+        """Tokenize the characters from `begin` on, up to `end` or the end of the document."""
         text = tokens.text(begin, end)
         return _Chunk(begin, text, *tokens._encode(text), tokens.firsts)
 
     def beginnings(self) -> list[int]:
-        """Where the next chunk may begin: near the end, at the ends of words if there are some."""
+        """List places where the next chunk may begin: near the end, and between words if there are some."""
         near = np.flatnonzero((self._before > self.begin) & (self._before >= self.end - OVERLAP))
         if len(near) == 0:
             return []
@@ -126,7 +128,7 @@ class _Chunk:
         return [int(place) for place in np.unique(self._before[chosen])[:STARTS]]
 
     def meets(self, other: _Chunk, done: int) -> tuple[int, int] | None:
-        """A token from `done` on that the next chunk has too, with its neighbours; the nearest to the middle."""
+        """Find a token from `done` on that the next chunk has too, with its neighbours; the nearest to the middle."""
         middle = (other.begin + self.end) // 2
         inside = np.flatnonzero((self._before > other.begin) & (self.offsets[:, 1] < self.end))
         inside = inside[inside >= done]

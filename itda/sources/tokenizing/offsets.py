@@ -1,4 +1,4 @@
-"""Where tokens lie in a text, where tokenizers say it so that a person sees nothing, or the wrong thing."""
+"""Corrections of the places of tokens in a text, where a tokenizer's own would show a person a wrong stretch."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerBase
 
 BLANK = "\u2581"
-"""What stands for a blank in the tokens of SentencePiece's tokenizers, and for the one that they put before a text."""
+"""The character for a blank in the tokens of SentencePiece's tokenizers, which put one before a text too."""
 
 
 def blanks(tokenizer: PreTrainedTokenizerBase) -> Int64[np.ndarray, " ids"]:
-    """The ids of tokens that are blanks alone, as SentencePiece writes them."""
+    """Return the ids of the tokens that consist of `BLANK` alone."""
     found = [i for token, i in tokenizer.get_vocab().items() if token and not token.strip(BLANK)]
     return np.array(sorted(found), dtype=np.int64)
 
 
 def firsts(tokenizer: PreTrainedTokenizerBase) -> Int64[np.ndarray, " ids"] | None:
-    """The ids of tokens that begin a word, for a Unigram tokenizer; None for others, whose words do not matter here."""
+    """Return the ids of tokens that begin a word, for a Unigram tokenizer; None for others, which do not need them."""
     if not isinstance(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), Unigram):
         return None
     found = [i for token, i in tokenizer.get_vocab().items() if token.startswith(BLANK)]
@@ -28,11 +28,11 @@ def firsts(tokenizer: PreTrainedTokenizerBase) -> Int64[np.ndarray, " ids"] | No
 def mended(
     text: str, ids: Int64[np.ndarray, " tokens"], offsets: Int64[np.ndarray, "tokens 2"], blanks: np.ndarray
 ) -> Int64[np.ndarray, "tokens 2"]:
-    """The offsets of a text's tokens, of which two kinds are mended.
+    """Correct the offsets of a text's tokens, in place, where the tokens are blanks; return them.
 
-    A blank that a tokenizer put before a word, and kept as a token of its own, is said to be the word's first letter:
-    it is nothing, before that. And a tokenizer that trims offsets (RoBERTa's) says of a token of blanks that it is
-    nothing: it is the blanks since the token before.
+    A tokenizer may put a blank before a word and keep it as a token of its own, with the place of the word's first
+    letter: it becomes an empty stretch before that. And a tokenizer that trims offsets (RoBERTa's) gives a token of
+    blanks an empty stretch: it becomes the blanks since the token before.
     """
     for place in np.flatnonzero(np.isin(ids, blanks) & (offsets[:, 1] > offsets[:, 0])).tolist():
         begin, end = offsets[place].tolist()

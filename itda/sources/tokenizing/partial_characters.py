@@ -1,4 +1,4 @@
-"""Tokens that are not whole characters: the bytes that they stand for."""
+"""The bytes of tokens that are not whole characters."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def partial_bytes(tokenizer: PreTrainedTokenizerBase) -> dict[int, bytes]:
-    """The bytes of each token of the vocabulary that is no valid UTF-8 by itself, by token id.
+    """Return the bytes of each token of the vocabulary that is no valid UTF-8 by itself, by token id.
 
     Byte-level tokenizers (GPT-2's, Llama 3's) cut a rare character into several tokens, and byte-fallback ones
     (Llama 2's, Gemma's) have a token for each byte: the text of such a token is the whole character, which it shares
-    with its neighbours. Other tokenizers have no such tokens, nor is known what those without a tokenizer.json do.
+    with its neighbours. Other tokenizers have no such tokens; for those without a tokenizer.json, the
+    result is empty.
 
     >>> from itda.sources.models.transformers import LanguageModel
     >>> tokenizer = LanguageModel.load("tiny").tokenizer
@@ -49,7 +50,7 @@ def partial_bytes(tokenizer: PreTrainedTokenizerBase) -> dict[int, bytes]:
 
 
 def byte_alphabet() -> dict[str, int]:
-    """The byte that each character of a byte-level vocabulary stands for (Radford et al. 2019, GPT-2).
+    """Return the byte that each character of a byte-level vocabulary stands for (Radford et al. 2019, GPT-2).
 
     Bytes that print stand for themselves, the others for the characters from U+0100 on, in order.
 
@@ -62,7 +63,7 @@ def byte_alphabet() -> dict[str, int]:
 
 
 def _kinds(parts: Any) -> set[str]:
-    """The types that are named anywhere within a part of a tokenizer.json."""
+    """Return the types that are named anywhere within a part of a tokenizer.json."""
     if isinstance(parts, list):
         return set().union(*(_kinds(part) for part in parts))
     if not isinstance(parts, dict):

@@ -1,4 +1,4 @@
-"""Special tokens around a text: where a tokenizer puts them, and what stands in front of each window."""
+"""Special tokens around a text: those that a tokenizer puts there, and those that each window begins with."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from transformers import PreTrainedTokenizerBase
 from itda.errors import ModelError, SettingError
 
 Bos = Literal["auto", "always", "never"]
-"""What stands in front of each window.
+"""The special tokens in front of each window.
 
-auto: what the tokenizer puts there. always: that, and a token that marks the beginning if there is none among it: the
-tokenizer's BOS, or its usual stand-in (`beginning`). never: nothing.
+auto: those that the tokenizer puts there. always: these, and if none of them marks the beginning, one that does: the
+tokenizer's BOS, or its usual stand-in (`beginning`). never: none.
 """
 
 TEXTS = ("a", "A", "1", ".", "the", "\u4e00")
-"""Most tokenizers make a token of the first; what the others make tokens of, their vocabulary says."""
+"""Texts to try a tokenizer on: most make tokens of the first; for the others, the vocabulary is tried next."""
 
 END_OF_TEXT = "<|endoftext|>"
-"""What GPT-2, Pythia, Qwen and others were trained with between documents, whatever they call their BOS and EOS."""
+"""The token that GPT-2, Pythia, Qwen and others saw between documents, whatever they call their BOS and EOS."""
 
 
 def dressing(tokenizer: PreTrainedTokenizerBase, bos: Bos = "auto") -> tuple[list[int], list[int]]:
-    """The special tokens before and after each window.
+    """Return the ids of the special tokens before and after each window.
 
     Raises `SettingError` where `bos` wants a token that the tokenizer does not have, `ModelError` for a tokenizer that
     makes no token of any text.
@@ -43,9 +43,9 @@ def dressing(tokenizer: PreTrainedTokenizerBase, bos: Bos = "auto") -> tuple[lis
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that marks the beginning of a text: BOS, or else `<|endoftext|>`, CLS or EOS; None without any."""
+    """Return the id that marks the beginning of a text: BOS, or else `<|endoftext|>`, CLS or EOS; None without any."""
     known = special_ids(tokenizer)
-    end_of_text = tokenizer.get_vocab().get(END_OF_TEXT)  # `convert_tokens_to_ids` would give that of UNK for none
+    end_of_text = tokenizer.get_vocab().get(END_OF_TEXT)  # `convert_tokens_to_ids` has UNK's id for others
     for found in (
         tokenizer.bos_token_id,
         end_of_text if end_of_text in known else None,
@@ -58,13 +58,13 @@ def beginning(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The ids that are no text: those with a role, and added tokens that are marked as special."""
+    """Return the ids of special tokens: those with a role, and added tokens that are marked as special."""
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return set(tokenizer.all_special_ids) | added
 
 
 def _places(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """What the tokenizer itself puts before and after a text, by its own mask of special tokens."""
+    """Return the ids that the tokenizer itself puts before and after a text, by its mask of special tokens."""
     for text in itertools.chain(TEXTS, _spelled(tokenizer)):
         if not tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]:
             continue
@@ -80,7 +80,7 @@ def _places(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
 
 
 def _spelled(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """The texts of the vocabulary's own tokens."""
+    """Yield the text of each token of the vocabulary that is not special."""
     special = special_ids(tokenizer)
     for i in sorted(tokenizer.get_vocab().values()):
         if i not in special and (text := str(tokenizer.decode([i]))):

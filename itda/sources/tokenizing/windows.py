@@ -1,4 +1,4 @@
-"""Windows: documents cut into token sequences of one length, with what is needed to label each token."""
+"""Windows: documents cut into token sequences of one length, with the text and places that labels need."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from itda.sources.tokenizing.offsets import blanks, firsts, mended
 from itda.sources.tokenizing.special import Bos, dressing, special_ids
 
 MOST_CHARACTERS = 2**31 - 1
-"""Of a document: places in it are kept as int32."""
+"""Number of characters of a document, at most: places in it are kept as int32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +27,15 @@ class Window:
     """Consecutive tokens of one document, between the special tokens that the tokenizer puts around a text."""
 
     document: str
+    """The document's id."""
     text: str
     """The text of the window's tokens."""
     text_start: int
-    """Where it starts in the document."""
+    """The place of the text in the document, in characters."""
     position: int
-    """Index in the document of the window's first token."""
+    """The number in the document, from 0, of the window's first token."""
     token_ids: np.ndarray
+    """[tokens], without special tokens around the text."""
     offsets: np.ndarray
     """[tokens, 2]: start and end of each token in the document, in characters."""
 
@@ -48,7 +50,7 @@ class Group:
     is_activation: Bool[Tensor, "windows tokens"]
     """True where there is a token of the text: neither padding nor a special token."""
     prefix: int
-    """Special tokens before each window's own."""
+    """Number of special tokens before each window's own."""
 
     @property
     def predicts(self) -> Bool[Tensor, "windows tokens"]:
@@ -63,7 +65,7 @@ class Group:
         return self.input_ids.roll(-1, dims=1)[self.predicts]
 
     def labels(self, mask: Bool[Tensor, "windows tokens"] | None = None) -> Labels:
-        """Labels of the positions in `mask` (default: the activations), row by row.
+        """Return the labels of the positions in `mask` (default: the activations), row by row.
 
         A position outside the text (padding, a special token) gets an empty token at the end of the window.
         """
@@ -143,11 +145,11 @@ class Windower:
         self.pad = int(pad if pad is not None else tokenizer.eos_token_id or 0)  # pyright: ignore[reportArgumentType]
 
     def windows(self, document: Document) -> list[Window]:
-        """The windows of one document, in order; the last may be shorter."""
+        """Return the windows of one document, in order; the last may be shorter."""
         return list(self.cut(document))
 
     def cut(self, document: Document) -> Iterator[Window]:
-        """The windows of one document, in order; no more of it is read and tokenized than they take.
+        """Yield the windows of one document, in order, reading and tokenizing no more of it than they need.
 
         Raises `CorpusError` for a text that no tokenizer can read, or that is too long for its labels.
         """
@@ -173,7 +175,7 @@ class Windower:
             yield window(len(ids))
 
     def _encoded(self, document: str, text: str) -> tuple[Int64[np.ndarray, " tokens"], Int64[np.ndarray, "tokens 2"]]:
-        """The ids and offsets of a text's tokens, without special ones."""
+        """Return the ids and offsets of a text's tokens, without special ones around it."""
         try:
             encoding = self.tokenizer(
                 text,
@@ -190,10 +192,10 @@ class Windower:
         return ids, mended(text, ids, offsets, self._blanks)
 
     def group(self, windows: Sequence[Window], size: int) -> Group:
-        """Pad windows to [size, window]; the shape is the same for every group, so that bits are too."""
+        """Pad windows to [size, window]: all groups have the same shape, so an activation has the same bits in each."""
         ids = torch.full((size, self.window), self.pad)
         mask = torch.zeros(size, self.window, dtype=torch.long)
-        mask[len(windows) :] = 1  # a row without any token would make NaNs
+        mask[len(windows) :] = 1  # a row that is masked as a whole would make NaNs
         is_activation = torch.zeros(size, self.window, dtype=torch.bool)
         for row, window in enumerate(windows):
             tokens = [*self.prefix, *window.token_ids.tolist(), *self.suffix]
@@ -204,7 +206,7 @@ class Windower:
         return Group(windows, ids, mask, is_activation, len(self.prefix))
 
     def groups(self, documents: Iterable[Document], size: int, *, first_only: bool = False) -> Iterator[Group]:
-        """Groups of `size` windows in corpus order; `first_only` takes the first window of each document."""
+        """Yield groups of `size` windows in corpus order; `first_only` takes the first window of each document."""
         waiting: list[Window] = []
         for document in documents:
             for window in islice(self.cut(document), 1 if first_only else None):
