@@ -16,7 +16,7 @@ from itda.core.site import Site
 from itda.core.tokens import Tokens
 from itda.core.training.state import TrainingState
 from itda.errors import ModelError
-from itda.files import new_folder, write_json
+from itda.files import new_folder, write_json, write_whole
 from itda.recipes.run_in_progress import Keeper
 from itda.recipes.runs import Run, open_run, unsaid
 from itda.sources.corpora.corpus import Corpus
@@ -72,7 +72,7 @@ class RunInMemory(Run):
                 (partial / str(site)).mkdir()
                 write_dictionary(dictionary, partial / str(site))
             write_tokens(self.tokens(), partial / "tokens.parquet")
-            (partial / "log.jsonl").write_text("".join(self.lines), encoding="utf-8")
+            write_whole(partial / "log.jsonl", "".join(self.lines))
             write_json(partial / "run.json", self.record)
         return open_run(Path(folder))
 
