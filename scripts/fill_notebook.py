@@ -15,11 +15,13 @@ from typing import Any
 def run_cell(code: str, names: dict[str, Any]) -> tuple[str, Any]:
     """Run the code of a cell in a namespace; return what it prints, and the value of its last expression."""
     tree = ast.parse(code)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body else None
+    if isinstance(last, ast.Expr):
+        tree.body.pop()
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(tree, "<cell>", "exec"), names)
-        value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), names) if last is not None else None
+        value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), names) if isinstance(last, ast.Expr) else None
     return printed.getvalue(), value
 
 
