@@ -21,7 +21,9 @@ def run_cell(code: str, names: dict[str, Any]) -> tuple[str, Any]:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(tree, "<cell>", "exec"), names)
-        value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), names) if isinstance(last, ast.Expr) else None
+        value = (
+            eval(compile(ast.Expression(last.value), "<cell>", "eval"), names) if isinstance(last, ast.Expr) else None
+        )
     return printed.getvalue(), value
 
 
