@@ -109,7 +109,7 @@ def sides_for(atoms: torch.Tensor, k: int) -> dict[str, Side]:
         "torch": Side(lambda x: gram_torch.pursue(x, atoms, k, gram=gram), exact=True),
         "GpuPursuit": Side(best, exact=True),
     }
-    return sides | ({"fast": Side(GpuPursuit(atoms, k, fast=True))} if best.path.startswith("triton") else {})
+    return sides | ({"fast": Side(GpuPursuit(atoms, k, fast=True))} if best.method.startswith("triton") else {})
 
 
 def measure(

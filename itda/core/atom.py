@@ -23,13 +23,13 @@ class Atom:
     index: int
     label: Label
     vector: Float32[Tensor, " d_model"]
-    """[d_model], of unit norm."""
+    """The atom itself [d_model], a unit vector."""
     fidelity: float | None
-    """The cosine to the activation that the label names; None: they are the same."""
+    """Cosine to the activation that the label names; None if the atom was not refined, and so is that direction."""
     novelty: float | None
-    """The error of its activation in the dictionary as it was before it; None if that was not kept."""
+    """Error of the atom's activation in the dictionary just before the atom was added; None if not kept."""
     of: int
-    """How many atoms its dictionary has."""
+    """Number of atoms in its dictionary."""
     site: str | None
 
     def __repr__(self) -> str:

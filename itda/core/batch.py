@@ -91,7 +91,7 @@ class ActivationBatch:
         return len(self.labels)
 
     def __getitem__(self, rows: Any) -> ActivationBatch:
-        """Some of the rows with their labels, by a slice, a list, a mask or an array of row numbers.
+        """Return some rows with their labels, selected by a slice, a list, a mask or an array of row numbers.
 
         >>> import torch
         >>> batch = ActivationBatch.of(torch.eye(3), ["one", "two", "three"])
@@ -109,7 +109,7 @@ class ActivationBatch:
 
 
 def labels_of(given: Labels | Iterable[str] | None, rows: int) -> Labels:
-    """One label for each of some rows: those given, texts, or row numbers. Raises `SettingError` for another number."""
+    """Return one label for each row: those given, texts, or row numbers. Raises `SettingError` for another number."""
     if given is None:
         return Labels.of_rows(rows)
     labels = given if isinstance(given, Labels) else Labels.of_texts(given)
@@ -121,7 +121,7 @@ def labels_of(given: Labels | Iterable[str] | None, rows: int) -> Labels:
 def _of_prompts(
     x: Tensor, tokens: Sequence[Any], mask: Any, documents: Sequence[str] | None, ids: Any
 ) -> ActivationBatch:
-    """The kept tokens of prompts [batch, positions, d_model], or of one prompt [positions, d_model]."""
+    """Return the kept tokens of prompts [batch, positions, d_model], or of one prompt [positions, d_model]."""
     if x.ndim == 2:
         x, tokens = x[None], [tokens]
         mask, ids = (each if each is None else _one_more_axis(each) for each in (mask, ids))
@@ -156,7 +156,7 @@ class ActivationSource(Protocol):
 
     @property
     def sites(self) -> Sequence[Site]:
-        """The sites read in one pass."""
+        """The sites whose activations each step yields."""
         ...
 
     def __iter__(self) -> Iterator[Mapping[Site, ActivationBatch]]: ...

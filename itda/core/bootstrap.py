@@ -19,7 +19,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """A measure on all documents, and the ends of its interval: NaN where a document is all there is."""
+    """The value of a measure on all documents, and the ends of its interval, which are NaN for a single document."""
 
     value: Float[np.ndarray, "*values"]
     low: Float[np.ndarray, "*values"]
@@ -29,7 +29,7 @@ class Interval:
 def by_document(
     columns: Float[np.ndarray, "rows columns"] | Float[np.ndarray, " rows"], documents: Shaped[np.ndarray, " rows"]
 ) -> Float[np.ndarray, "documents columns"]:
-    """Sums of the columns over the rows of each document, in the order of the sorted ids.
+    """Sum the columns over the rows of each document, in the order of the sorted ids.
 
     >>> by_document(np.array([1.0, 2.0, 4.0]), np.array(["b", "a", "b"])).tolist()
     [[2.0], [5.0]]
@@ -41,7 +41,7 @@ def by_document(
 
 
 def ratio(sums: Float[np.ndarray, "*batch columns"]) -> Float[np.ndarray, "*batch"]:
-    """The first column over the second: fvu of residual and variance, l0 of picks and tokens, a mean over tokens.
+    """Divide the first column by the second: fvu of residual and variance, l0 of picks and tokens, a mean over tokens.
 
     >>> ratio(np.array([1.0, 4.0])).tolist()
     0.25
@@ -58,7 +58,7 @@ def interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """The interval of `measure`, a function from sums [..., columns] to [...] or to several values [..., values].
+    """Return the interval of `measure`, a function of sums [..., columns] to [...] or to several values [..., values].
 
     CE loss score is of the columns (zero - spliced, zero - clean). A measure may subtract two others of its columns:
     that is the interval of a difference on the same documents. Resamples in which it is not a number (they lack a
@@ -75,13 +75,13 @@ def interval(
     documents = len(sums)
     if documents == 0:
         raise SettingError("there is no document to resample: give sums of at least one")
-    exact = sums.astype(np.float64)
-    value = np.asarray(measure(exact.sum(axis=0)), dtype=np.float64)
+    sums = sums.astype(np.float64)
+    value = np.asarray(measure(sums.sum(axis=0)), dtype=np.float64)
     nothing = np.full_like(value, np.nan)
     if documents == 1:
         return Interval(value, nothing, nothing)
     draws = np.random.default_rng(seed).multinomial(documents, np.full(documents, 1 / documents), size=resamples)
-    found = np.asarray(measure(draws @ exact), dtype=np.float64).reshape(resamples, value.size)
+    found = np.asarray(measure(draws @ sums), dtype=np.float64).reshape(resamples, value.size)
     tail = _tail(documents, level)
     ends = np.full((2, value.size), np.nan)
     for i, column in enumerate(found.T):
@@ -91,7 +91,7 @@ def interval(
 
 
 def _tail(documents: int, level: float) -> float:
-    """The share to cut at each end: the normal tail at sqrt(n / (n - 1)) times Student's quantile for n - 1."""
+    """Return the share to cut at each end: the normal tail at sqrt(n / (n - 1)) times Student's quantile for n - 1."""
     normal = statistics.NormalDist()
     z, freedom = normal.inv_cdf((1 + level) / 2), documents - 1
     # Student's quantile by its expansion in 1 / freedom (Abramowitz and Stegun 26.7.5): no scipy in the core.

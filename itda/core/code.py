@@ -55,16 +55,16 @@ class SparseCode:
 
     @property
     def k(self) -> int:
-        """The most atoms that a row can have."""
+        """The largest number of atoms that a row can have."""
         return self.indices.shape[-1]
 
     def shaped(self, lead: torch.Size, device: torch.device) -> "SparseCode":
-        """The same codes in a batch of another shape, on a device."""
+        """Return these codes in a batch of shape `lead`, on a device."""
         parts = self.indices.reshape(*lead, self.k), self.coefficients.reshape(*lead, self.k), self.count.reshape(lead)
         return SparseCode(*(part.to(device) for part in parts))
 
     def dense(self, atoms: int) -> Float[Tensor, "*batch atoms"]:
-        """The coefficients as a vector over all atoms: for small dictionaries and for other tools."""
+        """Return the coefficients as vectors [..., atoms]: for small dictionaries and for other tools."""
         full = self.coefficients.new_zeros(*self.indices.shape[:-1], atoms)
         if atoms == 0:
             return full

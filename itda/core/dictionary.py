@@ -15,7 +15,7 @@ from torch import Tensor
 from itda.core.atom import Atom
 from itda.core.checks import check_k
 from itda.core.code import SparseCode
-from itda.core.display.summaries import model_html, model_line
+from itda.core.display.summaries import dictionary_html, dictionary_line
 from itda.core.intake import Activations, check_finite, tensor_of
 from itda.core.labels import Labels
 from itda.core.massive import check_limit, massive
@@ -35,35 +35,35 @@ class ITDA:
 
     >>> import torch, itda
     >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(3)))
-    >>> model = itda.ITDA(torch.eye(3), labels, k=2)
-    >>> code = model.encode(torch.tensor([[0.0, 3.0, -4.0]]))
+    >>> dictionary = itda.ITDA(torch.eye(3), labels, k=2)
+    >>> code = dictionary.encode(torch.tensor([[0.0, 3.0, -4.0]]))
     >>> code.indices.tolist(), code.coefficients.tolist()
     ([[2, 1]], [[-4.0, 3.0]])
-    >>> model(torch.ones(5, 7, 3)).shape
+    >>> dictionary(torch.ones(5, 7, 3)).shape
     torch.Size([5, 7, 3])
     """
 
     atoms: Float32[Tensor, "atoms d_model"]
-    """Unit vectors."""
+    """The atoms [atoms, d_model], unit vectors."""
     labels: Labels
     k: int
     pursuit: Pursuit = "mp"
     offset: Float32[Tensor, " width"] | None = None
-    """[d_model]. Subtracted before the pursuit and added after; None for none."""
+    """Vector [d_model] subtracted before the pursuit and added after it; None for no offset."""
     threshold: float | None = None
-    """The share of an activation's energy that training left unexplained, in the unit of the mode."""
+    """The largest share of an activation's energy that training left unexplained, in the unit of the mode."""
     mode: str = "paper"
     site: Site | None = None
     fidelity: Float32[Tensor, " atoms"] | None = None
-    """The cosine of each atom to the activation that its label names (after the offset); None: they are the same."""
+    """Cosine of each atom to the activation that its label names (after the offset); None if atoms were not refined."""
     novelty: Float32[Tensor, " atoms"] | None = None
-    """The error of each atom's activation in the dictionary as it was before it: how much the atom was needed."""
+    """Error of each atom's activation in the dictionary just before it was added: how much the atom was needed."""
     massive_norm: float | None = None
-    """The norm above which an activation is massive (`itda.core.massive`) and no measure's business; None: none is."""
+    """Norm above which an activation is massive (`itda.core.massive`) and left out of measures; None for no limit."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Where it comes from: model, revision, corpus, window, versions. JSON values only."""
+    """Where the dictionary comes from: model, revision, corpus, window, versions. JSON values only."""
     limits: PursuitLimits = field(default=NO_LIMITS, repr=False)
-    """What its pursuits may use here. Changes no result, and is not saved."""
+    """Limits of its pursuits on this machine. They are not saved, and none but `fast` changes a result."""
 
     def __post_init__(self) -> None:
         check_pursuit(self.k, self.pursuit)
@@ -86,18 +86,18 @@ class ITDA:
         return len(self.atoms)
 
     def __repr__(self) -> str:
-        return model_line(self)
+        return dictionary_line(self)
 
     def _repr_html_(self) -> str:
-        return model_html(self)
+        return dictionary_html(self)
 
     @property
     def d_model(self) -> int:
-        """Width of the activations."""
+        """Width of the activations and of the atoms."""
         return self.atoms.shape[1]
 
     def atom(self, index: int) -> Atom:
-        """One atom with its label, to look at; -1 is the last. Raises `SettingError` if there is no such atom.
+        """Return one atom with its label; -1 is the last. Raises `SettingError` if there is no such atom.
 
         >>> import torch, itda
         >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(3)))
@@ -120,7 +120,7 @@ class ITDA:
         )
 
     def to(self, device: torch.device | str) -> ITDA:
-        """The same dictionary with its atoms, and so its pursuits, on another device. Codes stay where activations are.
+        """Return the dictionary with its atoms, and so its pursuits, on a device. Codes stay where activations are.
 
         >>> import torch, itda
         >>> itda.ITDA(torch.eye(1), itda.Labels.of(itda.Label("essay", 0, 0, 1, 0, "", "x", "")), k=1).to("cpu").k
@@ -141,7 +141,7 @@ class ITDA:
 
     @torch.no_grad()
     def decompose(self, activations: Activations) -> tuple[SparseCode, Float64[Tensor, "*batch"]]:
-        """As `encode`, with the error ||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset."""
+        """Return codes, as `encode`, and the error ||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset."""
         activations = tensor_of(activations)
         check_width(activations, self.d_model)
         flat, lead = activations.reshape(-1, self.d_model), activations.shape[:-1]
@@ -157,15 +157,15 @@ class ITDA:
 
     @torch.no_grad()
     def is_massive(self, activations: Activations) -> Bool[Tensor, "*batch"]:
-        """Which activations [..., d_model] are massive: their norm is above `massive_norm`. None where there is none.
+        """Return a mask [...] of massive activations [..., d_model]: of a norm above `massive_norm`, if there is one.
 
         They can be encoded like others, but what that says is about them alone: leave them out of averages. The same
         to the bit for any batch. Raises `ActivationError` for a wrong width.
 
         >>> import torch, itda
         >>> labels = itda.Labels.of(itda.Label("essay", 0, 0, 1, 0, "", "x", ""))
-        >>> model = itda.ITDA(torch.eye(1), labels, k=1, massive_norm=50.0)
-        >>> model.is_massive(torch.tensor([[49.0], [-51.0]])).tolist()
+        >>> dictionary = itda.ITDA(torch.eye(1), labels, k=1, massive_norm=50.0)
+        >>> dictionary.is_massive(torch.tensor([[49.0], [-51.0]])).tolist()
         [False, True]
         """
         activations = tensor_of(activations)
@@ -175,7 +175,7 @@ class ITDA:
 
     @torch.no_grad()
     def error(self, activations: Activations, code: SparseCode) -> Float64[Tensor, "*batch"]:
-        """||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset, in a code of any kind; 0 where z is zero."""
+        """Return ||z - z_hat||^2 / ||z||^2 of each activation, z = x - offset, for any code; 0 where z is zero."""
         activations = tensor_of(activations)
         check_width(activations, self.d_model)
         check_finite(activations)
@@ -198,7 +198,7 @@ class ITDA:
     def similarity(
         self, activations: Activations, *, top: int | None = None, least: float | None = None
     ) -> Float32[Tensor, "*batch atoms"] | SparseCode:
-        """Cosines of activations [..., d_model], after the offset, to the atoms: for detecting what a code scatters.
+        """Return cosines of activations [..., d_model], after the offset, to the atoms: for detecting a concept.
 
         All of them as [..., atoms]; or the `top` largest, those of at least `least`, or both, as a `SparseCode` whose
         coefficients are cosines, the largest first. Other than for the result, memory is that of a chunk of rows. The
@@ -207,10 +207,10 @@ class ITDA:
 
         >>> import torch, itda
         >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(3)))
-        >>> model = itda.ITDA(torch.eye(3), labels, k=2)
-        >>> model.similarity(torch.tensor([[0.0, 3.0, -4.0]])).tolist()
+        >>> dictionary = itda.ITDA(torch.eye(3), labels, k=2)
+        >>> dictionary.similarity(torch.tensor([[0.0, 3.0, -4.0]])).tolist()
         [[0.0, 0.6000000238418579, -0.800000011920929]]
-        >>> model.similarity(torch.tensor([[0.0, 3.0, -4.0]]), top=1).indices.tolist()
+        >>> dictionary.similarity(torch.tensor([[0.0, 3.0, -4.0]]), top=1).indices.tolist()
         [[1]]
         """
         activations = tensor_of(activations)
@@ -222,7 +222,7 @@ class ITDA:
         return best_cosines(targets, self.atoms, top=top, least=least).shaped(lead, activations.device)
 
     def __call__(self, activations: Activations) -> Float[Tensor, "*batch d_model"]:
-        """The reconstruction: `decode(encode(activations))`."""
+        """Return the reconstruction [..., d_model]: `decode(encode(activations))`."""
         return self.decode(self.encode(activations))
 
     @cached_property
@@ -248,14 +248,14 @@ class ITDA:
         return load_dictionary(source, revision=revision)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-        """Upload the dictionary to the Hub; returns the address of the commit. Raises `StoreError`."""
+        """Upload the dictionary to the Hub; return the address of the commit. Raises `StoreError`."""
         from itda.store.dictionaries import push_dictionary
 
         return push_dictionary(self, repo_id, private=private, token=token)
 
 
 def check_pursuit(k: int, pursuit: str) -> None:
-    """Raises `SettingError` unless k and the pursuit make sense."""
+    """Raises `SettingError` unless k is at least 1 and there is a pursuit of that name."""
     check_k(k)
     rules_of(pursuit)
 
@@ -282,7 +282,7 @@ def check_width(activations: Tensor, d_model: int) -> None:
 def target_of(
     activations: Float[Tensor, "batch d_model"], d_model: int, offset: Float[Tensor, " d_model"] | None
 ) -> Float[Tensor, "batch d_model"]:
-    """z = x - offset, what a pursuit decomposes, in float32 at least. Raises `ActivationError`."""
+    """Return z = x - offset, which a pursuit decomposes, in float32 at least. Raises `ActivationError`."""
     check_width(activations, d_model)
     check_finite(activations)
     if offset is None:

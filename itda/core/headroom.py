@@ -1,4 +1,4 @@
-"""What a dictionary would gain: its error with codes twice as long, and with half of its atoms, on some tokens."""
+"""The headroom of a dictionary: its error on a sample with codes twice as long, and with half of its atoms."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from jaxtyping import Float, Float64
 from itda.core.dictionary import ITDA
 
 SAMPLE_TOKENS = 2048
-"""Activations on which both are tried: they take about as long to encode as 6,000 others."""
+"""Activations in the sample. Trying both on them takes about as long as encoding 6,000 others."""
 
 
 @dataclass(frozen=True)
 class Headroom:
-    """fvu of one sample of activations, in the dictionary as it is and otherwise."""
+    """fvu of a sample of activations, in the dictionary as it is and with either change."""
 
     tokens: int
     fvu: float
     fvu_double_k: float | None
-    """With codes of up to twice as many atoms; None where the dictionary has no more than k."""
+    """fvu with codes of up to 2 k atoms; None where the dictionary has no more than k."""
     fvu_half_atoms: float | None
-    """With the first half of the atoms alone; None where that is less than k."""
+    """fvu with the first half of the atoms alone; None where that is less than k."""
 
 
 @torch.no_grad()
 def headroom(
     dictionary: ITDA, sample: Float[torch.Tensor, "tokens d_model"], mean: Float64[torch.Tensor, " d_model"]
 ) -> Headroom | None:
-    """Try a dictionary on a sample, `mean` being what variance is about; None if there is no variance."""
-    exact = sample.double()
-    variance = (exact - mean.to(exact)).square().sum().item()
+    """Measure the headroom on a sample, with variance about `mean`; return None if there is no variance."""
+    x = sample.double()
+    variance = (x - mean.to(x)).square().sum().item()
     if not variance > 0:
         return None
 
     def fvu(tried: ITDA) -> float:
-        return (exact - tried.decode(tried.encode(sample)).to(exact)).square().sum().item() / variance
+        return (x - tried.decode(tried.encode(sample)).to(x)).square().sum().item() / variance
 
     half = len(dictionary) // 2
     return Headroom(

@@ -19,7 +19,7 @@ Activations = Shaped[Tensor, "*batch d_model"] | Shaped[np.ndarray, "*batch d_mo
 """A tensor, or an array, which is copied into one. Its dtype is checked by `tensor_of`."""
 
 Rows = Shaped[Tensor, "batch d_model"] | Shaped[np.ndarray, "batch d_model"]
-"""The same with two axes."""
+"""Activations with exactly two axes, [batch, d_model]."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -31,10 +31,10 @@ class Label:
 
     document: str
     position: int
-    """Index of the token in its document; the special tokens that a tokenizer puts around a text are not counted."""
+    """Number of the token in its document, from 0; special tokens that a tokenizer puts around a text do not count."""
     char_start: int
     char_end: int
-    """Offsets of the token in the document, in characters."""
+    """Where the token starts and ends in the document, in characters."""
     token_id: int
     before: str
     token: str
@@ -47,7 +47,7 @@ class Label:
 
     @property
     def key(self) -> Key:
-        """The identity of a label: labels with the same key are the same, whatever else they hold."""
+        """Identity of the label: labels with equal keys are the same, whatever else they hold."""
         return self.document, self.position, self.char_end
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ class Labels:
     window: np.ndarray
     """The text that the model saw: one string object shared by the rows of a window."""
     window_start: np.ndarray
-    """Offset of the window's text in the document."""
+    """Where the window's text starts in the document, in characters."""
 
     def __post_init__(self) -> None:
         shapes = {field.name: getattr(self, field.name).shape for field in fields(self)}
@@ -90,7 +90,7 @@ class Labels:
 
     @staticmethod
     def of(*labels: Label) -> "Labels":
-        """Make columns of single labels."""
+        """Return `Labels` made of single labels, one row for each."""
         return Labels(
             document=strings([label.document for label in labels]),
             position=np.array([label.position for label in labels], dtype=np.int64),
@@ -175,7 +175,7 @@ class Labels:
         return Labels(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def at(self, place: Any) -> Label:
-        """One label, at a row number, or at a tuple with a number for each axis."""
+        """Return one label, at a row number, or at a tuple with a number for each axis."""
         start, end, window_start = int(self.char_start[place]), int(self.char_end[place]), int(self.window_start[place])
         window = str(self.window[place])
         return Label(
@@ -191,7 +191,7 @@ class Labels:
 
     @property
     def first(self) -> np.ndarray:
-        """Which tokens are the first of the text that the model saw."""
+        """Mask of the tokens that are the first of the text that the model saw."""
         return self.char_start == self.window_start
 
     def __repr__(self) -> str:
@@ -201,13 +201,13 @@ class Labels:
         return labels_html(self)
 
     def keys(self) -> list[Key]:
-        """The key of each label, row by row."""
+        """Return the key of each label, row by row."""
         columns = (self.document.ravel().tolist(), self.position.ravel().tolist(), self.char_end.ravel().tolist())
         return list(zip(*columns, strict=True))
 
 
 def jaccard(a: Labels, b: Labels) -> float:
-    """|A and B| / |A or B| of the sets of labels (the paper's Eq. 8); 1 for two empty sets.
+    """Return |A and B| / |A or B| of the sets of labels (the paper's Eq. 8); 1 for two empty sets.
 
     >>> labels = Labels.of(*(Label("essay", i, i, i + 1, i, "", "x", "") for i in range(3)))
     >>> round(jaccard(labels[:2], labels[1:]), 3)
@@ -218,7 +218,7 @@ def jaccard(a: Labels, b: Labels) -> float:
 
 
 def _index(index: Any) -> Any:
-    """A part of an index as numpy takes it; one that selects nothing has no type of its own."""
+    """Return a part of an array index in the form that numpy takes; an empty list has no dtype, so it gets one."""
     if isinstance(index, Tensor):
         return index.cpu().numpy()
     if isinstance(index, list):
@@ -228,7 +228,7 @@ def _index(index: Any) -> Any:
 
 
 def strings(values: list[str]) -> np.ndarray:
-    """An array of Python strings, of any length each."""
+    """Return an array of Python strings, which may be of any length."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array

@@ -27,11 +27,11 @@ PRODUCTS = 2**20  # in memory at once, where activations are correlated with bro
 
 @dataclass(frozen=True, eq=False)
 class TwoLevels:
-    """A dictionary read on two levels; `two_levels` makes it. Its codes are of `model`: same atoms, same labels."""
+    """A dictionary read on two levels; `two_levels` makes it. Its codes have the atoms and labels of `dictionary`."""
 
-    model: ITDA
+    dictionary: ITDA
     broad: Int64[Tensor, " broad"]
-    """The broad atoms, in ascending order."""
+    """Indices of the broad atoms in the dictionary, ascending."""
     groups: Int64[Tensor, " atoms"]
     """The group of each atom: `broad[groups[i]]` is the broad atom that stands for atom i."""
     k_broad: int
@@ -44,18 +44,18 @@ class TwoLevels:
         matching pursuit of what is left in all other atoms, so a broad atom's coefficient is never negative. The bits
         of a row depend on that row alone. Raises `ActivationError` as `ITDA.encode`.
         """
-        model, device = self.model, activations.device
-        check_width(activations, model.d_model)
-        flat = activations.reshape(-1, model.d_model)
-        z = target_of(flat, model.d_model, model.offset).to(model.atoms.device).double()
+        dictionary, device = self.dictionary, activations.device
+        check_width(activations, dictionary.d_model)
+        flat = activations.reshape(-1, dictionary.d_model)
+        z = target_of(flat, dictionary.d_model, dictionary.offset).to(dictionary.atoms.device).double()
         # A power of two brings every row near 1 without rounding: no square under- or overflows.
         exponent = torch.frexp(z.abs().amax(dim=1)).exponent[:, None]
         left = scaled(z, -exponent)
-        parts = [self._first(part) for part in left.split(max(1, PRODUCTS // (len(self.broad) * model.d_model)))]
+        parts = [self._first(part) for part in left.split(max(1, PRODUCTS // (len(self.broad) * dictionary.d_model)))]
         indices, coefficients = (torch.cat(column) for column in zip(*parts, strict=True))
         found = coefficients > 0
-        if self.k_broad < model.k:
-            rest = self._detail.encode(left - weighted_atoms(coefficients, model.atoms, indices))
+        if self.k_broad < dictionary.k:
+            rest = self._detail.encode(left - weighted_atoms(coefficients, dictionary.atoms, indices))
             taken = torch.arange(rest.k, device=left.device) < rest.count[:, None]
             chosen = self._others[rest.indices] if len(self._others) else rest.indices
             indices, found = torch.cat([indices, chosen], dim=1), torch.cat([found, taken], dim=1)
@@ -67,11 +67,11 @@ class TwoLevels:
 
     def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
         """Reconstruct activations [..., d_model]: as `ITDA.decode`."""
-        return self.model.decode(code)
+        return self.dictionary.decode(code)
 
     @torch.no_grad()
     def grouped(self, code: SparseCode) -> SparseCode:
-        """A code of the dictionary [..., k], of whatever pursuit, with each group's coefficients added up [..., k].
+        """Add up each group's coefficients in a code [..., k] of the dictionary, of whatever pursuit; as [..., k].
 
         Its indices are the broad atoms that stand for the groups.
         """
@@ -82,17 +82,17 @@ class TwoLevels:
 
     @torch.no_grad()
     def similar(self, activations: Float[Tensor, "*batch d_model"], *, top: int | None = None) -> SparseCode:
-        """The `top` (default: k) largest cosines of activations [..., d_model] to the broad atoms, as [..., top].
+        """Return `top` (default: k) largest cosines of activations [..., d_model] to the broad atoms, as [..., top].
 
         For detection alone: it does not decode. Raises as `ITDA.similarity`.
         """
-        top = min(self.model.k if top is None else top, len(self.broad))
+        top = min(self.dictionary.k if top is None else top, len(self.broad))
         found = self._coarse.similarity(activations, top=top)
         assert isinstance(found, SparseCode)
         return SparseCode(self.broad.to(found.indices.device)[found.indices], found.coefficients, found.count)
 
     def _first(self, z: Float64[Tensor, "batch d_model"]) -> tuple[Tensor, Tensor]:
-        """Picks [batch, k_broad] and coefficients, 0 where no correlation is positive. All sums in a fixed order."""
+        """Pick atoms [batch, k_broad], with coefficients: 0 where no correlation is positive. Sums have one order."""
         found, coefficients = picks(z, self._coarse.atoms.double(), self._gram, self.k_broad, "nn_mp")
         return self.broad[found], coefficients
 
@@ -102,19 +102,23 @@ class TwoLevels:
 
     @cached_property
     def _others(self) -> Int64[Tensor, " others"]:
-        return torch.isin(torch.arange(len(self.model)), self.broad.cpu(), invert=True).nonzero()[:, 0].to(self.broad)
+        return (
+            torch.isin(torch.arange(len(self.dictionary)), self.broad.cpu(), invert=True).nonzero()[:, 0].to(self.broad)
+        )
 
     @cached_property
     def _detail(self) -> ITDA:
-        return replace(_part(self.model, self._others), k=self.model.k - self.k_broad, pursuit="mp", offset=None)
+        return replace(
+            _part(self.dictionary, self._others), k=self.dictionary.k - self.k_broad, pursuit="mp", offset=None
+        )
 
     @cached_property
     def _coarse(self) -> ITDA:
-        return _part(self.model, self.broad)
+        return _part(self.dictionary, self.broad)
 
 
 @torch.no_grad()
-def two_levels(model: ITDA, *, broad: int | None = None, k_broad: int | None = None) -> TwoLevels:
+def two_levels(dictionary: ITDA, *, broad: int | None = None, k_broad: int | None = None) -> TwoLevels:
     """Choose broad atoms among those of a dictionary: those nearest to the centres of `broad` clusters of its atoms.
 
     `broad` is 2 k by default, but at most a quarter of the atoms; `k_broad` is half of k. The clusters are those of
@@ -132,14 +136,14 @@ def two_levels(model: ITDA, *, broad: int | None = None, k_broad: int | None = N
     >>> code.indices[0, 0].item(), levels.grouped(code).count.tolist()
     (1, [1])
     """
-    number = len(model)
-    broad = max(1, min(2 * model.k, number // 4)) if broad is None else broad
-    k_broad = max(1, model.k // 2) if k_broad is None else k_broad
+    number = len(dictionary)
+    broad = max(1, min(2 * dictionary.k, number // 4)) if broad is None else broad
+    k_broad = max(1, dictionary.k // 2) if k_broad is None else k_broad
     if not 1 <= broad <= number:
         raise SettingError(f"broad is {broad}: it must be from 1 to {number}, the atoms of the dictionary")
-    if not 1 <= k_broad <= model.k:
-        raise SettingError(f"k_broad is {k_broad}: it must be from 1 to {model.k}, the k of the dictionary")
-    atoms, device = model.atoms.cpu(), model.atoms.device
+    if not 1 <= k_broad <= dictionary.k:
+        raise SettingError(f"k_broad is {k_broad}: it must be from 1 to {dictionary.k}, the k of the dictionary")
+    atoms, device = dictionary.atoms.cpu(), dictionary.atoms.device
     centres = atoms[_spread(atoms, broad)]
     groups = torch.full((number,), -1)
     for _ in range(ROUNDS):
@@ -156,11 +160,11 @@ def two_levels(model: ITDA, *, broad: int | None = None, k_broad: int | None = N
     chosen = torch.stack([m[i] for m, i in zip(members, nearest, strict=True)])
     for place, group in enumerate(order := chosen.argsort().tolist()):
         groups[members[group]] = place
-    return TwoLevels(model, chosen[order].to(device), groups.to(device), k_broad)
+    return TwoLevels(dictionary, chosen[order].to(device), groups.to(device), k_broad)
 
 
 def _spread(atoms: Float32[Tensor, "atoms d_model"], number: int) -> list[int]:
-    """The atom nearest to the mean of all, then each time the one farthest from those before it."""
+    """Return the atom nearest to the mean of all, then each time the one farthest from those before it."""
     mean = torch.as_tensor(atoms.double().numpy().sum(axis=0))
     found = [int(best_cosines(mean[None], atoms, top=1).indices[0, 0])]
     nearest = np.full(len(atoms), -2.0)
@@ -172,5 +176,7 @@ def _spread(atoms: Float32[Tensor, "atoms d_model"], number: int) -> list[int]:
     return found
 
 
-def _part(model: ITDA, atoms: Int64[Tensor, " part"]) -> ITDA:
-    return replace(model, atoms=model.atoms[atoms], labels=model.labels[atoms.cpu()], fidelity=None, novelty=None)
+def _part(dictionary: ITDA, atoms: Int64[Tensor, " part"]) -> ITDA:
+    return replace(
+        dictionary, atoms=dictionary.atoms[atoms], labels=dictionary.labels[atoms.cpu()], fidelity=None, novelty=None
+    )

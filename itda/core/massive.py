@@ -21,23 +21,23 @@ from itda.core.pursuit.fixed_order import fixed_dot, root
 from itda.errors import SettingError
 
 MULTIPLE = 10.0
-"""A norm above so many medians is massive."""
+"""An activation is massive if its norm is above this many medians."""
 
 FIRST_TOKENS = 4096
-"""First activations of a stream whose median norm counts."""
+"""Number of first activations of a stream from which the median norm is taken."""
 
 ROWS = 4096
-"""Rows whose float64 copy is in memory at once."""
+"""Most rows whose float64 copy is in memory at once."""
 
 MOST = 1e150
-"""Norms count as at most so many medians, so that no energy overflows."""
+"""Most medians that a norm counts as, so that no energy overflows."""
 
 Use = Literal["skip", "atoms"]
-"""What becomes of them in training: left out of it, or candidates for atoms like the others."""
+"""Treatment of massive activations in training: left out of it, or candidates for atoms like the others."""
 
 
 def norms(activations: Float[Tensor, "*batch d_model"]) -> Float64[Tensor, "*batch"]:
-    """The norm of each activation, in float64: the same to the bit for any batch and on any device.
+    """Return the norm of each activation, in float64: the same to the bit for any batch and on any device.
 
     >>> norms(torch.tensor([[3.0, 4.0]])).tolist()
     [5.0]
@@ -48,7 +48,7 @@ def norms(activations: Float[Tensor, "*batch d_model"]) -> Float64[Tensor, "*bat
 
 
 def median_norm(first: Float[Tensor, "tokens d_model"]) -> float:
-    """The median norm of the first activations of a stream, of two the lower; 0 if there is none.
+    """Return the median norm of the first activations of a stream, the lower of the middle two; 0 if there is none.
 
     >>> median_norm(torch.tensor([[900.0], [1.0], [2.0]]))
     2.0
@@ -57,7 +57,7 @@ def median_norm(first: Float[Tensor, "tokens d_model"]) -> float:
 
 
 def limit_of(median: float) -> float | None:
-    """The norm above which an activation is massive; None, so that none is, if the median is 0 or no number.
+    """Return the norm above which activations are massive; None, so that none is, if the median is 0 or not finite.
 
     >>> limit_of(23.5), limit_of(0.0)
     (235.0, None)
@@ -67,19 +67,19 @@ def limit_of(median: float) -> float | None:
 
 
 def massive(activations: Float[Tensor, "*batch d_model"], limit: float | None) -> Bool[Tensor, "*batch"]:
-    """Which activations have a norm above the limit; none if it is None."""
+    """Return a mask of the activations whose norm is above the limit; all False if that is None."""
     if limit is None:
         return torch.zeros(activations.shape[:-1], dtype=torch.bool, device=activations.device)
     return norms(activations) > limit
 
 
 def medians(norm: Float64[Tensor, "*batch"], limit: float | None) -> Float64[Tensor, "*batch"]:
-    """Norms in medians: an activation is massive where this is above `MULTIPLE`. NaN if there is no limit."""
+    """Return norms in medians: an activation is massive where this is above `MULTIPLE`. NaN if there is no limit."""
     return norm / (limit / MULTIPLE) if limit is not None else torch.full_like(norm, torch.nan)
 
 
 def massive_medians(activations: Float[Tensor, "tokens d_model"], limit: float | None) -> list[float | None]:
-    """The norms of massive activations in medians; None for each of the others.
+    """Return the norms of massive activations in medians; None for each of the others.
 
     >>> massive_medians(torch.tensor([[3.0], [400.0]]), 50.0)
     [None, 80.0]
@@ -108,13 +108,13 @@ class Tally:
     median: float
     seen: int = 0
     tokens: int = 0
-    """Massive ones."""
+    """Number of massive activations."""
     windows: int = 0
-    """Activations that were the first of their window."""
+    """Number of activations that were the first of their window."""
     first: int = 0
-    """Massive ones that were."""
+    """Number of massive activations that were the first of their window."""
     energy: float = 0.0
-    """Sums of squared norms, in squared medians."""
+    """Sum of squared norms of all activations, in squared medians; `massive_energy` is that of massive ones."""
     massive_energy: float = 0.0
 
     @property
@@ -123,7 +123,7 @@ class Tally:
         return limit_of(self.median)
 
     def update(self, activations: Float[Tensor, "batch d_model"], first: Bool[np.ndarray, " batch"]) -> Tensor:
-        """Count a batch, `first` being true for the first of each window; returns which are massive."""
+        """Count a batch, where `first` is True for the first of each window; return a mask of the massive ones."""
         norm = norms(activations).cpu()
         limit = self.limit
         mask = norm > limit if limit is not None else torch.zeros(len(norm), dtype=torch.bool)
@@ -138,7 +138,7 @@ class Tally:
         return mask
 
     def record(self) -> dict[str, Any]:
-        """What a dictionary says of them: JSON values."""
+        """Return the counts as JSON values, for a dictionary's provenance."""
         return {
             "multiple": MULTIPLE,
             "median": self.median,
@@ -151,10 +151,10 @@ class Tally:
         }
 
     def state(self) -> dict[str, Any]:
-        """All that `Tally(**state)` needs to go on from here."""
+        """Return all that `Tally(**state)` needs to go on from here."""
         return dict(vars(self))
 
 
 def _added(total: float, terms: Tensor) -> float:
-    """total + terms, one after the other: the cut into batches must not be seen in the last bit."""
+    """Return total + terms, added one after the other, so that the cut into batches does not change the last bit."""
     return float(np.cumsum(np.concatenate([[total], terms.numpy()]))[-1])

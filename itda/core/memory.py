@@ -1,4 +1,4 @@
-"""What pursuits of this process may use: how much memory for Gram matrices, and whether they may approximate."""
+"""Limits on the pursuits of this process: memory for Gram matrices, and whether a GPU may approximate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itda import machine
 from itda.errors import SettingError
 
 LEAST_MEMORY = 2**20
-"""Bytes: fewer hold no row of a Gram matrix worth having."""
+"""The lowest memory limit in bytes: less has no room for a useful number of Gram rows."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class PursuitLimits:
     """
 
     memory: int | None = None
-    """Bytes that the Gram matrix may take."""
+    """Bytes that the Gram matrix may take; None for what `set_memory` says."""
     fast: bool | None = None
-    """Let pursuits on a GPU approximate."""
+    """True if pursuits on a GPU may approximate; None for what `set_fast` says."""
 
     def shared_by(self, number: int) -> PursuitLimits:
         """Return the limits of each of `number` dictionaries that are used together."""
@@ -69,17 +69,17 @@ def set_fast(allowed: bool) -> None:
 
 
 def fast() -> bool:
-    """Whether pursuits on a GPU may approximate."""
+    """Return True if pursuits on a GPU may approximate."""
     return _fast
 
 
 def limit() -> int | None:
-    """What `set_memory` was told."""
+    """Return the limit in bytes that `set_memory` was given; None for none."""
     return _limit
 
 
 def available() -> int:
-    """Bytes that may be taken now."""
+    """Return the bytes that Gram matrices may take now."""
     if _limit is None:
         return machine.free_memory() // 2
     return max(0, _limit - sum(_granted.values()))

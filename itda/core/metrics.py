@@ -9,10 +9,10 @@ from torch import Tensor
 from itda.core.code import SparseCode
 
 TOKENS_AT_ONCE, VOCABULARY_AT_ONCE = 8, 2**13
-"""What is computed from logits is computed of so many at once, in float64: as many as a processor's cache holds."""
+"""Tokens and vocabulary whose logits are converted to float64 at once: as many as a processor's cache holds."""
 
 ON_A_GPU = 64
-"""So many times as many tokens at once on a GPU, which has to be kept busy."""
+"""Factor on `TOKENS_AT_ONCE` on a GPU, which has to be kept busy."""
 
 
 class Unexplained:
@@ -31,35 +31,35 @@ class Unexplained:
     def __init__(self, d_model: int) -> None:
         self.tokens = 0
         self.residual = 0.0
-        # Sums are of x - origin, the first activation: a mean that dwarfs the variance would cancel its digits.
-        self._origin = torch.zeros(d_model, dtype=torch.float64)
+        # Sums are of x less the first activation: a mean that dwarfs the variance would cancel its digits.
+        self._shift = torch.zeros(d_model, dtype=torch.float64)
         self._square = 0.0
         self._total = torch.zeros(d_model, dtype=torch.float64)
 
     def update(self, x: Float[Tensor, "batch d_model"], reconstruction: Float[Tensor, "batch d_model"]) -> None:
         """Add a batch of activations and their reconstructions."""
-        exact = x.double().cpu()
-        self.residual += (exact - reconstruction.double().cpu()).square().sum().item()
-        if self.tokens == 0 and len(exact):
-            self._origin = exact[0].clone()
-        shifted = exact - self._origin
-        self.tokens += len(exact)
+        x = x.double().cpu()
+        self.residual += (x - reconstruction.double().cpu()).square().sum().item()
+        if self.tokens == 0 and len(x):
+            self._shift = x[0].clone()
+        shifted = x - self._shift
+        self.tokens += len(x)
         self._square += shifted.square().sum().item()
         self._total += shifted.sum(dim=0)
 
     @property
     def mean(self) -> Float[Tensor, " d_model"]:
-        """The mean activation so far."""
-        return self._origin + self._total / max(1, self.tokens)
+        """The mean activation so far, [d_model]."""
+        return self._shift + self._total / max(1, self.tokens)
 
     def value(self) -> float:
-        """The fraction; NaN where the activations do not vary."""
+        """Return the fraction; NaN where the activations do not vary."""
         variance = self._square - self._total.square().sum().item() / max(1, self.tokens)
         return self.residual / variance if variance > 0 else float("nan")
 
 
 def l0(code: SparseCode) -> float:
-    """Mean number of atoms per activation.
+    """Return the mean number of atoms per activation.
 
     >>> import torch
     >>> l0(SparseCode(torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3), torch.tensor([3, 2])))
@@ -69,7 +69,7 @@ def l0(code: SparseCode) -> float:
 
 
 def atom_uses(code: SparseCode, atoms: int) -> Int64[Tensor, " atoms"]:
-    """How many activations each atom is part of.
+    """Count the activations whose code has each atom.
 
     >>> import torch
     >>> code = SparseCode(torch.tensor([[2, 0], [2, 1]]), torch.ones(2, 2), torch.tensor([1, 2]))
@@ -97,7 +97,7 @@ def cross_entropy(
     at: Int64[Tensor, " tokens"] | None = None,
     normalizer: Float64[Tensor, " places"] | None = None,
 ) -> Float64[Tensor, " tokens"]:
-    """-log of the probability of each target, in nats, computed in float64 some tokens and vocabulary at a time.
+    """Return -log of the probability of each target, in nats, in float64, some tokens and vocabulary at a time.
 
     `at` says which of the logits each target has, by default one after the other; `normalizer` is the
     `log_normalizer` of the logits, where it is at hand.
@@ -116,7 +116,7 @@ def kl_divergence(
     log_p: Float64[Tensor, " tokens"] | None = None,
     log_q: Float64[Tensor, " tokens"] | None = None,
 ) -> Float64[Tensor, " tokens"]:
-    """KL(p || q) of the distributions that logits stand for, in nats, computed as `cross_entropy` is.
+    """Return KL(p || q) of the distributions that logits stand for, in nats, computed as `cross_entropy` is.
 
     `log_p` and `log_q` are the `log_normalizer` of each, where they are at hand.
 
@@ -140,7 +140,7 @@ def kl_divergence(
 
 
 def log_normalizer(logits: Float[Tensor, "tokens vocabulary"]) -> Float64[Tensor, " tokens"]:
-    """The log of the sum of exponentials, in float64.
+    """Return the log of the sum of exponentials of each row, in float64.
 
     >>> log_normalizer(torch.zeros(1, 8)).exp().round(decimals=12).tolist()
     [8.0]
@@ -157,7 +157,7 @@ def log_normalizer(logits: Float[Tensor, "tokens vocabulary"]) -> Float64[Tensor
 
 
 def _tiles(logits: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Tokens and vocabulary that are computed at once; all of the vocabulary before the next tokens."""
+    """Yield the tokens and the vocabulary to compute at once; all of the vocabulary before the next tokens."""
     at_once = TOKENS_AT_ONCE * (ON_A_GPU if logits.is_cuda else 1)
     for token in range(0, logits.shape[0], at_once):
         for word in range(0, logits.shape[1], VOCABULARY_AT_ONCE):

@@ -1,4 +1,4 @@
-"""Similarity: the cosines of activations to atoms, the readout that detects where a code reconstructs."""
+"""Cosines of activations to atoms: the readout for detecting a concept, as a code is for reconstruction."""
 
 from collections.abc import Iterator
 
@@ -13,13 +13,13 @@ from itda.core.pursuit.gram_cpu_kernel import product_error
 from itda.errors import SettingError
 
 CHUNK = 2**24
-"""Cosines that are in memory at once, beside the result."""
+"""Most cosines in memory at once, beside the result."""
 
 
 def all_cosines(
     targets: Float[Tensor, "batch d_model"], atoms: Float32[Tensor, "atoms d_model"]
 ) -> Float32[Tensor, "batch atoms"]:
-    """Every cosine, by a float32 product: its last bits may differ from machine to machine."""
+    """Return every cosine [batch, atoms], by a float32 product: last bits may differ from machine to machine."""
     result = targets.new_empty(len(targets), len(atoms), dtype=torch.float32)
     for start, _, cosines in _chunks(targets, atoms):
         result[start : start + len(cosines)] = cosines
@@ -33,7 +33,7 @@ def best_cosines(
     top: int | None = None,
     least: float | None = None,
 ) -> SparseCode:
-    """The `top` largest cosines of each row, those of at least `least`, or both; by size, then the lowest atom first.
+    """Find each row's `top` largest cosines, those of at least `least`, or both; sorted by size, then by atom.
 
     The float32 product only proposes: all that its rounding error could matter to are computed again in float64, in a
     fixed order, so that neither the batch nor the machine decides. Raises `SettingError` for settings out of range.
@@ -49,13 +49,13 @@ def best_cosines(
         if top is not None and top < len(atoms):
             bound = torch.maximum(bound, cosines.topk(top, dim=1).values[:, -1:] - 2 * slack)
         rows, found = (cosines >= bound).nonzero(as_tuple=True)
-        exact = torch.cat(
+        recomputed = torch.cat(
             [fixed_dot(units[r], atoms[a].double()) for r, a in zip(rows.split(2**15), found.split(2**15), strict=True)]
         )
         if least is not None:
-            kept = exact >= least
-            rows, found, exact = rows[kept], found[kept], exact[kept]
-        parts.append(_sorted_rows(rows.cpu(), found.cpu(), exact.cpu(), len(units), top))
+            kept = recomputed >= least
+            rows, found, recomputed = rows[kept], found[kept], recomputed[kept]
+        parts.append(_sorted_rows(rows.cpu(), found.cpu(), recomputed.cpu(), len(units), top))
     width = top if top is not None else max((part[0].shape[1] for part in parts), default=0)
     padded = [
         [torch.nn.functional.pad(t, (0, max(0, width - t.shape[1])))[:, :width] for t in part[:2]] for part in parts
@@ -72,14 +72,14 @@ def best_cosines(
 def _chunks(
     targets: Float[Tensor, "batch d_model"], atoms: Float32[Tensor, "atoms d_model"]
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Where each part begins, its unit vectors in float64 (zero stays zero), and its cosines."""
+    """Yield parts of the rows: where each begins, its unit vectors in float64 (zero stays zero), and its cosines."""
     rows = max(1, CHUNK // max(1, len(atoms)))
     for start in range(0, len(targets), rows):
-        exact = targets[start : start + rows].double()
-        largest = exact.abs().amax(dim=1, keepdim=True)
-        exact = exact / torch.where(largest > 0, largest, torch.ones_like(largest))  # no square overflows
-        norm = root(fixed_dot(exact, exact))[:, None]
-        units = exact / torch.where(norm > 0, norm, torch.ones_like(norm))
+        rows64 = targets[start : start + rows].double()
+        largest = rows64.abs().amax(dim=1, keepdim=True)
+        rows64 = rows64 / torch.where(largest > 0, largest, torch.ones_like(largest))  # no square overflows
+        norm = root(fixed_dot(rows64, rows64))[:, None]
+        units = rows64 / torch.where(norm > 0, norm, torch.ones_like(norm))
         with full_precision_products(atoms.device):
             yield start, units, units.float() @ atoms.T
 
@@ -87,7 +87,7 @@ def _chunks(
 def _sorted_rows(
     rows: Tensor, atoms: Tensor, cosines: Tensor, number: int, top: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Entries set row by row, the largest first, padded to the longest row: atoms, cosines and counts."""
+    """Return entries row by row, the largest first, padded to the longest row: atoms, cosines and counts."""
     order = np.lexsort((atoms.numpy(), -cosines.numpy(), rows.numpy()))
     rows, atoms, cosines = rows[order], atoms[order], cosines[order]
     count = torch.bincount(rows, minlength=number)

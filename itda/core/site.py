@@ -26,12 +26,12 @@ class Site:
 
     @property
     def short(self) -> str:
-        """As a user types it: 3, or 3.mlp_out."""
+        """The site as a user types it: 3, or 3.mlp_out."""
         return str(self).removeprefix("layer_")
 
     @staticmethod
     def parse(text: str) -> "Site":
-        """The inverse of `str`. Raises `SettingError`."""
+        """Return the site that a text names, as `str` writes it. Raises `SettingError`."""
         layer, _, stream = text.removeprefix("layer_").partition(".")
         if not layer.isdecimal() or len(layer) > 9 or (stream or "resid_post") not in STREAMS:
             raise SettingError(f"no site {text[:80]!r}: write layer_3 or layer_3.mlp_out, with {', '.join(STREAMS)}")

@@ -79,7 +79,7 @@ def check_finite_tokens(rows: Tensor, kept: np.ndarray, labels: Labels) -> None:
 
 
 def _own(strings: Sequence[Any], kept: np.ndarray, prompt: int) -> list[str]:
-    """The strings of a prompt's kept tokens."""
+    """Return the strings of a prompt's kept tokens."""
     number = int(kept.sum())
     if len(strings) == len(kept):
         own = [string for string, keep in zip(strings, kept, strict=True) if keep]

@@ -1,4 +1,4 @@
-"""The tokens that a run read: what could have become an atom, and so what the overlap of labels is judged against."""
+"""The tokens that a run read. Each could have become an atom, so the overlap of labels is judged against them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Tokens:
     """
 
     documents: list[str]
-    """Ids, in the order in which they were read."""
+    """Document ids, in the order in which they were read."""
     document: Int32[np.ndarray, " tokens"]
-    """Index into `documents`."""
+    """Index into `documents` for each token."""
     position: Int32[np.ndarray, " tokens"]
     char_end: Int32[np.ndarray, " tokens"]
 
@@ -36,7 +36,7 @@ class Tokens:
 
     @property
     def per_document(self) -> Int64[np.ndarray, " documents"]:
-        """How many tokens of each document were read."""
+        """Number of tokens read of each document."""
         return np.bincount(self.document, minlength=len(self.documents))
 
 
@@ -59,20 +59,20 @@ class TokenLog:
         self._parts.append(np.stack(columns).astype(np.int32))
 
     def table(self) -> Tokens:
-        """All that was noted."""
+        """Return all tokens noted so far."""
         return Tokens(list(self._number), *self._columns())
 
     def state(self) -> TrainingState:
-        """All that `restore` needs to go on from here."""
+        """Return a snapshot, from which `restore` goes on."""
         values = {"of": "TokenLog", "settings": {}, "documents": list(self._number)}
         return TrainingState(values, {"columns": torch.from_numpy(self._columns())}, {})
 
     def restore(self, state: TrainingState) -> None:
-        """Go on from a state. Raises `SettingError` if this log is not new."""
+        """Go on from a snapshot. Raises `SettingError` if this log is not new."""
         state.check("TokenLog", {}, sum(part.shape[1] for part in self._parts))
         self._number = {document: i for i, document in enumerate(state.values["documents"])}
         self._parts = [state.tensors["columns"].clone().numpy()]
 
     def _columns(self) -> Int32[np.ndarray, "3 tokens"]:
-        """A copy: documents, positions, char_ends."""
+        """Return a copy of three rows: documents, positions, char_ends."""
         return np.concatenate([np.empty((3, 0), np.int32), *self._parts], axis=1)

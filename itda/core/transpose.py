@@ -16,12 +16,12 @@ class Uses:
     """The uses of each atom: row `i` is `start[i]` to `start[i + 1]` of `token` and `coefficient`."""
 
     start: Int64[np.ndarray, " rows"]
-    """[atoms + 1]."""
+    """Where each atom's uses begin, and where the last one's end, [atoms + 1]."""
     token: Int32[np.ndarray, " codes"]
     coefficient: Float32[np.ndarray, " codes"]
-    """The largest first; equal ones in token order."""
+    """Coefficients of each atom, the largest first; equal ones in token order."""
     steps: Int32[np.ndarray, "atoms k"]
-    """How often each atom has each place in a code."""
+    """How often each atom has each place in a code, [atoms, k]."""
 
 
 def by_atom(
@@ -31,7 +31,7 @@ def by_atom(
     atoms: int,
     k: int,
 ) -> Uses:
-    """The uses of `atoms` atoms; the code of token `t` is `start[t]` to `start[t + 1]` of `atom` and `coefficient`.
+    """Sort codes by atom; the code of token `t` is `start[t]` to `start[t + 1]` of `atom` and `coefficient`.
 
     Codes have at most `k` entries, and finite coefficients. Beside what is given, memory is that of the result.
 

@@ -18,7 +18,7 @@ def model(atoms: int = 60, width: int = 12, **parts) -> ITDA:
 
 def slow_levels(x: np.ndarray, levels: TwoLevels) -> dict[int, float]:
     """One activation in float64: coefficients by atom."""
-    atoms, broad = levels.model.atoms.double().numpy(), levels.broad.tolist()
+    atoms, broad = levels.dictionary.atoms.double().numpy(), levels.broad.tolist()
     left, code = x.astype(np.float64), {}
     for _ in range(levels.k_broad):
         scores = atoms[broad] @ left
@@ -28,7 +28,7 @@ def slow_levels(x: np.ndarray, levels: TwoLevels) -> dict[int, float]:
         code[broad[best]] = code.get(broad[best], 0.0) + scores[best]
         left = left - scores[best] * atoms[broad[best]]
     others = [i for i in range(len(atoms)) if i not in broad]
-    detail = slow_pursuit(left, atoms[others], levels.model.k - levels.k_broad, "mp")[0]
+    detail = slow_pursuit(left, atoms[others], levels.dictionary.k - levels.k_broad, "mp")[0]
     return code | {others[i]: value for i, value in detail.items()}
 
 
@@ -53,7 +53,7 @@ def test_what_the_code_leaves_is_no_more_than_what_its_first_level_leaves():
     assert bool((left[1] < left[0]).all())
     slow = [slow_levels(row.numpy(), levels) for row in z]
     residual = [
-        row.numpy() - sum(v * levels.model.atoms[i].double().numpy() for i, v in c.items())
+        row.numpy() - sum(v * levels.dictionary.atoms[i].double().numpy() for i, v in c.items())
         for row, c in zip(z, slow, strict=True)
     ]
     np.testing.assert_allclose((x - levels.decode(code)).numpy(), np.stack(residual), atol=1e-9)
@@ -108,7 +108,7 @@ def test_clusters_are_found_and_stood_for_by_their_middle():
     levels = two_levels(ITDA(atoms, labels(60), k=4), broad=3)
     assert levels.broad.tolist() == [5, 25, 45]
     assert levels.groups.tolist() == [0] * 20 + [1] * 20 + [2] * 20
-    assert levels.model.labels[levels.broad].position.tolist() == [5, 25, 45]
+    assert levels.dictionary.labels[levels.broad].position.tolist() == [5, 25, 45]
 
 
 def test_a_small_cluster_is_found_beside_large_ones():
@@ -148,7 +148,7 @@ def test_no_other_atoms_and_no_activations():
 
 def test_grouped_adds_up_what_each_group_has():
     levels, x = two_levels(model()), normal(40, 12)
-    for code in (levels.encode(x.view(8, 5, 12)), levels.model.encode(x.view(8, 5, 12))):
+    for code in (levels.encode(x.view(8, 5, 12)), levels.dictionary.encode(x.view(8, 5, 12))):
         summed = levels.grouped(code)
         assert summed.count.shape == (8, 5)
         assert bool((summed.count <= code.count).all())
@@ -160,7 +160,7 @@ def test_grouped_adds_up_what_each_group_has():
 
 def test_similar_are_the_largest_cosines_to_broad_atoms():
     levels, x = two_levels(model(offset=normal(1, 12, 7)[0])), normal(40, 12)
-    cosines = levels.model.similarity(x.view(8, 5, 12))
+    cosines = levels.dictionary.similarity(x.view(8, 5, 12))
     assert isinstance(cosines, torch.Tensor)
     best = cosines[..., levels.broad].topk(4, dim=-1)
     found = levels.similar(x.view(8, 5, 12), top=4)

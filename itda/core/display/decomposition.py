@@ -1,4 +1,4 @@
-"""A text taken apart, as HTML for notebooks: its tokens shaded by how well they are explained, and a table for each."""
+"""A decomposed text as HTML for notebooks: tokens shaded by how well they are explained, and a table for each."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = 200
 MOST_ATOMS = 40
-"""Rows in the table of a token that is shown alone."""
+"""Most rows in the table of a token that is shown alone."""
 MOST_ROWS, ROWS_EACH = 450, 8
-"""Rows in the tables of a decomposition, those for column names included; and atoms in the table of one token."""
+"""Most rows in all tables of a decomposition, column names included; and most atoms in the table of one token."""
 TEXT_BYTES, ALL_BYTES = 100_000, 295_000
-"""Where the text of a decomposition ends, and where its tables end, whatever is in the labels."""
+"""Most bytes of a decomposition's text, and of its text and tables together, whatever is in the labels."""
 
 
 @runtime_checkable
@@ -47,22 +47,22 @@ class Use(Protocol):
 
     @property
     def atom(self) -> int:
-        """Its index in the dictionary."""
+        """Index of the atom in the dictionary."""
         ...
 
     @property
     def coefficient(self) -> float:
-        """Its coefficient, or its cosine."""
+        """Coefficient of the atom, or its cosine."""
         ...
 
     @property
     def label(self) -> Label:
-        """Which token it is."""
+        """Label of the token that the atom is."""
         ...
 
     @property
     def fidelity(self) -> float | None:
-        """The cosine of a refined atom to the activation that its label names."""
+        """Cosine of a refined atom to the activation that its label names; None if it was not refined."""
         ...
 
 
@@ -72,27 +72,27 @@ class Parts(Protocol):
 
     @property
     def label(self) -> Label:
-        """Which token it is."""
+        """Label of the token."""
         ...
 
     @property
     def explained(self) -> float | None:
-        """The share of its activation that the atoms explain; None where it is massive."""
+        """Share of the token's activation that the atoms explain; None where it is massive."""
         ...
 
     @property
     def massive(self) -> float | None:
-        """The norm of a massive activation, in medians; None for an ordinary one."""
+        """Norm of a massive activation, in medians; None for an ordinary one."""
         ...
 
     @property
     def atoms(self) -> Sequence[Use]:
-        """In pick order."""
+        """The atoms of the token's code, in pick order."""
         ...
 
 
 def one_token(parts: Parts, weight: str) -> str:
-    """A token in its prompt, the share explained, and its atoms; `weight` is what the coefficients are called."""
+    """Return HTML of a token in its prompt, the share explained, and its atoms; `weight` names the coefficients."""
     caption = f"Atoms of the token {chip(parts.label.token)}, "
     if parts.explained is None:
         caption += f"whose activation is {_massive(parts)}"
@@ -102,7 +102,7 @@ def one_token(parts: Parts, weight: str) -> str:
 
 
 def decomposition(tokens: Sequence[Parts], where: str | None, weight: str) -> str:
-    """A text whose tokens are shaded by the share explained, and under it a table of atoms for each, to open."""
+    """Return HTML of a text, its tokens shaded by the share explained, and under it a table of atoms for each."""
     if not tokens:
         return "<div>A decomposition of no tokens</div>"
     text = _fitting(_shaded(tokens[:MOST_TOKENS]), TEXT_BYTES)
@@ -171,7 +171,7 @@ def _details(place: int, parts: Parts, weight: str, most: int) -> str:
 
 
 def _atoms(uses: Sequence[Use], caption: str, weight: str, most: int) -> str:
-    """A table: index, coefficient as a number and a bar, and the atom's own token in its prompt."""
+    """Return a table of atoms: index, coefficient as a number and a bar, and the atom's own token in its prompt."""
     faithful = any(use.fidelity is not None for use in uses)
     largest = max((abs(use.coefficient) for use in uses), default=0) or 1
     signed = any(use.coefficient < 0 for use in uses)
@@ -196,7 +196,7 @@ def _atoms(uses: Sequence[Use], caption: str, weight: str, most: int) -> str:
 
 
 def _prompt(label: Label) -> str:
-    """Two cells, so that the tokens of a table are below each other; one where text runs from right to left."""
+    """Return two cells, so that a table's tokens stand below each other; one where text runs from right to left."""
     before, token, after = clipped(label)
     left, right = f"<bdi>{escaped(before)}</bdi>", f"{marked(token)}<bdi>{escaped(after)}</bdi>"
     if direction(label) == "rtl":
@@ -211,7 +211,7 @@ def _left_out(number: int, what: str, shown: int) -> str:
 
 
 def _fitting(parts: Iterable[str], room: int) -> list[str]:
-    """The first of some parts, as many as there is room for."""
+    """Return the first of some parts, as many as fit into `room` bytes."""
     found = []
     for part in parts:
         room -= len(part.encode())

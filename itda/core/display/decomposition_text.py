@@ -1,4 +1,4 @@
-"""A text taken apart, as plain text for terminals: one line for each token, with its strongest atoms."""
+"""A decomposed text as plain text for terminals: one line for each token, with its strongest atoms."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from itda.core.display.decomposition import Parts
 
 TOKENS, ATOMS = 24, 3
-"""Lines, and atoms on each, at most."""
+"""Most lines, and most atoms on each line."""
 TOKEN_WIDTH, ATOM_WIDTH = 14, 17
-"""Columns: a line has at most 80."""
+"""Columns for a token, and for an atom: a line has at most 80."""
 
 
 def decomposition_text(tokens: Sequence[Parts], heading: str) -> str:
-    """A heading, then one line of at most 80 columns for each of the first tokens: share explained, strongest atoms.
+    """Return a heading, then a line of at most 80 columns for each first token: share explained, strongest atoms.
 
     An atom is shown as its number, its own token, and its coefficient or cosine.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from itda.core.labels import Label
 
 SHARE, POSITIVE, NEGATIVE = "#148c7d", "#3278dc", "#cd5f14"
-"""Each has a contrast of more than 3.5 to white and to #111."""
+"""Colours of bars and shades. Each has a contrast of more than 3.5 to white and to #111."""
 LINE = "#8888"
 BOX = f"border:1px solid {LINE};border-radius:4px;padding:.4em .7em;margin:.5em 0;overflow-wrap:anywhere"
 BOX += ";font-family:monospace;white-space:pre-wrap;line-height:1.8"
@@ -25,7 +25,7 @@ SIGNS = {"\n": ("⏎", "newline"), "\t": ("⇥", "tab"), "\r": ("␍", "carriage
 
 
 def one_line(label: Label, before: int = 36, token: int = 30, after: int = 20) -> str:
-    r"""The token in its prompt as plain text of one line.
+    r"""Return the token in its prompt as one line of plain text.
 
     >>> from itda.core.labels import Label
     >>> one_line(Label("essay", 1, 2, 5, 9, before="To", token=" be", after="\nor"))
@@ -36,18 +36,18 @@ def one_line(label: Label, before: int = 36, token: int = 30, after: int = 20) -
 
 
 def in_prompt(label: Label) -> str:
-    """The token in its prompt as HTML of one line."""
+    """Return the token in its prompt as one line of HTML."""
     before, token, after = clipped(label)
     return f"<bdi>{escaped(before)}</bdi>{marked(token)}<bdi>{escaped(after)}</bdi>"
 
 
 def plain(text: str) -> str:
-    """Text on one line, not escaped: signs for control characters, and for what could hide or reorder text."""
+    """Return text on one line, not escaped, with signs for characters that control, hide or reorder text."""
     return "".join(_shown(c)[0] for c in text)
 
 
 def escaped(text: str, *, token: bool = False, lines: bool = False) -> str:
-    """Text as HTML, with faint signs for what could not be seen; of a token also for spaces that begin it.
+    """Return text as HTML, with faint signs for invisible characters; in a token also for its leading spaces.
 
     The title of a sign names its character, so that it is not taken for the text's own. With `lines`, a newline ends a
     line as well.
@@ -68,18 +68,18 @@ def escaped(text: str, *, token: bool = False, lines: bool = False) -> str:
 
 
 def sign(shown: str, name: str) -> str:
-    """A faint sign that stands for the character that its title names."""
+    """Return a faint sign that stands for a character; its title names the character."""
     return f'<span title="{name}" style="opacity:.6">{shown}</span>'
 
 
 def marked(token: str, *, lines: bool = False) -> str:
-    """A token that stands out from its prompt, in colours of its own."""
+    """Return a token marked by colours, so that it stands out from its prompt."""
     inside = escaped(token, token=True, lines=lines)
     return f'<mark style="background:#fd6;color:#000"><bdi>{inside}</bdi></mark>'
 
 
 def chip(token: str) -> str:
-    """A token on its own."""
+    """Return a token alone, in a small frame."""
     inside = escaped(clip(token, 30), token=True)
     return (
         f'<bdi style="font-family:monospace;border:1px solid {LINE};padding:0 3px;white-space:pre-wrap">{inside}</bdi>'
@@ -87,7 +87,7 @@ def chip(token: str) -> str:
 
 
 def passage(label: Label) -> str:
-    """A prompt in its lines, with its token marked."""
+    """Return a prompt with its line breaks, and its token marked."""
     before, token, after = clipped(label, 400, 200, 200)
     inside = (
         f"<bdi>{escaped(before, lines=True)}</bdi>{marked(token, lines=True)}<bdi>{escaped(after, lines=True)}</bdi>"
@@ -96,7 +96,7 @@ def passage(label: Label) -> str:
 
 
 def bar(start: float, end: float, colour: str) -> str:
-    """A small frame filled from one share of its width to another."""
+    """Return a small frame filled from one share of its width to another."""
     a, b = (100 * min(1.0, max(0.0, share)) for share in (start, end))
     before = f"#0000 {a:.0f}%," if a else ""
     fill = f"linear-gradient(90deg,{before}{colour} 0 {b:.0f}%,#0000 0)"
@@ -104,24 +104,24 @@ def bar(start: float, end: float, colour: str) -> str:
 
 
 def share(value: float) -> str:
-    """A share as a bar and a number."""
+    """Return a share as a bar and a number."""
     return f"{bar(0.0, value, SHARE)} {value:.1%}"
 
 
 def table(caption: str) -> str:
-    """The beginning of a table; the caption is HTML."""
+    """Return the beginning of a table; the caption is HTML."""
     return f'<table style="border-spacing:.6em 1px"><caption style="text-align:left">{caption}</caption>'
 
 
 def facts(caption: str, rows: Iterable[tuple[str, str]]) -> str:
-    """A table of names, each with its value in HTML."""
+    """Return a table of names, each with its value in HTML."""
     left = 'style="text-align:left"'
     lines = (f'<tr><th scope="row" {left}>{name}</th><td {left}>{value}</td></tr>' for name, value in rows)
     return f"{table(caption)}<tbody>{''.join(lines)}</tbody></table>"
 
 
 def clipped(label: Label, before: int = 36, token: int = 30, after: int = 20) -> tuple[str, str, str]:
-    """What is before a token, the token, and what is after it, in at most so many characters each.
+    """Return the text before a token, the token, and the text after it, in at most so many characters each.
 
     A text of its own has room for all three.
     """
@@ -132,12 +132,12 @@ def clipped(label: Label, before: int = 36, token: int = 30, after: int = 20) ->
 
 
 def clip(text: str, most: int) -> str:
-    """The beginning of a text."""
+    """Return a text cut to at most `most` characters, the last of them an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def direction(label: Label) -> str:
-    """Which way a prompt runs: as the first letter of its token, or else of what stands around it."""
+    """Return the direction of a prompt, by the first letter of its token, or else of the text around it."""
     for part in (label.token, label.before[-40:], label.after[:40]):
         for kind in map(unicodedata.bidirectional, part):
             if kind in ("L", "R", "AL"):
@@ -146,7 +146,7 @@ def direction(label: Label) -> str:
 
 
 def _shown(c: str) -> tuple[str, str]:
-    """The text that stands for a character, and the character's name if that is a sign."""
+    """Return the text that stands for a character, and the character's name if that text is a sign."""
     if c in SIGNS:
         return SIGNS[c]
     # Control characters, lone surrogates, marks of direction: what a page cannot hold, or would not show.
@@ -154,6 +154,6 @@ def _shown(c: str) -> tuple[str, str]:
 
 
 def _kind(c: str) -> tuple[str, str]:
-    """Characters of one kind stand in one element: all that are as they are, or those of one sign."""
+    """Return the key of the element that a character goes into: one for all plain characters, one for each sign."""
     shown, name = _shown(c)
     return (shown, name) if name else ("", "")

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from itda.core.labels import Label, Labels
 
 LINE_LABELS, TABLE_LABELS = 3, 10
-"""Labels that are shown of many."""
+"""Most labels shown in a line, and in a table."""
 
 
 def labels_line(labels: Labels) -> str:
-    """One line about labels: how many they are, and the first of them in their prompts."""
+    """Return one line about labels: their number, and the first of them in their prompts."""
     first = [markup.one_line(label, 12, 16, 8) for label in _first(labels, LINE_LABELS)]
     more = ["…"] if labels.document.size > len(first) else []
     shown = f": {', '.join([*first, *more])}" if first else ""
@@ -26,7 +26,7 @@ def labels_line(labels: Labels) -> str:
 
 
 def labels_html(labels: Labels) -> str:
-    """A table of the first labels: where each is, and its prompt; of texts of their own, the text alone."""
+    """Return a table of the first labels: where each is, and its prompt; or the text alone, where that is the label."""
     first = _first(labels, TABLE_LABELS)
     rest = labels.document.size - len(first)
     whole = _whole(labels)
@@ -37,14 +37,17 @@ def labels_html(labels: Labels) -> str:
     return f"<div>{markup.table(caption)}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
-def model_line(model: ITDA) -> str:
-    """One line about a dictionary: how large it is, and the settings that made it."""
-    return f"<ITDA of {', '.join(_about(model).values())}>"
+def dictionary_line(dictionary: ITDA) -> str:
+    """Return one line about a dictionary: its size, and the settings that made it."""
+    return f"<ITDA of {', '.join(_about(dictionary).values())}>"
 
 
-def model_html(model: ITDA) -> str:
-    """A table about a dictionary: what its line says, and where it comes from."""
-    rows = {**_about(model), **{name: str(model.provenance[name]) for name in PROVENANCE if model.provenance.get(name)}}
+def dictionary_html(dictionary: ITDA) -> str:
+    """Return a table about a dictionary: the facts of its line, and where it comes from."""
+    rows = {
+        **_about(dictionary),
+        **{name: str(dictionary.provenance[name]) for name in PROVENANCE if dictionary.provenance.get(name)},
+    }
     return facts_html("ITDA", {name: value for name, value in rows.items() if value})
 
 
@@ -53,16 +56,16 @@ PROVENANCE = ("model", "corpus", "tokens", "window")
 
 
 def facts_html(title: str, rows: Mapping[str, str]) -> str:
-    """A small table of names and values, none of which is trusted."""
+    """Return a small table of names and values, all of them escaped."""
     shown = [(name, f"<bdi>{markup.escaped(markup.clip(value, 200))}</bdi>") for name, value in rows.items()]
     return f"<div>{markup.facts(f'<b>{markup.escaped(title)}</b>', shown)}</div>"
 
 
-def _about(model: ITDA) -> dict[str, str]:
-    where = f" at {model.site}" if model.site is not None else ""
-    found = {"atoms": f"{len(model):,} atoms of width {model.d_model:,}{where}", "k": f"k {model.k}"}
-    found |= {"pursuit": f"pursuit {model.pursuit}", "mode": f"mode {model.mode}"}
-    if model.fidelity is not None:
+def _about(dictionary: ITDA) -> dict[str, str]:
+    where = f" at {dictionary.site}" if dictionary.site is not None else ""
+    found = {"atoms": f"{len(dictionary):,} atoms of width {dictionary.d_model:,}{where}", "k": f"k {dictionary.k}"}
+    found |= {"pursuit": f"pursuit {dictionary.pursuit}", "mode": f"mode {dictionary.mode}"}
+    if dictionary.fidelity is not None:
         found["refined"] = "refined"
     return found
 
@@ -78,7 +81,7 @@ def _prompt(label: Label) -> str:
 
 
 def _whole(labels: Labels) -> bool:
-    """True if the first labels are texts of their own, and so, in all likelihood, all of them."""
+    """Return True if the first labels are whole texts; then, in all likelihood, all are."""
     first = _first(labels, TABLE_LABELS)
     return bool(first) and all(label.whole for label in first)
 

@@ -1,4 +1,4 @@
-"""The fastest way to a pursuit's codes, and back from them, for the device that the atoms are on."""
+"""The fastest encoder and decoder for the device that the atoms are on."""
 
 import logging
 from functools import partial
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 
 @runtime_checkable
 class Encoder(Protocol):
-    """`plain.pursue` for one dictionary."""
+    """A function that decomposes by the atoms of one dictionary, with the results of `plain.pursue`."""
 
     def __call__(
         self, targets: Float[Tensor, "batch d_model"], /, *, enough: float = 0.0
     ) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
-        """Codes of some targets, and the share of their energy left over."""
+        """Return the codes of some targets, and the share of each one's energy left over."""
         ...
 
 
@@ -36,7 +36,7 @@ def encoder(
     memory: int | None = None,
     fast: bool | None = None,
 ) -> Encoder:
-    """Choose the fastest way there is to decompose in these atoms; it may keep things from call to call.
+    """Choose the fastest encoder for these atoms; it may keep things, such as a Gram matrix, from call to call.
 
     `memory` is how many bytes a Gram matrix may take, `fast` whether a GPU may approximate; None is for what
     `set_memory` and `set_fast` say.
@@ -61,7 +61,7 @@ def encoder(
 def decoded(
     coefficients: Float64[Tensor, "batch k"], atoms: Float[Tensor, "atoms d_model"], indices: Int64[Tensor, "batch k"]
 ) -> Float64[Tensor, "batch d_model"]:
-    """sum_t coefficients[:, t] * atoms[indices[:, t]], one term after the other, on the device of the atoms."""
+    """Return sum_t coefficients[:, t] * atoms[indices[:, t]], one term after the other, on the atoms' device."""
     if atoms.device.type == "cpu" and atoms.dtype == torch.float32 and len(atoms) > 0:
         from itda.core.pursuit.gram_cpu import sums_of_atoms
 

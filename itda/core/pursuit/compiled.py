@@ -1,4 +1,4 @@
-"""Two ways to compile a loop: one that keeps every rounding, one that may not matter to the last bit.
+"""Two ways to compile a loop: one keeps every rounding, the other is faster and may change the last bits.
 
 `unwrap`: what checks annotations in the test run would be in the way of the compiler.
 """
@@ -22,7 +22,7 @@ def as_written(function: F) -> F:
 
 
 def inlined(function: F) -> F:
-    """As `as_written`, into its caller: the dozens of array pointers of a call cost as much as a short step."""
+    """Compile as `as_written`, but into the caller: passing dozens of array pointers costs as much as a short step."""
     return _compiled(function, inline="always")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def fixed_sum(terms: Float64[Tensor, "*batch width"]) -> Float64[Tensor, "*batch"]:
-    """Sum of the last axis by folding it in halves. Overwrites `terms`."""
+    """Sum the last axis by folding it in halves. Overwrites `terms`."""
     width = terms.shape[-1]
     while width > 1:
         half = (width + 1) // 2
@@ -26,19 +26,19 @@ def fixed_sum(terms: Float64[Tensor, "*batch width"]) -> Float64[Tensor, "*batch
 
 
 def fixed_dot(a: Float64[Tensor, "*batch width"], b: Float64[Tensor, "*batch width"]) -> Float64[Tensor, "*batch"]:
-    """<a, b> along the last axis, in the fixed order of `fixed_sum`."""
+    """Return <a, b> along the last axis, in the fixed order of `fixed_sum`."""
     return fixed_sum(a * b)
 
 
 def root(x: Float64[Tensor, "*batch"]) -> Float64[Tensor, "*batch"]:
-    """The square root, correctly rounded; on the CPU torch takes that of a vector library, which may be one bit off."""
+    """Return the correctly rounded square root; torch's own on the CPU is a vector library's and may be one bit off."""
     return torch.as_tensor(np.sqrt(x.numpy())) if x.device.type == "cpu" else x.sqrt()
 
 
 def weighted_atoms(
     coefficients: Float64[Tensor, "batch k"], atoms: Tensor, indices: Tensor
 ) -> Float64[Tensor, "batch d_model"]:
-    """sum_t coefficients[:, t] * atoms[indices[:, t]], one term after the other."""
+    """Return sum_t coefficients[:, t] * atoms[indices[:, t]], one term after the other."""
     total = coefficients.new_zeros(len(coefficients), atoms.shape[1])
     for step in range(coefficients.shape[1] if len(atoms) else 0):
         # A product and a sum, not addcmul: a fused multiply-add rounds once, and only where the hardware has one.
@@ -47,7 +47,7 @@ def weighted_atoms(
 
 
 def scaled(x: Float64[Tensor, "*batch"], exponent: Tensor) -> Float64[Tensor, "*batch"]:
-    """x * 2 ** exponent without a rounding; `pow` and `ldexp` may round, or overflow on the way.
+    """Return x * 2 ** exponent without a rounding; `pow` and `ldexp` may round, or overflow on the way.
 
     The power is made of its bits, in two halves so that each is a normal number.
     """
@@ -59,13 +59,13 @@ def scaled(x: Float64[Tensor, "*batch"], exponent: Tensor) -> Float64[Tensor, "*
 
 @contextmanager
 def full_precision_products(device: torch.device) -> Iterator[None]:
-    """Float32 products in float32, whatever the program allows itself elsewhere: TF32, bfloat16, autocast."""
+    """Compute float32 products in float32, even if the program allows TF32, bfloat16 or autocast elsewhere."""
     with torch.autocast(device.type, enabled=False), _common_precision() or _precision_by_backend():
         yield
 
 
 def _common_precision() -> AbstractContextManager[None] | None:
-    """Full precision by torch's setting for all backends; None where a backend has one of its own."""
+    """Return a context of full precision for all backends; None where a backend has a setting of its own."""
     try:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:  # torch refuses to name one precision when the backends' settings were used

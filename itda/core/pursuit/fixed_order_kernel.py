@@ -12,7 +12,7 @@ DEPENDENT = 1e-10  # `subtraction.DEPENDENT`; a test compares them
 
 @as_written
 def fixed_dot(a: np.ndarray, b: np.ndarray, terms: np.ndarray) -> float:
-    """<a, b> in the order of `fixed_order.fixed_sum`: fold in halves. `terms` is scratch of at least half the width."""
+    """Return <a, b> in the order of `fixed_order.fixed_sum`. `terms` is scratch of at least half the width."""
     # Slices, for an index that may be negative keeps a loop from being vectorised.
     width = len(a)
     half = (width + 1) // 2
@@ -33,7 +33,7 @@ def fixed_dot(a: np.ndarray, b: np.ndarray, terms: np.ndarray) -> float:
 
 @as_written
 def subtract_atom(residual: np.ndarray, coefficient: float, atom: np.ndarray) -> None:
-    """r -= coefficient * atom."""
+    """Subtract coefficient * atom from the residual, in place."""
     for i in range(len(residual)):
         residual[i] -= coefficient * np.float64(atom[i])
 
@@ -42,7 +42,7 @@ def subtract_atom(residual: np.ndarray, coefficient: float, atom: np.ndarray) ->
 def residual_of(
     z: np.ndarray, coefficients: np.ndarray, atoms: np.ndarray, indices: np.ndarray, number: int, residual: np.ndarray
 ) -> None:
-    """r = z - sum_t coefficients[t] * atoms[indices[t]], the sum first, one term after the other."""
+    """Compute r = z - sum_t coefficients[t] * atoms[indices[t]], the sum first, one term after the other."""
     for i in range(len(z)):
         residual[i] = 0.0
     for t in range(number):
@@ -57,7 +57,7 @@ def residual_of(
 def sums_of_atoms(
     rows: np.ndarray, coefficients: np.ndarray, atoms: np.ndarray, indices: np.ndarray, sums: np.ndarray
 ) -> None:
-    """sum_t coefficients[:, t] * atoms[indices[:, t]] of some rows, as `fixed_order.weighted_atoms`."""
+    """Compute sum_t coefficients[:, t] * atoms[indices[:, t]] of some rows, as `fixed_order.weighted_atoms`."""
     for i in rows:
         total = sums[i]
         for j in range(len(total)):
@@ -105,7 +105,7 @@ def add_column(
 
 @as_written
 def solve(factor: np.ndarray, projected: np.ndarray, length: int, solution: np.ndarray) -> None:
-    """L^T a = y by back substitution."""
+    """Solve L^T a = y by back substitution."""
     for s in range(length):
         solution[s] = projected[s]
     for s in range(length - 1, -1, -1):

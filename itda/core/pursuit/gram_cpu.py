@@ -29,23 +29,23 @@ from itda.core.pursuit.threads import over_rows
 log = logging.getLogger(__name__)
 
 PRODUCT_SIZE = 2**24
-"""Elements of the products that Gram rows are made from."""
+"""Most elements of a product that Gram rows are made from."""
 
 BLOCK_BYTES = 2**25
-"""Correlations of the activations taken together: more of them make no product more efficient, and fill the cache."""
+"""Most bytes of the correlations of one block: more make no product more efficient, and fill the cache."""
 
 BLOCK_ROWS = 512
-"""Activations that are taken together even if their correlations are larger: fewer make the product less efficient."""
+"""Activations in a block even if their correlations take more bytes: fewer make the product less efficient."""
 
 CROWD = 1024
-"""Activations that are taken together where Gram rows have to be computed again and again, step by step."""
+"""Most activations in a block where Gram rows have to be computed again and again, step by step."""
 
 KINDS = {MP: gram_cpu_kernel.MP, MP_REFIT: gram_cpu_kernel.MP_REFIT, OMP: gram_cpu_kernel.OMP}
-"""The rules that the compiled loops know, and what they call them."""
+"""The number by which the compiled loops know each of their rules."""
 
 
 def kind_of(pursuit: Pursuit) -> int | None:
-    """Look up what the compiled loops call a pursuit; None if they do not know its rules.
+    """Look up the number by which the compiled loops know a pursuit; None if they do not know its rules.
 
     >>> kind_of("omp"), kind_of("nn_mp")
     (2, None)
@@ -54,12 +54,12 @@ def kind_of(pursuit: Pursuit) -> int | None:
 
 
 class GramRows:
-    """Rows of D D^T for the atoms that were asked for, within a number of bytes. The dictionary may grow."""
+    """Rows of D D^T for the atoms asked for so far, within a number of bytes. The dictionary may grow."""
 
     def __init__(
         self, atoms: Float32[Tensor, "room d_model"], number: int, *, least: int, memory: int | None = None
     ) -> None:
-        """`memory` in bytes, by default what `memory.available` says; `least` rows fit in any case."""
+        """Take `memory` bytes, by default as many as `memory.available` says; `least` rows fit in any case."""
         self.atoms, self.number = atoms.detach(), number
         self._least = least
         self._memory = budget.available() if memory is None else memory
@@ -77,24 +77,24 @@ class GramRows:
 
     @property
     def capacity(self) -> int:
-        """Rows that fit."""
+        """Number of rows that fit into memory."""
         return len(self.rows)
 
     @property
     def complete(self) -> bool:
-        """Whether all rows fit."""
+        """True if all rows fit into memory."""
         return self.capacity >= self.number
 
     @property
     def description(self) -> str:
-        """What is kept, for people."""
+        """One line that says, for people, how many rows are kept."""
         size = f"{2 * self.rows.size / 1e9:.2f} GB"
         if self.complete:
             return f"the Gram matrix of {self.number:,} atoms fits, {size}"
         return f"{self.capacity:,} of {self.number:,} rows of the Gram matrix fit, {size}: the ones used last are kept"
 
     def view(self, fresh: np.ndarray) -> Gram:
-        """What the kernels read."""
+        """Return the arrays that the kernels read."""
         return Gram(self.rows, self.slots, self.used, self.number, fresh)
 
     def fetch(self, wanted: np.ndarray) -> None:
@@ -110,7 +110,7 @@ class GramRows:
             over_rows(gram_cpu_kernel.keep_rows, tiles, product, self._place(part), self.rows)
 
     def grow(self, atoms: Float32[Tensor, "room d_model"], number: int, fresh: np.ndarray) -> None:
-        """The dictionary has become `atoms[:number]`; `fresh` has the rows of the new atoms, up to the diagonal."""
+        """Take in new atoms, so that there are `atoms[:number]`; `fresh` has the new rows, up to the diagonal."""
         before, self.atoms = self.number, atoms
         self._reserve(number)
         self.number = number
@@ -134,7 +134,7 @@ class GramRows:
         return slots
 
     def _reserve(self, number: int) -> None:
-        """Make place for so many columns. In place: a copy would take twice the memory."""
+        """Make room for `number` columns without a copy, which would take twice the memory."""
         before = self.rows.shape[1]
         if number <= before:
             return
@@ -166,13 +166,13 @@ def _resized(array: np.ndarray, size: int, fill: int) -> np.ndarray:
 
 
 class Scratch:
-    """Arrays that are used again from block to block, so that their pages are touched once."""
+    """Arrays that are reused from block to block, so that the system provides their memory only once."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, np.ndarray] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        """An array of any content; the one of the same name before it is gone."""
+        """Return an array of undefined content, in the memory of the last one of that name."""
         size = math.prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < size:
@@ -193,7 +193,7 @@ def new_block(
     scratch: Scratch,
     keep_first: bool = False,
 ) -> tuple[Block, Tensor]:
-    """The start of a pursuit, without correlations; and the exponents by which targets were scaled."""
+    """Return a block at the start of its pursuit, without correlations, and the exponents that scaled its targets."""
     batch, d_model = targets.shape
     first = scratch.array("first", (batch, room), np.float32)
     c = scratch.array("c", (batch, room), np.float32) if keep_first else first
@@ -226,7 +226,7 @@ def new_block(
 
 
 def correlate(block: Block, atoms: Float32[Tensor, "atoms d_model"]) -> None:
-    """The first correlations: z D^T in float32."""
+    """Compute the first correlations, z D^T, in float32."""
     with full_precision_products(atoms.device):
         torch.mm(torch.from_numpy(block.narrow), atoms.T, out=torch.from_numpy(block.first)[:, : len(atoms)])
 
@@ -249,7 +249,7 @@ def run(
 
 
 def _refresh(rows: np.ndarray, block: Block, atoms: Float32[Tensor, "atoms d_model"]) -> None:
-    """Correlations from the residual itself, whose error is in proportion to what is left."""
+    """Compute correlations from the residual itself, so that their error is in proportion to what is left."""
     norm = torch.from_numpy(np.sqrt(block.left[rows]))
     unit = (torch.from_numpy(block.residual[rows]) / norm[:, None]).float()
     with full_precision_products(atoms.device):
@@ -261,7 +261,7 @@ def _refresh(rows: np.ndarray, block: Block, atoms: Float32[Tensor, "atoms d_mod
 
 
 class GramEncoder:
-    """Codes in a dictionary, with the Gram rows that were needed so far; `plain`'s where `kind_of` is None."""
+    """An encoder that keeps the Gram rows needed so far; `plain` does the work where `kind_of` is None."""
 
     def __init__(self, gram: GramRows, k: int, pursuit: Pursuit) -> None:
         self.gram, self.k, self.pursuit = gram, k, pursuit
@@ -271,7 +271,7 @@ class GramEncoder:
     def __call__(
         self, targets: Float[Tensor, "batch d_model"], enough: float = 0.0
     ) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
-        """As `plain.pursue`."""
+        """Return codes and shares left over, as `plain.pursue`."""
         if kind_of(self.pursuit) is None or self.gram.number == 0 or len(targets) == 0:
             return pursue(targets, self.gram.atoms[: self.gram.number], self.k, self.pursuit, enough=enough)
         with self._lock:
@@ -297,7 +297,7 @@ class GramEncoder:
 
 
 def rows_at_once(gram: GramRows, k: int) -> int:
-    """Activations per block."""
+    """Return the number of activations per block."""
     if gram.complete:
         return min(4096, max(BLOCK_ROWS, BLOCK_BYTES // (4 * gram.number)))
     # Gram rows that do not fit are computed at each step for the whole block: the more of them, the more efficient is
@@ -308,7 +308,7 @@ def rows_at_once(gram: GramRows, k: int) -> int:
 def sums_of_atoms(
     coefficients: Float64[Tensor, "batch k"], atoms: Float32[Tensor, "atoms d_model"], indices: Int64[Tensor, "batch k"]
 ) -> Float64[Tensor, "batch d_model"]:
-    """sum_t coefficients[:, t] * atoms[indices[:, t]]: `fixed_order.weighted_atoms`, compiled, to the bit."""
+    """Return sum_t coefficients[:, t] * atoms[indices[:, t]], with the bits of `fixed_order.weighted_atoms`."""
     sums = np.empty((len(indices), atoms.shape[1]))
     picked = (t.detach().contiguous().numpy() for t in (coefficients, atoms, indices))
     over_rows(fixed_order_kernel.sums_of_atoms, np.arange(len(indices)), *picked, sums)

@@ -16,7 +16,7 @@ from itda.core.pursuit.compiled import as_written, inlined, may_reorder, prefetc
 from itda.core.pursuit.fixed_order_kernel import add_column, fixed_dot, residual_of, solve, subtract_atom
 
 TILE = 512
-"""Atoms per tile. Its largest |c| is kept, so that only tiles that can hold a candidate are looked at again."""
+"""Atoms per tile. The largest |c| of a tile is kept, so that only tiles that can hold a candidate are searched."""
 
 NARROW = 64
 """Atoms per tile where a matrix is transposed: one of these by some hundred activations stays in the first cache."""
@@ -31,7 +31,7 @@ UNIT = 2.0**-24
 RESOLUTION = 2.0**-20  # `plain.RESOLUTION`: the kernels are compiled, so the value is fixed here; a test compares them
 
 DONE, NEEDS_ROW, NEEDS_PRODUCT = 0, 1, 2
-"""Why a row stopped: finished; an atom's Gram row is not at hand; its correlations are too coarse to choose by."""
+"""Reasons why a row stopped: finished; an atom's Gram row is missing; its correlations are too coarse to choose by."""
 
 MP, MP_REFIT, OMP = 0, 1, 2
 
@@ -100,7 +100,7 @@ def _subtract(c: np.ndarray, row: np.ndarray, weight: np.float32, start: int, st
 
 @as_written
 def _main_part(gram: Gram, atom: int) -> tuple[np.ndarray, int]:
-    """The contiguous part of an atom's Gram row, and its length; an empty slot has length -1."""
+    """Return the contiguous part of an atom's Gram row, and its length; an empty slot has length -1."""
     if atom >= gram.settled:
         return gram.fresh[atom - gram.settled], atom + 1
     slot = gram.slots[atom]
@@ -243,15 +243,15 @@ def _catch_up(
 def _pick(
     i: int, block: Block, atoms: np.ndarray, number: int, maxima: np.ndarray, found: np.ndarray, terms: np.ndarray
 ) -> tuple[int, float]:
-    """The atom with the largest exact |<r, d>| and that correlation; -1 if c is too coarse to tell."""
+    """Return the atom with the largest float64 |<r, d>|, and that <r, d>; -1 if c is too coarse to tell."""
     c, tiles = block.c[i], (number + TILE - 1) // TILE
-    sizes = maxima.view(np.float32)
-    top = sizes[0]
+    largest = maxima.view(np.float32)
+    top = largest[0]
     for tile in range(1, tiles):
-        top = max(top, sizes[tile])
+        top = max(top, largest[tile])
     # The extra 0.1 covers the rounding of `cut` itself.
     cut = np.float32(top - 2.1 * block.bound[i])
-    count = _candidates(c, sizes, tiles, number, cut, found)
+    count = _candidates(c, largest, tiles, number, cut, found)
     fresh = product_error(block.z.shape[1]) * np.sqrt(block.left[i])
     if count > max(64, number // 64) and block.bound[i] > 4 * fresh:
         return -1, 0.0
@@ -306,7 +306,7 @@ def _turn(
     terms: np.ndarray,
     column: np.ndarray,
 ) -> bool:
-    """One step of a row; False if it stopped. `other` is the row whose turn is next, or -1."""
+    """Take one step of a row; return False if it stopped. `other` is the row whose turn is next, or -1."""
     step, residual = int(block.step[i]), block.residual[i]
     if number == 0 or step == k or not block.left[i] > block.least[i]:
         return False

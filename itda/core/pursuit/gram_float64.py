@@ -14,7 +14,7 @@ from itda.core.pursuit.subtraction import Projection
 
 
 def gram_of(atoms: Float64[Tensor, "atoms d_model"]) -> Float64[Tensor, "atoms atoms"]:
-    """<d_i, d_j> for all pairs, each summed in a fixed order.
+    """Return <d_i, d_j> for all pairs, each summed in a fixed order.
 
     >>> gram_of(torch.eye(2).double()).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
@@ -29,7 +29,7 @@ def picks(
     k: int,
     pursuit: Pursuit,
 ) -> tuple[Int64[Tensor, "batch k"], Float64[Tensor, "batch k"]]:
-    """The atom and the coefficient of each of k steps; coefficients are 0 from where no atom is worth picking.
+    """Return the atom and the coefficient of each of k steps; coefficients are 0 from where no atom is worth picking.
 
     For pursuits that subtract projections and do not refit. `gram` is `gram_of(atoms)`.
 

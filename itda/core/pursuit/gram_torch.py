@@ -35,13 +35,13 @@ UNIT = 2.0**-24
 """Unit roundoff of float32."""
 
 SLACK = 1.05
-"""What is left out of the bounds is less than a twentieth of them, for d_model up to half a million."""
+"""Factor on the bounds: the terms they leave out are less than a twentieth, for d_model up to half a million."""
 
 CROWD = 64
 """A row with more candidates than this, and than a 64th of the atoms, gets a fresh product if that may help."""
 
 COARSE = 4.0
-"""It may where E is more than this many times the bound of a fresh product."""
+"""A fresh product may help where E is more than this many times its bound."""
 
 Codes = tuple[SparseCode, Float64[Tensor, " batch"]]
 Picks = tuple[Int64[Tensor, "batch k"], Float64[Tensor, "batch k"], Int64[Tensor, " batch"], Float64[Tensor, " batch"]]
@@ -73,7 +73,7 @@ def pursue(
 
 
 def gram_of(atoms: Float[Tensor, "atoms d_model"]) -> Float32[Tensor, "atoms atoms"]:
-    """<d_i, d_j> for all pairs, in float32.
+    """Return <d_i, d_j> for all pairs, in float32.
 
     >>> gram_of(torch.eye(2)).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
@@ -84,17 +84,17 @@ def gram_of(atoms: Float[Tensor, "atoms d_model"]) -> Float32[Tensor, "atoms ato
 
 
 def product_error(width: int) -> float:
-    """The most that a float32 product with a unit atom is off, beside the norm of the other factor."""
+    """Return the largest error of a float32 product with a unit atom, as a share of the other factor's norm."""
     return SLACK * (width + 8) * UNIT
 
 
 def rows_at_once(width: int, device: torch.device) -> int:
-    """Rows per group: matrices of `width` columns have about 2^23 numbers, on a GPU 2^26. It changes no result."""
+    """Return the rows per group: with `width` columns about 2^23 numbers, on a GPU 2^26. It changes no result."""
     return max(1, (2**26 if device.type == "cuda" else plain.PRODUCT_SIZE) // max(1, width))
 
 
 def joined(parts: list[tuple[SparseCode, Tensor]]) -> Codes:
-    """Groups of rows, one after the other."""
+    """Join groups of rows, one after the other."""
     code = SparseCode(
         torch.cat([code.indices for code, _ in parts]),
         torch.cat([code.coefficients for code, _ in parts]),
@@ -105,7 +105,7 @@ def joined(parts: list[tuple[SparseCode, Tensor]]) -> Codes:
 
 @dataclass(frozen=True)
 class Start:
-    """What a pursuit starts from: z = 2^-exponent targets, with entries near 1, and its energy ||z||^2."""
+    """The start of a pursuit: z = 2^-exponent targets, with entries near 1, and its energy ||z||^2."""
 
     z: Float64[Tensor, "batch d_model"]
     exponent: Tensor
@@ -117,7 +117,7 @@ class Start:
 
     @staticmethod
     def of(targets: Float[Tensor, "batch d_model"], enough: float) -> Start:
-        """Scale, and set the limits."""
+        """Scale the targets, and set the limits at which rows are done."""
         exponent = torch.frexp(targets.abs().amax(dim=1)).exponent
         z = scaled(targets.double(), -exponent[:, None])
         energy = fixed_dot(z, z)
@@ -127,7 +127,7 @@ class Start:
     def finish(
         self, picks: Picks, atoms: Float[Tensor, "atoms d_model"], rules: PursuitRules, dtype: torch.dtype
     ) -> Codes:
-        """Merge, refit if the rules say so, and scale back."""
+        """Merge repeated picks, refit if the rules say so, and undo the scaling."""
         indices, coefficients, count, left = picks
         code = SparseCode.from_picks(indices, coefficients, count)
         if rules.refit:
@@ -224,7 +224,7 @@ def _orthogonal(start: Start, atoms: Tensor, gram: Float32[Tensor, "atoms atoms"
 
 
 STEPS = {Projection: _matching, LeastSquares: _orthogonal}
-"""How correlations follow from the Gram matrix, for what a pursuit subtracts; the others are left to `plain`."""
+"""The function that takes the steps, for each kind of subtraction that has one; `plain` does the others."""
 
 
 def _nothing_picked(start: Start, k: int) -> tuple[Tensor, Tensor, Tensor]:

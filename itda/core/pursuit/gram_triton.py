@@ -50,17 +50,17 @@ def pursue_triton(
         start = Start.of(part, enough)
         indices, coefficients, count, left = _launch(start, atoms, gram, k, on_chip, tile, fast, crowd)
         codes = start.finish((indices, coefficients, count.clamp(min=0), left), atoms, rules_of(pursuit), part.dtype)
-        unfinished = (count < 0).nonzero().squeeze(1)
-        if len(unfinished) > 0:
-            redone = gram_torch.pursue(part[unfinished], atoms, k, pursuit, enough=enough, gram=gram)
+        given_up = (count < 0).nonzero().squeeze(1)
+        if len(given_up) > 0:
+            redone = gram_torch.pursue(part[given_up], atoms, k, pursuit, enough=enough, gram=gram)
             for kept, new in zip(_tensors(codes), _tensors(redone), strict=True):
-                kept[unfinished] = new
+                kept[given_up] = new
         parts.append(codes)
     return gram_torch.joined(parts)
 
 
 def fold_order(width: int, levels: int) -> list[int]:
-    """Where each of 2 ** levels places takes its term from, -1 for none: halving these adds what `fixed_sum` adds.
+    """Return where each of 2 ** levels places takes its term from, -1 for none: halving adds as `fixed_sum` does.
 
     `fixed_sum` adds the term at `half + i` to that at `i`, for half = ceil(width / 2), and goes on with `half` terms.
 
@@ -84,19 +84,15 @@ def _launch(
     fast: bool,
     crowd: int,
 ) -> Picks:
-    """Start a program per row; a count of -1 marks a row that its program left unfinished."""
+    """Start a program per row; a count of -1 marks a row that its program gave up."""
     batch, (number, width), device = len(start.z), atoms.shape, atoms.device
-    with _tf32_products(device) if fast else full_precision_products(device):
-        c = start.z.float() @ atoms.float().T
+    c = _first_correlations(start, atoms, fast)
     levels, error = (width - 1).bit_length(), gram_torch.product_error(width)
     indices = torch.zeros(batch, k, dtype=torch.int32, device=device)
     coefficients = start.z.new_zeros(batch, k)
     left, count = torch.empty_like(start.energy), torch.empty_like(indices[:, 0])
     block = power_of_two(number) if on_chip else tile
-    # So many numbers of c and of r per thread that 128 registers are enough, or nearly (compiled for an H100): more
-    # registers would leave room for fewer programs at a time.
-    warps = max(block // 1024, 2**levels // 512) if on_chip else max(block // 512, 2**levels // 256)
-    warps = min(32, max(4, warps))
+    warps = _warps(block, levels, on_chip)
     settings: dict[str, Any] = {
         "c": c,
         "z": start.z.contiguous(),
@@ -128,6 +124,19 @@ def _launch(
     with torch.cuda.device_of(c):
         (gram_triton_kernel.on_chip if on_chip else gram_triton_kernel.streaming)[(batch,)](**settings)
     return indices.long(), coefficients, count.long(), left
+
+
+def _first_correlations(start: Start, atoms: Float[Tensor, "atoms d_model"], fast: bool) -> Tensor:
+    with _tf32_products(atoms.device) if fast else full_precision_products(atoms.device):
+        return start.z.float() @ atoms.float().T
+
+
+def _warps(block: int, levels: int, on_chip: bool) -> int:
+    """Return the warps of a program that takes `block` correlations at a time and a residual of 2 ** levels numbers."""
+    # So many numbers of c and of r per thread that 128 registers are enough, or nearly (compiled for an H100): more
+    # registers would leave room for fewer programs at a time.
+    warps = max(block // 1024, 2**levels // 512) if on_chip else max(block // 512, 2**levels // 256)
+    return min(32, max(4, warps))
 
 
 def _tensors(codes: Codes) -> tuple[Tensor, ...]:

@@ -19,7 +19,7 @@ import triton.language as tl
 
 @triton.jit
 def _fixed_sum(terms, LEVELS: tl.constexpr):
-    """`fixed_order.fixed_sum` of 2 ** LEVELS terms in the order of `fold_order`: a sum of two has no order."""
+    """Return `fixed_order.fixed_sum` of 2 ** LEVELS terms in the order of `fold_order`: a sum of two has no order."""
     for level in tl.static_range(LEVELS):
         terms = tl.sum(tl.reshape(terms, (2, 2 ** (LEVELS - 1 - level))), axis=0)
     return tl.sum(terms, axis=0)
@@ -27,20 +27,20 @@ def _fixed_sum(terms, LEVELS: tl.constexpr):
 
 @triton.jit
 def _atom(atoms, index, width, place):
-    """Atom `index` in float64; the places that `fold_order` leaves empty are 0."""
+    """Return atom `index` in float64; the places that `fold_order` leaves empty are 0."""
     return tl.load(atoms + index.to(tl.int64) * width + place, mask=place >= 0, other=0.0).to(tl.float64)
 
 
 @triton.jit
 def _cut(top, bound, FAST: tl.constexpr):
-    """What |c| an atom needs so that it may be the best one; with 2 u off, so that rounding it cannot raise it."""
+    """Return the least |c| of an atom that may be the best one, less 2 u, so that rounding cannot raise it."""
     cut = (top.to(tl.float64) * (1 - 2.0**-23) - 2 * bound).to(tl.float32)
     return top if FAST else cut
 
 
 @triton.jit
 def _decide(near, column, number, r, atoms, width, place, best, correlation, LEVELS: tl.constexpr):
-    """Correlate `number` candidates exactly, by rising index: an equal one does not replace an earlier one."""
+    """Correlate `number` candidates in float64, by rising index: an equal one does not replace an earlier one."""
     candidate = -1
     for _ in range(number):
         candidate = tl.min(tl.where(near & (column > candidate), column, 2147483647), axis=0)
@@ -53,7 +53,7 @@ def _decide(near, column, number, r, atoms, width, place, best, correlation, LEV
 
 @triton.jit
 def _subtract(r, a, best, left, off, atoms, width, place, growth, LEVELS: tl.constexpr):
-    """r - a d, its energy, and the new bound on the error of c - a G[best]."""
+    """Return r - a d, its energy, and the new bound on the error of c - a G[best]."""
     off += tl.abs(a) * growth + 2.0**-23 * tl.sqrt(left)
     r -= a * _atom(atoms, best, width, place)
     return r, _fixed_sum(r * r, LEVELS), off
@@ -84,7 +84,7 @@ def on_chip(
     LEVELS: tl.constexpr,
     FAST: tl.constexpr,
 ):
-    """All steps of one row, with its correlations in registers."""
+    """Take all steps of one row, with its correlations in registers."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     real = column < number_of_atoms
@@ -145,7 +145,7 @@ def streaming(
     LEVELS: tl.constexpr,
     FAST: tl.constexpr,
 ):
-    """All steps of one row, with its correlations in memory: TILE at a time."""
+    """Take all steps of one row, with its correlations in memory, TILE of them at a time."""
     row = tl.program_id(0).to(tl.int64)
     c_row = c + row * number_of_atoms
     place = tl.load(order + tl.arange(0, 2**LEVELS))

@@ -22,7 +22,7 @@ RESOLUTION = 2.0**-20
 float32, and what is below that is their rounding."""
 
 PRODUCT_SIZE = 2**23
-"""Rows are taken in groups whose products have about this many elements: it bounds memory, and changes no result."""
+"""Most elements, about, in the products of a group of rows: it bounds memory, and changes no result."""
 
 
 def pursue(
@@ -117,7 +117,7 @@ def best_atom(
     atoms: Float[Tensor, "atoms d_model"],
     score: Score = magnitude,
 ) -> tuple[Int64[Tensor, " batch"], Float64[Tensor, " batch"]]:
-    """For each row the atom with the largest score of <r, d> in float64, the lowest index among equals, and <r, d>."""
+    """Return for each row the atom of the largest score of <r, d> in float64, the first among equals, and <r, d>."""
     unit = (residual / norm[:, None]).float()
     with full_precision_products(unit.device):
         scores = score(unit @ atoms.float().T)
@@ -143,7 +143,7 @@ def best_atom(
 
 
 def refit(z: Float64[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"], code: SparseCode) -> SparseCode:
-    """Least squares on the atoms of a code: ||z - a D||^2 is the smallest that they allow.
+    """Fit a code's coefficients by least squares on its atoms: ||z - a D||^2 is the smallest that they allow.
 
     An atom in the span of those before it is dropped.
     """

@@ -1,4 +1,4 @@
-"""What a step of a pursuit subtracts: the new atom's projection, or what least squares makes of all picked atoms.
+"""The subtraction in a step of a pursuit: of the new atom's projection, or of the fit by all picked atoms.
 
 Both keep the state of a group of rows: coefficients so far, and residuals r = z - what these explain, in float64 and in
 a fixed order, so that a row's bits depend on that row alone.
@@ -13,15 +13,15 @@ from torch import Tensor
 from itda.core.pursuit.fixed_order import fixed_dot, root, weighted_atoms
 
 DEPENDENT = 1e-10
-"""A picked atom with this little energy outside the span of the others adds nothing that float32 atoms can express."""
+"""Least energy of a picked atom outside the span of the others: less adds nothing that float32 can express."""
 
 
 @runtime_checkable
 class Subtraction(Protocol):
-    """The state of some rows on their way through a pursuit."""
+    """Coefficients and residuals of some rows on their way through a pursuit."""
 
     coefficients: Float64[Tensor, "batch k"]
-    """Of the picks so far, in the order of the steps."""
+    """Coefficients of the picks so far, in the order of the steps."""
     residual: Float64[Tensor, "batch d_model"]
 
     def take(
@@ -53,7 +53,7 @@ class Projection:
         index: Int64[Tensor, " rows"],
         correlation: Float64[Tensor, " rows"],
     ) -> Bool[Tensor, " rows"]:
-        """As `Subtraction.take`; all rows take theirs."""
+        """Give rows one more atom, as `Subtraction.take`; every row takes it."""
         self.coefficients[rows, step] = correlation
         self.residual[rows] -= correlation[:, None] * self.atoms[index].double()
         return torch.ones_like(rows, dtype=torch.bool)
@@ -77,7 +77,7 @@ class LeastSquares:
         index: Int64[Tensor, " rows"],
         correlation: Float64[Tensor, " rows"],
     ) -> Bool[Tensor, " rows"]:
-        """As `Subtraction.take`: least squares on the atoms so far, r <- z - its fit. Dependent atoms are not taken."""
+        """Give rows one more atom, as `Subtraction.take`, and fit all: r <- z - fit. Dependent atoms are not taken."""
         del correlation  # the fit is to z itself
         taken = self.add(rows, step, index)
         rows = rows[taken]
@@ -87,7 +87,7 @@ class LeastSquares:
         return taken
 
     def add(self, rows: Tensor, place: int | Tensor, index: Int64[Tensor, " rows"]) -> Tensor:
-        """Append one atom at `place` of each row; tells which were independent (the others are left out)."""
+        """Append one atom at `place` of each row; return a mask of the independent ones (others are left out)."""
         place = torch.as_tensor(place, device=rows.device).expand(len(rows))
         if len(rows) == 0:
             return torch.zeros(0, dtype=torch.bool, device=rows.device)
@@ -116,7 +116,7 @@ class LeastSquares:
         return independent
 
     def solve(self, rows: Tensor, length: int) -> Float64[Tensor, "rows length"]:
-        """The coefficients: L^T a = y by back substitution, for rows that have `length` atoms."""
+        """Return the coefficients of rows that have `length` atoms: L^T a = y, by back substitution."""
         factor, right = self.factor[rows], self.projected[rows, :length].clone()
         for s in range(length - 1, -1, -1):
             right[:, s] /= factor[:, s, s]

@@ -1,4 +1,4 @@
-"""Threads for compiled loops that release the interpreter lock; as many as torch has, so that one setting rules."""
+"""Threads for compiled loops that release the interpreter lock; as many as torch has, so one setting is for both."""
 
 import os
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 PARTS = 8
-"""Parts per thread: rows differ in cost, and a thread that is done takes the next part."""
+"""Parts of the work per thread: rows differ in cost, and a thread that is done takes the next part."""
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 

@@ -1,4 +1,4 @@
-"""What the Triton kernels can take. Apart from the kernels, so that one may ask where Triton is not installed."""
+"""Limits of the Triton kernels, in a module that can be imported where Triton is not installed."""
 
 from itda.core.pursuit.rules import Pursuit, rules_of
 from itda.core.pursuit.rules.mp import MP
@@ -8,7 +8,7 @@ KNOWN = {MP, MP_REFIT}
 """The rules that the kernels follow; a refit comes after them."""
 
 REGISTERS = 160 * 2**10
-"""Bytes that the on-chip kernel may hold of the 256 KiB of registers of an SM: c, and a residual in float64."""
+"""Most bytes that the on-chip kernel may hold in the 256 KiB of registers of an SM: c, and a residual in float64."""
 
 WIDEST = 2**14
 """The widest residual, in float64, that the registers of a program hold."""
@@ -33,7 +33,7 @@ def fits_on_chip(m: int, d: int) -> bool:
 
 
 def power_of_two(n: int) -> int:
-    """The smallest that is no less than n.
+    """Return the smallest power of two that is no less than n.
 
     >>> [power_of_two(n) for n in (1, 2, 3, 32, 33)]
     [1, 2, 4, 32, 64]

@@ -9,14 +9,14 @@ from jaxtyping import Float64
 from torch import Tensor
 
 RTOL = 1e-9
-"""Components of a variance below this share of the largest are rounding: beyond them there is no numerical rank."""
+"""Components with a variance below this share of the largest are rounding, and not part of the numerical rank."""
 SMALL = 256
 """Width up to which a decomposition is not worth a second thread."""
 
 
 @contextmanager
 def few_threads(width: int) -> Iterator[None]:
-    """One thread for what is small: a second mostly waits for the first, on a busy machine ten times as long."""
+    """Use one thread for small matrices: a second mostly waits for the first, on a busy machine ten times as long."""
     before = torch.get_num_threads()
     torch.set_num_threads(1 if width <= SMALL else before)
     try:
@@ -34,22 +34,22 @@ class Factor:
 
     @property
     def whitening(self) -> Float64[Tensor, "width rank"]:
-        """W with W'CW the identity."""
+        """W [width, rank], such that W'CW is the identity."""
         return self.directions / self.variances.sqrt()
 
     @property
     def loadings(self) -> Float64[Tensor, "rank width"]:
-        """W'C: the covariances of whitened components with the features."""
+        """W'C [rank, width]: the covariances of whitened components with the features."""
         return (self.directions * self.variances.sqrt()).T
 
     def leading(self, share: float) -> int:
-        """The fewest components that hold this share of the variance."""
+        """Return the fewest components that hold this share of the variance."""
         held = self.variances.cumsum(0) / self.variances.sum()
         return min(int((held < share).sum()) + 1, len(held))
 
 
 def factor(covariance: Float64[Tensor, "width width"], rtol: float = RTOL) -> Factor:
-    """The components of a covariance.
+    """Find the principal components of a covariance.
 
     >>> factor(torch.diag(torch.tensor([1.0, 4.0, 0.0], dtype=torch.float64))).variances.tolist()
     [4.0, 1.0]
@@ -69,7 +69,7 @@ class Canonical:
 
 
 def canonical(a: Factor, b: Factor, covariance: Float64[Tensor, "width_a width_b"]) -> Canonical:
-    """From the factors of two sites and the covariance between them.
+    """Find the canonical correlations, from the factors of two sites and the covariance between them.
 
     The weights are sum_j |<h_i, x_j>| over features x_j, of variates h_i of unit variance.
     """
@@ -79,7 +79,7 @@ def canonical(a: Factor, b: Factor, covariance: Float64[Tensor, "width_a width_b
 
 
 def clipped(correlations: Float64[Tensor, " pairs"]) -> Float64[Tensor, " pairs"]:
-    """Correlations without what rounding puts above one."""
+    """Return correlations, with one for those that rounding puts above it."""
     largest = correlations.max().item()
     assert largest <= 1 + 1e-6, f"a canonical correlation is {largest}: the sums are not of one set of rows"
     return correlations.clamp(max=1)

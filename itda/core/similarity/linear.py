@@ -19,13 +19,13 @@ from itda.core.similarity.table import KORNBLITH, SONG, similarity_index
 from itda.errors import ActivationError, SettingError
 
 SVCCA_SHARE = 0.99
-"""The share of the variance that SVCCA keeps."""
+"""Share of the variance that SVCCA keeps."""
 ROWS_PER_DIMENSION = 10
-"""Fewer, and CCA, regression and biased CKA say more about the number of rows than about the sites."""
+"""Rows per dimension below which CCA, regression and biased CKA say more about the number of rows than the sites."""
 
 
 def undersampled(statistics: Statistics) -> tuple[str, ...]:
-    """The names of sites with fewer than `ROWS_PER_DIMENSION` rows per dimension: worth a warning.
+    """Return the names of sites with fewer than `ROWS_PER_DIMENSION` rows per dimension: worth a warning.
 
     >>> undersampled(Statistics([2, 3], names=["layer_0", "layer_1"]))
     ('layer_0', 'layer_1')
@@ -35,7 +35,7 @@ def undersampled(statistics: Statistics) -> tuple[str, ...]:
 
 
 def variance(statistics: Statistics, site: int) -> float:
-    """The variance summed over dimensions. Raises `ActivationError` naming the site if it does not vary."""
+    """Return a site's variance, over all dimensions. Raises `ActivationError` naming the site if it does not vary."""
     total = statistics.covariance(site, site).trace().item()
     return checked_variance(total, statistics.mean(site), statistics.names[site])
 
@@ -65,7 +65,7 @@ class Linear:
         self._products: Float64[Tensor, "sites sites"] | None = None
 
     def matrix(self, name: str) -> Float64[Tensor, "sites sites"]:
-        """An index, by its name in `LINEAR`, of all pairs of sites."""
+        """Return an index, by its name in `LINEAR`, for all pairs of sites [sites, sites]."""
         if name not in LINEAR:
             raise SettingError(f"no linear index {name!r}: choose from {', '.join(LINEAR)}")
         sites = range(len(self.statistics))
@@ -75,7 +75,7 @@ class Linear:
         return upper + upper.triu(1).T
 
     def factor(self, site: int) -> Factor:
-        """The principal components of a site."""
+        """Return the principal components of a site."""
         if site not in self._factors:
             self._factors[site] = factor(self.covariance(site, site), self._rtol)
         return self._factors[site]
@@ -93,7 +93,7 @@ class Linear:
         return self._normalised("cka_unbiased", self._hsic_unbiased, i, j)
 
     def cca(self, i: int, j: int) -> float:
-        """Mean canonical correlation."""
+        """Return the mean canonical correlation."""
         return self._pair(i, j).correlations.mean().item()
 
     def pwcca(self, i: int, j: int) -> float:
@@ -113,7 +113,7 @@ class Linear:
         return nuclear / (self._variances[i] * self._variances[j]) ** 0.5
 
     def covariance(self, i: int, j: int) -> Float64[Tensor, "width_i width_j"]:
-        """The covariance of two sites, from `statistics`, which must have no more rows than at the start."""
+        """Return the covariance of two sites, from `statistics`, which must have no more rows than at the start."""
         if self.statistics.count != self._count:
             raise SettingError(f"{self.statistics.count - self._count} rows were added since: make a new Linear")
         return self.statistics.covariance(i, j)
@@ -125,7 +125,7 @@ class Linear:
         return self._canonical[i, j]
 
     def _normalised(self, name: str, hsic: Callable[[int, int], float], i: int, j: int) -> float:
-        """hsic(i, j) / sqrt(hsic(i, i) hsic(j, j))."""
+        """Return hsic(i, j) / sqrt(hsic(i, i) hsic(j, j))."""
         for site in {i, j}:
             if (name, site) not in self._norms:
                 self._norms[name, site] = hsic(site, site) ** 0.5

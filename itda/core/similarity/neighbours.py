@@ -12,7 +12,7 @@ from itda.core.similarity.table import KORNBLITH, SONG, similarity_index
 from itda.errors import ActivationError, SettingError
 
 CELLS = 2**23
-"""Numbers of kernels that are in memory at once."""
+"""Most kernel entries in memory at once."""
 
 
 def rbf_cka_matrix(
@@ -31,7 +31,7 @@ def rbf_cka_matrix(
     >>> rbf_cka_matrix([x, 3 * x.flip(1)])[0, 1].item() > 0.999999
     True
     """
-    sites, names = _exact(rows, names)
+    sites, names = _in_float64(rows, names)
     n = len(sites[0])
     if width <= 0:
         raise SettingError(f"width is {width}: it must be above 0, such as 0.4")
@@ -70,7 +70,7 @@ def shared_neighbours_matrix(
     >>> shared_neighbours_matrix([x, 3 * x.flip(1)], k=3).tolist()
     [[1.0, 1.0], [1.0, 1.0]]
     """
-    sites, names = _exact(rows, names)
+    sites, names = _in_float64(rows, names)
     n = len(sites[0])
     if not 1 <= k < n:
         raise SettingError(f"k is {k}: of {n} tokens each has at least 1 and at most {n - 1} others")
@@ -146,7 +146,7 @@ def shared_neighbours_overlap(x: Any, y: Any, *, k: int = 10) -> float:
 
 
 class _Kernel:
-    """The matrix exp(-|x_i - x_j|^2 / 2 sigma^2), by its rows; without the diagonal where that is to be."""
+    """The matrix exp(-|x_i - x_j|^2 / 2 sigma^2), made block by block of its rows; its diagonal is 0 if `hollow`."""
 
     def __init__(self, x: Float64[Tensor, "rows width"], width: float, hollow: bool, name: str) -> None:
         self._x, self._hollow = x - x.mean(dim=0), hollow
@@ -165,16 +165,16 @@ class _Kernel:
 
 
 def _nearest(x: Float64[Tensor, "rows width"], k: int, name: str) -> Int64[Tensor, "rows k"]:
-    """The `k` others of the largest cosine to each row."""
+    """Return the `k` other rows of the largest cosine to each row."""
     mean = x.mean(dim=0)
     units = unit_rows(x - mean, name, ROUNDING * mean.norm().item())
     return (units @ units.T).fill_diagonal_(-2).topk(k, dim=1).indices
 
 
-def _exact(
+def _in_float64(
     rows: Sequence[Float[Tensor, "rows _"]], names: Sequence[str] | None
 ) -> tuple[list[Float64[Tensor, "rows _"]], tuple[str, ...]]:
-    """Rows in float64, and the sites' names."""
+    """Return rows in float64, and the sites' names."""
     names = names_of(names, len(rows))
     checked_rows(rows, [x.shape[1] for x in rows], names)
     return [x.detach().double() for x in rows], names

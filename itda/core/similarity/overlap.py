@@ -36,12 +36,12 @@ class Universe:
 
     documents: dict[str, int]
     by_end: bool
-    """Tokens are the same if they end at the same character; else, for one tokenizer, if they have one position."""
+    """True to tell tokens by the character where they end; False, for one tokenizer, by their position."""
     keys: Int64[np.ndarray, " tokens"]
 
     @staticmethod
     def of(several: Sequence[Tokens], *, by_end: bool) -> Universe:
-        """Find the tokens that all of some tables have. Raises `SettingError` if that is nothing."""
+        """Find the tokens that are in all of the tables. Raises `SettingError` if there is none."""
         documents: dict[str, int] = {}
         for tokens in several:
             for name in tokens.documents:
@@ -56,11 +56,11 @@ class Universe:
 
     @property
     def per_document(self) -> Int64[np.ndarray, " documents"]:
-        """How many of the tokens each document has."""
+        """Number of the tokens in each document."""
         return np.bincount(self.keys >> 32, minlength=len(self.documents))
 
     def share(self, tokens: Tokens) -> float:
-        """The share of a run's tokens that the others have too."""
+        """Return the share of a run's tokens that all the other runs have too."""
         return float(np.isin(_keys_of(tokens, self.documents, self.by_end), self.keys).mean())
 
 
@@ -70,7 +70,7 @@ def _keys_of(tokens: Tokens, documents: dict[str, int], by_end: bool) -> Int64[n
 
 
 def _key(document: np.ndarray, place: np.ndarray) -> Int64[np.ndarray, " tokens"]:
-    """Tokens as integers: the document's number above, the place in it below."""
+    """Return tokens as integers: the document's number in the upper half, the place in the document in the lower."""
     # Masked: mode reference has positions before the text, and their sign must not reach the number.
     return (document.astype(np.int64) << 32) | (place.astype(np.int64) & 0xFFFFFFFF)
 
@@ -81,26 +81,26 @@ class Members:
 
     keys: Int64[np.ndarray, " atoms"]
     excess: Float64[np.ndarray, " atoms"]
-    """Novelty above the threshold; 0 for all where the dictionary does not know it."""
+    """Novelty less the threshold; 0 for all atoms where the dictionary has no novelty."""
     rank: Int64[np.ndarray, " atoms"]
-    """The rank of the novelty, 0 for the largest; the older of equals first. Age alone where novelty is not known."""
+    """Rank of the novelty, 0 for the largest; the older of equals first. By age alone where there is no novelty."""
     has_novelty: bool = True
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @staticmethod
-    def of(model: ITDA, universe: Universe) -> Members:
-        """The labels of a dictionary that the universe has."""
-        labels = model.labels
+    def of(dictionary: ITDA, universe: Universe) -> Members:
+        """Return the labels of a dictionary that are in the universe."""
+        labels = dictionary.labels
         documents = np.array([universe.documents.get(str(name), -1) for name in labels.document], dtype=np.int64)
         keys = _key(documents, labels.char_end if universe.by_end else labels.position)
         novelty = excess = np.zeros(len(keys))
-        has_novelty = model.novelty is not None and model.threshold is not None
-        if model.novelty is not None and model.threshold is not None:
-            novelty = model.novelty.double().numpy()
-            excess = np.maximum(novelty - model.threshold, 0)
-        # Pieces of one character end at one place: the first of them stands for it.
+        has_novelty = dictionary.novelty is not None and dictionary.threshold is not None
+        if dictionary.novelty is not None and dictionary.threshold is not None:
+            novelty = dictionary.novelty.double().numpy()
+            excess = np.maximum(novelty - dictionary.threshold, 0)
+        # Tokens that share a character end at one place: the first of them stands for it.
         keys, first = np.unique(keys, return_index=True)
         inside = np.isin(keys, universe.keys, assume_unique=True)
         keys, first = keys[inside], first[inside]
@@ -109,13 +109,13 @@ class Members:
         return Members(keys, excess[first], rank, has_novelty)
 
     def strongest(self, number: int) -> Members:
-        """The atoms that were needed most: about what a higher threshold would have left."""
+        """Return the `number` most novel atoms: about those that a higher threshold would have left."""
         kept = self.rank < number
         return Members(self.keys[kept], self.excess[kept], self.rank[kept], self.has_novelty)
 
     @staticmethod
     def union(several: Sequence[Members]) -> Members:
-        """Tokens that are atoms in any of some dictionaries (the paper's Eq. 10), with their largest weight."""
+        """Return the tokens that are atoms in any of the dictionaries (the paper's Eq. 10), with the largest weight."""
         keys, place = np.unique(np.concatenate([each.keys for each in several]), return_inverse=True)
         excess = np.zeros(len(keys))
         np.maximum.at(excess, place, np.concatenate([each.excess for each in several]))
@@ -124,7 +124,7 @@ class Members:
 
 
 def sums_of(a: Members, b: Members, universe: Universe) -> Float64[np.ndarray, "documents columns"]:
-    """Per document: labels in both, in a, in b, tokens, and the sums of the smaller and the larger weight.
+    """Count per document: labels in both, in a, in b, tokens; and sum the smaller and the larger weights.
 
     These two are 0 where one of the dictionaries does not know its novelty.
     """
@@ -143,35 +143,35 @@ def sums_of(a: Members, b: Members, universe: Universe) -> Float64[np.ndarray, "
 
 
 def jaccard_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
-    """|A and B| / |A or B| (the paper's Eq. 8); 1 for two empty sets."""
+    """Return |A and B| / |A or B| (the paper's Eq. 8); 1 for two empty sets."""
     return _share(sums[..., BOTH], sums[..., A] + sums[..., B] - sums[..., BOTH])
 
 
 def coefficient_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
-    """The overlap coefficient |A and B| / min(|A|, |B|): 1 where one set is inside the other."""
+    """Return the overlap coefficient |A and B| / min(|A|, |B|): 1 where one set is inside the other."""
     return _share(sums[..., BOTH], np.minimum(sums[..., A], sums[..., B]))
 
 
 def chance_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
-    """The Jaccard index of two sets of these sizes drawn at random from the tokens: that of the expected overlap."""
+    """Return the Jaccard index at the overlap expected of two sets this large, drawn at random from the tokens."""
     both = sums[..., A] * sums[..., B] / sums[..., TOKENS]
     return _share(both, sums[..., A] + sums[..., B] - both)
 
 
 def adjusted_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
-    """Jaccard adjusted for chance, (J - E) / (1 - E): 0 for sets that have only their sizes in common, 1 for equal."""
+    """Return Jaccard adjusted for chance, (J - E) / (1 - E): about 0 for random sets, 1 for equal ones."""
     chance = chance_of(sums)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(chance < 1, (jaccard_of(sums) - chance) / (1 - chance), 1.0)
 
 
 def weighted_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
-    """The Jaccard index of the sets weighted by excess; plain Jaccard where a dictionary does not know its novelty."""
+    """Return the Jaccard index weighted by excess; plain Jaccard where a dictionary has no novelty."""
     return np.where(sums[..., MOST] > 0, _share(sums[..., LEAST], sums[..., MOST]), jaccard_of(sums))
 
 
 def size_only_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
-    """The control: what the sizes alone say, min(|A|, |B|) / max(|A|, |B|)."""
+    """Return the control, by the numbers of labels alone: min(|A|, |B|) / max(|A|, |B|)."""
     return _share(np.minimum(sums[..., A], sums[..., B]), np.maximum(sums[..., A], sums[..., B]))
 
 
@@ -203,7 +203,7 @@ def jaccard(a: ITDA | Labels, b: ITDA | Labels) -> float:
 def index_matrices(
     rows: Sequence[Members], columns: Sequence[Members], universe: Universe
 ) -> dict[str, Float[np.ndarray, "rows columns"]]:
-    """Every index for every pair of dictionaries, and `matched`: Jaccard of the strongest atoms, as many of either."""
+    """Compute every index for every pair of dictionaries, and `matched`, by name."""
     sums = np.array([[sums_of(a, b, universe).sum(axis=0) for b in columns] for a in rows])
     found = {name: index(sums) for name, index in OVERLAPS.items()}
     found["matched"] = np.array([[matched(a, b, universe) for b in columns] for a in rows])
@@ -211,13 +211,13 @@ def index_matrices(
 
 
 def matched(a: Members, b: Members, universe: Universe) -> float:
-    """Jaccard of the strongest atoms of a and b, of each as many as the smaller one has: size cannot tell then."""
+    """Return the Jaccard index of the strongest atoms, as many of a as of b, so that their sizes do not matter."""
     number = min(len(a), len(b))
     return float(jaccard_of(sums_of(a.strongest(number), b.strongest(number), universe).sum(axis=0)))
 
 
 def index_interval(name: str, sums: Float64[np.ndarray, "documents columns"]) -> Interval:
-    """An index with its 95% interval by resampling documents, those without tokens left out."""
+    """Return an index with its 95% interval by resampling documents; those without tokens are left out."""
     return interval(sums[sums[:, TOKENS] > 0], OVERLAPS[name])
 
 

@@ -77,7 +77,7 @@ def regression(x: Any, y: Any, *, held_out: Sequence[int] | None = None) -> floa
 
 
 def _explained(fit: Linear, held_out: Statistics, moves: list[Tensor], predictor: int) -> Float64[Tensor, " sites"]:
-    """The variance of each site on the held-out tokens, less what the prediction from one site leaves."""
+    """Return the variance of each site on the held-out tokens, less what the prediction from one site leaves."""
     white = fit.factor(predictor).whitening
     own, move = white.T @ held_out.covariance(predictor, predictor) @ white, moves[predictor] @ white
     result = torch.empty(len(moves), dtype=torch.float64)

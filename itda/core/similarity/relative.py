@@ -13,11 +13,11 @@ from itda.core.similarity.table import similarity_index
 from itda.errors import ActivationError, SettingError
 
 CELLS = 2**23
-"""Numbers of codes that are in memory at once."""
+"""Most cosines to anchors in memory at once."""
 
 MOSCHELLA = "Moschella et al. 2022, Relative representations enable zero-shot latent space communication"
 MOST_ANCHORS = 1000
-"""Anchors that one call takes if none are named."""
+"""Most anchors that one call takes if none are named."""
 
 
 class Relative:
@@ -73,7 +73,7 @@ class Relative:
             self.count += codes.shape[1]
 
     def matrix(self) -> Float64[Tensor, "sites sites"]:
-        """The similarities of all pairs of sites so far."""
+        """Return the similarities of all pairs of sites so far, [sites, sites]."""
         if self.count == 0:
             raise ActivationError("there are no activations yet: add some first")
         return self._sums / self.count

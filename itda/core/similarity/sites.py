@@ -69,7 +69,7 @@ def names_of(names: Sequence[str] | None, number: int) -> tuple[str, ...]:
 
 
 def checked_rows(parts: Sequence[Float[Tensor, "batch _"]], widths: Sequence[int], names: Sequence[str]) -> int:
-    """The number of rows, which all the sites share.
+    """Return the number of rows, which all the sites share.
 
     Raises `ActivationError` naming the site whose width or number of rows is wrong, or which has a non-finite row.
     """
@@ -90,14 +90,14 @@ def checked_rows(parts: Sequence[Float[Tensor, "batch _"]], widths: Sequence[int
 
 
 def checked_variance(variance: float, mean: Float64[Tensor, " width"], name: str) -> float:
-    """The variance summed over dimensions. Raises `ActivationError` naming the site where it is none."""
+    """Return a site's variance, summed over dimensions. Raises `ActivationError` naming the site where it is none."""
     if variance <= ROUNDING**2 * mean.square().sum().item():
         raise ActivationError(f"{name} is the same at every token: leave that site out")
     return variance
 
 
 def unit_rows(rows: Float64[Tensor, "batch width"], name: str, least: float = 0.0) -> Float64[Tensor, "batch width"]:
-    """Rows divided by their norms. Raises `ActivationError` naming the site where one is not above `least`."""
+    """Divide rows by their norms. Raises `ActivationError` naming the site where one is not above `least`."""
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     if not (norms > least).all():
         row = int((norms[:, 0] <= least).nonzero()[0])

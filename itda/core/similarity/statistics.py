@@ -52,7 +52,7 @@ class Statistics:
 
     @property
     def count(self) -> int:
-        """The number of rows so far."""
+        """Number of rows so far."""
         return self._settled + self._filled
 
     def add(self, parts: Sequence[Float[Tensor, "batch _"]]) -> None:
@@ -94,12 +94,12 @@ class Statistics:
         self._settled += other._settled
 
     def mean(self, site: int) -> Float64[Tensor, " width"]:
-        """The mean activation at a site."""
+        """Return the mean activation at a site, [width]."""
         self._settle_some()
         return (self._centre + self._total / self._settled)[self._spans[site]]
 
     def covariance(self, a: int, b: int) -> Float64[Tensor, "width_a width_b"]:
-        """The mean of (x_a - mean)(x_b - mean)'."""
+        """Return the mean of (x_a - mean)(x_b - mean)', [width_a, width_b]."""
         self._settle_some()
         total = self._total / self._settled
         one, other = self._spans[a], self._spans[b]
@@ -107,12 +107,12 @@ class Statistics:
         return gram / self._settled - total[one, None] * total[other]
 
     def square_products(self) -> Float64[Tensor, "sites sites"]:
-        """The mean of |x_s - mean|^2 |x_t - mean|^2: what unbiased HSIC needs beyond covariances."""
+        """Return the mean of |x_s - mean|^2 |x_t - mean|^2 [sites, sites]: for unbiased HSIC, beside covariances."""
         self._settle_some()
         return self._moved(-self._total / self._settled)[2] / self._settled
 
     def _settle(self) -> None:
-        """Sum the rows that wait."""
+        """Add the rows that are waiting to the sums."""
         if self._filled == 0:
             return
         x = self._waiting[: self._filled]
@@ -133,13 +133,13 @@ class Statistics:
             raise ActivationError("there are no activations yet: add some first")
 
     def _by_site(self, values: Float64[Tensor, "batch all"]) -> Float64[Tensor, "batch sites"]:
-        """Sums over the dimensions of each site."""
+        """Sum over the dimensions of each site."""
         return torch.stack([values[:, span].sum(dim=1) for span in self._spans], dim=1)
 
     def _moved(
         self, by: Float64[Tensor, " all"]
     ) -> tuple[Float64[Tensor, " all"], Float64[Tensor, "sites all"], Float64[Tensor, "sites sites"]]:
-        """The sums of y, |y_s|^2 y and |y_s|^2 |y_t|^2 for y = x + by.
+        """Return the sums of y, |y_s|^2 y and |y_s|^2 |y_t|^2 for y = x + by.
 
         |y_s|^2 = |x_s|^2 + 2 u_s + c_s with u_s = <x_s, by_s> and c_s = |by_s|^2.
         """

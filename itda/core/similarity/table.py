@@ -19,7 +19,7 @@ CHANGES: tuple[Change, ...] = get_args(Change)
 any invertible linear map."""
 
 Needs = Literal["statistics", "held-out statistics", "anchors", "rows", "labels"]
-"""What an index is computed from: covariances alone (`Statistics`), also those of other, held-out tokens, the
+"""The input of an index: covariances alone (`Statistics`), also those of other, held-out tokens, the
 activations of anchor tokens beside the tokens (`Relative`), rows given whole, or the labels of dictionaries."""
 
 KORNBLITH = "Kornblith et al. 2019, Similarity of neural network representations revisited"
@@ -40,19 +40,19 @@ class SimilarityIndex:
 
     name: str
     function: Callable[..., float]
-    """Called with two matrices [tokens, width], or two dictionaries, it gives the index."""
+    """The function that computes the index from two matrices [tokens, width], or from two dictionaries."""
     needs: Needs
     reference: str
     invariances: tuple[Change, ...]
-    """Changes of a site's activations that the index does not see."""
+    """Changes of a site's activations that leave the index as it is."""
     lowest: float = 0.0
-    """The least that it can be."""
+    """The lowest value that the index can have."""
     symmetric: bool = True
-    """True if it is the same from either side; those with two directions take the mean of both."""
+    """True if the order of the two makes no difference; an index with two directions takes the mean of both."""
 
     @property
     def compares(self) -> Literal["activations", "labels"]:
-        """The kind of thing that the function is given two of."""
+        """The kind of input that the function is given two of."""
         return "labels" if self.needs == "labels" else "activations"
 
 

@@ -16,30 +16,30 @@ from itda.errors import SettingError
 
 
 def transported(
-    model: ITDA, activations: Float[Tensor, "atoms width"], offset: Float[Tensor, " width"] | None = None
+    dictionary: ITDA, activations: Float[Tensor, "atoms width"], offset: Float[Tensor, " width"] | None = None
 ) -> ITDA:
-    """The dictionary with the labels of `model` and the `activations` [atoms, width] of another site or model there.
+    """Return a dictionary with the labels of another one and the `activations` [atoms, width] of a site there.
 
     `offset` is that of the other site. Raises `SettingError` for other numbers of atoms, and where an activation is
     the offset itself, which makes no atom.
 
     >>> import itda, torch
     >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(2)))
-    >>> model = itda.ITDA(torch.eye(2), labels, k=1)
-    >>> transported(model, torch.tensor([[0.0, 0.0, 5.0], [3.0, 4.0, 0.0]])).atoms.shape
+    >>> dictionary = itda.ITDA(torch.eye(2), labels, k=1)
+    >>> transported(dictionary, torch.tensor([[0.0, 0.0, 5.0], [3.0, 4.0, 0.0]])).atoms.shape
     torch.Size([2, 3])
     """
-    if len(activations) != len(model):
-        raise SettingError(f"{len(activations)} activations for {len(model)} atoms: give one at each label")
+    if len(activations) != len(dictionary):
+        raise SettingError(f"{len(activations)} activations for {len(dictionary)} atoms: give one at each label")
     z = target_of(activations, activations.shape[1], offset).double()
     norms = z.norm(dim=1, keepdim=True)
     if not bool((norms > 0).all()):
         raise SettingError("an activation is zero after the offset: leave out its label")
-    return replace(model, atoms=(z / norms).float(), offset=offset, site=None, fidelity=None, novelty=None)
+    return replace(dictionary, atoms=(z / norms).float(), offset=offset, site=None, fidelity=None, novelty=None)
 
 
 def agreement(a: Float64[Tensor, " tokens"], b: Float64[Tensor, " tokens"]) -> float:
-    """Pearson's correlation of the errors that two dictionaries make on the same tokens.
+    """Return Pearson's correlation of the errors that two dictionaries make on the same tokens.
 
     High where the two find the same tokens hard, dictionaries of different widths and models included.
     Raises `SettingError` where an error does not vary.
@@ -52,7 +52,7 @@ def agreement(a: Float64[Tensor, " tokens"], b: Float64[Tensor, " tokens"]) -> f
 
 
 def soft_overlap(a: ITDA, activations: Float[Tensor, "labels width"]) -> float:
-    """The mean, over labels of another dictionary, of the largest |cosine| of `a`'s own activations there to its atoms.
+    """Average, over labels of another dictionary, the largest |cosine| of `a`'s own activation there to its atoms.
 
     A label that `a` has counts 1; one that it has not counts by how near its nearest atom is.
     """

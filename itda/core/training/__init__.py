@@ -1,1 +1,1 @@
-"""Training: one pass that grows a dictionary, and all that belongs to it."""
+"""Training: one pass over activations that grows a dictionary, with its opening, crop and refinement."""

@@ -1,4 +1,4 @@
-"""One interface for whatever makes a dictionary from a stream of activations."""
+"""The interface of all trainers, which make a dictionary from a stream of activations."""
 
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -12,12 +12,12 @@ from itda.core.training.state import TrainingState
 
 
 def ignored(_tokens: int) -> None:
-    """Progress that nobody looks at."""
+    """Take a report of progress and do nothing."""
 
 
 @runtime_checkable
 class DictionaryTrainer(Protocol):
-    """Makes one dictionary. `Trainer` and `ReferenceTrainer` are the two there are."""
+    """A trainer of one dictionary: `Trainer` or `ReferenceTrainer`."""
 
     def __len__(self) -> int: ...
 
@@ -26,19 +26,19 @@ class DictionaryTrainer(Protocol):
         ...
 
     def error(self, activations: Float[Tensor, "batch d_model"]) -> Float64[Tensor, " batch"]:
-        """||z - z_hat||^2 / ||z||^2 of each activation in the dictionary so far. Raises `ActivationError`."""
+        """Return ||z - z_hat||^2 / ||z||^2 of each activation in the dictionary so far. Raises `ActivationError`."""
         ...
 
     def finish(self, progress: Callable[[int], object] = ignored, **parts: Any) -> ITDA:
-        """The finished dictionary; `parts` are its `mode`, `site` and `provenance`."""
+        """Return the finished dictionary; `parts` are its `mode`, `site` and `provenance`."""
         ...
 
     def state(self) -> TrainingState:
-        """All that `restore` needs to go on from here."""
+        """Return a snapshot, from which `restore` goes on."""
         ...
 
     def restore(self, state: TrainingState) -> None:
-        """Go on from a state to the same bits. Raises `SettingError` unless this is new and has the same settings."""
+        """Go on from a snapshot to the same bits. Raises `SettingError` unless this is new, with the same settings."""
         ...
 
     @property
@@ -48,10 +48,10 @@ class DictionaryTrainer(Protocol):
 
     @property
     def found(self) -> int | None:
-        """After `finish`: atoms before the crop to the number asked for; None where nothing is counted."""
+        """After `finish`, the number of atoms before the crop to `atoms`; None where nothing is counted."""
         ...
 
     @property
     def gram_rows(self) -> int | Literal["all"] | None:
-        """How many rows of the Gram matrix memory has room for; None where there is no such matrix."""
+        """Number of Gram matrix rows that fit into memory; None where there is no such matrix."""
         ...

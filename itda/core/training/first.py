@@ -24,19 +24,19 @@ class FirstActivations:
         self.batches.append(ActivationBatch(batch.activations.clone(), batch.labels))
 
     def joined(self, number: int, d_model: int, device: torch.device) -> Float[Tensor, "tokens d_model"]:
-        """The first `number` activations, or as many as there are."""
+        """Return the first `number` activations, or as many as there are."""
         parts = [batch.activations.to(device) for batch in self.batches]
         return torch.cat(parts or [torch.empty(0, d_model, device=device)])[:number]
 
     def state(self) -> TrainingState:
-        """Tensors `first.0`, `first.1`, ... and their labels, for `restore`."""
+        """Return a snapshot for `restore`: tensors `first.0`, `first.1`, ... and their labels."""
         # A group of one dtype each: a cut into batches changes nothing, a dtype would.
         groups = [list(group) for _, group in itertools.groupby(self.batches, lambda batch: batch.activations.dtype)]
         tensors = {f"first.{i}": torch.cat([b.activations.cpu() for b in group]) for i, group in enumerate(groups)}
         return TrainingState({}, tensors, {"first": Labels.concatenate([batch.labels for batch in self.batches])})
 
     def restore(self, state: TrainingState) -> None:
-        """Hold what was held when the state was taken."""
+        """Hold the batches that were held when the snapshot was taken."""
         start = 0
         for i in itertools.count():
             if (activations := state.tensors.get(f"first.{i}")) is None:

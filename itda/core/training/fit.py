@@ -61,10 +61,10 @@ def fit(
 
     >>> import itda, torch
     >>> x = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
-    >>> model = itda.fit(x, atoms=32, k=4, labels=[f"sentence {i}" for i in range(200)])
-    >>> model.atom(3)
+    >>> dictionary = itda.fit(x, atoms=32, k=4, labels=[f"sentence {i}" for i in range(200)])
+    >>> dictionary.atom(3)
     atom 3 of 32: «sentence 3»
-    >>> model.encode(x).indices.shape
+    >>> dictionary.encode(x).indices.shape
     torch.Size([200, 4])
     """
     rows = _checked(x, mode, atoms, threshold)
@@ -79,7 +79,7 @@ def fit(
 
 
 def _checked(x: Any, mode: str, atoms: int | None, threshold: float | None) -> Tensor:
-    """The rows of the matrix, once it and the settings that depend on it are known to be sound."""
+    """Return the rows of the matrix. Raises an error unless they, and the settings that depend on them, are sound."""
     rows = rows_of(x, "x")
     if 0 in rows.shape:
         raise ActivationError(f"x is of shape {list(rows.shape)}: give at least one row and one column")

@@ -33,7 +33,7 @@ class GreedyPass:
     ) -> None:
         self.settings, self.offset = settings, offset
         self.seen = 0
-        """Activations gone through."""
+        """Number of activations gone through."""
         self._labels: list[Labels] = []
         # The threshold that it began with: it may be another by the time of a state.
         self._first_threshold = threshold
@@ -54,11 +54,11 @@ class GreedyPass:
         return len(added)
 
     def error(self, activations: Float[Tensor, "batch d_model"]) -> Float64[Tensor, " batch"]:
-        """The error of each activation in the dictionary so far. Raises `ActivationError`."""
+        """Return the error of each activation in the dictionary so far. Raises `ActivationError`."""
         return self._growth.encode(self._targets(activations))[1]
 
     def finish(self, **parts: Any) -> ITDA:
-        """The dictionary so far, on the device that it grows on; `parts` are its `mode`, `site` and `provenance`."""
+        """Return the dictionary so far, on its growth's device; `parts` are its `mode`, `site` and `provenance`."""
         atoms = self._growth.atoms
         return ITDA(
             atoms=atoms.clone(),
@@ -82,11 +82,11 @@ class GreedyPass:
 
     @property
     def gram_rows(self) -> int | Literal["all"]:
-        """How many rows of the Gram matrix memory has room for."""
+        """Number of Gram matrix rows that fit into memory."""
         return self._growth.gram_rows
 
     def state(self) -> TrainingState:
-        """All that `restored` needs to go on from here."""
+        """Return a snapshot, from which `restored` goes on."""
         tensors = {"atoms": self._growth.atoms.cpu().clone(), "novelty": self._growth.novelty}
         if self.offset is not None:
             tensors["offset"] = self.offset.cpu().clone()
@@ -97,7 +97,7 @@ class GreedyPass:
 
     @staticmethod
     def restored(settings: TrainerSettings, state: TrainingState) -> GreedyPass:
-        """The pass that gave a state, with these settings."""
+        """Return a pass that goes on from a snapshot, with the settings that it had."""
         offset = state.tensors["offset"].clone() if "offset" in state.tensors else None
         begun = state.values["settings"]["threshold"]
         restored = GreedyPass(settings, begun, offset, state.tensors["atoms"].device)

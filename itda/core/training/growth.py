@@ -19,13 +19,13 @@ GROWTHS: dict[str, tuple[str, str]] = {
     "cpu": ("itda.core.training.growth_cpu", "CpuGrowth"),
     "cuda": ("itda.core.training.growth_cpu", "CpuGrowth"),
 }
-"""Module and class by type of device, imported at first use: compiled loops take a second to load."""
+"""Module and class for each type of device, imported at first use: compiled loops take a second to load."""
 
 ELSEWHERE = "cpu"
-"""The row for devices that have none."""
+"""The row of `GROWTHS` for devices that have none."""
 
 ANY_PURSUIT = ("itda.core.training.growth_any", "AnyGrowth")
-"""For pursuits that the growth of a device does not know."""
+"""Module and class for pursuits that the growth of a device does not know."""
 
 
 @runtime_checkable
@@ -40,7 +40,7 @@ class Growth(Protocol):
 
     @property
     def number(self) -> int:
-        """How many atoms there are."""
+        """Number of atoms."""
         ...
 
     @property
@@ -50,12 +50,12 @@ class Growth(Protocol):
 
     @property
     def novelty(self) -> Float32[Tensor, " atoms"]:
-        """The error of each atom's target in the dictionary before it, on the CPU."""
+        """Error of each atom's target in the dictionary just before it was added, on the CPU."""
         ...
 
     @property
     def gram_rows(self) -> int | Literal["all"]:
-        """How many rows of the Gram matrix memory has room for."""
+        """Number of Gram matrix rows that fit into memory."""
         ...
 
     def offer(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
@@ -63,7 +63,7 @@ class Growth(Protocol):
         ...
 
     def encode(self, targets: Float[Tensor, "batch d_model"]) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
-        """Codes in the dictionary so far with the full k, and the error of each target."""
+        """Return codes in the dictionary so far with the full k, and the error of each target."""
         ...
 
     def restore(self, atoms: Float32[Tensor, "atoms d_model"], novelty: Float32[Tensor, " atoms"]) -> None:
@@ -73,10 +73,10 @@ class Growth(Protocol):
 
 @runtime_checkable
 class GrowthMaker(Protocol):
-    """Makes an empty `Growth`; its class, as a rule. `most` atoms end the growth; `memory` is in bytes."""
+    """A maker of an empty `Growth`, as a rule its class. Growth ends at `most` atoms; `memory` is in bytes."""
 
     def knows(self, pursuit: Pursuit, /) -> bool:
-        """Tell if it can grow a dictionary by this pursuit."""
+        """Return True if it can grow a dictionary by this pursuit."""
         ...
 
     def __call__(
@@ -94,7 +94,7 @@ class GrowthMaker(Protocol):
 
 
 def growth_for(device: torch.device, pursuit: Pursuit) -> GrowthMaker:
-    """The fastest way there is to grow a dictionary by a pursuit, from activations on this device.
+    """Return the fastest maker of a growth by a pursuit, from activations on this device.
 
     All give the same bits.
 

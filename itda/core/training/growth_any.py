@@ -11,7 +11,7 @@ from itda.core.pursuit import Pursuit, pursue
 from itda.core.pursuit.fixed_order import fixed_dot, root, scaled
 
 MOST_ROWS = 2048
-"""Targets that are encoded together, at most."""
+"""Most targets that are encoded together."""
 
 
 class AnyGrowth:
@@ -39,13 +39,13 @@ class AnyGrowth:
 
     @staticmethod
     def knows(pursuit: Pursuit) -> bool:
-        """Every pursuit."""
+        """Return True: it knows every pursuit."""
         del pursuit
         return True
 
     @property
     def number(self) -> int:
-        """How many atoms there are."""
+        """Number of atoms."""
         return len(self._novelty)
 
     @property
@@ -55,20 +55,20 @@ class AnyGrowth:
 
     @property
     def novelty(self) -> Float32[Tensor, " atoms"]:
-        """The error of each atom's target in the dictionary before it."""
+        """Error of each atom's target in the dictionary just before it was added."""
         return torch.tensor(self._novelty, dtype=torch.float32)
 
     @property
     def gram_rows(self) -> Literal["all"]:
-        """All: there is no Gram matrix, so no row of it is missing."""
+        """The word "all": there is no Gram matrix, so no row of it is missing."""
         return "all"
 
     def encode(self, targets: Float[Tensor, "batch d_model"]) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
-        """Codes in the dictionary so far, to the full k."""
+        """Return codes in the dictionary so far, with the full k, and the error of each target."""
         return pursue(targets, self.atoms.to(targets.device), self.k, self.pursuit)
 
     def offer(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
-        """Go through some targets in order; return those that were appended."""
+        """Go through some targets in order; return the rows that were appended."""
         self._room = self._room.to(targets.device)
         appended: list[int] = []
         start, rows = 0, min(16, self._most_rows)

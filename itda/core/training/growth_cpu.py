@@ -22,10 +22,10 @@ from itda.core.pursuit.threads import over_rows
 from itda.core.training import growth_kernel
 
 ROWS = 1024
-"""Rows whose correlations with the dictionary are computed by one product: more make it no more efficient."""
+"""Most rows whose correlations with the dictionary are computed by one product: more make it no more efficient."""
 
 PRODUCT_BYTES = 2**26
-"""What these correlations may take, if that is less."""
+"""Most bytes that the correlations of one product may take."""
 
 
 class CpuGrowth:
@@ -55,7 +55,7 @@ class CpuGrowth:
 
     @staticmethod
     def knows(pursuit: Pursuit) -> bool:
-        """Tell if the compiled loops know a pursuit."""
+        """Return True if the compiled loops know a pursuit."""
         return kind_of(pursuit) is not None
 
     @property
@@ -65,20 +65,20 @@ class CpuGrowth:
 
     @property
     def novelty(self) -> Float32[Tensor, " atoms"]:
-        """The error of each atom's activation in the dictionary before it: why it was appended."""
+        """Error of each atom's activation in the dictionary just before it was added: why it was appended."""
         return torch.from_numpy(np.concatenate([np.empty(0), *self._novelty]).astype(np.float32))
 
     @property
     def gram_rows(self) -> int | Literal["all"]:
-        """How many rows of the Gram matrix memory has room for."""
+        """Number of Gram matrix rows that fit into memory."""
         return "all" if self.gram.complete else self.gram.capacity
 
     def encode(self, targets: Float[Tensor, "batch d_model"]) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
-        """Codes in the dictionary so far, to the full k."""
+        """Return codes in the dictionary so far, with the full k, and the error of each target."""
         return GramEncoder(self.gram, self.k, self.pursuit)(targets.cpu())
 
     def offer(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
-        """Go through some targets in order; returns those that were appended."""
+        """Go through some targets in order; return the rows that were appended."""
         targets = targets.cpu()
         appended: list[int] = []
         start = 0
@@ -106,7 +106,7 @@ class CpuGrowth:
         return max(1, min(self._block_size, self.gram.capacity // self.k))  # it holds k Gram rows for each of its rows
 
     def _offer_part(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
-        """Rows whose correlations come of one product; encoded block by block."""
+        """Go, block by block, through rows whose correlations come from one product."""
         before, room = self.number, self.number + len(targets)
         self._reserve(room)
         part, _ = new_block(targets, self.k, self.pursuit, self.threshold, room, scratch=self._scratch)
@@ -168,7 +168,7 @@ class CpuGrowth:
             self._block_size = min(ROWS, 2 * self._block_size)
 
     def _shares(self, rows: np.ndarray, block: Block, share: np.ndarray) -> None:
-        """What the codes of some rows leave unexplained."""
+        """Write into `share` the part of each row's energy that its code leaves unexplained."""
         if self._kind != gram_cpu_kernel.MP_REFIT:
             energy = block.energy[rows]
             share[rows] = np.divide(block.left[rows], energy, out=np.zeros(len(rows)), where=energy > 0)

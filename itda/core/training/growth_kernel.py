@@ -76,7 +76,7 @@ def _append(
 
 @as_written
 def _first_change(i: int, block: Block, new: int, row: np.ndarray, k: int, entry_error: float, pursuit: int) -> int:
-    """The first step at which the new atom may be picked, or -1. `row` is its Gram row.
+    """Return the first step at which the new atom may be picked, or -1. `row` is its Gram row.
 
     q_t = <r_t, d_new> = q_{t-1} - a_t G[new, j_t], and a pick stays if |q_t| <= |<r_t, d_j>|: the older of equals
     stays.

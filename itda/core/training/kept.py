@@ -20,7 +20,7 @@ class KeptActivations:
     def __init__(self, stride: int) -> None:
         self.stride = stride
         self.seen = 0
-        """Activations that one in `stride` was kept of."""
+        """Number of activations seen so far, of which one in `stride` was kept."""
         self._parts: list[Tensor] = []
 
     def __bool__(self) -> bool:
@@ -33,10 +33,10 @@ class KeptActivations:
             self.seen += len(activations)
 
     def joined(self, d_model: int) -> Float[Tensor, "tokens d_model"]:
-        """All that were kept, in stream order."""
+        """Return all activations kept so far, in stream order."""
         return torch.cat(self._parts) if self._parts else torch.empty(0, d_model)
 
     def restore(self, kept: Float[Tensor, "tokens d_model"] | None, seen: int) -> None:
-        """Go on with a copy of what was kept of the first `seen` activations."""
+        """Go on with a copy of the activations kept among the first `seen`."""
         self._parts = [kept.clone()] if kept is not None else []
         self.seen = seen

@@ -16,7 +16,7 @@ from itda.core.training.settings import TrainerSettings
 
 @dataclass(frozen=True, eq=False)
 class Opening:
-    """What the pass over the stream begins with."""
+    """The offset, the threshold and the rules that the pass over the stream begins with."""
 
     tally: Tally | None
     """Counts massive activations above the limit found; None if there is no such rule."""
@@ -27,7 +27,7 @@ class Opening:
 
 
 def opening_of(first: Float[Tensor, "tokens d_model"], settings: TrainerSettings, *, ended: bool) -> Opening:
-    """Find what the pass begins with; `first` are the first `settings.wait` activations, fewer if the stream `ended`.
+    """Find the opening of a pass; `first` are the first `settings.wait` activations, fewer if the stream `ended`.
 
     Raises `SettingError`.
     """
@@ -43,7 +43,7 @@ def opening_of(first: Float[Tensor, "tokens d_model"], settings: TrainerSettings
 
 
 def _offset(begun: Float[Tensor, "tokens d_model"], settings: TrainerSettings) -> Float32[Tensor, " width"] | None:
-    """The given offset, or the mean of the first activations, massive ones left out."""
+    """Return the given offset, or the mean of the first activations, massive ones left out."""
     if settings.offset is not None:
         return settings.offset.float()
     if len(begun) == 0:

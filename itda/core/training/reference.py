@@ -24,7 +24,7 @@ EPSILON = 1e-9
 
 
 class ReferenceTrainer:
-    """The released trainer. One call of `offer` is one of its steps, so the cut into batches is part of the settings.
+    """The trainer of the released script. One `offer` is one of its steps, so the cut into batches matters.
 
     `threshold` is in the script's own unit, the mean over d_model of (x/|x| - x_hat/|x_hat|)^2.
 
@@ -37,7 +37,7 @@ class ReferenceTrainer:
     """
 
     massive_norm = found = gram_rows = None
-    """No rule about massive activations, no crop and no Gram matrix."""
+    """None, all three: there is no rule about massive activations, no crop and no Gram matrix."""
 
     def __init__(self, d_model: int, *, k: int, threshold: float, atoms: int | None = None) -> None:
         check_pursuit(k, "mp")
@@ -58,7 +58,7 @@ class ReferenceTrainer:
 
     @torch.no_grad()
     def offer(self, batch: ActivationBatch) -> int:
-        """One step on one batch; returns the number of atoms added. Raises `ActivationError`."""
+        """Take one step on one batch; return the number of atoms added. Raises `ActivationError`."""
         x = target_of(batch.activations, self.d_model, None).float()
         self._atoms = self._atoms.to(x.device)
         before = len(self)
@@ -82,11 +82,11 @@ class ReferenceTrainer:
 
     @torch.no_grad()
     def error(self, activations: Float[Tensor, "batch d_model"]) -> Float64[Tensor, " batch"]:
-        """||x - x_hat||^2 / ||x||^2 of each activation in the dictionary so far. Raises `ActivationError`."""
+        """Return ||x - x_hat||^2 / ||x||^2 of each activation in the dictionary so far. Raises `ActivationError`."""
         return self.finish().decompose(activations)[1]
 
     def finish(self, progress: Callable[[int], object] = ignored, **parts: Any) -> ITDA:
-        """The dictionary so far; `parts` are its `site` and `provenance`. It is not refined: no `progress` is made."""
+        """Return the dictionary so far; `parts` are its `site` and `provenance`. It is not refined: no progress."""
         del progress
         # A zero row among the most frequent becomes a zero atom there; no pursuit picks it, so it is left out here.
         kept = self._atoms.any(dim=1)
@@ -99,14 +99,14 @@ class ReferenceTrainer:
         )
 
     def state(self) -> TrainingState:
-        """All that `restore` needs to go on from here."""
+        """Return a snapshot, from which `restore` goes on."""
         values = {"of": "ReferenceTrainer", "settings": self._settings, "tokens": self.seen}
         return TrainingState(values, {"atoms": self._atoms.cpu().clone()}, {"atoms": Labels.concatenate(self._labels)})
 
     def restore(self, state: TrainingState) -> None:
-        """Go on from a state: with the batches that would have come next, the dictionary is the same to the bit.
+        """Go on from a snapshot: with the batches that would have come next, the dictionary is the same to the bit.
 
-        Raises `SettingError` if this trainer is not new or has other settings than the one the state was taken from.
+        Raises `SettingError` if this trainer is not new or has other settings than the one that was recorded.
         """
         state.check("ReferenceTrainer", self._settings, self.seen)
         self._atoms = state.tensors["atoms"].clone()
@@ -119,7 +119,7 @@ class ReferenceTrainer:
 
     @staticmethod
     def _most_frequent(x: Float[Tensor, "batch d_model"], number: int) -> Tensor:
-        """Rows of the first occurrence of the most frequent distinct values, most frequent first."""
+        """Return the rows where the most frequent distinct values first occur, most frequent first."""
         values, inverse, counts = torch.unique(x, dim=0, return_inverse=True, return_counts=True)
         _, order = torch.sort(counts, descending=True)
         position = torch.arange(len(x), device=x.device)
@@ -132,7 +132,7 @@ class ReferenceTrainer:
         self._labels.append(labels)
 
     def _reconstruct(self, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
-        """The script's matching pursuit: a dense float32 code, and one product to decode it."""
+        """Reconstruct x by the script's matching pursuit: a dense float32 code, and one product to decode it."""
         residual, rows = x.clone(), torch.arange(len(x), device=x.device)
         dense = x.new_zeros(len(x), len(self))
         for _ in range(self.k):

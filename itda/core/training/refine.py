@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from itda.core.checks import check_refinement
@@ -28,29 +28,29 @@ PASS_TOKENS = 20_000
 """The most tokens of one pass."""
 
 USES = 64
-"""Uses per atom that a pass should have. Fewer fit an atom to its few uses; more give fewer passes in the same time."""
+"""Uses per atom in a pass. Fewer fit an atom too closely to them; more give fewer passes in the same time."""
 
 LEAST_TOKENS = 5_000
-"""Of one pass, however few atoms there are."""
+"""The fewest tokens of one pass, however few atoms there are."""
 
 GUARD_TOKENS = 8_000
-"""Tokens, of those fitted, on which the refined dictionary is compared with the one before."""
+"""Most tokens, of those fitted, on which the refined dictionary is compared with the one before."""
 
 MOMENTUM = 0.6
-"""Share of the last step that is taken again: atoms that keep their direction from pass to pass go faster."""
+"""Share of the last step that is taken again: atoms that move the same way in each pass go faster."""
 
 ROWS = 4096
-"""Rows whose residuals are in memory at once. Sums are over these parts in order, so it is part of the result."""
+"""Rows whose residuals are in memory at once. Sums go over these parts in order, so bits depend on it."""
 
 
 def pass_size(atoms: int, k: int) -> int:
-    """How many tokens a pass has, if nothing else is said and there are as many."""
+    """Return the default number of tokens in a pass."""
     return min(PASS_TOKENS, max(LEAST_TOKENS, USES * atoms // k))
 
 
 @torch.no_grad()
 def refine(
-    model: ITDA,
+    dictionary: ITDA,
     activations: Float[Tensor, "tokens d_model"],
     *,
     passes: int,
@@ -68,55 +68,71 @@ def refine(
     result is never larger than before: if it were, the atoms would be returned as they came, with fidelity 1.
 
     A function of its arguments to the bit, whatever the number of threads. Raises `SettingError` for settings out of
-    range or a model that is refined already, `ActivationError` for activations that do not fit.
+    range or a dictionary that is refined already, `ActivationError` for activations that do not fit.
 
     >>> import itda, torch
     >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(2)))
-    >>> model = itda.ITDA(torch.eye(2), labels, k=1)
-    >>> refined = itda.refine(model, torch.tensor([[2.0, 1.0], [0.0, 3.0]]), passes=1)
+    >>> dictionary = itda.ITDA(torch.eye(2), labels, k=1)
+    >>> refined = itda.refine(dictionary, torch.tensor([[2.0, 1.0], [0.0, 3.0]]), passes=1)
     >>> [round(x, 3) for x in refined.atoms[0].tolist()], refined.fidelity.tolist()[1]
     ([0.894, 0.447], 1.0)
     """
     check_refinement(passes, min_fidelity)
     if pass_tokens is None:
-        pass_tokens = pass_size(len(model), model.k)
+        pass_tokens = pass_size(len(dictionary), dictionary.k)
     if pass_tokens < 1:
         raise SettingError(f"pass_tokens is {pass_tokens}: it must be at least 1")
-    if model.fidelity is not None:
+    if dictionary.fidelity is not None:
         raise SettingError("the dictionary is refined already: refine the one that it was made from")
-    check_width(activations, model.d_model)
-    origin = model.atoms.cpu()
-    if passes == 0 or len(activations) == 0 or len(model) == 0:
-        return replace(model, fidelity=torch.ones(len(model)))
-    # Every s-th, then those after them, and so on: each part is spread over all of the stream.
-    stride = math.ceil(len(activations) / pass_tokens)
-    order = torch.cat([torch.arange(start, len(activations), stride) for start in range(stride)])
-    atoms, velocity = origin, torch.zeros_like(origin)
-    for number in range(passes):
-        part = (number * pass_tokens + torch.arange(min(pass_tokens, len(order)))) % len(order)
-        targets = _targets(model, activations[order[part].to(activations.device)])
-        # Plain matching pursuit: its codes cost less than those of a final fit, and atoms fitted to them do no worse.
-        code = encoder(atoms.to(model.atoms.device), model.k, "mp", memory=model.limits.memory)(
-            targets.to(model.atoms.device)
-        )[0]
-        moved = improved(atoms, targets, code)
-        velocity = MOMENTUM * velocity + (moved - atoms)
-        atoms = _within(_unit(atoms + velocity, atoms), origin, min_fidelity)
-        progress(len(targets))
-    a, o = atoms.double(), origin.double()
-    fidelity = (fixed_dot(a, o) / (_norm(a) * _norm(o))[:, 0]).clamp(-1, 1).float()
-    result = replace(model, atoms=atoms.to(model.atoms.device), fidelity=fidelity)
+    check_width(activations, dictionary.d_model)
+    if passes == 0 or len(activations) == 0 or len(dictionary) == 0:
+        return replace(dictionary, fidelity=torch.ones(len(dictionary)))
+    order = _spread(len(activations), pass_tokens)
+    part = torch.arange(min(pass_tokens, len(order)))
+    parts = [order[(number * pass_tokens + part) % len(order)] for number in range(passes)]
+    atoms = _fitted(dictionary, activations, parts, min_fidelity, progress)
+    new, old = atoms.double(), dictionary.atoms.cpu().double()
+    fidelity = (fixed_dot(new, old) / (_norm(new) * _norm(old))[:, 0]).clamp(-1, 1).float()
+    result = replace(dictionary, atoms=atoms.to(dictionary.atoms.device), fidelity=fidelity)
     fitted = order[: passes * pass_tokens]
     guard = activations[fitted[:: math.ceil(len(fitted) / GUARD_TOKENS)].to(activations.device)]
-    if _error(result, guard) > _error(model, guard):
-        return replace(model, fidelity=torch.ones(len(model)))
+    if _error(result, guard) > _error(dictionary, guard):
+        return replace(dictionary, fidelity=torch.ones(len(dictionary)))
     return result
+
+
+def _spread(tokens: int, pass_tokens: int) -> Int64[Tensor, " tokens"]:
+    """Return all token numbers in an order of which each `pass_tokens` are spread over the whole stream."""
+    # Every s-th, then those after them, and so on.
+    stride = math.ceil(tokens / pass_tokens)
+    return torch.cat([torch.arange(start, tokens, stride) for start in range(stride)])
+
+
+def _fitted(
+    dictionary: ITDA,
+    activations: Float[Tensor, "tokens d_model"],
+    parts: list[Int64[Tensor, " part"]],
+    min_fidelity: float,
+    progress: Callable[[int], object],
+) -> Float32[Tensor, "atoms d_model"]:
+    """Return the atoms after one pass over each part of the activations, on the CPU."""
+    start, device, limit = dictionary.atoms.cpu(), dictionary.atoms.device, dictionary.limits.memory
+    atoms, velocity = start, torch.zeros_like(start)
+    for part in parts:
+        targets = _targets(dictionary, activations[part.to(activations.device)])
+        # Plain matching pursuit: its codes cost less than those of a final fit, and atoms fitted to them do no worse.
+        # In one expression, so that the encoder's Gram rows are let go of before the next ones are made.
+        code = encoder(atoms.to(device), dictionary.k, "mp", memory=limit)(targets.to(device))[0]
+        velocity = MOMENTUM * velocity + (improved(atoms, targets, code) - atoms)
+        atoms = _within(_unit(atoms + velocity, atoms), start, min_fidelity)
+        progress(len(targets))
+    return atoms
 
 
 def improved(
     atoms: Float32[Tensor, "atoms d_model"], targets: Float[Tensor, "tokens d_model"], code: SparseCode
 ) -> Float32[Tensor, "atoms d_model"]:
-    """The atoms after one damped block step, of unit norm. With their lengths taken into the codes, no residual grows.
+    """Return atoms after one damped block step, of unit norm. With their lengths put into the codes, no residual grows.
 
     Atoms that the codes do not use stay.
     """
@@ -125,9 +141,9 @@ def improved(
     gradient = np.zeros((number, d_model))
     coefficients, indices = code.coefficients.double().cpu(), code.indices.cpu()
     parts = [slice(start, start + ROWS) for start in range(0, len(targets), ROWS)]
-    exact = targets.double().cpu()
+    z = targets.double().cpu()
     for part in parts:
-        residual = (exact[part] - decoded(coefficients[part], atoms, indices[part])).numpy()
+        residual = (z[part] - decoded(coefficients[part], atoms, indices[part])).numpy()
         starts, rows, uses = _by_atom(indices[part].numpy(), coefficients[part].numpy(), number)
         over_rows(refine_kernel.gather, np.flatnonzero(np.diff(starts)), starts, rows, uses, residual, gradient)
         energy += np.bincount(indices[part].numpy().ravel(), coefficients[part].square().numpy().ravel(), number)
@@ -135,7 +151,7 @@ def improved(
     step = torch.from_numpy(np.divide(gradient, energy[:, None], out=gradient, where=used[:, None])).float()
     cross, square = [], []
     for part in parts:
-        residual = (exact[part] - decoded(coefficients[part], atoms, indices[part])).numpy()
+        residual = (z[part] - decoded(coefficients[part], atoms, indices[part])).numpy()
         change = decoded(coefficients[part], step, indices[part]).numpy()
         products = np.empty((len(residual), 2))
         over_rows(refine_kernel.along, np.arange(len(residual)), residual, change, products)
@@ -146,7 +162,7 @@ def improved(
 
 
 def _by_atom(indices: np.ndarray, coefficients: np.ndarray, atoms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Uses sorted by atom: where each atom's begin [atoms + 1], their rows and coefficients, padding left out."""
+    """Sort uses by atom: where each atom's begin [atoms + 1], their rows and coefficients, padding left out."""
     flat, values = indices.ravel(), coefficients.ravel()
     rows = np.repeat(np.arange(len(indices)), indices.shape[1])
     real = values != 0
@@ -159,42 +175,42 @@ def _by_atom(indices: np.ndarray, coefficients: np.ndarray, atoms: int) -> tuple
 def _unit(
     atoms: Float32[Tensor, "atoms d_model"], before: Float32[Tensor, "atoms d_model"]
 ) -> Float32[Tensor, "atoms d_model"]:
-    """Each atom divided by its norm; where that is no number, as it was before."""
-    exact = atoms.double()
-    norm = _norm(exact)
-    return torch.where((norm > 0) & norm.isfinite(), exact / norm, before.double()).float()
+    """Divide each atom by its norm; where that is zero or not finite, keep the atom of `before`."""
+    moved = atoms.double()
+    norm = _norm(moved)
+    return torch.where((norm > 0) & norm.isfinite(), moved / norm, before.double()).float()
 
 
-def _norm(exact: Float64[Tensor, "atoms d_model"]) -> Float64[Tensor, "atoms 1"]:
-    return root(fixed_dot(exact, exact))[:, None]
+def _norm(atoms: Float64[Tensor, "atoms d_model"]) -> Float64[Tensor, "atoms 1"]:
+    return root(fixed_dot(atoms, atoms))[:, None]
 
 
 def _within(
-    atoms: Float32[Tensor, "atoms d_model"], origin: Float32[Tensor, "atoms d_model"], least: float
+    atoms: Float32[Tensor, "atoms d_model"], start: Float32[Tensor, "atoms d_model"], least: float
 ) -> Float32[Tensor, "atoms d_model"]:
-    """Atoms whose cosine to the origin is below `least` (or negative), turned back to it along the shortest way."""
+    """Turn atoms whose cosine to their start is below `least` (or negative) back to it along the shortest way."""
     if least >= 1:
-        return origin
-    a, o = atoms.double(), origin.double()
+        return start
+    a, o = atoms.double(), start.double()
     o = o / _norm(o)
     cosine = fixed_dot(a, o)[:, None]
     across = a - cosine * o
     across = across / _norm(across).clamp(min=1e-300)
     bound = min(1.0, least + 1e-6)  # atoms are float32: its rounding must not go below
-    # An atom opposite to its origin has no shortest way back.
+    # An atom opposite to its start has no shortest way back.
     turned = torch.where(_norm(across) > 0.5, bound * o + math.sqrt(1 - bound * bound) * across, o)
     return torch.where(cosine < bound, turned, a).float()
 
 
-def _targets(model: ITDA, activations: Tensor) -> Float64[Tensor, "tokens d_model"]:
-    """x - offset, divided by one power of two that brings the largest near 1: no energy overflows."""
-    targets = target_of(activations, model.d_model, model.offset).cpu().double()
+def _targets(dictionary: ITDA, activations: Tensor) -> Float64[Tensor, "tokens d_model"]:
+    """Return x - offset, divided by one power of two that brings the largest near 1: no energy overflows."""
+    targets = target_of(activations, dictionary.d_model, dictionary.offset).cpu().double()
     exponent = torch.frexp(targets.abs().amax()).exponent
     return scaled(targets, -exponent)
 
 
-def _error(model: ITDA, activations: Tensor) -> float:
-    """sum ||x - x_hat||^2 over some activations."""
-    shares: Float64[Tensor, " tokens"] = model.decompose(activations)[1].cpu()
-    energy = _targets(model, activations).double().square().sum(dim=1)
+def _error(dictionary: ITDA, activations: Tensor) -> float:
+    """Return the sum of ||x - x_hat||^2 over some activations, in the units of `_targets`."""
+    shares: Float64[Tensor, " tokens"] = dictionary.decompose(activations)[1].cpu()
+    energy = _targets(dictionary, activations).double().square().sum(dim=1)
     return math.fsum((shares * energy).tolist())

@@ -14,7 +14,7 @@ from itda.core.pursuit import Pursuit
 from itda.core.training.growth import growth_for
 
 LOWEST, HIGHEST = 1e-6, 0.999
-"""Thresholds that are tried."""
+"""The lowest and the highest threshold that is tried."""
 
 LEAST_SAMPLE, MOST_SAMPLE, SAMPLE_SHARE, SAMPLE_BYTES = 4096, 32_768, 2, 2**27
 """The sample: half of the stream, but not fewer tokens, not more, and in float32 not larger than that."""
@@ -23,22 +23,22 @@ AIM = 1.015
 """Atoms aimed at for each one wanted: a dictionary can be cropped, not stretched."""
 
 DECLINE = 0.15
-"""The growth exponent falls as tokens^-DECLINE: what is new becomes rare faster than a power law has it."""
+"""The growth exponent falls as tokens^-DECLINE: new atoms become rare faster than by a power law."""
 
 ELASTICITY = 4.0
-"""Loss of new atoms, in logarithms, for a rise of the threshold: measured at 3 to 6."""
+"""Fall of log new atoms for a rise of log threshold by 1: measured at 3 to 6."""
 
 SLOPE = -2.2
-"""The same of all atoms of a stream, to begin the search with."""
+"""Change of log atoms of a whole stream for a rise of log threshold by 1, to begin the search with."""
 
 SURE, UNSURE = 0.015, 0.06
 """How far a projection may be off the aim before the threshold is moved: at the end of the stream, and before."""
 
 GENTLE = 0.01
-"""The most that log threshold moves at a point, besides a share of what the projection is off by."""
+"""The most that log threshold moves at a point, beside a quarter of what log projection is off by."""
 
 CLOSER = 32
-"""Points on the way: a sixteenth more tokens apart, and at least so many in the whole stream."""
+"""Points on the way: each a sixteenth more tokens than the last, and at least so many in the whole stream."""
 
 
 class Schedule:
@@ -66,25 +66,25 @@ class Schedule:
         """Tokens, atoms, and the threshold from there on, at each point so far."""
 
     def state(self) -> dict[str, Any]:
-        """What `restored` needs besides `atoms` and `tokens`; JSON can hold it."""
+        """Return JSON values from which `restored`, given `atoms` and `tokens` too, makes this schedule again."""
         return {"sample": self.sample, "threshold": self.threshold, "exponent": self.exponent} | {
             "past": [list(each) for each in self._past]
         }
 
     @staticmethod
     def restored(values: dict[str, Any], *, atoms: int, tokens: int) -> Schedule:
-        """The schedule as it was when it gave its state."""
+        """Return the schedule as it was when `state` gave these values."""
         given = {name: values[name] for name in ("sample", "threshold", "exponent")}
         schedule = Schedule(atoms=atoms, tokens=tokens, **given)
         schedule._past = [(seen, number, threshold) for seen, number, threshold in values["past"]]
         return schedule
 
     def until_next(self, seen: int) -> int:
-        """Tokens until the threshold may change; all that may come if it does not any more."""
+        """Return the tokens until the threshold may change; 2^62 if it does not change any more."""
         return next((point - seen for point in self._points if point > seen), 2**62)
 
     def correct(self, seen: int, number: int) -> float:
-        """The threshold from here on, `seen` tokens being a point and `number` the atoms there."""
+        """Return the threshold from here on, moved if need be where `seen` is a point; `number` counts the atoms."""
         if seen in self._points and seen < self.tokens and self._past[-1][0] < seen:
             if seen >= 1.25 * self.sample:
                 change = self._change(seen, number)
@@ -93,7 +93,7 @@ class Schedule:
         return self.threshold
 
     def _change(self, seen: int, number: int) -> float:
-        """Of log threshold."""
+        """Return the change of log threshold."""
         aim = AIM * self.atoms
         off = math.log(max(1, self._projected(seen, number)) / aim)
         band = SURE + (UNSURE - SURE) * (1 - seen / self.tokens)
@@ -107,7 +107,7 @@ class Schedule:
         return min(most, max(-most, change))
 
     def _projected(self, seen: int, number: int) -> float:
-        """Atoms at the end if the threshold stays, from those of the second half of the stream so far."""
+        """Project the atoms at the end if the threshold stays, from those of the second half of the stream so far."""
         points = [*self._past, (seen, number, self.threshold)]
         start = max(i for i, point in enumerate(points) if i == 0 or point[0] <= seen // 2)
         new = 0.0
@@ -123,7 +123,7 @@ class Schedule:
 
 
 def growth_factor(exponent: float, middle: float, start: float, stop: float) -> float:
-    """By what factor the atoms grow from `start` to `stop` tokens, given the exponent at `middle` tokens.
+    """Return the factor by which atoms grow from `start` to `stop` tokens, given the exponent at `middle` tokens.
 
     >>> growth_factor(0.0, 100.0, 100.0, 1000.0), round(growth_factor(0.4, 100.0, 200.0, 400.0), 2)
     (1.0, 1.27)
@@ -132,7 +132,7 @@ def growth_factor(exponent: float, middle: float, start: float, stop: float) -> 
 
 
 def sample_of(tokens: int, d_model: int) -> int:
-    """How many first activations of a stream are the sample.
+    """Return how many first activations of a stream are the sample.
 
     >>> sample_of(3000, 64), sample_of(40_000, 64), sample_of(10**6, 64), sample_of(10**6, 4096)
     (3000, 20000, 32768, 8192)
@@ -144,12 +144,12 @@ def sample_of(tokens: int, d_model: int) -> int:
 def calibrated(
     sample: Float[Tensor, "tokens d_model"], *, atoms: int, tokens: int, k: int, pursuit: Pursuit, memory: int | None
 ) -> Schedule:
-    """The schedule for a stream that begins with `sample` (targets, offset subtracted). Raises `SettingError`."""
+    """Find the schedule for a stream that begins with `sample` (targets, offset subtracted). Raises `SettingError`."""
     check_number(atoms, tokens)
     aim, half, grow = AIM * atoms, len(sample) // 2, growth_for(sample.device, pursuit)
 
     def projected(threshold: float) -> tuple[float, float]:
-        """Atoms at the end, of many too many some number that is too many; and the exponent of their growth."""
+        """Project the atoms at the end (if far too many, only that they are) and the exponent of their growth."""
         found = grow(sample.shape[1], k, threshold, pursuit, math.ceil(1.5 * aim) + 1, None, memory)
         found.offer(sample[:half])
         first = found.number
@@ -168,7 +168,7 @@ def calibrated(
 
 
 def _found(projected: Callable[[float], tuple[float, float]], aim: float) -> tuple[float, float]:
-    """Where a falling function of the threshold is about `aim`: Newton's steps in logarithms, within a bracket."""
+    """Find where a falling function of the threshold is about `aim`, by Newton's steps in logarithms in a bracket."""
     low, high = math.log(LOWEST), math.log(HIGHEST)
     here, slope = math.log(0.2), SLOPE
     last: tuple[float, float] | None = None

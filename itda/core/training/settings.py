@@ -18,12 +18,12 @@ from itda.core.training.schedule import sample_of
 from itda.errors import SettingError
 
 KEPT_BYTES = 2**31
-"""What the activations kept for refinement may take."""
+"""Most bytes that the activations kept for refinement may take."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainerSettings:
-    """What a dictionary depends on besides its stream, and what may change its cost. Raises `SettingError`.
+    """The settings of a trainer: those that decide the dictionary, and those of cost. Raises `SettingError`.
 
     `itda.Trainer` explains each.
 
@@ -72,30 +72,30 @@ class TrainerSettings:
 
     @property
     def sample(self) -> int:
-        """How many first activations turn a number of atoms into a threshold; 0 if a threshold was given."""
+        """Number of first activations that turn a number of atoms into a threshold; 0 if a threshold was given."""
         return sample_of(self.tokens, self.d_model) if self.atoms is not None and self.tokens is not None else 0
 
     @property
     def limit_tokens(self) -> int:
-        """How many first activations say what is massive; 0 if no rule was asked for."""
+        """Number of first activations that decide which norms are massive; 0 if no rule was asked for."""
         return FIRST_TOKENS if self.massive is not None else 0
 
     @property
     def wait(self) -> int:
-        """How many activations have to come before the first can be gone through."""
+        """Number of activations that have to come before the first is gone through."""
         wait = max(self.offset_tokens, self.sample, self.limit_tokens, 1)
         return wait if self.tokens is None else min(self.tokens, wait)
 
     @property
     def stride(self) -> int:
-        """Every so many activations one is kept for refinement; 0 if none is."""
+        """One activation in this many is kept for refinement; 0 if none is."""
         if self.passes == 0 or self.tokens is None:
             return 0
         wanted = min(self.passes * PASS_TOKENS, max(1, KEPT_BYTES // (4 * self.d_model)))
         return math.ceil(self.tokens / wanted)
 
     def saved(self) -> dict[str, Any]:
-        """What a training state holds of them, as JSON values: all that the dictionary depends on but the offset."""
+        """Return, as JSON values for a training state, all settings that decide the dictionary but the offset."""
         names = ("d_model", "tokens", "k", "threshold", "atoms", "pursuit", "offset_tokens", "passes", "min_fidelity")
         saved = {name: getattr(self, name) for name in (*names, "massive")}
         # Left out where it is not used, so that the files are those of earlier versions.

@@ -12,10 +12,10 @@ from itda.core.labels import Labels
 from itda.errors import SettingError
 
 TRAINER, PASS = "Builder", "Trainer"
-"""How states, and so the files of checkpoints, name a `Trainer` and the greedy pass within it."""
+"""The names of a `Trainer`, and of the greedy pass within it, in snapshots and so in the files of checkpoints."""
 
 CLASSES = {TRAINER: "Trainer"}
-"""The class of each kind of state where it has another name."""
+"""The class that each kind of snapshot is of, where its name is another."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +37,13 @@ class TrainingState:
     """
 
     values: dict[str, Any]
-    """What JSON can hold: `of`, the kind of object; `settings`; counts, and floats that are finite, which JSON in
+    """JSON values: `of`, the kind of object; `settings`; counts, and floats that are finite, which JSON in
     Python keeps to the bit."""
     tensors: dict[str, Tensor]
     labels: dict[str, Labels]
 
     def holding(self, name: str, part: TrainingState) -> TrainingState:
-        """This state with that of a part of the object in it."""
+        """Return this snapshot with that of a part of the object in it, under a name."""
         return TrainingState(
             {**self.values, name: part.values},
             {**self.tensors, **{f"{name}.{key}": tensor for key, tensor in part.tensors.items()}},
@@ -51,7 +51,7 @@ class TrainingState:
         )
 
     def part(self, name: str) -> TrainingState:
-        """The inverse of `holding`."""
+        """Return the snapshot of a part, which `holding` put in under a name."""
         start = f"{name}."
         return TrainingState(
             self.values[name],

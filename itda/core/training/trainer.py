@@ -107,11 +107,11 @@ class Trainer:
             memory=memory,
         )
         self.seen = 0
-        """Activations offered so far, massive ones too."""
+        """Number of activations offered so far, massive ones too."""
         self.tally: Tally | None = None
         """The count of massive activations, once there is a limit."""
         self.found: int | None = None
-        """After `finish`: atoms before the crop to `atoms`."""
+        """After `finish`, the number of atoms before the crop to `atoms`."""
         self._first = FirstActivations()
         self._pass: GreedyPass | None = None
         self._schedule: Schedule | None = None
@@ -140,7 +140,7 @@ class Trainer:
 
     @torch.no_grad()
     def error(self, activations: Float[Tensor, "batch d_model"]) -> Float64[Tensor, " batch"]:
-        """||z - z_hat||^2 / ||z||^2 of each activation in the dictionary so far. Raises `ActivationError`."""
+        """Return ||z - z_hat||^2 / ||z||^2 of each activation in the dictionary so far. Raises `ActivationError`."""
         check_width(activations, self.settings.d_model)
         if self._pass is None:
             return torch.ones(len(activations), dtype=torch.float64)
@@ -170,11 +170,11 @@ class Trainer:
 
     @property
     def gram_rows(self) -> int | Literal["all"]:
-        """How many rows of the Gram matrix memory has room for."""
+        """Number of Gram matrix rows that fit into memory."""
         return self._pass.gram_rows if self._pass is not None else "all"
 
     def finish(self, progress: Callable[[int], object] = ignored, **parts: Any) -> ITDA:
-        """The dictionary, refined, on the CPU; `parts` are its `mode`, `site` and `provenance`.
+        """Return the dictionary, refined, on the CPU; `parts` are its `mode`, `site` and `provenance`.
 
         `progress` is told the tokens that refinement has gone through. The provenance says under `massive` what was
         found of massive activations, unless the rule is off.
@@ -187,19 +187,19 @@ class Trainer:
             parts["massive_norm"] = self.tally.limit
             found = {"use": settings.massive, **self.tally.record()}
             parts["provenance"] = {**parts.get("provenance", {}), "massive": found}
-        model = self._pass.finish(**parts)
-        self.found = len(model)
+        dictionary = self._pass.finish(**parts)
+        self.found = len(dictionary)
         if settings.atoms is not None:
-            model = _cropped(model, settings.atoms)
+            dictionary = _cropped(dictionary, settings.atoms)
         if settings.passes:
             kept = self._kept.joined(settings.d_model)
             fidelity = settings.min_fidelity
-            model = replace(model, limits=PursuitLimits(settings.memory))
-            model = refine(model, kept, passes=settings.passes, min_fidelity=fidelity, progress=progress)
-        return replace(model, limits=NO_LIMITS).to("cpu")
+            dictionary = replace(dictionary, limits=PursuitLimits(settings.memory))
+            dictionary = refine(dictionary, kept, passes=settings.passes, min_fidelity=fidelity, progress=progress)
+        return replace(dictionary, limits=NO_LIMITS).to("cpu")
 
     def state(self) -> TrainingState:
-        """All that `restore` needs to go on from here."""
+        """Return a snapshot, from which `restore` goes on."""
         first, schedule = self._first.state(), self._schedule
         tensors = dict(first.tensors)
         if self._kept:
@@ -219,7 +219,7 @@ class Trainer:
         return state if self._pass is None else state.holding("trainer", self._pass.state())
 
     def restore(self, state: TrainingState) -> None:
-        """Go on from a state: the dictionary becomes what it would have been without the interruption, to the bit.
+        """Go on from a snapshot: the dictionary becomes what it would have been without the interruption, to the bit.
 
         Raises `SettingError` if this trainer is not new or has other settings than the one the state was taken from;
         `block_size` and `memory` may differ.
@@ -276,11 +276,16 @@ class Trainer:
             grown.threshold = schedule.correct(grown.seen, len(grown))
 
 
-def _cropped(model: ITDA, atoms: int) -> ITDA:
-    """The dictionary without those above so many: not the last, which are of the stream's end, but the least novel."""
-    if len(model) <= atoms:
-        return model
-    assert model.novelty is not None
-    best = model.novelty.argsort(descending=True, stable=True)[:atoms].sort().values
-    own = best.to(model.atoms.device)
-    return replace(model, atoms=model.atoms[own], labels=model.labels[best.numpy()], novelty=model.novelty[best])
+def _cropped(dictionary: ITDA, atoms: int) -> ITDA:
+    """Keep `atoms` atoms, the most novel ones: dropping the last instead would leave out the stream's end."""
+    if len(dictionary) <= atoms:
+        return dictionary
+    assert dictionary.novelty is not None
+    best = dictionary.novelty.argsort(descending=True, stable=True)[:atoms].sort().values
+    own = best.to(dictionary.atoms.device)
+    return replace(
+        dictionary,
+        atoms=dictionary.atoms[own],
+        labels=dictionary.labels[best.numpy()],
+        novelty=dictionary.novelty[best],
+    )

@@ -153,7 +153,7 @@ def test_gpu_pursuit_gives_the_bits_of_plain_and_says_which_way_it_took(pursuit,
     find = GpuPursuit(d, 4, pursuit, memory)
     for enough in (0.0, 0.3):
         assert differences(find(x, enough), plain.pursue(x, d, 4, pursuit, enough=enough)) == []
-    assert find.path == path
+    assert find.method == path
     assert find.description.startswith(f"pursuit: {path} (50 atoms of width 16, k = 4; ")
     assert "\n" not in find.description
 
@@ -170,15 +170,15 @@ def test_gpu_pursuit_makes_its_gram_matrix_once(monkeypatch):
 def test_gpu_pursuit_drops_a_kernel_whose_last_bits_differ_at_its_first_rows(monkeypatch):
     x, d = normal(12, 16), unit_rows(50, 16)
     find, run = GpuPursuit(d, 4), GpuPursuit._run
-    find.path, find._proven = "triton-on-chip", False
+    find.method, find._proven = "triton-on-chip", False
 
     def fused(self, targets, enough):
-        if self.path == "gram":
+        if self.method == "gram":
             return run(self, targets, enough)
         code, left = plain.pursue(targets, d, 4, enough=enough)
         return code, left * (1 + 2.0**-52)
 
     monkeypatch.setattr(GpuPursuit, "_run", fused)
     assert differences(find(x), plain.pursue(x, d, 4)) == []
-    assert find.path == "gram"
+    assert find.method == "gram"
     assert "differ" in find.description

@@ -11,10 +11,10 @@ Pursuit = str
 """The name of a pursuit: a key of `RULES`."""
 
 RULES: dict[Pursuit, PursuitRules] = {"mp": MP, "mp_refit": MP_REFIT, "omp": OMP, "nn_mp": NONNEGATIVE}
-"""The pursuits there are. `itda train --pursuit` offers the first three."""
+"""The rules of each pursuit. `itda train --pursuit` offers the first three."""
 
 PURSUITS: tuple[Pursuit, ...] = tuple(RULES)
-"""Their names."""
+"""The names of all pursuits."""
 
 __all__ = ["PURSUITS", "RULES", "Pursuit", "PursuitRules", "rules_of"]
 

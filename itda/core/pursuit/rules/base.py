@@ -11,7 +11,7 @@ from torch import Tensor
 from itda.core.pursuit.subtraction import Subtraction
 
 Score = Callable[[Tensor], Tensor]
-"""Turns correlations <r, d>, of any shape, into as many numbers that say how much each is wanted."""
+"""A function from correlations <r, d>, of any shape, to scores of that shape: how much each atom is wanted."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class PursuitRules:
     """
 
     score: Score
-    """Entry by entry, and |score(a) - score(b)| <= |a - b|: a float32 product proposes atoms, within its rounding."""
+    """The score, entry by entry. |score(a) - score(b)| <= |a - b|: rounding errors of products do not grow."""
     subtract: Callable[[Tensor, Tensor, int], Subtraction]
-    """Made from targets [batch, d_model], atoms and k: a class of `itda.core.pursuit.subtraction`, or one like them."""
+    """Makes a `Subtraction` from targets [batch, d_model], atoms and k; as a rule its class."""
     refit: bool = False
 
 
