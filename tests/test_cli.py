@@ -1,6 +1,5 @@
 """The command line, run in this process on the bundled model; bad input ends in one line and status 2."""
 
-import gc
 import io
 import json
 import os
@@ -17,7 +16,6 @@ import torch
 from itda import ITDA
 from itda.cli import main
 from itda.config import Train
-from itda.core import memory
 from itda.files import FULL, RUN_FORMAT
 from itda.parsing import parse_bytes
 from itda.recipes import train
@@ -207,8 +205,7 @@ def test_json_is_the_only_thing_on_standard_output_and_quiet_shows_no_progress(r
 
 def test_with_little_memory_or_fast_on_a_cpu_the_atoms_are_the_same_and_the_log_says_what_fits(run, tmp_path):
     folder = tmp_path / "small"
-    gc.collect()
-    limit = str(2**20 + sum(memory._granted.values()))  # besides what fixtures of other files keep alive
+    limit = str(2**20)
     limits = ["--memory", limit, "--fast", "--threshold", "0.001"]
     arguments = ["train", "tiny", "--layers", "2", "--corpus", "python-docs", "--quiet", "--tokens", "1500", "--k", "4"]
     arguments += ["--mode", "paper", "--order", "corpus"]

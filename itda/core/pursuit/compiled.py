@@ -38,11 +38,11 @@ def _compiled(function: F, **options: Any) -> F:
     except RuntimeError:  # no folder for compiled code can be written to: then each process compiles for itself
         return cast(F, numba.njit(**options)(inspect.unwrap(function)))
     cache: Any = made._cache  # pyright: ignore[reportAttributeAccessIssue]
-    keep, load = cache.save_overload, cache.load_overload
+    keep, find = cache.save_overload, cache.load_overload
 
-    def load_if_readable(*entry: Any) -> Any:
+    def find_if_readable(*entry: Any) -> Any:
         try:
-            return load(*entry)
+            return find(*entry)
         except (ImportError, AttributeError):  # kept by an older itda, whose modules had other names
             cache.flush()
             return None
@@ -51,7 +51,7 @@ def _compiled(function: F, **options: Any) -> F:
         with suppress(OSError):  # nor where the disk is full
             keep(*entry)
 
-    cache.save_overload, cache.load_overload = keep_if_possible, load_if_readable
+    cache.save_overload, cache.load_overload = keep_if_possible, find_if_readable
     return cast(F, made)
 
 
