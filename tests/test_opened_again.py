@@ -47,7 +47,7 @@ def save(folder, seed=0, dtype=torch.float32):
 def a_norm_changed(folder):
     model = LlamaForCausalLM.from_pretrained(folder)
     with torch.no_grad():
-        model.model.layers[1].input_layernorm.weight[3] += 1e-3
+        model.model.layers[1].input_layernorm.weight[3] += 1e-3  # pyright: ignore[reportAttributeAccessIssue]
     model.save_pretrained(folder)
 
 

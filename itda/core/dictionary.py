@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64
@@ -193,6 +193,15 @@ class ITDA:
         if self.offset is not None:
             total += self.offset.double()
         return total.to(code.coefficients).reshape(*code.indices.shape[:-1], self.d_model)
+
+    @overload
+    def similarity(self, activations: Activations) -> Float32[Tensor, "*batch atoms"]: ...
+
+    @overload
+    def similarity(self, activations: Activations, *, top: int, least: float | None = None) -> SparseCode: ...
+
+    @overload
+    def similarity(self, activations: Activations, *, least: float) -> SparseCode: ...
 
     @torch.no_grad()
     def similarity(

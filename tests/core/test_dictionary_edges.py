@@ -83,4 +83,4 @@ def test_the_row_named_is_that_of_the_flat_order():
 
 def test_a_dictionary_cannot_be_changed_by_assignment():
     with pytest.raises(AttributeError):
-        model().k = 6
+        model().k = 6  # pyright: ignore[reportAttributeAccessIssue]

@@ -35,7 +35,7 @@ class Scaled(ITDA):
         return SparseCode(first, torch.ones(rows, 1), one)
 
     def decode(self, code):
-        return getattr(self, "factor", 1.0) * self.x  # a copy with another k has no factor
+        return getattr(self, "factor", 1.0) * self.x  # a copy with another k has no factor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def scaled(factor):

@@ -142,10 +142,10 @@ def test_a_model_whose_blocks_share_more_than_their_state_is_run_whole():
     model = language_model("llama")
     inner = model.model.base_model
     memory = []
-    before = inner.layers[0].forward
-    inner.layers[0].forward = lambda state, *args, **kwargs: memory.append(state) or before(state, *args, **kwargs)
-    after = inner.layers[2].forward
-    inner.layers[2].forward = lambda state, *args, **kwargs: after(state + memory.pop(), *args, **kwargs)
+    before = inner.layers[0].forward  # pyright: ignore[reportAttributeAccessIssue]
+    inner.layers[0].forward = lambda state, *args, **kwargs: memory.append(state) or before(state, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+    after = inner.layers[2].forward  # pyright: ignore[reportAttributeAccessIssue]
+    inner.layers[2].forward = lambda state, *args, **kwargs: after(state + memory.pop(), *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
     assert resumption(model, [Site(1)]) is None
     memory.clear()
     groups = groups_of(model)
@@ -157,9 +157,9 @@ def test_a_model_whose_blocks_share_more_than_their_state_is_run_whole():
 def test_a_model_that_looks_at_tokens_in_later_blocks_shares_no_windows():
     model = language_model("llama")
     inner, given = model.model.base_model, {}
-    inner.embed_tokens.register_forward_hook(lambda _module, args, _output: given.update(ids=args[0]))
-    real = inner.layers[2].forward
-    inner.layers[2].forward = lambda state, *args, **kwargs: real(
+    inner.embed_tokens.register_forward_hook(lambda _module, args, _output: given.update(ids=args[0]))  # pyright: ignore[reportAttributeAccessIssue]
+    real = inner.layers[2].forward  # pyright: ignore[reportAttributeAccessIssue]
+    inner.layers[2].forward = lambda state, *args, **kwargs: real(  # pyright: ignore[reportAttributeAccessIssue]
         state + 0.1 * given["ids"][..., None].to(state) / 100, *args, **kwargs
     )
     splicer = splicer_of(model, [Site(1)])

@@ -134,7 +134,7 @@ def test_every_character_of_the_standard_library_has_one_class_and_one_depth(nam
     starts = np.arange(len(text))
     found = classes_of(text, starts, starts + 1)
     assert found is not None
-    assert (sum(found[depth].astype(int) for depth in DEPTHS) == 1).all()
+    assert (sum(found[depth].astype(int) for depth in DEPTHS) == 1).all()  # pyright: ignore[reportAttributeAccessIssue]
     syntax = sum(found[kind].astype(int) for kind in SYNTAX)
     for i in np.flatnonzero(syntax != 1):
         assert syntax[i] == 0

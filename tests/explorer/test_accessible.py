@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from conftest import settle
+from conftest import settle  # pyright: ignore[reportAttributeAccessIssue]
 from test_browser import VIEWS
 
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import urllib.parse
 
 import pytest
 import torch
-from conftest import settle, until
+from conftest import settle, until  # pyright: ignore[reportAttributeAccessIssue]
 from strange_corpus import ENDED, IMAGE, SCRIPT
 
 from itda.core.batch import Site

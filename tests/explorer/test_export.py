@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import settle, until
+from conftest import settle, until  # pyright: ignore[reportAttributeAccessIssue]
 from strange_corpus import IMAGE
 from test_accessible import faults, rest
 

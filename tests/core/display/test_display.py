@@ -113,7 +113,7 @@ def test_labels_of_a_code_are_read_and_walked_as_an_array():
     assert model.labels[torch.tensor(3)].position == model.labels[np.int64(3)].position == 3
     three = model.labels[code.indices[None]]
     assert three[0, 1, 2] == found[1, 2]
-    assert [row.position.shape for row in three] == [(5, 3)]
+    assert [row.position.shape for row in three] == [(5, 3)]  # pyright: ignore[reportAttributeAccessIssue]
     assert "3" in str(found[code.indices == 3]) or not bool((code.indices == 3).any())
 
 

@@ -65,7 +65,7 @@ def test_omp_equals_scikit_learn(atoms, width, k):
     x, d = normal(15, width).double(), unit_rows(atoms, width)
     code, _ = pursue(x, d, k, "omp")
     expected = orthogonal_mp(d.double().numpy().T, x.numpy().T, n_nonzero_coefs=k)
-    np.testing.assert_allclose(code.dense(atoms).numpy(), expected.T, atol=1e-8)
+    np.testing.assert_allclose(code.dense(atoms).numpy(), expected.T, atol=1e-8)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @given(st.integers(0, 10**6), st.integers(1, 12))

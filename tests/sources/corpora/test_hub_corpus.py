@@ -154,7 +154,7 @@ def kept(tmp_path, monkeypatch):
     folder = tmp_path / "me___texts" / "default" / "0.0.0" / COMMIT
     folder.mkdir(parents=True)
     rows = datasets.Dataset.from_dict({"text": ["one", "two", "three"]})
-    with datasets.arrow_writer.ArrowWriter(path=str(folder / "texts-train.arrow"), features=rows.features) as writer:
+    with datasets.arrow_writer.ArrowWriter(path=str(folder / "texts-train.arrow"), features=rows.features) as writer:  # pyright: ignore[reportAttributeAccessIssue]
         for row in rows:
             writer.write(row)
         writer.finalize()
@@ -164,7 +164,7 @@ def kept(tmp_path, monkeypatch):
         features=rows.features, config_name="default", dataset_name="texts", version="0.0.0", splits=splits
     )
     info.write_to_directory(str(folder))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))  # pyright: ignore[reportAttributeAccessIssue]
     hub_answers(monkeypatch, OSError("offline mode is enabled"))
 
 

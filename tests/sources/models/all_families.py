@@ -169,7 +169,7 @@ def _tiny(kind: type, **more: object) -> transformers.PreTrainedConfig:
     for name, part in kind.sub_configs.items():
         part = part if dataclasses.is_dataclass(part) else type(getattr(usual, name, None))
         if name in names and dataclasses.is_dataclass(part):
-            chosen[name] = _tiny(part, **SPECIAL.get(part.model_type, {})).to_dict()
+            chosen[name] = _tiny(part, **SPECIAL.get(part.model_type, {})).to_dict()  # pyright: ignore[reportAttributeAccessIssue]
     return kind(**chosen | more)
 
 

@@ -165,7 +165,7 @@ def test_attn_out_and_mlp_out_are_neither_zero_nor_the_same(name, stream):
 def test_bert_streams_are_read_at_the_dense_layers_before_the_norms(stream, path, layer):
     model = shared("bert")
     group, site = ragged_group(model), Site(layer, stream)
-    module = model.model.encoder.layer[layer].get_submodule(path)
+    module = model.model.encoder.layer[layer].get_submodule(path)  # pyright: ignore[reportAttributeAccessIssue]
     assert model.places([site])[site].module is module
     assert torch.equal(model.activations(group, [site])[site], capture(module, group, model.model))
 

@@ -78,7 +78,7 @@ def test_four_threads_with_a_model_in_train_mode_get_no_dropout_and_leave_it_in_
 
 def test_each_module_is_set_back_to_its_own_mode_even_after_an_error():
     model = language_model("gpt2")
-    model.model.transformer.h[1].train()
+    model.model.transformer.h[1].train()  # pyright: ignore[reportAttributeAccessIssue]
     before = [module.training for module in model.model.modules()]
     assert 0 < sum(before) < len(before)
     model.activations(ragged_group(model), SITES)

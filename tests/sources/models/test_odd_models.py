@@ -217,7 +217,7 @@ def test_zeros_are_no_atoms_also_where_they_come_first():
 
 def test_attention_that_is_still_zero_makes_no_atoms():
     model = LanguageModel(transformers.LlamaForCausalLM(transformers.LlamaConfig(**TEXT)), byte_tokenizer())
-    torch.nn.init.zeros_(model.places([Site(1, "attn_out")])[Site(1, "attn_out")].module.o_proj.weight)
+    torch.nn.init.zeros_(model.places([Site(1, "attn_out")])[Site(1, "attn_out")].module.o_proj.weight)  # pyright: ignore[reportAttributeAccessIssue]
     found = read(model, Site(1, "attn_out"))
     assert not found.any()
     trainer = Trainer(d_model=32, k=2, threshold=0.2)

@@ -129,7 +129,7 @@ def test_batch_sizes_one_and_four_give_the_same_labels_and_close_activations(nam
 
 def test_the_model_sees_one_shape_only(monkeypatch):
     stream, shapes = source(batch_size=3), []
-    handle = stream.model.model.get_input_embeddings().register_forward_hook(
+    handle = stream.model.model.get_input_embeddings().register_forward_hook(  # pyright: ignore[reportAttributeAccessIssue]
         lambda _module, inputs, _output: shapes.append(tuple(inputs[0].shape))
     )
     list(stream)

@@ -193,7 +193,7 @@ def test_a_stream_that_is_left_early_drops_its_weights(saved):
     streamed = StreamedModel.load(str(saved("llama")))
     stream = iter(ModelSource(streamed, CORPUS, [Site(0), Site(2)], window=12, batch_size=4))
     next(stream)
-    stream.close()
+    stream.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert all(value.is_meta for block in streamed.blocks for value in block.parameters())
 
 
