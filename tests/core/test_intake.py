@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,12 @@ def offered(x):
     return trainer.finish().atoms
 
 
+def error_in_training(x):
+    trainer = itda.Trainer(8, k=2, threshold=0.1)
+    trainer.offer(ActivationBatch(X, labels(len(X))))
+    return trainer.error(x)
+
+
 ENTRIES: dict[str, Callable] = {
     "encode": lambda x: MODEL.encode(x).coefficients,
     "decompose": lambda x: MODEL.decompose(x)[1],
@@ -34,6 +41,8 @@ ENTRIES: dict[str, Callable] = {
     "offer": offered,
     "batch of rows": lambda x: ActivationBatch.of(x).activations,
     "batch of tokens": lambda x: ActivationBatch.of(x, tokens=list("abcdef")).activations,
+    "error in training": error_in_training,
+    "refine": lambda x: itda.refine(replace(MODEL, massive_norm=None), x, passes=1).atoms,
     "fit": lambda x: itda.fit(x, threshold=0.1, k=2).atoms,
 }
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from itda.core.checks import check_refinement
 from itda.core.code import SparseCode
 from itda.core.dictionary import ITDA, check_width, target_of
+from itda.core.intake import Rows, check_finite, rows_of
 from itda.core.pursuit import decoded, encoder
 from itda.core.pursuit.fixed_order import fixed_dot, root, scaled
 from itda.core.pursuit.threads import over_rows
@@ -51,7 +52,7 @@ def pass_size(atoms: int, k: int) -> int:
 @torch.no_grad()
 def refine(
     dictionary: ITDA,
-    activations: Float[Tensor, "tokens d_model"],
+    activations: Rows,
     *,
     passes: int,
     min_fidelity: float = 0.0,
@@ -84,7 +85,9 @@ def refine(
         raise SettingError(f"pass_tokens is {pass_tokens}: it must be at least 1")
     if dictionary.fidelity is not None:
         raise SettingError("the dictionary is refined already: refine the one that it was made from")
+    activations = rows_of(activations)
     check_width(activations, dictionary.d_model)
+    check_finite(activations)
     if passes == 0 or len(activations) == 0 or len(dictionary) == 0:
         return replace(dictionary, fidelity=torch.ones(len(dictionary)))
     order = _spread(len(activations), pass_tokens)

@@ -13,6 +13,7 @@ from torch import Tensor
 from itda.core.batch import ActivationBatch
 from itda.core.checks import check_threshold
 from itda.core.dictionary import ITDA, check_width, target_of
+from itda.core.intake import Rows, rows_of
 from itda.core.massive import Tally, Use
 from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.core.pursuit import Pursuit
@@ -139,8 +140,9 @@ class Trainer:
         return len(self) - before
 
     @torch.no_grad()
-    def error(self, activations: Float[Tensor, "batch d_model"]) -> Float64[Tensor, " batch"]:
+    def error(self, activations: Rows) -> Float64[Tensor, " batch"]:
         """Return ||z - z_hat||^2 / ||z||^2 of each activation in the dictionary so far. Raises `ActivationError`."""
+        activations = rows_of(activations)
         check_width(activations, self.settings.d_model)
         if self._pass is None:
             return torch.ones(len(activations), dtype=torch.float64)
