@@ -143,6 +143,7 @@ def test_a_transformers_model_of_ones_own_and_texts_of_ones_own():
             "exclude each other",
         ),
         (lambda lm: itda.train(lm, "python-docs", layers=99), ModelError, "99"),
+        (lambda lm: itda.train(lm, "python-docs", layers=2, workers=2), SettingError, "workers says how a model is"),
         (lambda lm: itda.load_model("tiny", object()), SettingError, "leave out yours"),
         (lambda lm: itda.load_model(torch.nn.Linear(2, 2), object()), ModelError, "give a transformers model"),
         (lambda lm: itda.open_run("nowhere"), itda.ItdaError, "no run folder nowhere"),

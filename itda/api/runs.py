@@ -60,21 +60,19 @@ def train(
     `model` is what `load_model` returns, or a name that it takes. `corpus` is `python-docs`, a path, a Hub data set, a
     list of texts, or a `Corpus`; one document in ten is left out, for `evaluate`. Of `atoms` and `threshold` one at
     most is given: how many atoms to end with, or the share of an activation's energy that may stay unexplained. The
-    other settings of `itda train` are taken under their own names: `pursuit`, `offset`, `refine`, `window`,
-    `batch_size`, `seed`, `workers`, ...
+    other settings of `itda train` are taken under their own names: `pursuit`, `offset`, `refine`, `window`, ...
 
     With `out`, the run is written to that folder, with checkpoints; without, nothing is written, and `run.save(folder)`
     does it later. Either way `run["layer_4"]` is the dictionary of a site. The same settings give the same bits as the
     command. Raises an `ItdaError` for bad input.
 
     >>> import itda
-    >>> lm = itda.load_model("tiny")
     >>> texts = ["for line in open(path):", "import os", "def read(file):", "return [x for x in y]"] * 8
-    >>> run = itda.train(lm, texts, layers=4, k=4, atoms=16, window=16, progress=False)
+    >>> run = itda.train("tiny", texts, layers=4, k=4, atoms=16, window=16, progress=False)
     >>> run["layer_4"].atoms.shape
     torch.Size([16, 192])
     """
-    lm = model if isinstance(model, ActivationModel) else None
+    lm = _in_memory(model, given)
     documents = None if isinstance(corpus, str | Path) else any_corpus(corpus)
     options = made(
         settings.Train,
@@ -288,6 +286,16 @@ def harvest(
         bos=bos,
     )
     yield iter(source)
+
+
+def _in_memory(model: AnyModel, given: Mapping[str, Any]) -> ActivationModel | None:
+    """Return a model that is in memory; None for a name. Raises `SettingError` for settings of how to load it."""
+    if not isinstance(model, ActivationModel):
+        return None
+    for name in ("stream", "model_memory", "workers", "ray", "remote", "device", "dtype", "revision"):
+        if given.get(name):
+            raise SettingError(f"{name} says how a model is loaded, and this one is: leave it out, or give a name")
+    return model
 
 
 def _as_run(run: AnyRun) -> Run:

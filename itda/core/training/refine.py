@@ -85,9 +85,7 @@ def refine(
         raise SettingError(f"pass_tokens is {pass_tokens}: it must be at least 1")
     if dictionary.fidelity is not None:
         raise SettingError("the dictionary is refined already: refine the one that it was made from")
-    activations = rows_of(activations)
-    check_width(activations, dictionary.d_model)
-    check_finite(activations)
+    activations = _checked(activations, dictionary)
     if passes == 0 or len(activations) == 0 or len(dictionary) == 0:
         return replace(dictionary, fidelity=torch.ones(len(dictionary)))
     order = _spread(len(activations), pass_tokens)
@@ -102,6 +100,14 @@ def refine(
     if _error(result, guard) > _error(dictionary, guard):
         return replace(dictionary, fidelity=torch.ones(len(dictionary)))
     return result
+
+
+def _checked(activations: Rows, dictionary: ITDA) -> Float[Tensor, "tokens d_model"]:
+    """Take activations as a tensor. Raises `ActivationError` for those that do not fit or are not finite."""
+    rows = rows_of(activations)
+    check_width(rows, dictionary.d_model)
+    check_finite(rows)
+    return rows
 
 
 def _spread(tokens: int, pass_tokens: int) -> Int64[Tensor, " tokens"]:
