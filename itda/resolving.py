@@ -1,12 +1,13 @@
 """Resolving of settings: defaults of the modes, settings that exclude each other, and their record in a run."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from itda.config import Harvest, Index, Plan, Train
 from itda.core.checks import check_k, check_number, check_offset_tokens, check_refinement, check_threshold
-from itda.core.site import STREAMS, Site
+from itda.core.site import STREAMS, Site, Stream
 from itda.errors import SettingError
 from itda.parsing import listed, parse_bytes, parse_count, parse_layers, parse_streams
 
@@ -176,7 +177,12 @@ def check_seed(options: Harvest) -> None:
 
 def sites_of(options: Train | Harvest | Plan) -> list[Site]:
     """Return the sites: each of the layers with each of the streams."""
-    return [Site(layer, stream) for layer in options.layers for stream in STREAMS if stream in options.streams]
+    return crossed(options.layers, options.streams)
+
+
+def crossed(layers: Sequence[int], streams: Sequence[Stream]) -> list[Site]:
+    """Return a site for each of the layers with each of the streams, in the order of `STREAMS`."""
+    return [Site(layer, stream) for layer in layers for stream in STREAMS if stream in streams]
 
 
 RECORDED = {

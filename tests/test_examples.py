@@ -2,16 +2,15 @@
 
 import ast
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from fill_notebook import fill
 
 import itda
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
-sys.path.insert(0, str(ROOT / "scripts"))
 
 
 def sources(path):
@@ -25,8 +24,6 @@ def test_there_are_notebooks():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_shows_what_it_makes(path):
-    from fill_notebook import fill
-
     notebook = json.loads(path.read_text(encoding="utf-8"))
     fill(notebook)
     shown = [cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code"]

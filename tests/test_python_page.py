@@ -4,33 +4,23 @@ A block of ```python is run as a cell of a notebook: its last expression is show
 ```text right after it must be what was shown, where `...` stands for anything. A block of ```python skip is not run.
 """
 
-import ast
-import contextlib
 import doctest
-import io
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fill_notebook import run_cell
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = ("python.md",)
 BLOCK = re.compile(r"^```python[ ]*(?P<skip>skip)?\n(?P<code>.*?)^```\n(?:```text\n(?P<shown>.*?)^```\n)?", re.M | re.S)
 
 
-def run_cell(code: str, names: dict[str, Any]) -> str:
+def shown_by(code: str, names: dict[str, Any]) -> str:
     """Run code in a namespace; what it prints, and its last expression."""
-    tree = ast.parse(code)
-    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(tree, "<page>", "exec"), names)
-        if isinstance(last, ast.Expr):
-            value = eval(compile(ast.Expression(last.value), "<page>", "eval"), names)
-            if value is not None:
-                print(repr(value))
-    return printed.getvalue()
+    printed, value = run_cell(code, names)
+    return printed if value is None else f"{printed}{value!r}\n"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -43,7 +33,7 @@ def test_a_page_gives_what_it_shows(page, tmp_path, monkeypatch):
             continue
         where = f"{page}, line {text[: block.start()].count(chr(10)) + 1}"
         try:
-            shown = run_cell(block["code"], names)
+            shown = shown_by(block["code"], names)
         except Exception as error:
             raise AssertionError(f"{where}: {type(error).__name__}: {error}") from error
         if block["shown"] is not None:
@@ -53,9 +43,9 @@ def test_a_page_gives_what_it_shows(page, tmp_path, monkeypatch):
 
 def test_a_cell_shows_what_a_notebook_would():
     names: dict[str, Any] = {}
-    assert run_cell("a = 1", names) == ""
-    assert run_cell("print(a)\na + 1", names) == "1\n2\n"
-    assert run_cell("None", names) == ""
+    assert shown_by("a = 1", names) == ""
+    assert shown_by("print(a)\na + 1", names) == "1\n2\n"
+    assert shown_by("None", names) == ""
 
 
 def test_every_block_of_python_is_found():

@@ -8,6 +8,7 @@ from typing import Any
 
 from itda import config as settings
 from itda.api.results import Probes
+from itda.api.runs import AnyRun
 from itda.api.settings import layers_of, made, path_of, site_of, streams_of
 from itda.errors import SettingError
 from itda.progress import bars, remarks
@@ -18,8 +19,6 @@ from itda.recipes.plan import Planned
 from itda.recipes.plan import plan as planned
 from itda.recipes.probe import probe_run
 from itda.recipes.runs import Run
-
-AnyRun = Run | str | Path
 
 
 def plan(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itda.errors import ModelError, SettingError
 from itda.sources.models.base import ActivationModel
+from itda.sources.models.named import without_bars
 from itda.sources.models.transformers import LanguageModel
 
 if TYPE_CHECKING:
@@ -63,20 +62,6 @@ def load_model(
     )
     with without_bars():
         return model_loader(str(model), options, revision, head=True)()
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Within this, transformers shows no bar of its own: one for each shard that it loads says nothing."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def own_model(model: Any, tokenizer: Any, name: str) -> LanguageModel:

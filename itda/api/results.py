@@ -31,7 +31,7 @@ class Evaluations(dict[Site, Evaluation]):
 
     def __getitem__(self, site: Site | str | int) -> Evaluation:
         """Return the evaluation of a site, by its name or layer too."""
-        wanted = site if isinstance(site, Site) else Site.parse(str(site))
+        wanted = Site.of(site)
         if wanted not in self:
             raise SettingError(f"no layer {wanted.short}: there are {', '.join(each.short for each in self)}")
         return super().__getitem__(wanted)
@@ -117,7 +117,7 @@ class Comparison:
         """Return the similarity of two sites: `found["layer_2", "layer_4"]`."""
         places = []
         for site, names in zip(sites, (self.rows, self.columns), strict=True):
-            name = str(site if isinstance(site, Site) else Site.parse(str(site)))
+            name = str(Site.of(site))
             if name not in names:
                 raise SettingError(f"no {name}: there are {', '.join(names)}")
             places.append(names.index(name))

@@ -14,7 +14,7 @@ from itda.api.results import Comparison, Evaluations, Uses
 from itda.api.settings import layers_of, made, path_of, site_of, streams_of
 from itda.core.batch import ActivationBatch
 from itda.core.dictionary import ITDA
-from itda.core.site import STREAMS, Site
+from itda.core.site import Site
 from itda.errors import SettingError
 from itda.evaluation.evaluate import cost_of, spliceable
 from itda.evaluation.measures import Massive
@@ -26,6 +26,7 @@ from itda.recipes.runs import Run, corpus_of, limits_of
 from itda.recipes.runs import open_run as open_folder
 from itda.recipes.train import train as train_to_folder
 from itda.recipes.train import train_in_memory
+from itda.resolving import crossed
 from itda.sources.corpora.corpus import Part
 from itda.sources.models.base import ActivationModel
 from itda.sources.passes import tokens_as_long
@@ -273,8 +274,7 @@ def harvest(
     """
     documents = any_corpus(corpus).split(part)
     documents = documents.shuffled(seed) if seed is not None else documents
-    several = streams_of(streams)
-    sites = [Site(layer, stream) for layer in layers_of(layers) for stream in STREAMS if stream in several]
+    sites = crossed(layers_of(layers), streams_of(streams))
     source = ModelSource(
         any_model(model),
         documents,

@@ -42,7 +42,7 @@ def streams_of(streams: str | Sequence[str]) -> tuple[Stream, ...]:
 
 def site_of(site: Site | str | int | None) -> Site | None:
     """A site from its layer, its name (`3.mlp_out`), or itself. Raises `SettingError`."""
-    return site if site is None or isinstance(site, Site) else Site.parse(str(site))
+    return Site.of(site) if site is not None else None
 
 
 def path_of(path: str | Path) -> Path:

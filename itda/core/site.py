@@ -30,6 +30,15 @@ class Site:
         return str(self).removeprefix("layer_")
 
     @staticmethod
+    def of(site: "Site | str | int") -> "Site":
+        """Return a site as it is, or from its name or its layer. Raises `SettingError`.
+
+        >>> Site.of(3) == Site.of("layer_3") == Site.of(Site(3))
+        True
+        """
+        return site if isinstance(site, Site) else Site.parse(str(site))
+
+    @staticmethod
     def parse(text: str) -> "Site":
         """Return the site that a text names, as `str` writes it. Raises `SettingError`."""
         layer, _, stream = text.removeprefix("layer_").partition(".")

@@ -50,10 +50,6 @@ class RunInMemory(Run):
         assert self.read is not None
         return self.read
 
-    def log(self) -> list[str]:
-        """Return the lines of the log of training."""
-        return list(self.lines)
-
     def any_model(self, options: settings.ModelOptions, say: Callable[[str], object] = unsaid) -> ActivationModel:
         """Return the language model: the one that was given, or the one that was named, loaded again."""
         return self.own_model if self.own_model is not None else self.model(options, say)

@@ -102,17 +102,11 @@ class Run(RunRecord):
 
     def __getitem__(self, site: str | int | Site) -> ITDA:
         """Return the dictionary of a site: by its name (`layer_3`, `3.mlp_out`), by its layer, or as a `Site`."""
-        wanted = site if isinstance(site, Site) else Site.parse(str(site))
-        return self.dictionary(chosen_site(self, wanted))
+        return self.dictionary(chosen_site(self, Site.of(site)))
 
     def tokens(self) -> Tokens:
         """Return the tokens that the run read. Raises `StoreError` for a run that does not say."""
         return read_tokens(self.folder)
-
-    def log(self) -> list[str]:
-        """Return the lines of the log of training; none where there is no log."""
-        path = self.folder / "log.jsonl"
-        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
     def model(self, options: settings.ModelOptions, say: Callable[[str], object] = unsaid) -> LanguageModel:
         """Return the language model that the run was made from. `say` is told of one that has changed.

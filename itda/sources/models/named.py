@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from itda.errors import ItdaError, ModelError, SettingError
@@ -236,3 +237,15 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         reading.tqdm = shown
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Hide transformers' own progress bars, of which there would be one for each file or block that is loaded."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -28,10 +28,10 @@ from transformers.core_model_loading import (
     convert_and_load_state_dict_in_model,
     rename_source_key,
 )
-from transformers.utils import logging
 
 from itda.errors import ModelError
 from itda.sources.models.blocks import find_blocks, text_config
+from itda.sources.models.named import without_bars
 from itda.sources.streamed.memory_use import weights_in_use
 
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
@@ -157,7 +157,7 @@ def open_weights(
         made.append(Weights(model, blocks, [of_block[prefix] for prefix in prefixes], resident, config, device))
         return info, None
 
-    with _patching, _quiet():
+    with _patching, without_bars():
         original = modeling_utils.PreTrainedModel._load_pretrained_model
         modeling_utils.PreTrainedModel._load_pretrained_model = staticmethod(load)  # pyright: ignore
         try:
@@ -247,7 +247,7 @@ def _load(model: PreTrainedModel, stored: Sequence[Stored], config: Any) -> Any:
             for file, keys in files.items():
                 pointer = stack.enter_context(safe_open(file, "pt"))
                 state.update({key: pointer.get_slice(key) for key in keys})
-            with _quiet():
+            with without_bars():
                 info, _ = convert_and_load_state_dict_in_model(model, state, config)
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{next(iter(files))} is damaged or gone ({error}): get it anew") from error
@@ -275,15 +275,3 @@ def give_back_freed() -> None:
     library = ctypes.CDLL(None)
     library.mallopt(M_MMAP_THRESHOLD, LARGE)
     library.mallopt(M_TRIM_THRESHOLD, 8 * LARGE)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide transformers' progress bars, of which there would be one for each block."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
