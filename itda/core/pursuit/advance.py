@@ -11,8 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float32, Float64, Int16, Int32, Int64
+from jaxtyping import Float, Float32, Float64, Int16, Int32
 from torch import Tensor
+
+from itda.core.pursuit import gram_torch
+from itda.core.pursuit.fixed_order import fixed_dot, full_precision_products
+from itda.core.pursuit.gram_torch import COARSE, UNIT, product_error
 
 DONE, CROWDED, NEEDS_ROW = 0, 1, 2
 """Why a row stopped: it is done; too many atoms are near its best; the Gram row of an atom picked is not there."""
@@ -20,10 +24,16 @@ DONE, CROWDED, NEEDS_ROW = 0, 1, 2
 SCALE = 32700.0
 """A Gram matrix in 16 bits holds round(SCALE * <d_i, d_j>): |<d_i, d_j>| <= 1.00002, so nothing overflows."""
 
+CROWD = 64
+"""Most atoms near the best of a row that are compared exactly, if a fresh product would leave fewer."""
+
+NEVER = 2**31 - 1
+"""In `Atoms.born`: no row sees this atom."""
+
 
 @dataclass(eq=False)
 class Rows:
-    """Some targets on their way through a pursuit, one per row of each tensor; `advance` changes those marked with *."""
+    """Some targets on their way through a pursuit, one per row of each tensor; `advance` changes those marked *."""
 
     z: Float64[Tensor, "rows d_model"]
     """Targets, scaled by a power of two to a largest entry in [1/2, 1)."""
@@ -44,20 +54,46 @@ class Rows:
     status: Int32[Tensor, " rows"]
     """* Why the row stopped."""
 
+    @staticmethod
+    def of(targets: Float[Tensor, "rows d_model"], k: int, enough: float) -> Rows:
+        """Return some targets before their first step; `enough` is the share of energy at which a row is done."""
+        start = gram_torch.Start.of(targets, enough)
+        rows, device = len(targets), targets.device
+        return Rows(
+            start.z,
+            start.exponent,
+            start.energy,
+            start.least,
+            start.faint,
+            picks=torch.zeros(rows, k, dtype=torch.int32, device=device),
+            coefficients=start.z.new_zeros(rows, k),
+            step=torch.zeros(rows, dtype=torch.int32, device=device),
+            left=start.energy.clone(),
+            status=torch.zeros(rows, dtype=torch.int32, device=device),
+        )
+
+    def residuals(self, which: Tensor, table: Float32[Tensor, "room d_model"]) -> Float64[Tensor, "some d_model"]:
+        """Return r of some rows: z less its steps so far, one after the other."""
+        r, steps = self.z[which], self.step[which]
+        for t in range(int(steps.max()) if len(which) else 0):
+            taken = torch.where(t < steps, self.coefficients[which, t], 0.0)
+            r -= taken[:, None] * table[self.picks[which, t].long()].double()
+        return r
+
 
 @dataclass(eq=False)
 class Atoms:
     """A dictionary on a device, with its Gram matrix in 16 bits; either may have room for more than `number` atoms."""
 
     table: Float32[Tensor, "room d_model"]
-    gram: Int16[Tensor, "slots width"]
+    gram: Int16[Tensor, "held width"]
     slots: Int32[Tensor, " width"] | None
     """Row of `gram` that an atom has, -1 for none; None if atom j has row j."""
     number: int
     entry_error: float
     """The largest error of gram / SCALE."""
     born: Int32[Tensor, " width"] | None = None
-    """In growth, the row of the block that atom j comes from (-1: before the block; 2^31 - 1: not an atom now)."""
+    """In growth, the row of the block that atom j comes from: -1 if it was there before, NEVER if no row sees it."""
 
 
 @dataclass(eq=False)
@@ -73,6 +109,46 @@ class Correlations:
     """Leave all three as they are; else they may be brought up to date, in place."""
 
 
+def entry_error(d_model: int) -> float:
+    """Return the largest error of an entry of a Gram matrix in 16 bits, as a share of 1."""
+    # A product, a row that comes from an activation's correlations, and the rounding to 16 bits.
+    return product_error(d_model) + 4 * UNIT + 0.51 / SCALE
+
+
+def in_16_bits(products: Float32[Tensor, "some atoms"]) -> Int16[Tensor, "some atoms"]:
+    """Return <d_i, d_j> as a Gram matrix in 16 bits holds it.
+
+    >>> in_16_bits(torch.tensor([[1.0, -0.5]])).tolist()
+    [[32700, -16350]]
+    """
+    return (products * SCALE).round_().to(torch.int16)
+
+
+def correlations(x: Float[Tensor, "rows d_model"], atoms: Float[Tensor, "atoms d_model"]) -> Tensor:
+    """Return x D^T in float32, off by at most `product_error` times the norm of a row of x."""
+    with full_precision_products(x.device):
+        return x.float() @ atoms.float().T
+
+
+def run(rows: Rows, which: Int32[Tensor, " n"], source: Correlations, place: Int32[Tensor, " n"], atoms: Atoms) -> None:
+    """Take the rows `which` to their end, in place; the correlations of row which[i] are those at place[i]."""
+    while len(which) > 0:
+        advance(rows, which, source, place, atoms, CROWD)
+        which = which[rows.status[which] == CROWDED]
+        if len(which) > 0:
+            source = fresh(rows, which, atoms)
+            place = torch.arange(len(which), dtype=torch.int32, device=which.device)
+
+
+def fresh(rows: Rows, which: Int32[Tensor, " n"], atoms: Atoms) -> Correlations:
+    """Compute the correlations of some rows anew, from their residuals: their error is a share of what is left."""
+    norm = rows.left[which].sqrt()
+    unit = rows.residuals(which, atoms.table) / norm[:, None]
+    c = correlations(unit, atoms.table[: atoms.number]) * norm.float()[:, None]
+    bound = (product_error(unit.shape[1]) + 2 * UNIT) * norm
+    return Correlations(c, rows.step[which], bound, keep=False)
+
+
 def advance(
     rows: Rows, which: Int32[Tensor, " n"], source: Correlations, place: Int32[Tensor, " n"], atoms: Atoms, crowd: int
 ) -> None:
@@ -84,4 +160,98 @@ def advance(
     CROWDED only if there are more than `crowd` candidates, and the error is more than `COARSE` times that of a fresh
     product.
     """
-    raise NotImplementedError
+    group = max(1, gram_torch.rows_at_once(atoms.number, which.device))
+    for some, there in zip(which.split(group), place.split(group), strict=True):
+        _Advance(rows, some.long(), source, there.long(), atoms).to_the_end(crowd)
+
+
+class _Advance:
+    """The rows that are not done yet, and what is known of each: the working memory of `advance`."""
+
+    def __init__(self, rows: Rows, which: Tensor, source: Correlations, place: Tensor, atoms: Atoms) -> None:
+        self.rows, self.which, self.atoms = rows, which, atoms
+        self.r = rows.residuals(which, atoms.table)
+        self.c = source.c[place, : atoms.number]
+        self.bound, self.applied = source.bound[place], source.applied[place]
+        self.seen = None if atoms.born is None else atoms.born[: atoms.number] < which[:, None]
+        rows.left[which] = fixed_dot(self.r, self.r)
+        rows.status[which] = DONE
+        self._keep((rows.left[which] > rows.least[which]) & (rows.step[which] < rows.picks.shape[1]))
+
+    def to_the_end(self, crowd: int) -> None:
+        rows, error = self.rows, product_error(self.rows.z.shape[1])
+        while len(self.which) > 0:
+            self._catch_up()
+            row, column = self._candidates()
+            number = torch.zeros_like(self.which).index_add_(0, row, torch.ones_like(row))
+            coarse = self.bound > COARSE * error * rows.left[self.which].sqrt()
+            crowded = (number > crowd) & coarse
+            if bool(crowded.any()):
+                rows.status[self.which[crowded]] = CROWDED
+                self._keep(~crowded)
+                continue
+            best, correlation = self._decided(row, column)
+            picked = correlation.abs() > rows.faint[self.which]
+            self._keep(picked)
+            self._take(best[picked], correlation[picked])
+
+    def _take(self, best: Tensor, correlation: Tensor) -> None:
+        """Subtract an atom from each row, and let go of the rows that are done."""
+        rows, which = self.rows, self.which
+        at = rows.step[which].long()
+        rows.picks[which, at] = best.int()
+        rows.coefficients[which, at] = correlation
+        rows.step[which] += 1
+        self.r -= correlation[:, None] * self.atoms.table[best].double()
+        left = fixed_dot(self.r, self.r)
+        rows.left[which] = left
+        self._keep((left > rows.least[which]) & (at + 1 < rows.picks.shape[1]))
+
+    def _catch_up(self) -> None:
+        """Subtract from c the steps that it does not account for."""
+        rows, which, atoms = self.rows, self.which, self.atoms
+        norm = rows.energy[which].sqrt()
+        while bool((behind := self.applied < rows.step[which]).any()):
+            at = self.applied.long().clamp(max=rows.picks.shape[1] - 1)
+            weight = torch.where(behind, rows.coefficients[which, at], 0.0)
+            pick = torch.where(behind, rows.picks[which, at], 0).long()
+            row = pick if atoms.slots is None else atoms.slots[pick].long()
+            self.c.addcmul_(atoms.gram[row, : atoms.number].float(), (weight / -SCALE).float()[:, None])
+            growth = weight.abs() * (atoms.entry_error + 3 * UNIT) + 2 * UNIT * norm
+            self.bound += torch.where(behind, growth, 0.0)
+            self.applied = self.applied + behind.int()
+
+    def _candidates(self) -> tuple[Tensor, Tensor]:
+        """Return row and column of each atom that may be the best of its row, sorted by row, then by column."""
+        size = self.c.abs()
+        if self.seen is not None:
+            size.masked_fill_(~self.seen, -1.0)
+        top = size.amax(dim=1).double()
+        # 2 u off the top, so that rounding the cut to float32 cannot raise it.
+        cut = (top * (1 - 2 * UNIT) - 2 * self.bound).float()
+        near = size >= cut[:, None]
+        if self.seen is not None:
+            near &= self.seen
+        return near.nonzero(as_tuple=True)
+
+    def _decided(self, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+        """Return for each row the candidate of the largest |<r, d>|, the lowest of equals, and <r, d>; 0 for none."""
+        rows = len(self.which)
+        none = torch.zeros(rows, dtype=torch.long, device=row.device), self.r.new_zeros(rows)
+        if len(row) == 0:
+            return none
+        size = gram_torch.rows_at_once(self.r.shape[1], row.device)
+        pairs = zip(row.split(size), column.split(size), strict=True)
+        value = torch.cat([fixed_dot(self.r[i], self.atoms.table[j].double()) for i, j in pairs])
+        best = value.new_full((rows,), -torch.inf).scatter_reduce(0, row, value.abs(), "amax")
+        place = torch.arange(len(row), device=row.device).masked_fill(value.abs() != best[row], len(row))
+        winner = row.new_full((rows,), len(row)).scatter_reduce(0, row, place, "amin")
+        found = winner < len(row)
+        winner = winner.clamp(max=len(row) - 1)
+        return torch.where(found, column[winner], none[0]), torch.where(found, value[winner], none[1])
+
+    def _keep(self, kept: Tensor) -> None:
+        if not bool(kept.all()):
+            self.which, self.r, self.c = self.which[kept], self.r[kept], self.c[kept]
+            self.bound, self.applied = self.bound[kept], self.applied[kept]
+            self.seen = self.seen[kept] if self.seen is not None else None
