@@ -87,12 +87,12 @@ class Atoms:
 
     table: Float32[Tensor, "room d_model"]
     gram: Int16[Tensor, "held width"]
-    slots: Int32[Tensor, " width"] | None
+    slots: Int32[Tensor, " known"] | None
     """Row of `gram` that an atom has, -1 for none; None if atom j has row j."""
     number: int
     entry_error: float
     """The largest error of gram / SCALE."""
-    born: Int32[Tensor, " width"] | None = None
+    born: Int32[Tensor, " atoms"] | None = None
     """In growth, the row of the block that atom j comes from: -1 if it was there before, NEVER if no row sees it."""
 
 
@@ -232,7 +232,8 @@ class _Advance:
         near = size >= cut[:, None]
         if self.seen is not None:
             near &= self.seen
-        return near.nonzero(as_tuple=True)
+        row, column = near.nonzero(as_tuple=True)
+        return row, column
 
     def _decided(self, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
         """Return for each row the candidate of the largest |<r, d>|, the lowest of equals, and <r, d>; 0 for none."""

@@ -1,0 +1,158 @@
+"""Growth on a GPU, or any device: a block of activations at a time, with the result of one at a time to the bit.
+
+Row i of a block depends on rows before it only. So guess which rows are appended; take every row's pursuit in the
+dictionary and the atoms of the guessed rows before it; the rows left with an error above the threshold are the next
+guess; and so on until the guess does not change. By induction a row is right as soon as all rows before it are, so this
+ends, and its end is the sequential result. All of it is products and pursuits of many rows at once. A round goes over
+few of them: those that had picked an atom now gone, or for which a new atom might win at some step, from that step on.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from itda.core import memory as limits
+from itda.core.code import SparseCode
+from itda.core.pursuit import Pursuit, pursue
+from itda.core.pursuit.rules import rules_of
+from itda.core.pursuit.rules.mp import MP
+from itda.core.pursuit.rules.mp_refit import MP_REFIT
+from itda.core.training.block import Block, GrowingAtoms
+from itda.core.training.growth_cpu import CpuGrowth
+from itda.machine import free_device_memory
+
+log = logging.getLogger(__name__)
+
+LEAST_ROWS, MOST_ROWS = 64, 4096
+"""Fewest and most rows of a block, where it follows the rate at which atoms are found."""
+
+TOO_MANY, FEW = 0.6, 0.25
+"""Steps taken again, as a share of those of a block's first round: above, blocks are halved; below, doubled."""
+
+RESERVE = 2**30
+"""Bytes of a GPU kept free of the Gram matrix, for a block on its way."""
+
+
+class DeviceGrowth:
+    """A dictionary that grows where its activations are: `itda.core.training.growth.Growth` in torch.
+
+    Where dictionary and Gram matrix do not fit on the device, it grows on, on the CPU.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        k: int,
+        threshold: float,
+        pursuit: Pursuit,
+        most: int | None = None,
+        block_size: int | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self._settings = (d_model, k, threshold, pursuit, most, block_size, memory)
+        self.k, self._threshold, self.pursuit = k, threshold, pursuit
+        self._most, self._memory = most, limits.limit() if memory is None else memory
+        self._atoms = GrowingAtoms(torch.empty(0, d_model, dtype=torch.float32), 0)
+        self._novelty: list[Tensor] = []
+        self._rows, self._adapts = block_size or 256, block_size is None
+        self._on_cpu: CpuGrowth | None = None
+
+    @staticmethod
+    def knows(pursuit: Pursuit) -> bool:
+        """Return True for `mp` and `mp_refit`."""
+        return rules_of(pursuit) in (MP, MP_REFIT)
+
+    @property
+    def threshold(self) -> float:
+        """The error above which a target is appended; may be set between calls of `offer`."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        self._threshold = value
+        if self._on_cpu is not None:
+            self._on_cpu.threshold = value
+
+    @property
+    def number(self) -> int:
+        """Number of atoms."""
+        return self._on_cpu.number if self._on_cpu is not None else self._atoms.number
+
+    @property
+    def atoms(self) -> Float32[Tensor, "atoms d_model"]:
+        """The dictionary so far; a view."""
+        return self._on_cpu.atoms if self._on_cpu is not None else self._atoms.table[: self.number]
+
+    @property
+    def novelty(self) -> Float32[Tensor, " atoms"]:
+        """Error of each atom's target in the dictionary just before it was added, on the CPU."""
+        if self._on_cpu is not None:
+            return self._on_cpu.novelty
+        return torch.cat([torch.empty(0), *(part.float().cpu() for part in self._novelty)])
+
+    @property
+    def gram_rows(self) -> int | Literal["all"]:
+        """The word "all": on a device the whole Gram matrix is kept."""
+        return self._on_cpu.gram_rows if self._on_cpu is not None else "all"
+
+    def encode(self, targets: Float[Tensor, "batch d_model"]) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
+        """Return codes in the dictionary so far, with the full k, and the error of each target."""
+        if self._on_cpu is not None:
+            return self._on_cpu.encode(targets)
+        return pursue(targets, self.atoms.to(targets.device), self.k, self.pursuit)
+
+    def offer(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
+        """Go through some targets in order; return the rows that were appended."""
+        self._move_to(targets.device)
+        appended: list[int] = []
+        start, most = 0, self._most if self._most is not None else 2**62
+        while start < len(targets) and self.number < most:
+            part = targets[start : start + self._rows]
+            if self._on_cpu is None and not self._fits(self.number + len(part), targets.device):
+                self._leave()
+            if self._on_cpu is not None:
+                return appended + [start + row for row in self._on_cpu.offer(targets[start:])]
+            appended += [start + row for row in self._offer_block(part, most - self.number)]
+            start += len(part)
+        return appended
+
+    def restore(self, atoms: Float32[Tensor, "atoms d_model"], novelty: Float32[Tensor, " atoms"]) -> None:
+        """Go on from a dictionary that has grown elsewhere; copies what it is given."""
+        self._atoms, self._novelty = GrowingAtoms(atoms.clone(), len(atoms)), [novelty.clone()]
+        self._on_cpu = None
+
+    def _offer_block(self, targets: Float[Tensor, "batch d_model"], most: int) -> list[int]:
+        self._atoms.reserve(self.number + len(targets))
+        block = Block(targets, self._atoms, self.k, self._threshold, refit=rules_of(self.pursuit) is MP_REFIT)
+        rows = block.settle(most)
+        self._atoms.number += len(rows)
+        self._novelty.append(block.share[rows])
+        if self._adapts and block.again > TOO_MANY * block.steps:
+            self._rows = max(LEAST_ROWS, self._rows // 2)
+        elif self._adapts and block.again < FEW * block.steps:
+            self._rows = min(MOST_ROWS, 2 * self._rows)
+        return rows.tolist()
+
+    def _move_to(self, device: torch.device) -> None:
+        if self._atoms.table.device != device:
+            self._atoms = GrowingAtoms(self._atoms.table.to(device), self._atoms.number)
+
+    def _fits(self, number: int, device: torch.device) -> bool:
+        """Return True if there is room for a Gram matrix of so many atoms, beside the one that it is copied from."""
+        needed = 2 * self._atoms.room_for(number) ** 2
+        free = free_device_memory(device) - RESERVE
+        return number <= len(self._atoms.gram) or (needed <= free and needed <= (self._memory or needed))
+
+    def _leave(self) -> None:
+        """Go on, on the CPU."""
+        log.info("growth: on the CPU from %s atoms on, whose Gram matrix does not fit on the GPU", f"{self.number:,}")
+        made = CpuGrowth(*self._settings)
+        made.restore(self.atoms, self.novelty)
+        made.threshold = self._threshold
+        self._on_cpu = made
+        self._atoms = GrowingAtoms(torch.empty(0, self._settings[0], dtype=torch.float32), 0)

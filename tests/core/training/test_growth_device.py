@@ -1,0 +1,159 @@
+"""Growth by a causal fixed point makes the dictionary of the plain loop: the same rows, in the same order, to the bit."""
+
+import numpy as np
+import pytest
+import torch
+from core.helpers import normal, same_bits, unit_rows
+from core.training.plain_growth import PlainGrowth
+from core.training.test_growth import EVERY, STREAMS, coherent, plain_growth
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from itda.core.pursuit import advance, plain
+from itda.core.training import block
+from itda.core.training.growth_cpu import CpuGrowth
+from itda.core.training.growth_device import LEAST_ROWS, MOST_ROWS, DeviceGrowth
+
+BOTH = pytest.mark.parametrize("pursuit", ["mp", "mp_refit"])
+
+
+def check(x, k, threshold, pursuit, size, most=None, **parts) -> DeviceGrowth:
+    fast = DeviceGrowth(x.shape[1], k, threshold, pursuit, most, size, **parts)
+    third = len(x) // 3
+    rows = fast.offer(x[:third])
+    rows += [third + row for row in fast.offer(x[third:])]
+    wanted, atoms, novelty = plain_growth(x, k, threshold, pursuit, most)
+    assert rows == wanted
+    assert same_bits(fast.atoms, atoms)
+    assert same_bits(fast.novelty, novelty)
+    return fast
+
+
+@BOTH
+@pytest.mark.parametrize("size", [1, 7, 64, 4096, None])
+@EVERY
+def test_the_dictionary_is_that_of_the_plain_growth_for_every_block_size(stream, size, pursuit):
+    check(STREAMS[stream](), 4, 0.1, pursuit, size)
+
+
+@BOTH
+@settings(max_examples=25)
+@given(
+    st.integers(0, 10**6), st.integers(1, 5), st.sampled_from([1, 2, 5, 40, None]), st.sampled_from([0.1, 0.25, 0.5])
+)
+def test_streams_of_whole_numbers_with_ties_and_duplicates_give_the_same_dictionary(pursuit, seed, k, size, threshold):
+    x = torch.randint(-2, 3, (40, 4), generator=torch.Generator().manual_seed(seed)).float()
+    check(x, k, threshold, pursuit, size)
+
+
+@BOTH
+@settings(max_examples=25)
+@given(
+    st.integers(0, 10**6),
+    st.integers(2, 12),
+    st.integers(1, 6),
+    st.floats(0, 4),
+    st.sampled_from([0.0, 1e-4, 0.05, 0.2, 0.6, 1.0]),
+    st.sampled_from([None, 9, 80]),
+)
+def test_random_streams_of_any_mean_and_threshold_give_the_same_dictionary(
+    pursuit, seed, width, k, mean, threshold, size
+):
+    x = normal(60, width, seed) + mean * unit_rows(1, width, seed + 2)
+    x[30:50] = x[:20] * torch.tensor([1.0, -1.0])[seed % 2] + 1e-3 * normal(20, width, seed + 1)
+    check(x, k, threshold, pursuit, size)
+
+
+@BOTH
+def test_all_rows_appended_and_none_appended(pursuit):
+    x = normal(50, 64)
+    assert check(x, 2, 1e-6, pursuit, 20).number == 50
+    assert check(x, 2, 1.0, pursuit, 20).number == 0
+    assert check(torch.zeros(30, 8), 2, 0.1, pursuit, 20).number == 0
+
+
+@BOTH
+def test_growth_stops_at_the_most_atoms_in_the_middle_of_a_block(pursuit):
+    for most in (1, 17, 40):
+        assert check(coherent(), 4, 0.05, pursuit, 64, most=most).number == most
+
+
+@BOTH
+def test_an_error_of_exactly_the_threshold_is_not_above_it_in_either(pursuit):
+    d = unit_rows(10, 8)
+    x = torch.cat([d, normal(8, 8, 4)])
+    for error in plain.pursue(x[10:], d, 3, pursuit)[1][:4].tolist():
+        for threshold in (error, np.nextafter(error, 0), np.nextafter(error, 1)):
+            check(x, 3, threshold, pursuit, 64)
+
+
+@BOTH
+def test_a_new_atom_that_almost_ties_with_an_old_pick_is_decided_as_in_plain(pursuit):
+    x = unit_rows(1, 64).repeat(60, 1) + 0.3 * normal(60, 64)
+    x[30:] = x[:30] + 1e-6 * normal(30, 64, 1)
+    check(x, 4, 0.02, pursuit, 60)
+
+
+@BOTH
+def test_rows_that_pause_because_they_are_crowded_change_no_bit(pursuit, monkeypatch):
+    monkeypatch.setattr(advance, "CROWD", 1)
+    monkeypatch.setattr(advance, "COARSE", 1.1)
+    check(coherent(), 5, 0.1, pursuit, 64)
+
+
+@BOTH
+@given(st.integers(0, 249), st.sampled_from([CpuGrowth, DeviceGrowth, PlainGrowth]), st.booleans())
+@settings(max_examples=10)
+def test_a_dictionary_goes_on_anywhere_from_one_growth_to_another(pursuit, stop, other, back):
+    x = coherent()
+    first, second = (make(16, 4, 0.1, pursuit) for make in ((other, DeviceGrowth) if back else (DeviceGrowth, other)))
+    rows = first.offer(x[:stop])
+    second.restore(first.atoms, first.novelty)
+    rows += [stop + row for row in second.offer(x[stop:])]
+    wanted, atoms, novelty = plain_growth(x, 4, 0.1, pursuit, None)
+    assert rows == wanted
+    assert same_bits(second.atoms, atoms)
+    assert same_bits(second.novelty, novelty)
+
+
+@BOTH
+def test_where_the_gram_matrix_does_not_fit_it_grows_on_on_the_cpu(pursuit, caplog):
+    with caplog.at_level("INFO"):
+        grown = check(coherent(), 4, 0.02, pursuit, 40, memory=2 * 110**2)
+    assert grown.number > 110
+    assert grown._on_cpu is not None
+    assert "growth: on the CPU from " in caplog.text
+
+
+def test_pursuits_are_taken_up_where_they_change_and_few_are_done_again(monkeypatch):
+    steps, change = [], block.first_change
+
+    def spy(*arguments, **named):
+        at = change(*arguments, **named)
+        steps.extend(at[at < advance.NEVER].tolist())
+        return at
+
+    monkeypatch.setattr(block, "first_change", spy)
+    DeviceGrowth(32, 8, 0.1, "mp", block_size=64).offer(coherent(400, 32))
+    assert max(steps) >= 4
+    assert min(steps) == 0
+    assert len(steps) < 5 * 400
+
+
+@BOTH
+def test_the_block_size_adapts_and_stays_within_its_limits(pursuit):
+    grown, sizes = DeviceGrowth(12, 4, 0.3, pursuit), set()
+    for part in normal(3000, 12).split(300):
+        grown.offer(part)
+        sizes.add(grown._rows)
+    assert min(sizes) >= LEAST_ROWS
+    assert len(sizes) > 2
+    assert max(sizes) <= MOST_ROWS
+
+
+@BOTH
+def test_codes_and_errors_in_the_dictionary_so_far_are_those_of_plain(pursuit):
+    x = coherent()
+    grown = DeviceGrowth(16, 5, 0.1, pursuit)
+    grown.offer(x)
+    assert same_bits(grown.encode(x[:90])[1], plain.pursue(x[:90], grown.atoms, 5, pursuit)[1])
