@@ -141,6 +141,8 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     """mp_refit (the default) with a final least-squares fit, mp without (of mode paper), omp with one at every step."""
     offset: int | None = None
     """Subtract the mean of so many first activations; 0 for no offset. Default: 4096 in mode best, else 0."""
+    grow_on: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where dictionaries grow, to the same bits. auto: on the GPU, if the model runs there and they fit beside it."""
     order: Literal["corpus", "shuffled"] | None = None
     """The order of the documents. Default: shuffled, in mode reference corpus."""
     seed: int = 0

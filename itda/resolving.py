@@ -35,7 +35,7 @@ DEFAULT_TOKENS = 1_000_000
 """Activations to read from a model, if the user gives no number."""
 
 FREE = ("out", "resume", "checkpoint_every", "stream", "model_memory", "scratch", "workers", "ray", "memory", "fast")
-FREE += ("json", "quiet")
+FREE += ("json", "quiet", "grow_on")
 """Settings of `Train` on which no result depends, so that another may be given when a run is resumed."""
 
 

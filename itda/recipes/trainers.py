@@ -136,4 +136,5 @@ def trainer_of(options: settings.Train, d_model: int, memory: int | None) -> Dic
         min_fidelity=options.min_fidelity or 0.0,
         massive=None if options.massive in (None, "off") else options.massive,
         memory=memory,
+        grow_on=options.grow_on,
     )

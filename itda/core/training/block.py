@@ -56,9 +56,7 @@ class GrowingAtoms:
                 correlations(atoms[start : start + size], atoms)
             )
 
-    def put(
-        self, start: int, unit: Float32[Tensor, "new d_model"], products: Float32[Tensor, "new atoms"]
-    ) -> None:
+    def put(self, start: int, unit: Float32[Tensor, "new d_model"], products: Float32[Tensor, "new atoms"]) -> None:
         """Write atoms at `start` and after, with their rows and columns of the Gram matrix; `number` stays as it is."""
         stop, entries = start + len(unit), in_16_bits(products)
         self.table[start:stop] = unit
@@ -96,14 +94,12 @@ class Block:
         self.candidates: Int64[Tensor, " candidates"] = torch.empty(0, dtype=torch.long, device=device)
         self.chosen: Bool[Tensor, " rows"] = torch.zeros(size, dtype=torch.bool, device=device)
         self.share: Float64[Tensor, " rows"] = (self.rows.energy > 0).double()
-        self.steps, self.again = 0, 0
-        """Steps taken in the first round, and in those after it."""
+        self._steps = 0
 
     def settle(self, most: int) -> Int64[Tensor, " new"]:
         """Return the rows that are appended, no more than `most`, and write them after the dictionary's atoms."""
         everyone = torch.arange(len(self.unit), dtype=torch.int32, device=self.unit.device)
         self._run(everyone)
-        self.steps, self.again = self.again, 0
         while True:
             above = self.share > self.threshold
             above &= above.cumsum(dim=0) <= most
@@ -117,6 +113,11 @@ class Block:
         if len(rows) < len(self.candidates):
             self._put(rows)
         return rows
+
+    @property
+    def effort(self) -> float:
+        """Steps taken for each that is there in the end; 1 if none was taken again."""
+        return self._steps / max(1, int(self.rows.step.sum()))
 
     def _choose(self, above: Bool[Tensor, " rows"]) -> Int32[Tensor, " rows"]:
         """Choose other rows; return the step from which each row's pursuit has to be taken again, NEVER for none."""
@@ -161,7 +162,7 @@ class Block:
             return
         begun = int(rows.step[which].sum())
         run(rows, which, self.source, which, atoms)
-        self.again += int(rows.step[which].sum()) - begun
+        self._steps += int(rows.step[which].sum()) - begun
         energy = rows.energy[which]
         self.share[which] = torch.where(energy > 0, rows.left[which] / energy, 0.0)
         if self.refit:

@@ -21,7 +21,8 @@ class GreedyPass:
 
     For x_1, x_2, ... in stream order: encode x_i with the dictionary so far; if its error ||z - z_hat||^2 / ||z||^2
     exceeds the threshold, append z_i / ||z_i|| with its label, where z = x - offset. The dictionary grows where its
-    activations are, in the way that `growth_for` names; should these come from another device, it moves there.
+    activations are, or where `grow_on` says, in the way that `growth_for` names; should activations come from another
+    device, it moves there.
     """
 
     def __init__(
@@ -37,7 +38,8 @@ class GreedyPass:
         self._labels: list[Labels] = []
         # The threshold that it began with: it may be another by the time of a state.
         self._first_threshold = threshold
-        self._make = growth_for(device, settings.pursuit)
+        self._from, self._on = device, settings.grows_on(device)
+        self._make = growth_for(self._on, settings.pursuit)
         self._growth = self._new_growth(threshold)
 
     def __len__(self) -> int:
@@ -45,8 +47,8 @@ class GreedyPass:
 
     def offer(self, batch: ActivationBatch) -> int:
         """Go through a batch in order; return the number of atoms added. Raises `ActivationError`."""
+        self._move_to(batch.activations.device)
         targets = self._targets(batch.activations)
-        self._move_to(targets.device)
         added = self._growth.offer(targets)
         if added:
             self._labels.append(batch.labels[added])
@@ -108,15 +110,17 @@ class GreedyPass:
         return restored
 
     def _targets(self, activations: Tensor) -> Float[Tensor, "batch d_model"]:
-        return target_of(activations, self.settings.d_model, self.offset)
+        return target_of(activations, self.settings.d_model, self.offset).to(self._on)
 
     def _new_growth(self, threshold: float) -> Growth:
         s = self.settings
         return self._make(s.d_model, s.k, threshold, s.pursuit, s.most, s.block_size, s.memory)
 
     def _move_to(self, device: torch.device) -> None:
-        """Grow on in the way that fits this device; what has grown so far comes along."""
-        make = growth_for(device, self.settings.pursuit)
+        """Grow on in the way that fits activations of this device; what has grown so far comes along."""
+        if device != self._from:
+            self._from, self._on = device, self.settings.grows_on(device)
+        make = growth_for(self._on, self.settings.pursuit)
         if make is not self._make:
             before, self._make = self._growth, make
             self._growth = self._new_growth(before.threshold)

@@ -5,6 +5,7 @@ same dictionary as the plain loop in `tests/core/training/plain_growth.py`, to t
 the others are left to `AnyGrowth`, which follows any rules.
 """
 
+import logging
 from importlib import import_module
 from typing import Literal, Protocol, runtime_checkable
 
@@ -14,18 +15,26 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 from itda.core.pursuit import Pursuit
+from itda.core.training.growth_bytes import growth_bytes
+from itda.errors import SettingError
+from itda.machine import free_device_memory
+
+log = logging.getLogger(__name__)
+
+GrowOn = Literal["auto", "cpu", "gpu"]
+"""Where a dictionary grows: on the CPU, on a GPU, or there where its activations are, if it fits there."""
 
 GROWTHS: dict[str, tuple[str, str]] = {
     "cpu": ("itda.core.training.growth_cpu", "CpuGrowth"),
-    "cuda": ("itda.core.training.growth_cpu", "CpuGrowth"),
+    "cuda": ("itda.core.training.growth_device", "DeviceGrowth"),
 }
 """Module and class for each type of device, imported at first use: compiled loops take a second to load."""
 
 ELSEWHERE = "cpu"
-"""The row of `GROWTHS` for devices that have none."""
+"""The row of `GROWTHS` for devices that have none, and for pursuits that the growth of a device does not know."""
 
 ANY_PURSUIT = ("itda.core.training.growth_any", "AnyGrowth")
-"""Module and class for pursuits that the growth of a device does not know."""
+"""Module and class for pursuits that neither of these growths knows."""
 
 
 @runtime_checkable
@@ -101,8 +110,39 @@ def growth_for(device: torch.device, pursuit: Pursuit) -> GrowthMaker:
     >>> growth_for(torch.device("cpu"), "mp").__name__, growth_for(torch.device("cpu"), "nn_mp").__name__
     ('CpuGrowth', 'AnyGrowth')
     """
-    maker = _imported(*GROWTHS.get(device.type, GROWTHS[ELSEWHERE]))
-    return maker if maker.knows(pursuit) else _imported(*ANY_PURSUIT)
+    for row in (GROWTHS.get(device.type, GROWTHS[ELSEWHERE]), GROWTHS[ELSEWHERE], ANY_PURSUIT):
+        if (maker := _imported(*row)).knows(pursuit):
+            break
+    return maker
+
+
+def growth_device(activations: torch.device, grow_on: GrowOn, *, atoms: int | None, d_model: int) -> torch.device:
+    """Return the device that a dictionary of about `atoms` atoms, None if not known, grows on; the log says why.
+
+    >>> growth_device(torch.device("cuda"), "cpu", atoms=100, d_model=64)
+    device(type='cpu')
+    """
+    if grow_on == "cpu" or (grow_on == "auto" and activations.type not in GROWTHS):
+        return torch.device("cpu")
+    device = torch.device("cuda") if grow_on == "gpu" and activations.type == "cpu" else activations
+    if device.type == "cpu":
+        return device
+    if grow_on == "auto" and atoms is not None:
+        needed, free = growth_bytes(atoms, d_model), free_device_memory(device)
+        if needed > free:
+            need = f"{atoms:,} atoms and a block need {needed:,} bytes of the GPU's memory, {free:,} are free"
+            log.info("growth: on the CPU, since %s", need)
+            return torch.device("cpu")
+    log.info("growth: on the GPU, where it gives the bits of the CPU")
+    return device
+
+
+def check_grow_on(grow_on: str) -> None:
+    """Raises `SettingError` unless there is such a place to grow on."""
+    if grow_on not in ("auto", "cpu", "gpu"):
+        raise SettingError(f"grow_on is {grow_on!r}: it must be auto, cpu or gpu")
+    if grow_on == "gpu" and not torch.cuda.is_available():
+        raise SettingError("grow_on is gpu, and torch finds no CUDA device: leave it at auto")
 
 
 def _imported(module: str, name: str) -> GrowthMaker:

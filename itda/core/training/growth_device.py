@@ -23,16 +23,19 @@ from itda.core.pursuit.rules import rules_of
 from itda.core.pursuit.rules.mp import MP
 from itda.core.pursuit.rules.mp_refit import MP_REFIT
 from itda.core.training.block import Block, GrowingAtoms
+from itda.core.training.growth_bytes import LEAST_ROWS, rows_of_a_block
 from itda.core.training.growth_cpu import CpuGrowth
 from itda.machine import free_device_memory
 
 log = logging.getLogger(__name__)
 
-LEAST_ROWS, MOST_ROWS = 64, 4096
-"""Fewest and most rows of a block, where it follows the rate at which atoms are found."""
+FIRST_ROWS = 512
+"""Rows of the first block, where their number follows the rate at which atoms are found."""
 
-TOO_MANY, FEW = 0.6, 0.25
-"""Steps taken again, as a share of those of a block's first round: above, blocks are halved; below, doubled."""
+TOO_MANY, FEW = 3.5, 2.5
+"""Steps taken for each that is there in the end: above, blocks are halved; below, doubled.
+
+Many rows at once are what a GPU is good at, so that blocks are halved only when most steps are for nothing."""
 
 RESERVE = 2**30
 """Bytes of a GPU kept free of the Gram matrix, for a block on its way."""
@@ -59,7 +62,7 @@ class DeviceGrowth:
         self._most, self._memory = most, limits.limit() if memory is None else memory
         self._atoms = GrowingAtoms(torch.empty(0, d_model, dtype=torch.float32), 0)
         self._novelty: list[Tensor] = []
-        self._rows, self._adapts = block_size or 256, block_size is None
+        self._rows, self._adapts = block_size or FIRST_ROWS, block_size is None
         self._on_cpu: CpuGrowth | None = None
 
     @staticmethod
@@ -132,10 +135,10 @@ class DeviceGrowth:
         rows = block.settle(most)
         self._atoms.number += len(rows)
         self._novelty.append(block.share[rows])
-        if self._adapts and block.again > TOO_MANY * block.steps:
-            self._rows = max(LEAST_ROWS, self._rows // 2)
-        elif self._adapts and block.again < FEW * block.steps:
-            self._rows = min(MOST_ROWS, 2 * self._rows)
+        if self._adapts:
+            share, most = block.effort, rows_of_a_block(self.number, targets.shape[1])
+            wanted = self._rows // 2 if share > TOO_MANY else 2 * self._rows if share < FEW else self._rows
+            self._rows = min(most, max(LEAST_ROWS, wanted))
         return rows.tolist()
 
     def _move_to(self, device: torch.device) -> None:

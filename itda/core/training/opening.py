@@ -67,5 +67,6 @@ def _schedule(
     atoms = min(settings.atoms, tokens)
     if settings.massive == "skip" and len(first):  # of those that are gone through
         tokens = max(atoms, round(tokens * int(ordinary.sum()) / len(first)))
+    sample = sample.to(settings.grows_on(sample.device))
     k, pursuit, memory = settings.k, settings.pursuit, settings.memory
     return calibrated(sample, atoms=atoms, tokens=tokens, k=k, pursuit=pursuit, memory=memory)

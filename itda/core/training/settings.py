@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from itda.core.checks import check_number, check_offset_tokens, check_refinement
 from itda.core.dictionary import check_offset, check_pursuit
 from itda.core.massive import FIRST_TOKENS, Use
 from itda.core.pursuit import Pursuit
+from itda.core.training.growth import GrowOn, check_grow_on, growth_device
 from itda.core.training.refine import PASS_TOKENS
 from itda.core.training.schedule import sample_of
 from itda.errors import SettingError
@@ -46,6 +48,7 @@ class TrainerSettings:
     most: int | None = None
     block_size: int | None = None
     memory: int | None = None
+    grow_on: GrowOn = "auto"
 
     def __post_init__(self) -> None:
         check_pursuit(self.k, self.pursuit)
@@ -58,6 +61,7 @@ class TrainerSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingError(f"{name} is {value}: it must be at least 1")
+        check_grow_on(self.grow_on)
         check_offset_tokens(self.offset_tokens)
         check_offset(self.offset, self.d_model)
         if self.offset is not None and self.offset_tokens:
@@ -69,6 +73,10 @@ class TrainerSettings:
             raise SettingError(f"{asked} for a stream of unknown length: say with tokens how many will be offered")
         if self.atoms is not None and self.tokens is not None:
             check_number(self.atoms, self.tokens)
+
+    def grows_on(self, activations: torch.device) -> torch.device:
+        """Return the device that the dictionary grows on, if its activations are on this one."""
+        return growth_device(activations, self.grow_on, atoms=self.atoms or self.most, d_model=self.d_model)
 
     @property
     def sample(self) -> int:

@@ -20,6 +20,7 @@ from itda.core.pursuit import Pursuit
 from itda.core.training.base import ignored
 from itda.core.training.first import FirstActivations
 from itda.core.training.greedy import GreedyPass
+from itda.core.training.growth import GrowOn
 from itda.core.training.kept import KeptActivations
 from itda.core.training.opening import opening_of
 from itda.core.training.refine import refine
@@ -51,6 +52,7 @@ class Trainer:
     - `most`: growth stops at that many atoms.
     - `block_size`: how many activations are encoded together; by default it follows the rate at which atoms are found.
     - `memory`: bytes that the Gram matrix may take; by default as many as `set_memory` allows.
+    - `grow_on`: "cpu", "gpu", or "auto" for the GPU if the activations are there and the dictionary fits beside them.
 
     Raises `SettingError` for settings out of range.
 
@@ -90,6 +92,7 @@ class Trainer:
         most: int | None = None,
         block_size: int | None = None,
         memory: int | None = None,
+        grow_on: GrowOn = "auto",
     ) -> None:
         self.settings = TrainerSettings(
             d_model=d_model,
@@ -106,6 +109,7 @@ class Trainer:
             most=most,
             block_size=block_size,
             memory=memory,
+            grow_on=grow_on,
         )
         self.seen = 0
         """Number of activations offered so far, massive ones too."""
@@ -224,7 +228,7 @@ class Trainer:
         """Go on from a snapshot: the dictionary becomes what it would have been without the interruption, to the bit.
 
         Raises `SettingError` if this trainer is not new or has other settings than the one the state was taken from;
-        `block_size` and `memory` may differ.
+        `block_size`, `memory` and `grow_on` may differ.
         """
         state.check(TRAINER, self.settings.saved(), self.seen)
         had, has = state.tensors.get("offset"), self.settings.offset

@@ -1,18 +1,21 @@
-"""Growth by a causal fixed point makes the dictionary of the plain loop: the same rows, in the same order, to the bit."""
+"""Growth by a causal fixed point gives the dictionary of the plain loop: the same rows in their order, to the bit."""
 
 import numpy as np
 import pytest
 import torch
-from core.helpers import normal, same_bits, unit_rows
+from core.helpers import batch, normal, same_bits, unit_rows
+from core.other_device import DEVICE, other_device, there
 from core.training.plain_growth import PlainGrowth
 from core.training.test_growth import EVERY, STREAMS, coherent, plain_growth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from itda import ActivationBatch, Trainer
 from itda.core.pursuit import advance, plain
-from itda.core.training import block
+from itda.core.training import block, growth
+from itda.core.training.growth_bytes import LEAST_ROWS, MOST_ROWS
 from itda.core.training.growth_cpu import CpuGrowth
-from itda.core.training.growth_device import LEAST_ROWS, MOST_ROWS, DeviceGrowth
+from itda.core.training.growth_device import DeviceGrowth
 
 BOTH = pytest.mark.parametrize("pursuit", ["mp", "mp_refit"])
 
@@ -140,15 +143,49 @@ def test_pursuits_are_taken_up_where_they_change_and_few_are_done_again(monkeypa
     assert len(steps) < 5 * 400
 
 
+def test_the_block_size_follows_the_steps_taken_for_nothing_and_stays_within_its_limits(monkeypatch):
+    grown = DeviceGrowth(4, 2, 0.3, "mp")
+    for effort, wanted in [(1.0, 1024), (1.0, 2048), (3.0, 2048), (4.0, 1024), *[(9.0, LEAST_ROWS)] * 3]:
+        monkeypatch.setattr(block.Block, "effort", property(lambda _, effort=effort: effort))
+        grown._offer_block(normal(3, 4), 100)
+        assert grown._rows == wanted or (effort == 9.0 and grown._rows >= wanted)
+    assert grown._rows == LEAST_ROWS
+    monkeypatch.setattr(block.Block, "effort", property(lambda _: 1.0))
+    for _ in range(9):
+        grown._offer_block(normal(3, 4), 100)
+    assert grown._rows == MOST_ROWS
+
+
 @BOTH
-def test_the_block_size_adapts_and_stays_within_its_limits(pursuit):
-    grown, sizes = DeviceGrowth(12, 4, 0.3, pursuit), set()
-    for part in normal(3000, 12).split(300):
-        grown.offer(part)
-        sizes.add(grown._rows)
-    assert min(sizes) >= LEAST_ROWS
-    assert len(sizes) > 2
-    assert max(sizes) <= MOST_ROWS
+def test_effort_is_one_where_nothing_is_done_again(pursuit):
+    d = unit_rows(20, 8)
+    for x, least, most in ((d[:1].repeat(30, 1), 0.0, 30.0), (coherent(), 1.0, 10.0)):
+        atoms = block.GrowingAtoms(torch.empty(0, x.shape[1]), 0)
+        atoms.reserve(len(x))
+        made = block.Block(x, atoms, 4, 0.1, refit=pursuit == "mp_refit")
+        made.settle(1000)
+        assert least <= made.effort <= most
+
+
+@BOTH
+@pytest.mark.parametrize("parts", [{"threshold": 0.1}, {"atoms": 60, "tokens": 250, "offset_tokens": 100}])
+def test_on_another_device_the_bits_are_the_same_and_no_activation_comes_to_the_host(pursuit, parts, monkeypatch):
+    monkeypatch.setitem(growth.GROWTHS, DEVICE.type, ("itda.core.training.growth_device", "DeviceGrowth"))
+    x = coherent(250, 48)
+    trainers = [Trainer(48, k=4, pursuit=pursuit, **parts) for _ in range(2)]
+    trainers[0].offer(batch(x))
+    with other_device() as device:
+        for start in (0, 100):
+            found = batch(x, start, start + 100 if start == 0 else 250)
+            trainers[1].offer(ActivationBatch(there(found.activations), found.labels))
+        assert isinstance(trainers[1]._pass._growth, DeviceGrowth)
+        assert trainers[1]._pass._growth.atoms.device == DEVICE
+        assert device.copied_rows(48) <= (100 if "atoms" in parts else 0)  # the mean of the first ones
+        expected, made = (trainer.finish() for trainer in trainers)
+    assert made.labels.keys() == expected.labels.keys()
+    assert same_bits(made.atoms, expected.atoms)
+    assert same_bits(made.novelty, expected.novelty)
+    assert made.threshold == expected.threshold
 
 
 @BOTH
