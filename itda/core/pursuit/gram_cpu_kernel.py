@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from itda.core.pursuit.compiled import as_written, inlined, may_reorder, prefetch
-from itda.core.pursuit.fixed_order_kernel import add_column, fixed_dot, residual_of, solve, subtract_atom
+from itda.core.pursuit.fixed_order_kernel import add_column, fixed_dot, residual_of, scratch, solve, subtract_atom
 
 TILE = 512
 """Atoms per tile. The largest |c| of a tile is kept, so that only tiles that can hold a candidate are searched."""
@@ -267,7 +267,7 @@ def _pick(
 def begin(rows: np.ndarray, targets: np.ndarray, block: Block, exponent: np.ndarray, enough: float) -> None:
     """Scale targets to a largest entry in [1/2, 1), exactly, and set up the start of their pursuit."""
     d_model = targets.shape[1]
-    terms = np.empty(d_model // 2 + 1, np.float64)
+    terms = scratch(d_model)
     for i in rows:
         top = 0.0
         for j in range(d_model):
@@ -359,7 +359,7 @@ def advance(
     d_model = atoms.shape[1]
     maxima = np.empty((number + TILE - 1) // TILE, np.int32)
     found = np.empty(number, np.int64)
-    terms = np.empty(d_model // 2 + 1, np.float64)
+    terms = scratch(d_model)
     column = np.empty(k, np.float64)
     one, other, place = -1, -1, 0
     while True:
@@ -390,7 +390,7 @@ def finish(
 ) -> None:
     """Merge repeated picks, refit if asked; `share` is ||r||^2 / ||z||^2. What lies past `count` is 0."""
     d_model = atoms.shape[1]
-    terms = np.empty(d_model // 2 + 1, np.float64)
+    terms = scratch(d_model)
     residual = np.empty(d_model, np.float64)
     factor, projected, column = np.zeros((k, k)), np.zeros(k), np.zeros(k)
     merged = np.empty(k, np.int64)

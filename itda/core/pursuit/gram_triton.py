@@ -59,21 +59,6 @@ def pursue_triton(
     return gram_torch.joined(parts)
 
 
-def fold_order(width: int, levels: int) -> list[int]:
-    """Return where each of 2 ** levels places takes its term from, -1 for none: halving adds as `fixed_sum` does.
-
-    `fixed_sum` adds the term at `half + i` to that at `i`, for half = ceil(width / 2), and goes on with `half` terms.
-
-    >>> fold_order(5, 3)
-    [0, 1, 2, -1, 3, 4, -1, -1]
-    """
-    if levels == 0:
-        return [0]
-    half = (width + 1) // 2
-    first = fold_order(half, levels - 1)
-    return first + [half + i if 0 <= i < width - half else -1 for i in first]
-
-
 def _launch(
     start: Start,
     atoms: Float[Tensor, "atoms d_model"],
@@ -102,7 +87,6 @@ def _launch(
         "bound": error * start.energy.sqrt(),
         "atoms": atoms,
         "gram": gram,
-        "order": torch.tensor(fold_order(width, levels), dtype=torch.int32, device=device),
         "indices": indices,
         "coefficients": coefficients,
         "left_over": left,

@@ -4,14 +4,14 @@ Import this only where Triton is; `gram_triton` starts the kernels. As in `gram_
 propose atoms, and those in float64 decide. What differs is where things are: the residual stays in registers, and so
 does c in `on_chip`. `streaming`, for more atoms, keeps c in memory, and updates it and finds its maxima in one pass.
 
-The bits are those of `plain` because the float64 operations are. The terms of a sum are held in such an order that
-halving the tensor adds the same pairs as `fixed_order.fixed_sum`; and products and sums are compiled apart
+The bits are those of `plain` because the float64 operations are. Sums are folded over axes of length 2, in the order of
+`fixed_order.fixed_sum`, so that none is left to Triton; and products and sums are compiled apart
 (`enable_fp_fusion=False`), since a fused multiply-add rounds once where `plain` rounds twice.
 """
 # The language of the kernels is not Python's, and has no types to annotate with.
 # ruff: noqa: ANN001, ANN201, ANN202, N803
 # pyright: reportOperatorIssue=false, reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
-# pyright: reportGeneralTypeIssues=false, reportMissingImports=false
+# pyright: reportGeneralTypeIssues=false, reportMissingImports=false, reportAssignmentType=false
 
 import triton
 import triton.language as tl
@@ -19,16 +19,23 @@ import triton.language as tl
 
 @triton.jit
 def _fixed_sum(terms, LEVELS: tl.constexpr):
-    """Return `fixed_order.fixed_sum` of 2 ** LEVELS terms in the order of `fold_order`: a sum of two has no order."""
-    for level in tl.static_range(LEVELS):
+    """Return `fixed_order.fixed_sum` of 2 ** LEVELS terms: a sum of two has no order."""
+    WITHIN: tl.constexpr = 5 if LEVELS > 5 else LEVELS  # folds within a group of 32
+    ACROSS: tl.constexpr = 3 if LEVELS > 8 else LEVELS - WITHIN  # folds of the sums of the groups, 8 at most
+    for level in tl.static_range(LEVELS - WITHIN - ACROSS):
         terms = tl.sum(tl.reshape(terms, (2, 2 ** (LEVELS - 1 - level))), axis=0)
-    return tl.sum(terms, axis=0)
+    for level in tl.static_range(WITHIN):
+        terms = tl.sum(tl.reshape(terms, (2**ACROSS, 2, 2 ** (WITHIN - 1 - level))), axis=1)
+    terms = tl.reshape(terms, (2**ACROSS,))
+    for level in tl.static_range(ACROSS):
+        terms = tl.sum(tl.reshape(terms, (2, 2 ** (ACROSS - 1 - level))), axis=0)
+    return tl.sum(terms, axis=0) + 0.0  # never -0.0
 
 
 @triton.jit
 def _atom(atoms, index, width, place):
-    """Return atom `index` in float64; the places that `fold_order` leaves empty are 0."""
-    return tl.load(atoms + index.to(tl.int64) * width + place, mask=place >= 0, other=0.0).to(tl.float64)
+    """Return atom `index` in float64, and 0 past its end."""
+    return tl.load(atoms + index.to(tl.int64) * width + place, mask=place < width, other=0.0).to(tl.float64)
 
 
 @triton.jit
@@ -69,7 +76,6 @@ def on_chip(
     bound,
     atoms,  # [atoms, d_model]
     gram,  # float32 [atoms, atoms]
-    order,  # int32 [2 ** LEVELS]: fold_order(d_model)
     indices,  # int32 [batch, k]: written, as are the next three
     coefficients,  # float64 [batch, k]
     left_over,  # float64 [batch]
@@ -88,9 +94,9 @@ def on_chip(
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     real = column < number_of_atoms
-    place = tl.load(order + tl.arange(0, 2**LEVELS))
+    place = tl.arange(0, 2**LEVELS)
     c_row = tl.load(c + row * number_of_atoms + column, mask=real, other=0.0)
-    r = tl.load(z + row * width + place, mask=place >= 0, other=0.0)
+    r = tl.load(z + row * width + place, mask=place < width, other=0.0)
     left, limit, smallest, off = tl.load(energy + row), tl.load(least + row), tl.load(faint + row), tl.load(bound + row)
 
     step = 0
@@ -129,7 +135,6 @@ def streaming(
     bound,
     atoms,
     gram,
-    order,
     indices,
     coefficients,
     left_over,
@@ -148,8 +153,8 @@ def streaming(
     """Take all steps of one row, with its correlations in memory, TILE of them at a time."""
     row = tl.program_id(0).to(tl.int64)
     c_row = c + row * number_of_atoms
-    place = tl.load(order + tl.arange(0, 2**LEVELS))
-    r = tl.load(z + row * width + place, mask=place >= 0, other=0.0)
+    place = tl.arange(0, 2**LEVELS)
+    r = tl.load(z + row * width + place, mask=place < width, other=0.0)
     left, limit, smallest, off = tl.load(energy + row), tl.load(least + row), tl.load(faint + row), tl.load(bound + row)
 
     step = 0

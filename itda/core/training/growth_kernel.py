@@ -3,7 +3,7 @@
 import numpy as np
 
 from itda.core.pursuit.compiled import as_written
-from itda.core.pursuit.fixed_order_kernel import fixed_dot, residual_of, subtract_atom
+from itda.core.pursuit.fixed_order_kernel import fixed_dot, residual_of, scratch, subtract_atom
 from itda.core.pursuit.gram_cpu_kernel import OMP, SCALE, UNIT, Block, Gram, product_error
 
 
@@ -107,7 +107,7 @@ def _first_change(i: int, block: Block, new: int, row: np.ndarray, k: int, entry
 @as_written
 def rewind(rows: np.ndarray, block: Block, atoms: np.ndarray, dirty: np.ndarray, pursuit: int) -> None:
     """Put rows back to the step `dirty` of their pursuit, and call them clean."""
-    terms = np.empty(atoms.shape[1] // 2 + 1, np.float64)
+    terms = scratch(atoms.shape[1])
     for i in rows:
         step, residual = int(dirty[i]), block.residual[i]
         dirty[i] = -1

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from itda.core.code import SparseCode
 from itda.core.pursuit import gram_torch, plain
+from itda.core.pursuit.fixed_order import fixed_sum
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -151,25 +152,19 @@ def gpu_pursuit(arrays, k):
     return find.description, tuple(part.cpu().numpy() for part in (code.indices, code.coefficients, code.count, left))
 
 
-@pytest.mark.parametrize("width", [*range(1, 20), 33, 768])
-def test_terms_laid_out_by_fold_order_and_halved_are_added_as_in_fixed_sum(worker, width):
-    terms, halved = worker(halve, width)
-    assert halved == terms
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_sum_of_a_kernel_is_fixed_sum_for_every_power_of_two_and_widths_between(worker, sign):
+    widths = [1, 2, 3, 5, 16, 31, 32, 33, 63, 65, 100, 129, 192, 255, 256, 257, 511, 513, 768, 1025, 2304, 4096]
+    terms = [sign * normal(1, width)[0].double() ** 3 for width in widths]
+    found = worker(sums_of_a_kernel, [row.numpy() for row in terms])
+    assert found == [fixed_sum(row).item() for row in terms]
 
 
-def halve(width):
-    """In the worker: a sum by `fixed_sum`, and by halving in the order of `fold_order`."""
-    from itda.core.pursuit.fixed_order import fixed_sum
-    from itda.core.pursuit.gram_triton import fold_order
+def sums_of_a_kernel(rows):
+    """In the worker: the sum of each row by `_fixed_sum`."""
+    from core.pursuit.kernel_of_a_sum import sum_of
 
-    terms = normal(1, width)[0].double() ** 3
-    levels = (width - 1).bit_length()
-    order = torch.tensor(fold_order(width, levels))
-    halved = torch.where(order < 0, 0.0, terms[order])
-    for _ in range(levels):
-        first, second = halved.chunk(2)
-        halved = first + second
-    return fixed_sum(terms.clone()).item(), halved.item()
+    return [sum_of(torch.from_numpy(row).to(DEVICE)) for row in rows]
 
 
 def test_compiled_for_a_gpu_no_float64_product_is_fused_with_a_sum(tmp_path):
@@ -190,7 +185,7 @@ def fused_operations(cache):
 
     types = {"c": "*fp32", "atoms": "*fp32", "gram": "*fp32", "growth": "fp32"}
     types |= dict.fromkeys(["z", "energy", "least", "faint", "bound", "coefficients", "left_over"], "*fp64")
-    types |= dict.fromkeys(["order", "indices", "count"], "*i32")
+    types |= dict.fromkeys(["indices", "count"], "*i32")
     sizes = {"BLOCK": 64, "TILE": 64, "TILES": 2, "LEVELS": 3, "FAST": False}
     found = {}
     for name, fuse in (("on_chip", False), ("streaming", False), ("on_chip", True)):
