@@ -8,6 +8,10 @@ from torch import Tensor
 
 from itda.core.pursuit.advance import NEVER, SCALE, Atoms, Correlations, Rows
 from itda.core.pursuit.gram_torch import UNIT, rows_at_once
+from itda.machine import missing_for_triton
+
+TILE = 256
+"""New atoms that a program of the kernel holds at once."""
 
 
 def first_change(
@@ -33,31 +37,56 @@ def first_change(
         at = torch.where(lost[rows.picks.long()] & (steps < rows.step[:, None]), steps, NEVER)
         changed = at.amin(dim=1).int()
     if len(new) > 0:
-        size = rows_at_once(len(new), new.device)
-        for start in range(0, len(rows.z), size):
-            part = slice(start, start + size)
-            changed[part] = torch.minimum(changed[part], _first_won(rows, source, atoms, new, born, part))
+        way = first_won_torch if missing_for_triton(new.device) else first_won_triton
+        changed = torch.minimum(changed, way(rows, source, atoms, new, born))
     return changed
 
 
+def first_won_torch(
+    rows: Rows, source: Correlations, atoms: Atoms, new: Int64[Tensor, " new"], born: Int32[Tensor, " new"]
+) -> Int32[Tensor, " rows"]:
+    """Return the first step of each row that a new atom may win, in torch on any device."""
+    numbers = torch.arange(len(rows.z), device=new.device)
+    parts = numbers.split(rows_at_once(len(new), new.device))
+    return torch.cat([_first_won(rows, source, atoms, new, born, part) for part in parts])
+
+
 def _first_won(
-    rows: Rows, source: Correlations, atoms: Atoms, new: Int64[Tensor, " new"], born: Tensor, part: slice
+    rows: Rows, source: Correlations, atoms: Atoms, new: Tensor, born: Tensor, part: Int64[Tensor, " some"]
 ) -> Int32[Tensor, " some"]:
-    """Return the first step of some rows that a new atom may win."""
     picks, coefficients, step = rows.picks[part].long(), rows.coefficients[part], rows.step[part]
-    numbers = torch.arange(len(rows.z), device=new.device)[part]
-    seen = born < numbers[:, None]  # rows new
-    q = source.c[part][:, new].double()
-    # The last term is for the rounding of this function.
-    error = source.bound[part] + 8 * UNIT * rows.energy[part].sqrt()
+    seen = born < part[:, None]  # some new
+    q = source.c[part[:, None], new].double()
+    error = _error(rows, source)[part]
     changed = torch.full_like(step, NEVER)
     for t in range(int(step.max())):
         taken = (t < step) & (changed == NEVER)
         won = (seen & (q.abs() + error[:, None] >= coefficients[:, t, None].abs())).any(dim=1)
         changed[taken & won] = t
         weight = torch.where(t < step, coefficients[:, t], 0.0)
-        q -= (weight / SCALE)[:, None] * atoms.gram[new[None, :], torch.where(t < step, picks[:, t], 0)[:, None]]
+        q -= (weight / SCALE)[:, None] * atoms.gram[torch.where(t < step, picks[:, t], 0)[:, None], new]
         error = error + weight.abs() * atoms.entry_error
     # A row that had run out of atoms worth picking, or had none.
     wanting = (step < picks.shape[1]) & (rows.left[part] > rows.least[part]) & seen.any(dim=1)
     return torch.where((changed == NEVER) & wanting, step, changed)
+
+
+def _error(rows: Rows, source: Correlations) -> Tensor:
+    # The last term is for the rounding of these functions.
+    return source.bound + 8 * UNIT * rows.energy.sqrt()
+
+
+def first_won_triton(
+    rows: Rows, source: Correlations, atoms: Atoms, new: Int64[Tensor, " new"], born: Int32[Tensor, " new"]
+) -> Int32[Tensor, " rows"]:
+    """Return the first step of each row that a new atom may win, by one program for each row."""
+    from itda.core.training.replay_kernel import first_won
+
+    changed = torch.empty_like(rows.step)
+    growth = torch.tensor([atoms.entry_error], dtype=torch.float64, device=new.device)
+    state = (rows.picks, rows.coefficients, rows.step, rows.left, rows.least, _error(rows, source))
+    sizes = (len(new), source.c.stride(0), atoms.gram.stride(0), rows.picks.shape[1])
+    constants = {"SCALE": SCALE, "NEVER": NEVER, "TILE": TILE, "num_warps": 4, "enable_fp_fusion": False}
+    with torch.cuda.device_of(source.c):
+        first_won[(len(rows.z),)](source.c, *state, new, born, atoms.gram, growth, changed, *sizes, **constants)
+    return changed

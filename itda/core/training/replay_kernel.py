@@ -1,0 +1,54 @@
+"""`replay` in Triton: one program for each row goes through its steps beside all new atoms. Only where Triton is."""
+# The language of the kernels is not Python's, and has no types to annotate with.
+# ruff: noqa: ANN001, ANN201, N803
+# pyright: reportOperatorIssue=false, reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportMissingImports=false
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def first_won(
+    c,  # float32 [rows, width]: correlations of all atoms with the targets
+    picks,  # int32 [rows, k]
+    coefficients,  # float64 [rows, k]
+    step,  # int32 [rows]
+    left,  # float64 [rows], and so the next two
+    least,
+    error,  # of c and of what is computed here, before the first step
+    new,  # int64 [new]: the columns of the new atoms
+    born,  # int32 [new]: the rows that they come from
+    gram,  # int16 [atoms, width]
+    entry_error,  # float64 [1]
+    changed,  # int32 [rows]: written
+    number_of_new,
+    c_stride,
+    gram_stride,
+    k,
+    SCALE: tl.constexpr,
+    NEVER: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Write the first step of one row that a new atom may win, NEVER if there is none."""
+    row = tl.program_id(0).to(tl.int64)
+    steps, growth = tl.load(step + row), tl.load(entry_error)
+    found, some = steps * 0 + NEVER, steps * 0
+    for tile in range(tl.cdiv(number_of_new, TILE)):
+        at = tile * TILE + tl.arange(0, TILE)
+        column = tl.load(new + at, mask=at < number_of_new, other=0)
+        seen = (at < number_of_new) & (tl.load(born + at, mask=at < number_of_new, other=NEVER) < row)
+        some = tl.maximum(some, tl.max(seen.to(tl.int32), axis=0))
+        q = tl.load(c + row * c_stride + column, mask=seen, other=0.0).to(tl.float64)
+        off, t, won = tl.load(error + row), steps * 0, steps * 0
+        while (t < steps) & (t < found) & (won == 0):
+            weight = tl.load(coefficients + row * k + t)
+            won = tl.max((seen & (tl.abs(q) + off >= tl.abs(weight))).to(tl.int32), axis=0)
+            found = tl.where(won > 0, t, found)
+            pick = tl.load(picks + row * k + t).to(tl.int64)
+            q -= (weight / SCALE) * tl.load(gram + pick * gram_stride + column, mask=seen, other=0).to(tl.float64)
+            off += tl.abs(weight) * growth
+            t += 1
+    # A row that had run out of atoms worth picking, or had none.
+    wanting = (found == NEVER) & (some > 0) & (steps < k) & (tl.load(left + row) > tl.load(least + row))
+    tl.store(changed + row, tl.where(wanting, steps, found))

@@ -1,0 +1,101 @@
+"""Which pursuits change when atoms come and go: none that does is missed, and the kernel says what torch says."""
+
+import importlib.util
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+import torch
+from core.helpers import normal, unit_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from itda.core.pursuit.advance import NEVER, Atoms, Correlations, Rows, correlations, entry_error, in_16_bits, run
+from itda.core.pursuit.gram_torch import product_error
+from itda.core.training.replay import first_change, first_won_torch
+
+
+def situation(seed: int, old: int, others: int, width: int, k: int, enough: float):
+    """Rows after their pursuit in some atoms, of which others may be gone or new."""
+    x, table = normal(7, width, seed), unit_rows(old + others, width, seed)
+    table[-1] = table[0]  # a tie
+    born = torch.randint(-1, 8, (old + others,), generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
+    hidden = torch.arange(old + others) >= old
+    atoms = Atoms(table, in_16_bits(correlations(table, table)), None, len(table), entry_error(width))
+    atoms.born = torch.where(hidden, NEVER, born)
+    rows = Rows.of(x, k, enough)
+    everyone = torch.arange(7, dtype=torch.int32)
+    bound = product_error(width) * rows.energy.sqrt()
+    source = Correlations(correlations(rows.z, table), torch.zeros_like(rows.step), bound)
+    run(rows, everyone, source, everyone, atoms)
+    return rows, source, atoms, born, everyone
+
+
+SHAPES = (st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 20), st.integers(1, 20), st.integers(1, 6))
+
+
+@given(*SHAPES, st.sampled_from([0.0, 0.3]), st.integers(0, 5))
+def test_a_row_that_is_called_unchanged_up_to_a_step_has_the_same_steps_to_there(
+    seed, old, new, width, k, enough, gone
+):
+    rows, source, atoms, born, everyone = situation(seed, old, new, width, k, enough)
+    before = rows.picks.clone(), rows.coefficients.clone(), rows.step.clone()
+    lost = torch.arange(min(gone, old))
+    fresh = torch.arange(old, old + new)
+    atoms.born = born.clone()
+    atoms.born[lost] = NEVER
+    at = first_change(rows, source, atoms, gone=lost, new=fresh, born=born[fresh])
+    rows.step.zero_()
+    run(rows, everyone, source, everyone, atoms)
+    for row in range(7):
+        same = int(min(at[row], before[2][row]))
+        assert int(rows.step[row]) >= same
+        assert torch.equal(rows.picks[row, :same], before[0][row, :same])
+        assert torch.equal(rows.coefficients[row, :same], before[1][row, :same])
+        if at[row] == NEVER:
+            assert int(rows.step[row]) == same
+
+
+def test_far_from_all_rows_are_called_changed():
+    rows, source, atoms, born, _ = situation(3, 60, 1, 32, 4, 0.0)
+    new = torch.tensor([30])  # one of many
+    atoms.born = torch.full_like(born, -1)
+    at = first_change(rows, source, atoms, gone=new[:0], new=new, born=torch.tensor([-1], dtype=torch.int32))
+    assert int((at == NEVER).sum()) > 0
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    with ProcessPoolExecutor(1, get_context("spawn"), _set_up) as pool:
+        yield lambda *arguments: pool.submit(_by_the_kernel, *arguments).result()
+
+
+def _set_up() -> None:
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
+    torch.set_num_threads(1)
+
+
+def _by_the_kernel(*shape):
+    """In the worker: what the kernel and torch say."""
+    from itda.core.training import replay
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows, source, atoms, born, _ = situation(*shape)
+    for part in (rows, source, atoms):
+        for name, value in vars(part).items():
+            if isinstance(value, torch.Tensor):
+                setattr(part, name, value.to(device))
+    new = torch.arange(shape[1], shape[1] + shape[2], device=device)
+    arguments = rows, source, atoms, new, born.to(device)[new]
+    replay.TILE = 8
+    return replay.first_won_triton(*arguments).tolist(), first_won_torch(*arguments).tolist()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@settings(max_examples=12)
+@given(*SHAPES, st.sampled_from([0.0, 0.3]))
+def test_the_kernel_says_what_torch_says(interpreter, seed, old, new, width, k, enough):
+    found, wanted = interpreter(seed, old, new, width, k, enough)
+    assert found == wanted
