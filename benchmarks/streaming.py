@@ -48,7 +48,8 @@ from itda.recipes.plan import plan
 from itda.resolving import resolved
 from itda.sources.models.names import TINY
 from itda.sources.streamed.model import StreamedModel
-from itda.sources.streamed.planning import PROCESS_BYTES, ModelShape, Work, estimate
+from itda.sources.streamed.model_shape import ModelShape
+from itda.sources.streamed.planning import PROCESS_BYTES, Work, estimate
 
 CONFIGS = Path(__file__).parent.parent / "tests" / "configs"
 FULL = {"blocks": 28, "width": 1536, "inner": 4096, "heads": 12, "shard": "500MB"}
@@ -319,7 +320,9 @@ def plans() -> list[str]:
     titles = ["8B, GPU", "8B, laptop", "70B, GPU", "70B, laptop", "405B, GPU", "405B, laptop"]
     cells: dict[str, list[str]] = {}
     for size, layers in (("8B", "8,16,24"), ("70B", "20,40,60"), ("405B", "30,63,94")):
-        made = plan(settings.Plan(model=str(CONFIGS / f"Llama-3.1-{size}.json"), layers=parse_layers(layers)))
+        made = plan(
+            settings.Plan(model=str(CONFIGS / f"Llama-3.1-{size}.json"), layers=parse_layers(layers), assumed=True)
+        )
         for name, found in made.training.items():
             checked, shape = made.evaluation[name], made.shape
             rows = {
@@ -328,6 +331,7 @@ def plans() -> list[str]:
                 "two blocks and embeddings, GB": found.weights / 1e9,
                 "hidden states in flight, GB": found.states / 1e9,
                 "dictionaries, GB": found.dictionaries / 1e9,
+                "kept for refinement, GB": found.kept / 1e9,
                 "peak of GPU memory, GB": found.gpu / 1e9 if found.gpu else None,
                 "peak of RAM, GB": found.ram / 1e9,
                 "read from disk, GB": found.bytes_read / 1e9,
@@ -339,14 +343,15 @@ def plans() -> list[str]:
             }
             for title, value in rows.items():
                 cells.setdefault(title, []).append(number(value))
+            cells.setdefault("dictionaries grow on", []).append("GPU" if found.on_gpu else "CPU")
             cells.setdefault("times the blocks are read", []).append(f"{found.flights:,}")
             cells.setdefault("fits", []).append("yes" if found.fits else "no")
             cells.setdefault("evaluation fits", []).append("yes" if checked.fits else "no")
     about = (
         "By arithmetic, `itda plan` with its defaults: a million tokens, three layers at a quarter, half and three "
         "quarters of the depth, 16,000 atoms each; a GPU of 24 GiB in a machine of 64, and a laptop of 16 without one, "
-        "which computes in float32. Assumed: 50 TFLOP/s on the GPU, 0.5 on a CPU, 3 GB/s from disk. Evaluation is on "
-        "50,000 tokens."
+        "which computes in float32. Assumed: 50 TFLOP/s on the GPU, 0.5 on a CPU, a tenth of that for dictionaries, "
+        "3 GB/s from disk. Evaluation is on 50,000 tokens."
     )
     return [paragraph(about), table(["", *titles], [[title, *row] for title, row in cells.items()])]
 

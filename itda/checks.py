@@ -6,12 +6,14 @@ the same again where they use it, and whatever needs a model or a corpus.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from itda import config as settings
+from itda.core.checks import check_refinement
 from itda.errors import SettingError, StoreError
 from itda.files import locked
 from itda.resolving import check_elsewhere, check_seed, check_shape, resolved
@@ -118,8 +120,14 @@ def check_plan(options: settings.Plan) -> None:
         if getattr(options, name) < 1:
             raise SettingError(f"--{name.replace('_', '-')} must be at least 1")
     for name in ("tflops", "cpu_tflops", "disk_gbps"):
-        if not getattr(options, name) > 0:
+        given = getattr(options, name)
+        if given is not None and not 0 < given < math.inf:
             raise SettingError(f"--{name.replace('_', '-')} must be more than 0")
+    check_refinement(options.refine, 0.0)
+    if options.grow_on not in ("auto", "cpu", "gpu"):
+        raise SettingError(f"no place {options.grow_on!r} for dictionaries to grow on: use auto, cpu or gpu")
+    if options.measure and options.assumed:
+        raise SettingError("--measure and --assumed exclude each other: give one of them")
 
 
 def check_free(folder: Path) -> None:

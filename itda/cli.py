@@ -138,7 +138,7 @@ def _plan(options: settings.Plan) -> None:
     from itda import report
     from itda.recipes.plan import plan, plan_values
 
-    made = plan(options)
+    made = plan(options, bars(options.quiet))
     if options.json:
         _print_json(plan_values(made))
     else:

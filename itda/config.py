@@ -228,12 +228,20 @@ class Plan(Output):
     """As for `itda train`: for hidden states, and without a GPU for weights too. Default: half of the RAM."""
     scratch: FreeBytes | None = None
     """A folder for hidden states that --model-memory has no room for, or how much is free there, such as 500G."""
-    tflops: float = 50.0
-    """Assumed: 10^12 operations of the model per second on the GPU."""
-    cpu_tflops: float = 0.5
-    """Assumed: 10^12 operations per second on the CPU, which makes the dictionaries even if there is a GPU."""
-    disk_gbps: float = 3.0
-    """Assumed: 10^9 bytes read from disk per second."""
+    refine: int = 8
+    """Passes of refinement, as for `itda train`; 0 for none."""
+    grow_on: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where dictionaries grow: auto is the GPU if they fit there beside the model, else the CPU."""
+    measure: bool = False
+    """Measure this machine's rates for the model, in some seconds. They are kept for the plans to come."""
+    assumed: bool = False
+    """Go by assumed rates, not by those that were measured on this machine."""
+    tflops: float | None = None
+    """10^12 operations of the model per second on the GPU. Default: as measured, else 50 are assumed."""
+    cpu_tflops: float | None = None
+    """10^12 operations of the model per second on a CPU. Default: as measured, else 0.5 are assumed."""
+    disk_gbps: float | None = None
+    """10^9 bytes read from disk per second. Default: as measured, else 3 are assumed."""
     revision: str | None = None
     """The commit, tag or branch of a Hub model."""
     trust_remote_code: bool = False

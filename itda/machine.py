@@ -1,4 +1,6 @@
-"""The machine's free memory, and whether GPU kernels can run. Asked here, so that `core` reads no environment.
+"""The machine's free memory, its cache folder, and whether GPU kernels can run.
+
+Asked here, so that `core` reads no environment.
 
 torch is imported where it is needed: asking for memory alone loads no tensors.
 """
@@ -41,6 +43,15 @@ def free_device_memory(device: torch.device) -> int:
     import torch
 
     return torch.cuda.mem_get_info(device)[0]
+
+
+def cache_folder() -> Path:
+    """Return the folder of itda in the user's cache, for small files that may be made again; it need not be there.
+
+    >>> cache_folder().name
+    'itda'
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "itda"
 
 
 def missing_for_triton(device: torch.device) -> str:

@@ -10,20 +10,34 @@ import torch
 from sources.models.families import FAMILIES, LLAMA_LIKE, Family, build
 from transformers import MambaConfig
 
+import itda
 from itda.cli import main
 from itda.config import Plan
 from itda.core.batch import Site
-from itda.errors import ModelError
+from itda.errors import ModelError, StoreError
 from itda.parsing import parse_bytes, parse_layers
+from itda.recipes import measuring, measuring_dictionaries, rates_kept
+from itda.recipes import plan as recipe
 from itda.recipes.plan import GPU, LAPTOP, plan
+from itda.recipes.rates_kept import Measured
 from itda.report import WIDTH, plan_summary
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.names import TINY
 from itda.sources.source import ModelSource
 from itda.sources.streamed.model import StreamedModel
-from itda.sources.streamed.planning import Machine, ModelShape, Work, estimate
+from itda.sources.streamed.model_shape import ModelShape
+from itda.sources.streamed.planning import Machine, Work, estimate
+from itda.sources.streamed.rates import Cost, DictionaryCosts, Rates
 
 CONFIGS = Path(__file__).parent / "configs"
+FREE = DictionaryCosts(Cost(1.0, 0.0), Cost(1.0, 0.0), Cost(1.0, 0.0))
+RATES = Rates(1.0, 1.0, FREE, FREE)
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """What was measured on this machine is not to decide a test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def config(size: str) -> str:
@@ -65,10 +79,12 @@ def test_405b_fits_one_card_of_24g_and_reads_its_weights_once():
     assert found.weights / 1e9 == pytest.approx(2 * 6.38 + 4.20, rel=1e-3)
     assert (found.flights, found.bytes_read / 1e9) == (1, pytest.approx(121 * 6.38 + 4.2, rel=1e-3))
     assert found.limit == "model"
-    assert made.evaluation[GPU].fits
     assert made.evaluation[GPU].bytes_read == made.shape.bytes
     assert not made.training[LAPTOP].fits
     assert not any(made.whole.values())
+    # The dictionaries of one layer fit beside the model in evaluation, those of three do not.
+    assert not made.evaluation[GPU].fits
+    assert planned("405B", "40", atoms=8_000).evaluation[GPU].fits
     text = plan_summary(made)
     for said in ("6.38 GB a block", "On disk 812 GB", "GPU: fits, streamed", "laptop: does not fit", "Assumed"):
         assert said in text
@@ -78,7 +94,7 @@ def test_405b_fits_one_card_of_24g_and_reads_its_weights_once():
 def test_a_card_too_small_is_said_to_be():
     made = planned("405B", "40", gpu_memory=16 * 2**30)
     assert not made.training[GPU].fits
-    assert "GPU: does not fit, it takes a GPU of 18.7 GB" in plan_summary(made)
+    assert "GPU: does not fit, it takes a GPU of 18.7 GB, or a lower --batch-size" in plan_summary(made)
 
 
 def test_8b_need_not_be_streamed_and_a_laptop_streams_it():
@@ -135,7 +151,7 @@ def test_a_streamed_model_does_what_was_planned(memory):
     model = StreamedModel.load("tiny", device="cpu", budget=memory)
     shape = ModelShape.of("tiny")
     work = Work([Site(1), Site(4)], 600, 32, 2, 100, 8)
-    machine = Machine(None, 2**30, None, memory, 0, 1.0, 1.0, 1.0)
+    machine = Machine(None, 2**30, None, memory, 0, RATES)
     found = estimate(shape, work, machine)
     assert found.weights == model.weights.bytes_in_use
     text = "import os\n" * 200
@@ -178,7 +194,10 @@ def test_a_folder_with_nothing_but_a_config_will_do_and_json_has_it_all(tmp_path
         (["tiny", "--layers", "1", "--gpu-memory", "lots"], "not a size of memory"),
         (["tiny", "--layers", "1", "--scratch", "nowhere"], "no folder 'nowhere' for --scratch"),
         (["tiny", "--layers", "1", "--tflops", "0"], "--tflops must be more than 0"),
+        (["tiny", "--layers", "1", "--disk-gbps", "inf"], "--disk-gbps must be more than 0"),
         (["tiny", "--layers", "1", "--window", "0"], "--window must be at least 1"),
+        (["tiny", "--layers", "1", "--refine", "-1"], "-1 passes of refinement: it must be at least 0"),
+        (["tiny", "--layers", "1", "--measure", "--assumed"], "--measure and --assumed exclude each other"),
         (["tiny", "--layers", "1", "--streams", "resid"], "no stream 'resid'"),
         (["{odd}", "--layers", "1", "--streams", "attn_out"], "no attn_out in MambaBlock"),
     ],
@@ -206,3 +225,170 @@ def test_layers_are_counted_from_0_and_small_models_have_parameters_too():
     large = " ".join(plan_summary(planned("405B", "125")).split())
     assert "405.9 billion parameters, 126 blocks" in large
     assert "1 site at layer 125 of 0 to 125;" in large
+
+
+def test_dictionaries_are_counted_on_the_gpu_where_they_fit_beside_the_model():
+    there, here = (planned("405B", "40,80,120", grow_on=place).training[GPU] for place in ("auto", "cpu"))
+    assert there.on_gpu
+    assert not here.on_gpu
+    each = 4 * 16_000 * 16_384 + 2 * 16_000**2
+    assert there.dictionaries == 3 * each
+    assert there.gpu - here.gpu == 3 * (each + 2 * 1024 * (8 * 16_384 + 4 * (16_000 + 1024)))
+    assert here.ram - there.ram == 3 * 2 * 16_000**2  # copies of the atoms come to the CPU in any case
+    assert there.gpu < parse_bytes("24G") < there.gpu + each
+
+
+def test_dictionaries_that_do_not_fit_the_gpu_grow_on_the_cpu_and_a_line_says_so():
+    made = planned("405B", "40,80,120", atoms=20_000)
+    assert not made.training[GPU].on_gpu
+    assert made.training[GPU].fits
+    text = " ".join(plan_summary(made).split())
+    assert "GPU: dictionaries grow on the CPU: beside the model they would make it 26.4 GB of the GPU's 25.8" in text
+    assert "they grow on the CPU the CPU" in text
+    forced = planned("405B", "40,80,120", atoms=20_000, grow_on="gpu")
+    assert forced.training[GPU].on_gpu
+    assert not forced.training[GPU].fits
+    assert "it takes a GPU of 26.4 GB, or --grow-on cpu" in plan_summary(forced)
+    assert not planned("405B", "40", grow_on="gpu").training[LAPTOP].on_gpu
+
+
+def test_activations_kept_for_refinement_are_counted():
+    kept = planned("405B", "40,80").training[GPU]
+    assert kept.kept == 2 * 32_259 * 16_384 * 2  # every 31st of a million, in bfloat16: 2 GiB of float32 at most
+    none = planned("405B", "40,80", refine=0).training[GPU]
+    assert (none.kept, kept.ram - none.ram) == (0, kept.kept)
+    assert none.pursuit_s < kept.pursuit_s
+    assert planned("405B", "40,80").evaluation[GPU].kept == 0
+
+
+def test_a_line_is_fitted_to_costs_and_never_falls_below_0():
+    assert Cost.fitted([1, 2, 4], [3.0, 5.0, 9.0]) == Cost(1.0, 2.0)
+    assert Cost.fitted([1000, 2000], [2.0, 1.0]) == Cost(1.5, 0.0)
+    through_zero = Cost.fitted([1, 3], [1.0, 5.0])
+    assert (through_zero.fixed, through_zero.per_atom) == (0.0, pytest.approx(1.6))
+    assert Cost.fitted([7], [2.0]) == Cost(2.0, 0.0)
+
+
+def test_training_costs_what_tokens_cost_at_the_size_that_the_dictionary_has_on_the_way():
+    costs = DictionaryCosts(Cost(9.0, 9.0), Cost(1.0, 0.5), Cost(2.0, 0.25))
+    assert costs.training(100, 100) == pytest.approx(100 * (2 + 0.25 * 50))
+    middle = 10 / (1.5 + 0.5 * 0.1)
+    assert costs.training(100, 10) == pytest.approx(10 * (2 + 0.25 * middle) + 90 * (1 + 0.5 * middle))
+
+
+@pytest.fixture
+def measured_once(monkeypatch):
+    """Let `--measure` find these rates, and count how often it is asked."""
+    asked = []
+
+    def found(shape, **given):
+        asked.append((shape.name, given["tokens"], given["k"]))
+        fast = DictionaryCosts(Cost(0.0, 1e-7), Cost(1e-3, 0.0), Cost(2e-3, 0.0))
+        return Measured("2026-11-26", 2e9, "model.safetensors", {"cpu": 3e12}, {"cpu": fast}, {"cpu": (500, 1000)}, 7.5)
+
+    monkeypatch.setattr(recipe, "measure", found)
+    return asked
+
+
+def test_measured_rates_are_kept_for_the_next_plan_and_assumed_ignores_them(measured_once, tmp_path, capsys):
+    model = config("8B")
+    main(["plan", model, "--layers", "8", "--measure"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "read from disk, GB/s 2.00 3.00" in shown
+    assert "model on the CPU, TFLOP/s 3 0.5" in shown
+    assert "growth on the CPU, tokens/s 984 570" in shown
+    assert "encoding on the CPU, tokens/s 625 378" in shown
+    assert "Measured on this machine on 2026-11-26 in 8 s: --measure does so again, --assumed ignores it" in shown
+    assert "Assumed, not measured: 50 TFLOP/s on the GPU" in shown
+    assert (tmp_path / "cache" / "itda" / "rates.json").exists()
+
+    main(["plan", model, "--layers", "4", "--tokens", "10k", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["measured"]["disk"] == found["machines"]["GPU"]["rates"]["disk"] == 2e9
+    assert found["machines"]["laptop"]["rates"]["flops"] == 3e12
+    assert found["machines"]["laptop"]["assumed_rates"]["flops"] == 5e11
+    assert found["machines"]["GPU"]["rates"]["flops"] == 5e13
+    assert len(measured_once) == 1
+
+    assert planned("8B", "4", assumed=True).machines[LAPTOP].rates.flops == 5e11
+    given = planned("8B", "4", cpu_tflops=2.0, disk_gbps=1.0).machines[LAPTOP].rates
+    assert (given.flops, given.disk) == (2e12, 1e9)
+    other = planned("8B", "4", k=20)
+    assert other.measured is None
+    assert "This machine was measured for another model, dtype, k or batch" in " ".join(plan_summary(other).split())
+
+
+def test_rates_of_another_machine_are_not_taken_for_those_of_this_one(measured_once, monkeypatch):
+    planned("8B", "4", measure=True)
+    monkeypatch.setattr(rates_kept, "this_machine", lambda: "another processor")
+    made = planned("8B", "4")
+    assert (made.measured, made.measured_for_others) == (None, False)
+    planned("8B", "4", measure=True)
+    kept = json.loads(rates_kept.rates_file().read_text())["measured"]
+    assert [row["machine"] == "another processor" for row in kept] == [False, True]
+
+
+def test_a_damaged_file_of_rates_is_one_line_and_can_be_measured_anew(measured_once, tmp_path, capsys):
+    file = tmp_path / "cache" / "itda" / "rates.json"
+    planned("8B", "4", measure=True)
+    ours = '{"format": "itda-rates", "format_version": 1, "measured": [{"machine": 1}]}'
+    for damage in (file.read_text()[:-9], "[]", ours):
+        file.write_text(damage)
+        with pytest.raises(SystemExit) as stop:
+            main(["plan", config("8B"), "--layers", "4"])
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert "rates.json cannot be read: measure again with --measure, or plan with --assumed" in error
+        assert len(error.splitlines()) == 1
+        assert planned("8B", "4", assumed=True).measured is None
+        assert planned("8B", "4", measure=True).measured is not None
+        assert planned("8B", "4").measured is not None
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(measured_once, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match=r"cannot keep the rates .*: set XDG_CACHE_HOME"):
+        planned("8B", "4", measure=True)
+    with pytest.raises(StoreError, match=r"cannot write 256 MB .*: set XDG_CACHE_HOME"):
+        measuring.disk_rate([])
+
+
+def test_this_machine_is_measured(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(measuring, "WRITTEN_BYTES", 2**24)
+    monkeypatch.setattr(measuring, "PRODUCT_S", 0.0)
+    monkeypatch.setattr(measuring_dictionaries, "TIMED", 32)
+    main(["plan", "tiny", "--layers", "2", "--k", "4", "--atoms", "600", "--measure", "--json"])
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)["measured"]
+    assert found["disk_of"].startswith("a file written in")
+    assert not list((tmp_path / "cache" / "itda").glob(".disk-*"))
+    assert found["disk"] > 1e6
+    assert found["flops"]["cpu"] > 1e6
+    assert found["atoms"]["cpu"] == [pytest.approx(512, abs=64)]
+    costs = found["costs"]["cpu"]
+    assert all(costs[part]["fixed"] + costs[part]["per_atom"] > 0 for part in ("encode", "grow", "append"))
+    assert itda.plan("tiny", layers=2, k=4).measured is not None
+
+
+def test_a_file_of_the_model_is_read_if_there_is_a_large_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "LEAST_FILE", 1000)
+    (tmp_path / "small.safetensors").write_bytes(b"1" * 999)
+    assert measuring.files_of(str(tmp_path)) == []
+    for name, size in (("one", 2000), ("two", 3000)):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"1" * size)
+    files = measuring.files_of(str(tmp_path))
+    assert [file.name for file in files] == ["two.safetensors", "one.safetensors"]
+    rate, of = measuring.disk_rate(files)
+    assert rate > 0
+    assert of == str(files[0])
+    assert measuring.files_of("someone/who-is-not-here") == []
+
+
+def test_products_have_the_sides_of_a_block(tmp_path):
+    assert set(ModelShape.of(config("405B")).products) == {
+        (16384, 16384),
+        (16384, 1024),
+        (16384, 53248),
+        (53248, 16384),
+    }

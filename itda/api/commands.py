@@ -22,19 +22,24 @@ from itda.recipes.runs import Run
 
 
 def plan(
-    model: str | Path, *, layers: int | Sequence[int], streams: str | Sequence[str] = "resid_post", **given: Any
+    model: str | Path,
+    *,
+    layers: int | Sequence[int],
+    streams: str | Sequence[str] = "resid_post",
+    progress: bool = True,
+    **given: Any,
 ) -> Planned:
     """Estimate what a model that is larger than memory would read, hold and compute: `itda plan`.
 
-    By arithmetic from its config.json alone: nothing is loaded. Sizes are bytes. Raises an `ItdaError`.
+    By arithmetic from its config.json alone: nothing is loaded. Sizes are bytes. With `measure=True` this machine's
+    rates are measured first, in some seconds, and kept. Raises an `ItdaError`.
 
     >>> import itda
     >>> itda.plan("tiny", layers=[2, 4]).whole["laptop"]
     True
     """
-    return planned(
-        made(settings.Plan, model=str(model), layers=layers_of(layers), streams=streams_of(streams), **given)
-    )
+    options = made(settings.Plan, model=str(model), layers=layers_of(layers), streams=streams_of(streams), **given)
+    return planned(options, bars(not progress))
 
 
 def probe(

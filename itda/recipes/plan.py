@@ -10,12 +10,19 @@ from itda import config as settings
 from itda.checks import check_plan
 from itda.core.batch import Site
 from itda.errors import ModelError
+from itda.recipes.measuring import measure
+from itda.recipes.rates_kept import Measured, keep_rates, kept_rates, was_measured
+from itda.recipes.runs import Bar, no_bar
 from itda.resolving import sites_of
 from itda.sources.models.named import DTYPES
 from itda.sources.models.names import gguf_of
-from itda.sources.streamed.planning import Estimate, Machine, ModelShape, Work, estimate, runs_whole
+from itda.sources.streamed.model_shape import ModelShape
+from itda.sources.streamed.planning import Estimate, Machine, Work, estimate, runs_whole
+from itda.sources.streamed.rates import CPU_TFLOPS, DISK_GBPS, TFLOPS, DictionaryCosts, Rates
 
 GPU, LAPTOP = "GPU", "laptop"
+DEVICES = {GPU: "cuda", LAPTOP: "cpu"}
+"""The device that a model runs on, on each machine."""
 
 
 @dataclass(frozen=True)
@@ -37,51 +44,66 @@ class Planned:
     """Estimates of evaluation, by machine."""
     whole: Mapping[str, bool]
     """True, by machine, if the model fits into memory and need not be streamed."""
+    measured: Measured | None
+    """What was measured on this machine for this model, if the plan goes by it."""
+    measured_for_others: bool
+    """True if something was measured on this machine, but for another model or other settings."""
+    assumed: Mapping[str, Rates]
+    """The rates, by machine, that are assumed where nothing is measured or given."""
 
 
-def plan(options: settings.Plan) -> Planned:
-    """`itda plan`: estimate by arithmetic, from a configuration alone. Raises an `ItdaError` for bad input."""
+def plan(options: settings.Plan, bar: Bar = no_bar) -> Planned:
+    """`itda plan`: estimate by arithmetic, from a configuration alone, and by rates that are assumed or measured.
+
+    Raises an `ItdaError` for bad input.
+    """
     check_plan(options)
-    sites = tuple(sites_of(options))
-    tokens, evaluated, atoms = options.tokens, options.evaluate, options.atoms
-    machines = {
-        GPU: _machine(options, options.gpu_memory, options.ram),
-        LAPTOP: _machine(options, None, options.laptop),
-    }
     if gguf_of(options.model) is not None:
         raise ModelError(
             f"{options.model} is in GGUF, which is unpacked as a whole and not streamed, so there is nothing to plan: "
             "plan with the config.json of the model that it was made from"
         )
+    sites = tuple(sites_of(options))
     shape = ModelShape.of(
         options.model, sites=sites, revision=options.revision, trust_remote_code=options.trust_remote_code
     )
-    making = Work(sites, tokens, options.window, options.batch_size, atoms, options.k)
-    checking = replace(making, tokens=evaluated, evaluation=True)
+    measured = None if options.assumed else _measured(options, shape, bar)
+    machines = {
+        GPU: _machine(options, GPU, options.ram, _rates(options, shape, GPU, measured)),
+        LAPTOP: _machine(options, LAPTOP, options.laptop, _rates(options, shape, LAPTOP, measured)),
+    }
+    making = Work(sites, options.tokens, options.window, options.batch_size, options.atoms, options.k, options.refine)
+    checking = replace(making, tokens=options.evaluate, evaluation=True)
     training = {name: estimate(shape, making, machine) for name, machine in machines.items()}
     return Planned(
         options=options,
         shape=shape,
         sites=sites,
-        tokens=tokens,
-        evaluated=evaluated,
-        atoms=atoms,
+        tokens=options.tokens,
+        evaluated=options.evaluate,
+        atoms=options.atoms,
         machines=machines,
         training=training,
         evaluation={name: estimate(shape, checking, machine) for name, machine in machines.items()},
         whole={name: runs_whole(training[name], machine) for name, machine in machines.items()},
+        measured=measured,
+        measured_for_others=measured is None and not options.assumed and was_measured(),
+        assumed={name: _rates(options, shape, name, None) for name in machines},
     )
 
 
 def plan_values(made: Planned) -> dict[str, Any]:
     """Return a plan as JSON values."""
     shape = {**asdict(made.shape), "dtype": str(made.shape.dtype).removeprefix("torch.")}
-    shape["blocks"], shape["active"] = list(made.shape.blocks), list(made.shape.active)
+    for name in ("blocks", "active", "products"):
+        shape[name] = list(shape[name])
     found = {
         name: {
             "runs_whole": made.whole[name],
             "training": _estimate_values(made.training[name]),
             "evaluation": _estimate_values(made.evaluation[name]),
+            "rates": asdict(made.machines[name].rates),
+            "assumed_rates": asdict(made.assumed[name]),
         }
         for name in made.machines
     }
@@ -91,6 +113,7 @@ def plan_values(made: Planned) -> dict[str, Any]:
         "tokens": made.tokens,
         "evaluated": made.evaluated,
         "settings": asdict(made.options),
+        "measured": made.measured.values() if made.measured is not None else None,
         "machines": found,
     }
 
@@ -99,16 +122,54 @@ def _estimate_values(found: Estimate) -> dict[str, Any]:
     return asdict(found) | {"seconds": found.seconds, "limit": found.limit}
 
 
-def _machine(options: settings.Plan, gpu: int | None, ram: int) -> Machine:
+def _measured(options: settings.Plan, shape: ModelShape, bar: Bar) -> Measured | None:
+    """Measure this machine if that is asked for, and keep it; else return what was kept for the same model."""
+    of = {
+        "d_model": shape.d_model,
+        "products": shape.products,
+        "tokens": options.window * options.batch_size,
+        "dtype": options.dtype,
+        "stored": str(shape.dtype),
+        "k": options.k,
+    }
+    if not options.measure:
+        return kept_rates(of)
+    dtype, group = DTYPES.get(options.dtype), options.window * options.batch_size
+    measured = measure(shape, tokens=group, dtype=dtype, k=options.k, atoms=options.atoms, bar=bar)
+    keep_rates(of, measured)
+    return measured
+
+
+def _rates(options: settings.Plan, shape: ModelShape, name: str, measured: Measured | None) -> Rates:
+    """Return the rates of a machine: those that were given, else measured, else assumed."""
+    given = {"cpu": options.cpu_tflops, "cuda": options.tflops}
+    usual = {"cpu": CPU_TFLOPS, "cuda": TFLOPS}
+
+    def flops(device: str) -> float:
+        if given[device] is not None or measured is None or device not in measured.flops:
+            return 1e12 * (given[device] or usual[device])
+        return measured.flops[device]
+
+    def costs(device: str) -> DictionaryCosts:
+        if measured is not None and device in measured.costs:
+            return measured.costs[device]
+        return DictionaryCosts.assumed(1e12 * (given[device] or usual[device]), shape.d_model, options.k)
+
+    disk = 1e9 * (options.disk_gbps or DISK_GBPS)
+    if measured is not None and options.disk_gbps is None:
+        disk = measured.disk
+    return Rates(disk, flops(DEVICES[name]), costs("cpu"), costs("cuda") if name == GPU else None)
+
+
+def _machine(options: settings.Plan, name: str, ram: int, rates: Rates) -> Machine:
     given = options.model_memory
     return Machine(
-        gpu=gpu,
+        gpu=options.gpu_memory if name == GPU else None,
         ram=ram,
         dtype=DTYPES.get(options.dtype),
         # The default of `itda.recipes.activation_source`, if all of the memory is free.
         model_memory=given if given is not None else ram // 2,
         scratch=options.scratch or 0,
-        flops=1e12 * (options.tflops if gpu is not None else options.cpu_tflops),
-        cpu_flops=1e12 * options.cpu_tflops,
-        disk=1e9 * options.disk_gbps,
+        rates=rates,
+        grow_on=options.grow_on,
     )

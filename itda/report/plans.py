@@ -7,24 +7,78 @@ from collections.abc import Mapping
 from typing import Any
 
 from itda.parsing import shown_bytes
-from itda.recipes.plan import GPU, Estimate, Planned
+from itda.recipes.plan import GPU, LAPTOP, Estimate, Planned
 from itda.report.text import WIDTH, end, table
+from itda.sources.streamed.rates import CPU_TFLOPS, DISK_GBPS, SHARE, TFLOPS
 
 
 def plan_summary(made: Planned) -> str:
-    """Return the plan as text: the model, a table for a machine with a GPU and one without, what was assumed."""
+    """Return the plan as text: the model, a table for a machine with a GPU and one without, the rates it goes by."""
     options = made.options
-    assumed = (
-        f"Assumed, not measured: {options.tflops:g} TFLOP/s on the GPU (--tflops), {options.cpu_tflops:g} on a CPU "
-        f"(--cpu-tflops), {options.disk_gbps:g} GB/s from disk (--disk-gbps), 1.1 GB for CUDA. GB are 10^9 bytes, "
-        f"G are 2^30: {shown_bytes(options.gpu_memory)} is {_gb(made.machines[GPU].gpu or 0)}. Nothing else uses the "
-        "machine."
-    )
     gpu = f"GPU of {shown_bytes(options.gpu_memory)}, RAM of {shown_bytes(options.ram)}"
-    paragraphs = ["\n".join("\n".join(textwrap.wrap(line, WIDTH)) for line in _about(made))]
-    paragraphs.append(table(["", gpu, f"laptop of {shown_bytes(options.laptop)}"], _rows(made)))
-    paragraphs.append("\n".join("\n".join(textwrap.wrap(line, WIDTH)) for line in _verdicts(made)))
-    return "\n\n".join([*paragraphs, "\n".join(textwrap.wrap(assumed, WIDTH))])
+    parts = [_wrapped(*_about(made))]
+    parts.append(table(["", gpu, f"laptop of {shown_bytes(options.laptop)}"], _rows(made)))
+    parts.append(_wrapped(*_verdicts(made)))
+    if made.measured is not None:
+        parts.append(table(["this machine", "measured", "assumed"], _rates(made)))
+    return "\n\n".join([*parts, _wrapped(_how_known(made))])
+
+
+def _wrapped(*lines: str) -> str:
+    return "\n".join("\n".join(textwrap.wrap(line, WIDTH, break_on_hyphens=False)) for line in lines)
+
+
+def _rates(made: Planned) -> list[list[str]]:
+    """Return the rows of what was measured, beside what would be assumed."""
+    measured, usual = made.measured, made.assumed
+    assert measured is not None
+    rows = [["read from disk, GB/s", f"{measured.disk / 1e9:.2f}", f"{usual[GPU].disk / 1e9:.2f}"]]
+    for name, device, here in ((GPU, "cuda", "GPU"), (LAPTOP, "cpu", "CPU")):
+        if device not in measured.flops:
+            continue
+        assumed = usual[name].on_gpu if name == GPU else usual[name].on_cpu
+        pair = (measured.flops[device], usual[name].flops)
+        rows.append([f"model on the {here}, TFLOP/s", *(f"{flops / 1e12:.3g}" for flops in pair)])
+        both = [costs for costs in (measured.costs[device], assumed) if costs is not None]
+        growth = (made.tokens / costs.training(made.tokens, made.atoms) for costs in both)
+        rows.append([f"growth on the {here}, tokens/s", *(f"{rate:,.0f}" for rate in growth)])
+        encoding = (1 / costs.encode.of(made.atoms) for costs in both)
+        rows.append([f"encoding on the {here}, tokens/s", *(f"{rate:,.0f}" for rate in encoding)])
+    return rows
+
+
+def _how_known(made: Planned) -> str:
+    """Say which rates were measured and which assumed."""
+    options, measured = made.options, made.measured
+    assumed = []
+    if measured is None or "cuda" not in measured.flops:
+        assumed.append(f"{options.tflops or TFLOPS:g} TFLOP/s on the GPU (--tflops)")
+    if measured is None:
+        assumed.append(f"{options.cpu_tflops or CPU_TFLOPS:g} on a CPU (--cpu-tflops)")
+        assumed.append(f"{options.disk_gbps or DISK_GBPS:g} GB/s from disk (--disk-gbps)")
+    if assumed:
+        assumed.append(f"{SHARE:g} of the operations for making dictionaries")
+    said = ""
+    if measured is not None:
+        sizes = "; ".join(
+            f"{', '.join(f'{size:,}' for size in found)} atoms on the {'GPU' if device == 'cuda' else 'CPU'}"
+            for device, found in measured.atoms.items()
+        )
+        said = (
+            f"Measured on this machine on {measured.date} in {measured.seconds:.0f} s: --measure does so again, "
+            f"--assumed ignores it. Dictionaries were timed at {sizes}: the cost of a token is taken to be a + b x "
+            "atoms, and the atoms to grow as the tokens' square root, or more nearly straight the more tokens become "
+            "atoms. Rates that were given go before. "
+        )
+    said += f"Assumed, not measured: {', '.join([*assumed, '1.1 GB for CUDA'])}. "
+    if made.measured_for_others:
+        said += "This machine was measured for another model, dtype, k or batch: --measure does so for these. "
+    elif measured is None and not options.assumed:
+        said += "--measure measures this machine, in some seconds. "
+    return said + (
+        f"GB are 10^9 bytes, G are 2^30: {shown_bytes(options.gpu_memory)} is {_gb(made.machines[GPU].gpu or 0)}. "
+        "Nothing else uses the machine."
+    )
 
 
 def _about(made: Planned) -> list[str]:
@@ -62,6 +116,8 @@ def _rows(made: Planned) -> list[list[str]]:
         row("tokens in flight", lambda e: f"{e.in_flight:,}"),
         row("  their hidden states", lambda e: _gb(e.states) + (", disk" if e.states_on_disk else "")),
         row("dictionaries, Gram matrices", lambda e: _gb(e.dictionaries)),
+        row("  they grow on", lambda e: "the GPU" if e.on_gpu else "the CPU"),
+        row("kept for refinement", lambda e: _gb(e.kept)),
         row("GPU memory, peak", lambda e: _gb(e.gpu) if e.gpu else "-"),
         row("RAM, peak", lambda e: _gb(e.ram)),
         row("times the blocks are read", lambda e: f"{e.flights:,}"),
@@ -69,7 +125,7 @@ def _rows(made: Planned) -> list[list[str]]:
         row("  takes", lambda e: _time(e.reading_s)),
         row("operations of the model, 10^12", lambda e: f"{e.operations / 1e12:,.0f}"),
         row("  take", lambda e: _time(e.computing_s)),
-        row("dictionaries take, at least", lambda e: _time(e.pursuit_s)),
+        row("dictionaries take", lambda e: _time(e.pursuit_s)),
         row("what takes longest", lambda e: e.limit),
         row("all, at least", lambda e: _time(e.seconds)),
         row("fits", _fits),
@@ -77,7 +133,7 @@ def _rows(made: Planned) -> list[list[str]]:
         row("  GPU memory, peak", lambda e: _gb(e.gpu) if e.gpu else "-", made.evaluation),
         row("  RAM, peak", lambda e: _gb(e.ram), made.evaluation),
         row("  read from disk", lambda e: _gb(e.bytes_read), made.evaluation),
-        row("  takes", lambda e: _time(e.seconds), made.evaluation),
+        row("  all, at least", lambda e: _time(e.seconds), made.evaluation),
         row("  fits", _fits, made.evaluation),
     ]
 
@@ -91,26 +147,56 @@ def _fits(found: Estimate) -> str:
 def _verdicts(made: Planned) -> list[str]:
     lines = []
     for name, found in made.training.items():
-        machine, of = made.machines[name], f"{name}: "
-        if machine.gpu is not None and found.gpu > machine.gpu:
-            lines.append(of + f"does not fit, it takes a GPU of {_gb(found.gpu)}, or a lower --batch-size.")
-        elif found.ram > machine.ram:
-            what = "--dtype bfloat16, " if found.dtype == "float32" and made.shape.dtype.itemsize == 2 else ""
-            lines.append(of + f"does not fit, it takes {_gb(found.ram)} of RAM: {what}fewer --atoms or layers may do.")
-        elif made.whole[name]:
-            lines.append(of + f"fits, and need not be streamed: all weights are {_gb(found.whole_model)}.")
-        elif found.flights == 1:
-            lines.append(of + f"fits, streamed; all weights at once would be {_gb(found.whole_model)}.")
-        if found.flights > 1 and not made.whole[name]:
-            # Said of what does not fit too: fewer atoms would not change it.
-            one_group = found.in_flight <= made.options.window * made.options.batch_size
-            said = f"{'barely ' * one_group}fits, streamed: " * found.fits
-            lines.append(
-                of + f"{said}hidden states of only {found.in_flight:,} tokens fit at once, so the blocks are read "
-                f"{found.flights:,} times, {_gb(found.bytes_read)}: more --model-memory, or a --scratch folder, makes "
-                "it fewer."
-            )
+        said = (*_fitting(made, name, found), *_growing(made, name, found), *_evaluating(made, name))
+        lines += [f"{name}: {line}" for line in said]
     return lines
+
+
+def _fitting(made: Planned, name: str, found: Estimate) -> list[str]:
+    """Say whether training fits a machine, and what would help."""
+    machine, lines = made.machines[name], []
+    if machine.gpu is not None and found.gpu > machine.gpu:
+        less = "--grow-on cpu" if found.on_gpu else "a lower --batch-size"
+        lines.append(f"does not fit, it takes a GPU of {_gb(found.gpu)}, or {less}.")
+    elif found.ram > machine.ram:
+        what = "--dtype bfloat16, " if found.dtype == "float32" and made.shape.dtype.itemsize == 2 else ""
+        lines.append(f"does not fit, it takes {_gb(found.ram)} of RAM: {what}fewer --atoms or layers may do.")
+    elif made.whole[name]:
+        lines.append(f"fits, and need not be streamed: all weights are {_gb(found.whole_model)}.")
+    elif found.flights == 1:
+        lines.append(f"fits, streamed; all weights at once would be {_gb(found.whole_model)}.")
+    if found.flights > 1 and not made.whole[name]:
+        # Said of what does not fit too: fewer atoms would not change it.
+        one_group = found.in_flight <= made.options.window * made.options.batch_size
+        said = f"{'barely ' * one_group}fits, streamed: " * found.fits
+        lines.append(
+            f"{said}hidden states of only {found.in_flight:,} tokens fit at once, so the blocks are read "
+            f"{found.flights:,} times, {_gb(found.bytes_read)}: more --model-memory, or a --scratch folder, makes "
+            "it fewer."
+        )
+    return lines
+
+
+def _growing(made: Planned, name: str, found: Estimate) -> list[str]:
+    """Say why dictionaries grow on the CPU of a machine that has a GPU, unless that was asked for."""
+    machine = made.machines[name]
+    if machine.gpu is None or found.on_gpu or made.options.grow_on != "auto":
+        return []
+    there = found.gpu + found.dictionaries + found.growing
+    return [
+        f"dictionaries grow on the CPU: beside the model they would make it {_gb(there)} of the GPU's "
+        f"{_gb(machine.gpu)}; fewer --atoms or layers fit."
+    ]
+
+
+def _evaluating(made: Planned, name: str) -> list[str]:
+    """Say that evaluation does not fit the GPU because all dictionaries are there, if that is so."""
+    machine, found = made.machines[name], made.evaluation[name]
+    without = found.gpu - found.dictionaries - found.growing
+    if machine.gpu is None or not without <= machine.gpu < found.gpu:
+        return []
+    peak = _gb(found.gpu)
+    return [f"evaluation has all dictionaries on the GPU, {peak} with the model: fewer layers or --atoms fit."]
 
 
 def _parameters(number: int) -> str:

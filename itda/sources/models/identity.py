@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from itda.files import write_whole
+from itda.machine import cache_folder
 
 WHOLE = 2**36
 """Bytes of all files together up to which every byte is hashed: 64 GiB."""
@@ -131,7 +132,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _register() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "itda" / "files.json"
+    return cache_folder() / "files.json"
 
 
 def _kept() -> dict[str, Any]:

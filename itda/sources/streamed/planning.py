@@ -1,29 +1,27 @@
 """Estimates of what a streamed model reads, holds and computes, from its configuration alone: nothing is loaded.
 
 The arithmetic is that of `StreamedModel`, by the same functions (`itda.sources.streamed.memory_use`). Bytes are
-counted; seconds are bytes and operations, divided by the rates of the machine, which are assumptions.
+counted; seconds are bytes, operations and tokens at the rates of the machine, which are measured or assumed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Literal, NamedTuple
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
 
 from itda.core.batch import Site
-from itda.sources.models.blocks import find_blocks
-from itda.sources.models.limits import loader_of
-from itda.sources.models.named import NamedModel
+from itda.core.training.growth_bytes import block_bytes, dictionary_bytes, growth_bytes
+from itda.core.training.refine import pass_size
+from itda.core.training.settings import TrainerSettings
 from itda.sources.models.splicing import REPLACEMENTS, branches
-from itda.sources.models.streams import site_module
 from itda.sources.streamed.memory_use import groups_in_flight, left_for_hidden_states, weights_in_use
 from itda.sources.streamed.model import LOGITS
+from itda.sources.streamed.model_shape import ModelShape
+from itda.sources.streamed.rates import Rates
 
 LOGITS_BYTES = 4 * 4 * LOGITS
 """Bytes of logits in evaluation, at most: clean and spliced ones in float32, and a masked copy of each."""
@@ -34,85 +32,8 @@ PROCESS_BYTES = 700 * 2**20
 CUDA_BYTES = 2**30
 """Bytes of a GPU's memory that CUDA and its libraries take; an assumption."""
 
-
-@dataclass(frozen=True)
-class ModelShape:
-    """How large a model is, in numbers, not bytes: its blocks, and what is outside them."""
-
-    name: str
-    blocks: tuple[int, ...]
-    """Number of parameters of each block."""
-    active: tuple[int, ...]
-    """Number of each block's parameters that multiply each token: not all, where a block has experts."""
-    embeddings: int
-    """Number of parameters of the base model outside its blocks."""
-    head: int
-    """Number of parameters of the unembedding; 0 if it is the embedding, or there is none."""
-    unembedding: int
-    """Number of multiplications for the logits of one token; 0 for a model that does not predict the next token."""
-    outputs: int
-    """Numbers that a block computes for each token on its way, at most."""
-    d_model: int
-    attention: int
-    """Width of all heads of a block together."""
-    dtype: torch.dtype
-    """The dtype of the weights in the model's files."""
-    quantized: bool
-    """True if the model's files have fewer bits than `dtype`, so that less is read than is estimated."""
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters."""
-        return sum(self.blocks) + self.embeddings + self.head
-
-    @property
-    def bytes(self) -> int:
-        """Bytes on disk."""
-        return self.parameters * self.dtype.itemsize
-
-    @staticmethod
-    def of(
-        name: str, *, sites: Sequence[Site] = (), revision: str | None = None, trust_remote_code: bool = False
-    ) -> ModelShape:
-        """Find the shape of a model by its Hub id, a folder that has a config.json, or such a file.
-
-        Raises `ModelError` if it cannot be read, or the model lacks one of `sites`.
-        """
-        path = Path(name).expanduser()
-        if path.is_file():
-            named = NamedModel(name, str(path), "cpu", "auto", revision, trust_remote_code)
-        else:
-            named = NamedModel.named(name, revision=revision, device="cpu", trust_remote_code=trust_remote_code)
-        with named.explained():
-            config = named.config()
-            model = _empty(config, trust_remote_code)
-            blocks = find_blocks(model)
-            for site in sites:
-                site_module(blocks, site)
-            return ModelShape.from_model(name, model)
-
-    @staticmethod
-    def from_model(name: str, model: PreTrainedModel) -> ModelShape:
-        """Count the shape of a model, which need not have any weights. Raises `ModelError` if it has no blocks."""
-        config = model.config.get_text_config()
-        blocks = find_blocks(model)
-        inside = [sum(value.numel() for value in block.parameters()) for block in blocks]
-        all_of_base = sum(value.numel() for value in model.base_model.parameters())
-        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        heads = getattr(config, "num_attention_heads", 1)
-        return ModelShape(
-            name=name,
-            blocks=tuple(inside),
-            active=tuple(_active(block, config) for block in blocks),
-            embeddings=all_of_base - sum(inside),
-            head=sum(value.numel() for value in model.parameters()) - all_of_base,
-            unembedding=sum(value.numel() for value in head.parameters()) if head is not None else 0,
-            outputs=max(_outputs(block, config) for block in blocks),
-            d_model=config.hidden_size,
-            attention=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
-            dtype=config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32,
-            quantized=getattr(model.config, "quantization_config", None) is not None,
-        )
+GrowOn = Literal["auto", "cpu", "gpu"]
+"""Where dictionaries are to grow: auto is the GPU if they fit there beside the model."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +48,8 @@ class Work:
     atoms: int
     """Number of atoms of each dictionary."""
     k: int
+    passes: int = 0
+    """Passes of refinement."""
     evaluation: bool = False
     """True to evaluate: dictionaries are spliced in and the predictions scored. False to make dictionaries."""
 
@@ -134,6 +57,16 @@ class Work:
     def group(self) -> int:
         """Number of tokens that run together."""
         return self.window * self.batch_size
+
+    @property
+    def refined(self) -> int:
+        """Number of tokens that refinement goes through, for each dictionary."""
+        return self.passes * min(self.tokens, pass_size(self.atoms, self.k))
+
+    def kept(self, d_model: int) -> int:
+        """Return the number of activations of each site that are kept for refinement."""
+        made = TrainerSettings(d_model=d_model, k=self.k, threshold=0.5, tokens=self.tokens, passes=self.passes)
+        return math.ceil(self.tokens / made.stride) if made.stride else 0
 
     @property
     def branches(self) -> int:
@@ -155,12 +88,9 @@ class Machine:
     """Bytes for the streamed model's hidden states; without a GPU, for its weights too."""
     scratch: int
     """Free bytes on a disk for hidden states."""
-    flops: float
-    """Operations per second where the model runs."""
-    cpu_flops: float
-    """Operations per second of the CPU, which makes dictionaries."""
-    disk: float
-    """Bytes per second that are read from disk."""
+    rates: Rates
+    grow_on: GrowOn = "auto"
+    """Where dictionaries grow; on the CPU in any case without a GPU."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +111,12 @@ class Estimate:
     """True if they are in a file."""
     dictionaries: int
     """Bytes of the atoms and Gram matrices of all sites."""
+    growing: int
+    """Bytes that making dictionaries works with besides."""
+    kept: int
+    """Bytes of the activations that are kept for refinement."""
+    on_gpu: bool
+    """True if dictionaries are on the GPU."""
     gpu: int
     """Bytes of the GPU's memory, at most; 0 without one."""
     ram: int
@@ -193,20 +129,18 @@ class Estimate:
     """Bytes of weights that are read from disk."""
     operations: float
     """Number of the model's operations."""
-    pursuit_operations: float
-    """Number of the CPU's operations for making dictionaries, at least."""
     reading_s: float
     """Seconds of reading weights."""
     computing_s: float
     """Seconds of running the model."""
     pursuit_s: float
-    """Seconds of making dictionaries."""
+    """Seconds of making dictionaries, or of encoding with them."""
     fits: bool
     """True if the machine has enough memory."""
 
     @property
     def seconds(self) -> float:
-        """Seconds of all: the next block is read while one runs, and dictionaries grow between groups."""
+        """Seconds of all: the next block is read while one runs. Dictionaries grow between groups of windows."""
         return max(self.reading_s, self.computing_s) + self.pursuit_s
 
     @property
@@ -216,16 +150,21 @@ class Estimate:
         return max(taken, key=lambda name: taken[name])
 
 
+class _Made(NamedTuple):
+    """What dictionaries take, and where they are."""
+
+    atoms_and_gram: int
+    growing: int
+    on_gpu: bool
+
+
 def estimate(shape: ModelShape, work: Work, machine: Machine) -> Estimate:
     """Estimate the bytes, operations and seconds of streaming a model over some tokens."""
     dtype = machine.dtype or (torch.float32 if machine.gpu is None else shape.dtype)
     size, layers = dtype.itemsize, max(site.layer for site in work.sites) + 1
     if work.evaluation and shape.unembedding:
         layers = len(shape.blocks)
-    outside = shape.embeddings + (shape.head if work.evaluation else 0)
-    weights = weights_in_use(size * max(shape.blocks), size * outside)
-    working = work.group * (size * (shape.outputs + 4 * shape.d_model) + 2 * 4 * shape.d_model)
-    working += LOGITS_BYTES if work.evaluation and shape.unembedding else 0
+    weights, working = _model_memory(shape, work, size)
 
     state = work.group * shape.d_model * size * work.branches
     memory = left_for_hidden_states(machine.model_memory, weights, "cpu" if machine.gpu is None else "cuda")
@@ -235,16 +174,15 @@ def estimate(shape: ModelShape, work: Work, machine: Machine) -> Estimate:
     states = fly * state
     on_disk = states > memory and machine.scratch > 0
 
-    dictionaries = len(work.sites) * (4 * work.atoms * shape.d_model + 2 * work.atoms**2)
-    ram = PROCESS_BYTES + (0 if on_disk else states) + dictionaries
-    gpu = 0
-    if machine.gpu is None:
-        ram += weights + working
-    else:
-        gpu = weights + working + CUDA_BYTES
-    read = flights * shape.dtype.itemsize * sum(shape.blocks[:layers]) + shape.dtype.itemsize * outside
+    model = weights + working
+    kept = 0 if work.evaluation else len(work.sites) * work.kept(shape.d_model) * shape.d_model * size
+    made = _dictionaries(shape.d_model, work, machine, model + CUDA_BYTES)
+    gpu = 0 if machine.gpu is None else model + CUDA_BYTES + (made.atoms_and_gram + made.growing) * made.on_gpu
+    # Copies of the atoms of dictionaries on a GPU are made for a checkpoint, and in the end.
+    atoms = len(work.sites) * 4 * work.atoms * shape.d_model if made.on_gpu else made.atoms_and_gram
+    ram = PROCESS_BYTES + (0 if on_disk else states) + kept + atoms + (model if machine.gpu is None else 0)
+    read = shape.dtype.itemsize * (flights * sum(shape.blocks[:layers]) + _outside(shape, work))
     operations = _operations(shape, work, layers)
-    pursuit = 2.0 * work.tokens * len(work.sites) * work.atoms * (shape.d_model + work.k)
     return Estimate(
         dtype=str(dtype).removeprefix("torch."),
         whole_model=size * (shape.parameters - (0 if work.evaluation else shape.head)),
@@ -252,19 +190,51 @@ def estimate(shape: ModelShape, work: Work, machine: Machine) -> Estimate:
         working=working,
         states=states,
         states_on_disk=on_disk,
-        dictionaries=dictionaries,
+        dictionaries=made.atoms_and_gram,
+        growing=made.growing,
+        kept=kept,
+        on_gpu=made.on_gpu,
         gpu=gpu,
         ram=ram,
         in_flight=min(work.tokens, fly * work.group),
         flights=flights,
         bytes_read=read,
         operations=operations,
-        pursuit_operations=pursuit,
-        reading_s=read / machine.disk,
-        computing_s=operations / machine.flops,
-        pursuit_s=pursuit / machine.cpu_flops,
+        reading_s=read / machine.rates.disk,
+        computing_s=operations / machine.rates.flops,
+        pursuit_s=_pursuit_seconds(work, machine.rates, made.on_gpu),
         fits=ram <= machine.ram and (machine.gpu is None or gpu <= machine.gpu),
     )
+
+
+def _outside(shape: ModelShape, work: Work) -> int:
+    return shape.embeddings + (shape.head if work.evaluation else 0)
+
+
+def _model_memory(shape: ModelShape, work: Work, size: int) -> tuple[int, int]:
+    """Count the bytes of the weights in use, and of running a group of windows, in numbers of `size` bytes."""
+    weights = weights_in_use(size * max(shape.blocks), size * _outside(shape, work))
+    working = work.group * (size * (shape.outputs + 4 * shape.d_model) + 2 * 4 * shape.d_model)
+    return weights, working + (LOGITS_BYTES if work.evaluation and shape.unembedding else 0)
+
+
+def _dictionaries(d_model: int, work: Work, machine: Machine, model: int) -> _Made:
+    """Count what dictionaries take, and say where they are; the GPU has `model` bytes of other things."""
+    sites, atoms = len(work.sites), work.atoms
+    fits = model + growth_bytes(atoms, d_model, sites) <= (machine.gpu or 0)
+    # Evaluation has them where the model is.
+    asked = work.evaluation or machine.grow_on == "gpu" or (machine.grow_on == "auto" and fits)
+    return _Made(
+        sites * dictionary_bytes(atoms, d_model), sites * block_bytes(atoms, d_model), machine.gpu is not None and asked
+    )
+
+
+def _pursuit_seconds(work: Work, rates: Rates, on_gpu: bool) -> float:
+    costs = rates.on_gpu if on_gpu and rates.on_gpu is not None else rates.on_cpu
+    if work.evaluation:
+        return len(work.sites) * work.tokens * costs.encode.of(work.atoms)
+    refining = work.refined * costs.encode.of(work.atoms)
+    return len(work.sites) * (costs.training(work.tokens, work.atoms) + refining)
 
 
 def _operations(shape: ModelShape, work: Work, layers: int) -> float:
@@ -275,52 +245,6 @@ def _operations(shape: ModelShape, work: Work, layers: int) -> float:
         each += sum(len(REPLACEMENTS) * sum(block[site.layer + 1 : layers]) for site in work.sites)
         each += 2.0 * shape.unembedding * work.branches
     return each * work.tokens
-
-
-def _empty(config: Any, trust_remote_code: bool) -> PreTrainedModel:
-    """Make a model without memory for its weights; with its head if it predicts the next token: `NamedModel.model`."""
-    loader = loader_of(config)
-    with torch.device("meta"):
-        if issubclass(loader, PreTrainedModel):
-            return loader._from_config(config)
-        return loader.from_config(config, trust_remote_code=trust_remote_code)
-
-
-def _experts(config: Any) -> tuple[int, int]:
-    """Return how many experts a block has, and how many of them see a token; 0 and 1 without any."""
-    names = ("num_experts", "num_local_experts", "n_routed_experts")
-    number = next((value for name in names if (value := getattr(config, name, None))), 0)
-    return number, getattr(config, "num_experts_per_tok", None) or 1
-
-
-def _matrices(block: nn.Module, config: Any) -> Iterator[tuple[nn.Module, torch.Tensor, float]]:
-    """Yield the modules of the parameters that multiply, these, and the share of them that multiplies a token."""
-    number, chosen = _experts(config)
-    for name, module in block.named_modules():
-        for value in module._parameters.values():
-            if value is None or value.ndim < 2:
-                continue
-            fused = number > 1 and value.ndim == 3 and value.shape[0] == number
-            listed = number > 1 and any(part.isdecimal() for part in name.split("."))
-            yield module, value, chosen / number if fused or listed else 1.0
-
-
-def _active(block: nn.Module, config: Any) -> int:
-    return round(sum(share * value.numel() for _, value, share in _matrices(block, config)))
-
-
-def _outputs(block: nn.Module, config: Any) -> int:
-    """Count the numbers that a block's products make for one token; the widest twice, for the activation function.
-
-    They are not all in memory at the same time, so this is more than is needed.
-    """
-    widths = []
-    for module, value, share in _matrices(block, config):
-        width = getattr(module, "out_features", None) or getattr(module, "nf", None)
-        if width is None:  # fused experts: the shape does not say which side is the output
-            width = max(value.shape[1:])
-        widths.append(width * (_experts(config)[1] if share < 1 and value.ndim == 3 else share))
-    return math.ceil(sum(widths) + max(widths, default=0))
 
 
 def runs_whole(found: Estimate, machine: Machine) -> bool:

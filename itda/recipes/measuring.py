@@ -1,0 +1,141 @@
+"""`itda plan --measure`: how fast this machine reads, multiplies and makes dictionaries, in some seconds."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from torch.nn.functional import linear
+
+from itda.core.pursuit.fixed_order import full_precision_products
+from itda.errors import SettingError
+from itda.files import explained, sync
+from itda.machine import cache_folder
+from itda.recipes.measuring_dictionaries import dictionary_costs
+from itda.recipes.rates_kept import Measured
+from itda.recipes.runs import Bar, Progress, no_bar
+from itda.sources.models.names import folder_of
+from itda.sources.streamed.model_shape import ModelShape
+from itda.sources.streamed.rates import DictionaryCosts
+
+READ_BYTES, READ_S = 2**30, 2.0
+"""Bytes that are read to measure the disk, and seconds of it, at most."""
+CHUNK = 2**23
+"""Bytes that are read at once."""
+LEAST_FILE, WRITTEN_BYTES = 2**26, 2**28
+"""Bytes from which on a file of the model is read; bytes of the file that is written where there is none."""
+COLUMNS, PRODUCT_S = 2048, 0.3
+"""Outputs of a matrix product that is timed, at most, and seconds of it, at least."""
+
+
+def measure(
+    shape: ModelShape, *, tokens: int, dtype: torch.dtype | None, k: int, atoms: int, bar: Bar = no_bar
+) -> Measured:
+    """Measure this machine's rates for a model that runs `tokens` tokens at once, and dictionaries of up to `atoms`.
+
+    `dtype` is that of the weights; None for float32 on a CPU and the model's own on a GPU. Raises `ItdaError`.
+    """
+    started = time.perf_counter()
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    flops: dict[str, float] = {}
+    costs: dict[str, DictionaryCosts] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
+    with bar("measure", 1 + 2 * len(devices)) as progress:
+        with _step(progress, "reading from disk"):
+            disk, disk_of = disk_rate(files_of(shape.name))
+        for name in devices:
+            device, here = torch.device(name), {"cpu": "CPU", "cuda": "GPU"}[name]
+            own = dtype or (torch.float32 if name == "cpu" else shape.dtype)
+            with _step(progress, f"the model's products on the {here}"):
+                flops[name] = product_rate(shape.products, tokens, own, device)
+            with _step(progress, f"dictionaries on the {here}"):
+                costs[name], sizes[name] = dictionary_costs(shape.d_model, k, atoms, device)
+    took = time.perf_counter() - started
+    return Measured(date.today().isoformat(), disk, disk_of, flops, costs, sizes, round(took, 1))
+
+
+@contextmanager
+def _step(progress: Progress, doing: str) -> Iterator[None]:
+    progress.set_postfix_str(doing)
+    yield
+    progress.update(1)
+
+
+def files_of(model: str) -> list[Path]:
+    """List the weights of a model that are on this machine, the largest first; none for a config.json alone."""
+    folder = folder_of(model)
+    if folder is None:
+        found = try_to_load_from_cache(model, "config.json")
+        folder = Path(found).parent if isinstance(found, str) else None
+    if folder is None or not folder.is_dir():
+        return []
+    files = [path for path in folder.glob("*.safetensors") if path.stat().st_size >= LEAST_FILE]
+    return sorted(files, key=lambda path: path.stat().st_size, reverse=True)
+
+
+def disk_rate(files: Sequence[Path]) -> tuple[float, str]:
+    """Return the bytes per second at which the first file is read, not from the page cache, and its path.
+
+    Without a file, one is written in the cache folder and removed again. Raises `StoreError` if that cannot be, and
+    `SettingError` on a system that cannot empty its page cache.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        raise SettingError("this system cannot empty its page cache, so its disk is not measured: give --disk-gbps")
+    if files:
+        return _reading(files[0]), str(files[0])
+    folder = cache_folder()
+    with explained(f"write {WRITTEN_BYTES >> 20} MB in {folder}", "set XDG_CACHE_HOME to a folder that has room"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".disk-") as file:
+            noise = os.urandom(CHUNK)
+            for number in range(WRITTEN_BYTES // CHUNK):
+                file.write(number.to_bytes(8, "little") + noise[8:])  # no two parts alike, should the disk look for it
+            sync(file)
+            return _reading(Path(file.name)), f"a file written in {folder}"
+
+
+def _reading(path: Path) -> float:
+    size, buffer, read = min(READ_BYTES, path.stat().st_size), bytearray(CHUNK), 0
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_DONTNEED)
+        started = time.perf_counter()
+        while read < size and (time.perf_counter() - started < READ_S):
+            read += file.readinto(buffer)
+        return read / (time.perf_counter() - started)
+
+
+def product_rate(products: Sequence[tuple[int, int]], tokens: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Return the operations per second of products of `tokens` rows with a block's matrices, all of them together.
+
+    Of a matrix with more than `COLUMNS` outputs, so many are multiplied.
+    """
+    operations = seconds = 0.0
+    with torch.inference_mode(), full_precision_products(device):
+        for inputs, outputs in products:
+            x = torch.rand(tokens, inputs, device=device).to(dtype)
+            weights = torch.rand(min(outputs, COLUMNS), inputs, device=device).to(dtype)
+            operations += 2.0 * tokens * inputs * outputs
+            seconds += _seconds_of_product(x, weights) * outputs / len(weights)
+    return operations / seconds
+
+
+def _seconds_of_product(x: torch.Tensor, weights: torch.Tensor) -> float:
+    synchronize(x.device, linear(x, weights))
+    number, started = 0, time.perf_counter()
+    while number < 2 or time.perf_counter() - started < PRODUCT_S:
+        synchronize(x.device, linear(x, weights))
+        number += 1
+    return (time.perf_counter() - started) / number
+
+
+def synchronize(device: torch.device, *_results: object) -> None:
+    """Wait until a GPU has computed what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
