@@ -14,6 +14,7 @@ import itda
 from itda.cli import main
 from itda.config import Plan
 from itda.core.batch import Site
+from itda.core.training.growth_bytes import block_bytes
 from itda.errors import ModelError, StoreError
 from itda.parsing import parse_bytes, parse_layers
 from itda.recipes import measuring, measuring_dictionaries, rates_kept
@@ -233,7 +234,7 @@ def test_dictionaries_are_counted_on_the_gpu_where_they_fit_beside_the_model():
     assert not here.on_gpu
     each = 4 * 16_000 * 16_384 + 2 * 16_000**2
     assert there.dictionaries == 3 * each
-    assert there.gpu - here.gpu == 3 * (each + 2 * 1024 * (8 * 16_384 + 4 * (16_000 + 1024)))
+    assert there.gpu - here.gpu == 3 * each + block_bytes(16_000, 16_384)
     assert here.ram - there.ram == 3 * 2 * 16_000**2  # copies of the atoms come to the CPU in any case
     assert there.gpu < parse_bytes("24G") < there.gpu + each
 
@@ -243,12 +244,12 @@ def test_dictionaries_that_do_not_fit_the_gpu_grow_on_the_cpu_and_a_line_says_so
     assert not made.training[GPU].on_gpu
     assert made.training[GPU].fits
     text = " ".join(plan_summary(made).split())
-    assert "GPU: dictionaries grow on the CPU: beside the model they would make it 26.4 GB of the GPU's 25.8" in text
+    assert "GPU: dictionaries grow on the CPU: beside the model they would make it 26.2 GB of the GPU's 25.8" in text
     assert "they grow on the CPU the CPU" in text
     forced = planned("405B", "40,80,120", atoms=20_000, grow_on="gpu")
     assert forced.training[GPU].on_gpu
     assert not forced.training[GPU].fits
-    assert "it takes a GPU of 26.4 GB, or --grow-on cpu" in plan_summary(forced)
+    assert "it takes a GPU of 26.2 GB, or --grow-on cpu" in plan_summary(forced)
     assert not planned("405B", "40", grow_on="gpu").training[LAPTOP].on_gpu
 
 

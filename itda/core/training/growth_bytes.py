@@ -47,9 +47,9 @@ def block_bytes(atoms: int, d_model: int) -> int:
 
 
 def growth_bytes(atoms: int, d_model: int, sites: int = 1) -> int:
-    """Return the bytes of the dictionaries of so many sites that grow at once, each with a block of its own.
+    """Return the bytes of the dictionaries of so many sites, and of one block: sites take turns.
 
-    >>> growth_bytes(16_000, 4_096, sites=2) == 2 * (dictionary_bytes(16_000, 4_096) + block_bytes(16_000, 4_096))
+    >>> growth_bytes(16_000, 4_096, sites=2) == 2 * dictionary_bytes(16_000, 4_096) + block_bytes(16_000, 4_096)
     True
     """
-    return sites * (dictionary_bytes(atoms, d_model) + block_bytes(atoms, d_model))
+    return sites * dictionary_bytes(atoms, d_model) + block_bytes(atoms, d_model)

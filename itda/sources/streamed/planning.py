@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from itda.core.batch import Site
+from itda.core.training.growth import GrowOn
 from itda.core.training.growth_bytes import block_bytes, dictionary_bytes, growth_bytes
 from itda.core.training.refine import pass_size
 from itda.core.training.settings import TrainerSettings
@@ -31,9 +32,6 @@ PROCESS_BYTES = 700 * 2**20
 
 CUDA_BYTES = 2**30
 """Bytes of a GPU's memory that CUDA and its libraries take; an assumption."""
-
-GrowOn = Literal["auto", "cpu", "gpu"]
-"""Where dictionaries are to grow: auto is the GPU if they fit there beside the model."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ class Estimate:
     dictionaries: int
     """Bytes of the atoms and Gram matrices of all sites."""
     growing: int
-    """Bytes that making dictionaries works with besides."""
+    """Bytes that growth on a GPU works with besides."""
     kept: int
     """Bytes of the activations that are kept for refinement."""
     on_gpu: bool
@@ -224,9 +222,9 @@ def _dictionaries(d_model: int, work: Work, machine: Machine, model: int) -> _Ma
     fits = model + growth_bytes(atoms, d_model, sites) <= (machine.gpu or 0)
     # Evaluation has them where the model is.
     asked = work.evaluation or machine.grow_on == "gpu" or (machine.grow_on == "auto" and fits)
-    return _Made(
-        sites * dictionary_bytes(atoms, d_model), sites * block_bytes(atoms, d_model), machine.gpu is not None and asked
-    )
+    on_gpu = machine.gpu is not None and asked
+    block = 0 if work.evaluation else block_bytes(atoms, d_model)
+    return _Made(sites * dictionary_bytes(atoms, d_model), block, on_gpu)
 
 
 def _pursuit_seconds(work: Work, rates: Rates, on_gpu: bool) -> float:
