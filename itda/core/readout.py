@@ -8,8 +8,8 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from itda.core.code import SparseCode
-from itda.core.pursuit.fixed_order import fixed_dot, full_precision_products, root
-from itda.core.pursuit.gram_cpu_kernel import product_error
+from itda.core.pursuit.fixed_order import fixed_dot, root
+from itda.core.pursuit.products import correlations, product_error
 from itda.errors import SettingError
 
 CHUNK = 2**24
@@ -80,8 +80,7 @@ def _chunks(
         rows64 = rows64 / torch.where(largest > 0, largest, torch.ones_like(largest))  # no square overflows
         norm = root(fixed_dot(rows64, rows64))[:, None]
         units = rows64 / torch.where(norm > 0, norm, torch.ones_like(norm))
-        with full_precision_products(atoms.device):
-            yield start, units, units.float() @ atoms.T
+        yield start, units, correlations(units, atoms)
 
 
 def _sorted_rows(

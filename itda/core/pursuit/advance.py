@@ -15,8 +15,9 @@ from jaxtyping import Float, Float32, Float64, Int16, Int32
 from torch import Tensor
 
 from itda.core.pursuit import gram_torch
-from itda.core.pursuit.fixed_order import fixed_dot, full_precision_products
-from itda.core.pursuit.gram_torch import COARSE, UNIT, product_error
+from itda.core.pursuit.fixed_order import fixed_dot
+from itda.core.pursuit.gram_torch import COARSE
+from itda.core.pursuit.products import UNIT, correlations, product_error
 
 DONE, CROWDED, NEEDS_ROW = 0, 1, 2
 """Why a row stopped: it is done; too many atoms are near its best; the Gram row of an atom picked is not there."""
@@ -122,12 +123,6 @@ def in_16_bits(products: Float32[Tensor, "some atoms"]) -> Int16[Tensor, "some a
     [[32700, -16350]]
     """
     return (products * SCALE).round_().to(torch.int16)
-
-
-def correlations(x: Float[Tensor, "rows d_model"], atoms: Float[Tensor, "atoms d_model"]) -> Tensor:
-    """Return x D^T in float32, off by at most `product_error` times the norm of a row of x."""
-    with full_precision_products(x.device):
-        return x.float() @ atoms.float().T
 
 
 def run(rows: Rows, which: Int32[Tensor, " n"], source: Correlations, place: Int32[Tensor, " n"], atoms: Atoms) -> None:

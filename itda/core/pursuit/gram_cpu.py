@@ -17,9 +17,10 @@ from torch import Tensor
 from itda.core import memory as budget
 from itda.core.code import SparseCode
 from itda.core.pursuit import fixed_order_kernel, gram_cpu_kernel
-from itda.core.pursuit.fixed_order import full_precision_products, scaled
-from itda.core.pursuit.gram_cpu_kernel import Block, Gram, product_error
+from itda.core.pursuit.fixed_order import scaled
+from itda.core.pursuit.gram_cpu_kernel import Block, Gram
 from itda.core.pursuit.plain import pursue
+from itda.core.pursuit.products import UNIT, correlations, product_error
 from itda.core.pursuit.rules import Pursuit, rules_of
 from itda.core.pursuit.rules.mp import MP
 from itda.core.pursuit.rules.mp_refit import MP_REFIT
@@ -64,7 +65,7 @@ class GramRows:
         self._least = least
         self._memory = budget.available() if memory is None else memory
         # The last two terms are for a row that comes from an activation's correlations, and for the fixed point.
-        self.error = product_error(atoms.shape[1]) + 4 * gram_cpu_kernel.UNIT + 0.51 / gram_cpu_kernel.SCALE
+        self.error = product_error(atoms.shape[1]) + 4 * UNIT + 0.51 / gram_cpu_kernel.SCALE
         self._buffer = np.empty(0, np.int16)
         self.slots = np.empty(0, np.int32)
         self.rows = np.empty((0, 0), np.int16)
@@ -104,8 +105,7 @@ class GramRows:
             atoms = self.atoms[: self.number]
             product = self._scratch.array("product", (self.number, len(part)), np.float32)
             # This way round, for a few rows the product takes two thirds of the time of the other.
-            with full_precision_products(atoms.device):
-                torch.mm(atoms, atoms[torch.from_numpy(part)].T, out=torch.from_numpy(product))
+            correlations(atoms, atoms[torch.from_numpy(part)], out=torch.from_numpy(product))
             tiles = np.arange(-(-self.number // gram_cpu_kernel.NARROW))
             over_rows(gram_cpu_kernel.keep_rows, tiles, product, self._place(part), self.rows)
 
@@ -227,8 +227,7 @@ def new_block(
 
 def correlate(block: Block, atoms: Float32[Tensor, "atoms d_model"]) -> None:
     """Compute the first correlations, z D^T, in float32."""
-    with full_precision_products(atoms.device):
-        torch.mm(torch.from_numpy(block.narrow), atoms.T, out=torch.from_numpy(block.first)[:, : len(atoms)])
+    correlations(torch.from_numpy(block.narrow), atoms, out=torch.from_numpy(block.first)[:, : len(atoms)])
 
 
 def run(
@@ -252,11 +251,10 @@ def _refresh(rows: np.ndarray, block: Block, atoms: Float32[Tensor, "atoms d_mod
     """Compute correlations from the residual itself, so that their error is in proportion to what is left."""
     norm = torch.from_numpy(np.sqrt(block.left[rows]))
     unit = (torch.from_numpy(block.residual[rows]) / norm[:, None]).float()
-    with full_precision_products(atoms.device):
-        product = (unit @ atoms.T) * norm.float()[:, None]
+    product = correlations(unit, atoms) * norm.float()[:, None]
     block.c[rows, : len(atoms)] = product.numpy()
     # Two roundings more than a first product: of the norm, and of the product with it.
-    block.bound[rows] = (product_error(atoms.shape[1]) + 2 * gram_cpu_kernel.UNIT) * norm.numpy()
+    block.bound[rows] = (product_error(atoms.shape[1]) + 2 * UNIT) * norm.numpy()
     block.applied[rows] = block.step[rows]
 
 

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from itda.core.pursuit import products
 from itda.core.pursuit.compiled import as_written, inlined, may_reorder, prefetch
 from itda.core.pursuit.fixed_order_kernel import add_column, fixed_dot, residual_of, scratch, solve, subtract_atom
+from itda.core.pursuit.products import UNIT
 
 TILE = 512
 """Atoms per tile. The largest |c| of a tile is kept, so that only tiles that can hold a candidate are searched."""
@@ -24,9 +26,6 @@ NARROW = 64
 SCALE = 32700.0
 """The Gram matrix is kept as round(SCALE * <d_i, d_j>) in 16 bits: half the memory traffic of float32, and as precise
 as a float32 product is in the worst case. |<d_i, d_j>| <= 1.00002, so nothing overflows."""
-
-UNIT = 2.0**-24
-"""Unit roundoff of float32."""
 
 RESOLUTION = 2.0**-20  # `plain.RESOLUTION`: the kernels are compiled, so the value is fixed here; a test compares them
 
@@ -71,13 +70,7 @@ class Gram(NamedTuple):
     fresh: np.ndarray  # [some, room] int16: the rows of the atoms from `settled` on
 
 
-@as_written
-def product_error(d_model: int) -> float:
-    """Worst error of a float32 product of two vectors of norm 1, in whatever order it is summed.
-
-    Higham 2002, section 3.1: n u. The 8 covers the rounding of the vectors themselves and norms of 1 up to 1e-5.
-    """
-    return (d_model + 8) * UNIT
+product_error = as_written(products.product_error)
 
 
 @may_reorder

@@ -6,12 +6,11 @@ proposes: if |c_j - <r, d_j>| <= E for every atom, the atom with the largest |<r
 atoms are correlated again in float64 by the operations of `plain`, and so are residual and coefficients: hence the same
 picks and bits, whatever was rounded in c.
 
-With u = 2^-24, the roundoff of float32, and d the width, for unit atoms (Higham 2002, section 3.1):
+With u = 2^-24, the roundoff of float32, for unit atoms:
 
-- a product of n terms, summed in any order, is off by n u ||x|| ||d||: E starts as (d + 8) u ||z||, and an entry of G
-  is off by (d + 8) u. The 8 covers the rounding of z and of float64 atoms, and a norm taken out and put back;
-- c <- c - a G[j] adds |a| (d + 8) u for G, 2 |a| u for rounding a and the product, and u ||r|| for the difference;
-- rounding in float64, norms that are 1 up to 1e-5 and terms in u^2 are covered by `SLACK` and by doubling the last two.
+- a product is off by p ||x|| ||d||, p = `products.product_error`: E starts as p ||z||, and an entry of G is off by p;
+- c <- c - a G[j] adds |a| p for G, 2 |a| u for rounding a and the product, and u ||r|| for the difference;
+- rounding in float64 and terms in u^2 are covered by what p has to spare, and by doubling the last two.
 
 A pursuit that wants correlations by another score than |c| has the same bounds, since a score is off by no more than c.
 """
@@ -26,16 +25,11 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 from itda.core.pursuit import plain
-from itda.core.pursuit.fixed_order import fixed_dot, full_precision_products, root, scaled, weighted_atoms
+from itda.core.pursuit.fixed_order import fixed_dot, root, scaled, weighted_atoms
+from itda.core.pursuit.products import UNIT, correlations, product_error
 from itda.core.pursuit.rules import Pursuit, PursuitRules, rules_of
 from itda.core.pursuit.rules.base import Score, magnitude
 from itda.core.pursuit.subtraction import LeastSquares, Projection
-
-UNIT = 2.0**-24
-"""Unit roundoff of float32."""
-
-SLACK = 1.05
-"""Factor on the bounds: the terms they leave out are less than a twentieth, for d_model up to half a million."""
 
 CROWD = 64
 """A row with more candidates than this, and than a 64th of the atoms, gets a fresh product if that may help."""
@@ -78,14 +72,7 @@ def gram_of(atoms: Float[Tensor, "atoms d_model"]) -> Float32[Tensor, "atoms ato
     >>> gram_of(torch.eye(2)).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    atoms = atoms.float()
-    with full_precision_products(atoms.device):
-        return atoms @ atoms.T
-
-
-def product_error(width: int) -> float:
-    """Return the largest error of a float32 product with a unit atom, as a share of the other factor's norm."""
-    return SLACK * (width + 8) * UNIT
+    return correlations(atoms, atoms)
 
 
 def rows_at_once(width: int, device: torch.device) -> int:
@@ -169,7 +156,7 @@ def _matching(start: Start, atoms: Tensor, gram: Float32[Tensor, "atoms atoms"],
     left_over = start.energy.clone()
     rows = torch.arange(len(start.z), device=start.z.device)  # of the tensors above, in those below
     r, left, least, faint = start.z.clone(), start.energy.clone(), start.least.clone(), start.faint
-    c, bound = _product(start.z, atoms), product_error(atoms.shape[1]) * left.sqrt()
+    c, bound = correlations(start.z, atoms), product_error(atoms.shape[1]) * left.sqrt()
     for step in range(k):
         active = left > least
         number = int(active.sum())
@@ -198,7 +185,7 @@ def _orthogonal(start: Start, atoms: Tensor, gram: Float32[Tensor, "atoms atoms"
     indices, _, count = _nothing_picked(start, k)
     z, left, least, fit = start.z, start.energy.clone(), start.least.clone(), LeastSquares(start.z, atoms, k)
     error, norm = product_error(atoms.shape[1]), start.energy.sqrt()
-    first = _product(z, atoms)
+    first = correlations(z, atoms)
     for step in range(k):
         active = (left > least).nonzero().squeeze(1)
         if len(active) == 0:
@@ -232,13 +219,6 @@ def _nothing_picked(start: Start, k: int) -> tuple[Tensor, Tensor, Tensor]:
     return indices, start.z.new_zeros(len(start.z), k), torch.zeros_like(indices[:, 0])
 
 
-def _product(
-    x: Float[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"]
-) -> Float32[Tensor, "batch atoms"]:
-    with full_precision_products(x.device):
-        return x.float() @ atoms.float().T
-
-
 def best_atom(
     c: Float32[Tensor, "batch atoms"],
     bound: Float64[Tensor, " batch"],
@@ -260,7 +240,7 @@ def best_atom(
         coarse = (crowded & (bound > COARSE * product_error(atoms.shape[1]) * norm)).nonzero().squeeze(1)
         if len(coarse) > 0:
             unit = residual[coarse] / norm[coarse, None]
-            c[coarse] = _product(unit, atoms) * norm[coarse, None].float()
+            c[coarse] = correlations(unit, atoms) * norm[coarse, None].float()
             bound[coarse] = product_error(atoms.shape[1]) * norm[coarse]
             row, column = _candidates(c, bound, active, score)
 

@@ -9,8 +9,8 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from itda.core.pursuit import gram_torch, gram_triton_kernel
-from itda.core.pursuit.fixed_order import full_precision_products
 from itda.core.pursuit.gram_torch import Codes, Picks, Start
+from itda.core.pursuit.products import UNIT, correlations, product_error
 from itda.core.pursuit.rules import Pursuit, rules_of
 from itda.core.pursuit.triton_limits import fits_on_chip, has_kernel, power_of_two
 
@@ -72,7 +72,7 @@ def _launch(
     """Start a program per row; a count of -1 marks a row that its program gave up."""
     batch, (number, width), device = len(start.z), atoms.shape, atoms.device
     c = _first_correlations(start, atoms, fast)
-    levels, error = (width - 1).bit_length(), gram_torch.product_error(width)
+    levels, error = (width - 1).bit_length(), product_error(width)
     indices = torch.zeros(batch, k, dtype=torch.int32, device=device)
     coefficients = start.z.new_zeros(batch, k)
     left, count = torch.empty_like(start.energy), torch.empty_like(indices[:, 0])
@@ -95,7 +95,7 @@ def _launch(
         "gram_stride": gram.stride(0),
         "width": width,
         "k": k,
-        "growth": error + 4 * gram_torch.UNIT,
+        "growth": error + 4 * UNIT,
         "crowd": crowd,
         "LEVELS": levels,
         "FAST": fast,
@@ -111,7 +111,9 @@ def _launch(
 
 
 def _first_correlations(start: Start, atoms: Float[Tensor, "atoms d_model"], fast: bool) -> Tensor:
-    with _tf32_products(atoms.device) if fast else full_precision_products(atoms.device):
+    if not fast:
+        return correlations(start.z, atoms)
+    with _tf32_products(atoms.device):
         return start.z.float() @ atoms.float().T
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 from itda.core.intake import Rows, check_finite, rows_of
-from itda.core.pursuit.fixed_order import fixed_dot, full_precision_products, root, scaled, weighted_atoms
+from itda.core.pursuit.fixed_order import fixed_dot, root, scaled, weighted_atoms
+from itda.core.pursuit.products import correlations, product_error
 from itda.core.pursuit.rules import Pursuit, PursuitRules, rules_of
 from itda.core.pursuit.rules.base import Score, magnitude
 from itda.core.pursuit.subtraction import LeastSquares
@@ -119,13 +120,9 @@ def best_atom(
 ) -> tuple[Int64[Tensor, " batch"], Float64[Tensor, " batch"]]:
     """Return for each row the atom of the largest score of <r, d> in float64, the first among equals, and <r, d>."""
     unit = (residual / norm[:, None]).float()
-    with full_precision_products(unit.device):
-        scores = score(unit @ atoms.float().T)
-    # |fl(<r, d>) - <r, d>| <= n u ||r|| ||d|| in whatever order the product is summed (Higham 2002, section 3.1);
-    # the 8 covers the rounding of `unit` itself, of float64 atoms, and of norms that are 1 up to rounding. A score is
-    # off by no more than that.
-    bound = (residual.shape[1] + 8) * 2.0**-24
-    cut = scores.amax(dim=1, keepdim=True) - 2.1 * bound
+    scores = score(correlations(unit, atoms))
+    # A score is off by no more than its correlation. The extra 0.1 covers the rounding of `cut` itself.
+    cut = scores.amax(dim=1, keepdim=True) - 2.1 * product_error(residual.shape[1])
     row, column = (scores >= cut).nonzero(as_tuple=True)  # sorted by row, then by column
     size = max(1, PRODUCT_SIZE // residual.shape[1])
     pairs = zip(row.split(size), column.split(size), strict=True)

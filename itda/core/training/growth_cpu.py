@@ -15,9 +15,9 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 from itda.core.pursuit import Pursuit, gram_cpu_kernel
-from itda.core.pursuit.fixed_order import full_precision_products
 from itda.core.pursuit.gram_cpu import GramEncoder, GramRows, Scratch, correlate, kind_of, new_block, run
 from itda.core.pursuit.gram_cpu_kernel import Block
+from itda.core.pursuit.products import correlations
 from itda.core.pursuit.threads import over_rows
 from itda.core.training import growth_kernel
 
@@ -112,8 +112,7 @@ class CpuGrowth:
         part, _ = new_block(targets, self.k, self.pursuit, self.threshold, room, scratch=self._scratch)
         correlate(part, self.atoms)
         z = torch.from_numpy(part.narrow)
-        with full_precision_products(z.device):
-            products = (z @ z.T).numpy()
+        products = correlations(z, z).numpy()
         taken = np.zeros(len(targets), np.int64)
         start = 0
         while start < len(targets) and self.number < self.most:

@@ -4,7 +4,8 @@ import numpy as np
 
 from itda.core.pursuit.compiled import as_written
 from itda.core.pursuit.fixed_order_kernel import fixed_dot, residual_of, scratch, subtract_atom
-from itda.core.pursuit.gram_cpu_kernel import OMP, SCALE, UNIT, Block, Gram, product_error
+from itda.core.pursuit.gram_cpu_kernel import OMP, SCALE, Block, Gram, product_error
+from itda.core.pursuit.products import UNIT
 
 
 @as_written
@@ -84,7 +85,7 @@ def _first_change(i: int, block: Block, new: int, row: np.ndarray, k: int, entry
     """
     start = np.float64(block.first[i, new])
     # `row` has an error; so has `start`. The last term is for the rounding of this function.
-    start_error = (block.z.shape[1] + 12) * UNIT * np.sqrt(block.energy[i])
+    start_error = (product_error(block.z.shape[1]) + 4 * UNIT) * np.sqrt(block.energy[i])
     q, error = start, start_error
     for t in range(block.step[i]):
         if pursuit == OMP and t > 0:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from itda.core.pursuit import PURSUITS, gram_torch, plain
 from itda.core.pursuit.gram_gpu import GpuPursuit, choose
+from itda.core.pursuit.products import product_error
 
 EVERY_CASE = pytest.mark.parametrize("name", CASES)
 ALL = pytest.mark.parametrize("pursuit", PURSUITS)
@@ -19,7 +20,7 @@ PATHS = {
     "as it is": {},
     "a fresh product whenever there are two candidates": {"CROWD": 1, "COARSE": 0.0},
     "never a fresh product": {"COARSE": float("inf")},
-    "far too many candidates": {"SLACK": 1000.0},
+    "far too many candidates": {"product_error": lambda width: 1000 * product_error(width)},
 }
 
 
@@ -92,6 +93,7 @@ def test_the_cases_catch(wrong, caught, monkeypatch):
     targets, atoms, k = CASES[caught]()
     if wrong == "no bound":
         monkeypatch.setattr(gram_torch, "UNIT", 0.0)
+        monkeypatch.setattr(gram_torch, "product_error", lambda _: 0.0)
         found = gram_torch.pursue(targets, atoms, k)
     else:
         code, left = gram_torch.pursue(targets, atoms.flip(0), k)
