@@ -8,9 +8,10 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 from itda.core.pursuit import plain
-from itda.core.pursuit.advance import NEVER, Atoms, Correlations, Rows, correlations, entry_error, in_16_bits, run
+from itda.core.pursuit.advance import NEVER, Atoms, Correlations, Rows, entry_error, in_16_bits, run
 from itda.core.pursuit.fixed_order import fixed_dot, root, weighted_atoms
-from itda.core.pursuit.gram_torch import product_error, rows_at_once
+from itda.core.pursuit.gram_torch import rows_at_once
+from itda.core.pursuit.products import correlations, product_error
 from itda.core.training.replay import first_change
 
 
