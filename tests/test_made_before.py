@@ -38,11 +38,17 @@ def test_info_tells_what_is_in_them(runs, capsys):
     values = json.loads(printed(capsys, "info", str(runs / "paper"), "--json"))
     assert values["dictionaries"]["layer_2"]["k"] == 4
     assert values["settings"]["tokens"] == "2k"
+    assert values["dictionaries"]["layer_2"]["arithmetic"] == [1]
+    said = "layer_2, layer_4: made with sums in order 1; this itda's are in order 2, so codes may differ in"
+    assert said in " ".join(text.split())
 
 
-def test_their_dictionaries_encode_and_decode(runs):
+def test_their_dictionaries_encode_and_decode(runs, tmp_path):
     run = itda.open_run(runs / "best")
     dictionary = run["layer_4"]
+    assert dictionary.arithmetic == (1,)
+    dictionary.save_pretrained(tmp_path / "copy")
+    assert itda.ITDA.from_pretrained(tmp_path / "copy").arithmetic == (1,)
     assert len(dictionary) == 48
     x = 100 * dictionary.atoms[:5] + dictionary.offset
     code, error = dictionary.decompose(x)
@@ -67,6 +73,8 @@ def test_the_index_that_is_there_is_used_and_another_is_made(runs, capsys):
     assert not there["new"]
     made = json.loads(printed(capsys, "index", str(runs / "paper"), "--tokens", "600", "--json", "--quiet"))
     assert (made["new"], made["tokens"]) == (True, 600)
+    records = [json.loads((runs / name / "index" / "index.json").read_text()) for name in ("best", "paper")]
+    assert [record.get("arithmetic") for record in records] == [None, 2]
 
 
 def test_they_are_compared_with_each_other_and_with_one_made_now(runs, capsys):
@@ -74,8 +82,9 @@ def test_they_are_compared_with_each_other_and_with_one_made_now(runs, capsys):
     main(["train", "tiny", "--layers", "2", "--corpus", str(runs / "corpus"), *arguments, "--quiet"])
     capsys.readouterr()
     found = json.loads(printed(capsys, "compare", str(runs / "paper"), str(runs / "now"), "--json"))["pairs"][0]
-    # The same settings: 2k and 2000 are one number of tokens. What may differ are versions, and so the last bits.
-    assert found["kind"] in ("repetition", "noise floor")
+    # The same settings: 2k and 2000 are one number of tokens. What differs are versions, and so the last bits.
+    assert found["kind"] == "noise floor"
+    assert "arithmetic: 1 and 2" in found["differences"]
     assert found["same_site"]["layer_2"]["jaccard"] > 0.9
     other = json.loads(printed(capsys, "compare", str(runs / "paper"), str(runs / "best"), "--json"))["pairs"][0]
     assert other["kind"] == "models"
@@ -95,9 +104,12 @@ def test_a_run_that_was_left_unfinished_is_gone_on_with(runs, capsys):
     path.write_text(json.dumps(record))
     checkpoint = record["settings"]
     assert (checkpoint["layers"], checkpoint["tokens"]) == ("2", "2k")
-    output = printed(capsys, "train", "--resume", str(runs / "unfinished"), "--quiet")
+    main(["train", "--resume", str(runs / "unfinished")])
+    output, said = capsys.readouterr()
     assert "layer_2" in output
+    assert said.count("the last bits of its dictionaries are of orders 1 and 2") == 1
     resumed = itda.open_run(runs / "unfinished")[2]
+    assert (resumed.arithmetic, itda.open_run(runs / "unfinished").record["arithmetic"]) == ((1, 2), [1, 2])
     arguments = ["--k", "4", "--threshold", "0.6", "--offset", "64", "--massive", "off", "--refine", "2"]
     arguments += ["--tokens", "2k", "--batch-size", "2", "--out", str(runs / "whole"), "--quiet"]
     main(["train", "tiny", "--layers", "2", "--corpus", str(runs / "corpus"), *arguments])

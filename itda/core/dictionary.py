@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
+from itda.core.arithmetic import ARITHMETIC
 from itda.core.atom import Atom
 from itda.core.checks import check_k
 from itda.core.code import SparseCode
@@ -60,6 +61,8 @@ class ITDA:
     """Error of each atom's activation in the dictionary just before it was added: how much the atom was needed."""
     massive_norm: float | None = None
     """Norm above which an activation is massive (`itda.core.massive`) and left out of measures; None for no limit."""
+    arithmetic: tuple[int, ...] = (ARITHMETIC,)
+    """Versions of the order of summation that made it, which say what bits it has (`itda.core.arithmetic`)."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the dictionary comes from: model, revision, corpus, window, versions. JSON values only."""
     limits: PursuitLimits = field(default=NO_LIMITS, repr=False)

@@ -13,6 +13,7 @@ import numpy as np
 
 from itda import config as settings
 from itda.checks import check_some
+from itda.core.arithmetic import FIRST
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
 from itda.core.similarity.overlap import OVERLAPS, Members, Universe, index_interval, index_matrices, matched, sums_of
@@ -31,7 +32,7 @@ MATCHED_BY = ("weighted", "adjusted", "jaccard", "matched", "size_only")
 """Similarity indices by which sites are matched."""
 
 # Settings that change at most the last bits of activations, and settings that change nothing.
-BITS = ("batch_size", "dtype", "device")
+BITS = ("batch_size", "dtype", "device", "arithmetic")
 SHOWN = ("out", "quiet", "json", "memory", "fast", "trust_remote_code", "layers", "streams")
 # Settings of where a corpus comes from: runs may differ in them, as the fingerprint tells if the text is the same.
 CORPUS = ("corpus", *(field.name for field in fields(settings.CorpusOptions)))
@@ -217,7 +218,8 @@ def _told(side: Side) -> dict[str, Any]:
     record = side.run.record
     made = {name: value for name, value in _settings_of(side).items() if name not in (*SHOWN, *CORPUS)}
     made |= {"model": record["model"], "revision": record["revision"], "dtype": record["dtype"]}
-    return made | {"device": record["device"]} | {f"{n} version": v for n, v in record["versions"].items()}
+    made |= {"device": record["device"], "arithmetic": " and ".join(map(str, record.get("arithmetic", [FIRST])))}
+    return made | {f"{n} version": v for n, v in record["versions"].items()}
 
 
 def _both_told(a: Side, b: Side) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from itda import config as settings
 from itda.checks import check_index_batch
+from itda.core.arithmetic import ARITHMETIC
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
 from itda.errors import CorpusError, StoreError
@@ -194,6 +195,7 @@ def _made_by(run: Run, model: ActivationModel, changed: bool) -> dict[str, Any]:
         "dtype": model.dtype,
         "bos": run.bos,
         "versions": versions(),
+        "arithmetic": ARITHMETIC,
     }
 
 

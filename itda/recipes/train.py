@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from itda import config as settings
+from itda.core.arithmetic import ARITHMETIC, combined
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
 from itda.core.memory import available
@@ -28,6 +29,7 @@ from itda.resolving import FREE, from_record, resolved, sized, to_record, with_f
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.base import ActivationModel
 from itda.sources.models.names import GGUF
+from itda.store.checkpoints import Checkpoint
 
 
 def train(
@@ -97,8 +99,20 @@ def _make(
             for line in checkpoint.skipped:
                 say(f"passed over {line}")
             say(f"going on from {reading.tokens:,} tokens")
+            for line in _of_two_orders(checkpoint):
+                say(line)
         reading.run(bar)
         return _finish(reading, bar, why, say)
+
+
+def _of_two_orders(checkpoint: Checkpoint) -> Iterator[str]:
+    """Say what it means that the beginning of a run was made with another order of summation than this itda's."""
+    orders = combined(*(state.arithmetic for state in checkpoint.training_states.values()), [ARITHMETIC])
+    if len(orders) > 1:
+        yield (
+            "the run was begun by an itda that adds numbers in another order: the last bits of its dictionaries are of "
+            f"orders {' and '.join(map(str, orders))}, as their config.json will say"
+        )
 
 
 def _finish(reading: TrainingPass, bar: Bar, why: str, say: Callable[[str], object]) -> Run:
@@ -144,6 +158,7 @@ def _record(reading: TrainingPass, provenance: dict[str, Any], made: Mapping[Sit
         # Of each site; nothing in mode reference, or with --massive off.
         "massive": {str(site): d.provenance["massive"] for site, d in made.items() if "massive" in d.provenance},
         "versions": versions(),
+        "arithmetic": list(combined(*(dictionary.arithmetic for dictionary in made.values()))),
     }
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from itda.core.arithmetic import on_other_bits
 from itda.core.site import Site
 from itda.report.text import WIDTH, number, place, table
 from itda.store.records import DictionaryRecord, RunRecord
@@ -49,6 +50,7 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
         cells += [*(number(figures.get(name)) for name in measured.values())]
         rows.append(cells)
     lines.append(table([*header, *measured], rows))
+    lines += _arithmetic({site: each.arithmetic for site, each in loaded.items()})
     lines += _massive({site: each.massive for site, each in loaded.items() if each.massive is not None})
     refined = {site: each.fidelity for site, each in loaded.items() if each.fidelity is not None and each.atoms}
     if refined:
@@ -59,6 +61,16 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
     if not evaluated:
         lines += ["", f"Not evaluated yet: itda evaluate {run.folder}"]
     return "\n".join(lines)
+
+
+def _arithmetic(made: Mapping[Site, Sequence[int]]) -> list[str]:
+    """Return lines on the dictionaries whose sums were added in another order than this itda's."""
+    older: dict[str, list[str]] = {}
+    for site, versions in made.items():
+        if (said := on_other_bits(versions)) is not None:
+            older.setdefault(said, []).append(str(site))
+    told = (f"{', '.join(sites)}: {said}" for said, sites in older.items())
+    return [line for each in told for line in ("", *textwrap.wrap(each, WIDTH))]
 
 
 def _massive(found: Mapping[Site, Mapping[str, Any]]) -> list[str]:

@@ -17,6 +17,7 @@ import pyarrow.parquet
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from itda.core.arithmetic import FIRST
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
 from itda.core.labels import Label, Labels
@@ -56,6 +57,7 @@ def write_dictionary(dictionary: ITDA, folder: Path) -> None:
         "mode": dictionary.mode,
         "refined": dictionary.fidelity is not None,
         "massive_norm": dictionary.massive_norm,
+        "arithmetic": list(dictionary.arithmetic),
         "site": str(dictionary.site) if dictionary.site is not None else None,
         "provenance": dict(dictionary.provenance),
     }
@@ -101,6 +103,7 @@ def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
             novelty=tensors.get("novelty"),
             # Absent from what was written before there was the rule.
             massive_norm=config.get("massive_norm"),
+            arithmetic=tuple(config.get("arithmetic", [FIRST])),
             site=Site.parse(config["site"]) if config["site"] is not None else None,
             provenance=config["provenance"],
         )
@@ -197,6 +200,7 @@ with the document and the token at which it was read (`labels.parquet`). An acti
 | corpus | {made.get("corpus", "-")} |
 | tokens | {made.get("tokens", "-")} |
 | window | {made.get("window", "-")}{_on_front(made)} |
+| order of summation | {_on_arithmetic(dictionary)} |
 {_on_massive(dictionary)}
 ```python
 import itda
@@ -213,6 +217,11 @@ def _on_front(made: Mapping[str, Any]) -> str:
     if "prefix" not in made:
         return ""
     return f", each begins with {' '.join(made['prefix'])}" if made["prefix"] else ", without a BOS"
+
+
+def _on_arithmetic(dictionary: ITDA) -> str:
+    orders = " and ".join(map(str, dictionary.arithmetic))
+    return f"{orders}: it decides the last bits of codes; that of the itda that encodes may be another"
 
 
 def _on_massive(dictionary: ITDA) -> str:

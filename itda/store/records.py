@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from itda.core.arithmetic import FIRST
 from itda.core.site import Site
 from itda.errors import SettingError, StoreError
 from itda.files import DICTIONARY_FORMAT, METRICS_FORMAT, RUN_FORMAT, first_line, read_json
@@ -42,6 +43,11 @@ class DictionaryRecord:
         return self.config["atoms"]
 
     @property
+    def arithmetic(self) -> list[int]:
+        """The versions of the order of summation that made it, which say what bits it has."""
+        return self.config.get("arithmetic", [FIRST])
+
+    @property
     def massive(self) -> Mapping[str, Any] | None:
         """Counts of massive activations in training; None where the rule was off, or in older dictionaries."""
         return self.config.get("provenance", {}).get("massive")
@@ -50,6 +56,7 @@ class DictionaryRecord:
     def values(self) -> dict[str, Any]:
         """The JSON values that `itda info --json` prints for it."""
         found = {name: self.config[name] for name in ("atoms", "d_model", "k")}
+        found["arithmetic"] = self.arithmetic
         if self.massive is not None:
             found["massive"] = dict(self.massive)
         if self.fidelity is not None and len(self.fidelity):

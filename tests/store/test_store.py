@@ -13,9 +13,10 @@ import torch
 from core.helpers import normal, same_bits, unit_rows
 
 from itda import ITDA, Label, Labels, Site
+from itda.core.arithmetic import ARITHMETIC
 from itda.errors import StoreError
 from itda.files import DICTIONARY_FILES, new_folder
-from itda.store.dictionaries import load_dictionary, save_dictionary
+from itda.store.dictionaries import load_dictionary, model_card, save_dictionary
 
 
 def model(**parts) -> ITDA:
@@ -29,6 +30,7 @@ def model(**parts) -> ITDA:
     [
         {},
         {"offset": normal(1, 12)[0], "pursuit": "omp", "threshold": 0.25, "site": Site(3, "mlp_out"), "mode": "paper"},
+        {"arithmetic": (1, 2)},
         {"provenance": {"model": "tiny", "tokens": 5, "revision": None}},
         {"atoms": torch.empty(0, 12), "labels": Labels.of()},
     ],
@@ -41,7 +43,7 @@ def test_a_dictionary_comes_back_as_it_was_to_the_bit(tmp_path, parts):
     assert (before.offset is None) == (after.offset is None)
     assert before.offset is None or same_bits(before.offset, after.offset)
     assert list(before.labels) == list(after.labels)
-    for name in ("k", "pursuit", "threshold", "mode", "site", "provenance"):
+    for name in ("k", "pursuit", "threshold", "mode", "site", "provenance", "arithmetic"):
         assert getattr(before, name) == getattr(after, name)
 
 
@@ -51,6 +53,16 @@ def test_the_folder_holds_the_files_of_the_format_and_no_pickle(tmp_path):
     assert json.loads((tmp_path / "d" / "config.json").read_text())["format_version"] == 1
     columns = pyarrow.parquet.read_table(tmp_path / "d" / "labels.parquet").column_names
     assert {"document", "position", "char_start", "char_end", "token_id", "token", "before", "after"} == set(columns)
+
+
+def test_a_dictionary_says_which_order_of_summation_made_it_and_older_ones_are_of_the_first(tmp_path):
+    model().save_pretrained(tmp_path / "d")
+    path = tmp_path / "d" / "config.json"
+    config = json.loads(path.read_text())
+    assert config.pop("arithmetic") == [ARITHMETIC]
+    path.write_text(json.dumps(config))
+    assert ITDA.from_pretrained(tmp_path / "d").arithmetic == (1,)
+    assert "| order of summation | 1 and 2: " in model_card(model(arithmetic=(1, 2)))
 
 
 def test_an_existing_folder_is_refused_and_kept(tmp_path):

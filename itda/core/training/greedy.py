@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from itda.core.arithmetic import ARITHMETIC, FIRST, combined
 from itda.core.batch import ActivationBatch
 from itda.core.dictionary import ITDA, target_of
 from itda.core.labels import Labels
@@ -35,6 +36,8 @@ class GreedyPass:
         self.settings, self.offset = settings, offset
         self.seen = 0
         """Number of activations gone through."""
+        self.arithmetic: tuple[int, ...] = (ARITHMETIC,)
+        """Versions of the order of summation that it went on with so far."""
         self._labels: list[Labels] = []
         # The threshold that it began with: it may be another by the time of a state.
         self._first_threshold = threshold
@@ -70,6 +73,7 @@ class GreedyPass:
             offset=self.offset.to(atoms.device) if self.offset is not None else None,
             threshold=self.threshold,
             novelty=self._growth.novelty,
+            arithmetic=self.arithmetic,
             **parts,
         )
 
@@ -95,6 +99,7 @@ class GreedyPass:
         own = {"d_model": self.settings.d_model, "k": self.settings.k, "threshold": self._first_threshold}
         own |= {"pursuit": self.settings.pursuit, "atoms": self.settings.most}
         values = {"of": PASS, "settings": own, "tokens": self.seen, "threshold": self.threshold}
+        values["arithmetic"] = list(self.arithmetic)
         return TrainingState(values, tensors, {"atoms": Labels.concatenate(self._labels)})
 
     @staticmethod
@@ -107,6 +112,7 @@ class GreedyPass:
         restored._labels = [state.labels["atoms"]]
         restored.threshold = state.values["threshold"]
         restored.seen = state.values["tokens"]
+        restored.arithmetic = combined(state.values.get("arithmetic", [FIRST]), [ARITHMETIC])
         return restored
 
     def _targets(self, activations: Tensor) -> Float[Tensor, "batch d_model"]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
+from itda.core.arithmetic import ARITHMETIC, combined
 from itda.core.checks import check_refinement
 from itda.core.code import SparseCode
 from itda.core.dictionary import ITDA, check_width, target_of
@@ -94,7 +95,8 @@ def refine(
     atoms = _fitted(dictionary, activations, parts, min_fidelity, progress)
     new, old = atoms.double(), dictionary.atoms.cpu().double()
     fidelity = (fixed_dot(new, old) / (_norm(new) * _norm(old))[:, 0]).clamp(-1, 1).float()
-    result = replace(dictionary, atoms=atoms.to(dictionary.atoms.device), fidelity=fidelity)
+    made_with = combined(dictionary.arithmetic, [ARITHMETIC])
+    result = replace(dictionary, atoms=atoms.to(dictionary.atoms.device), fidelity=fidelity, arithmetic=made_with)
     fitted = order[: passes * pass_tokens]
     guard = activations[fitted[:: math.ceil(len(fitted) / GUARD_TOKENS)].to(activations.device)]
     if _error(result, guard) > _error(dictionary, guard):

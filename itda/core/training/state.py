@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from itda.core.arithmetic import FIRST
 from itda.core.labels import Labels
 from itda.errors import SettingError
 
@@ -41,6 +42,12 @@ class TrainingState:
     Python keeps to the bit."""
     tensors: dict[str, Tensor]
     labels: dict[str, Labels]
+
+    @property
+    def arithmetic(self) -> tuple[int, ...]:
+        """The versions of the order of summation that it was made with; none where nothing was added up yet."""
+        grown = self.values.get("trainer")
+        return tuple(grown.get("arithmetic", [FIRST])) if grown is not None else ()
 
     def holding(self, name: str, part: TrainingState) -> TrainingState:
         """Return this snapshot with that of a part of the object in it, under a name."""
