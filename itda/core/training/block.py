@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float, Float32, Float64, Int16, Int32, Int64
 from torch import Tensor
 
 from itda.core.code import SparseCode
-from itda.core.pursuit import plain
 from itda.core.pursuit.advance import NEVER, Atoms, Correlations, Rows, entry_error, in_16_bits, run
 from itda.core.pursuit.fixed_order import fixed_dot, root, weighted_atoms
 from itda.core.pursuit.gram_torch import rows_at_once
 from itda.core.pursuit.products import correlations, product_error
+from itda.core.pursuit.refit import refit_at_once
 from itda.core.training.replay import first_change
 
 
@@ -95,7 +95,7 @@ class Block:
         self.candidates: Int64[Tensor, " candidates"] = torch.empty(0, dtype=torch.long, device=device)
         self.chosen: Bool[Tensor, " rows"] = torch.zeros(size, dtype=torch.bool, device=device)
         self.share: Float64[Tensor, " rows"] = (self.rows.energy > 0).double()
-        self._steps = 0
+        self._steps = torch.zeros((), dtype=torch.long, device=device)
 
     def settle(self, most: int) -> Int64[Tensor, " new"]:
         """Return the rows that are appended, no more than `most`, and write them after the dictionary's atoms."""
@@ -118,7 +118,7 @@ class Block:
     @property
     def effort(self) -> float:
         """Steps taken for each that is there in the end; 1 if none was taken again."""
-        return self._steps / max(1, int(self.rows.step.sum()))
+        return int(self._steps) / max(1, int(self.rows.step.sum()))
 
     def _choose(self, above: Bool[Tensor, " rows"]) -> Int32[Tensor, " rows"]:
         """Choose other rows; return the step from which each row's pursuit has to be taken again, NEVER for none."""
@@ -161,9 +161,9 @@ class Block:
         atoms, rows = self._view(), self.rows
         if len(which) == 0 or atoms.number == 0:
             return
-        begun = int(rows.step[which].sum())
+        self._steps -= rows.step[which].sum()
         run(rows, which, self.source, which, atoms)
-        self._steps += int(rows.step[which].sum()) - begun
+        self._steps += rows.step[which].sum()
         energy = rows.energy[which]
         self.share[which] = torch.where(energy > 0, rows.left[which] / energy, 0.0)
         if self.refit:
@@ -187,7 +187,7 @@ def refitted_share(rows: Rows, which: Int32[Tensor, " some"], atoms: Atoms) -> F
     for part in which.split(rows_at_once(rows.picks.shape[1] * atoms.table.shape[1], which.device)):
         count, z = rows.step[part].long(), rows.z[part]
         code = SparseCode.from_picks(rows.picks[part].long(), rows.coefficients[part], count)
-        code = plain.refit(z, atoms.table, code)
+        code = refit_at_once(z, atoms.table, code)
         r = z - weighted_atoms(code.coefficients, atoms.table, code.indices)
         energy = rows.energy[part]
         shares.append(torch.where(energy > 0, fixed_dot(r, r) / energy, 0.0))

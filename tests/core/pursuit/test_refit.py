@@ -1,0 +1,87 @@
+"""Least squares for many rows at once has the bits of `plain.refit`, which takes one atom after the other."""
+
+import importlib.util
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+import torch
+from core.helpers import normal, same_bits, unit_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from itda.core.code import SparseCode
+from itda.core.pursuit import plain
+from itda.core.pursuit.refit import _products_torch, refit_at_once
+
+
+def problem(seed: int, number: int, width: int, k: int) -> tuple[torch.Tensor, torch.Tensor, SparseCode]:
+    """Targets, atoms of which some nearly repeat others, and codes of any count that pick any atoms once."""
+    chance = torch.Generator().manual_seed(seed)
+    z, atoms = normal(6, width, seed).double(), unit_rows(number, width, seed)
+    atoms[number // 2 :] = atoms[: number - number // 2].clone()
+    size = 10.0 ** -torch.randint(2, 9, (number - number // 2, 1), generator=chance).double()
+    near = atoms[number // 2 :].double() + size * normal(number - number // 2, width, seed + 1).double()
+    atoms[number // 2 :] = torch.nn.functional.normalize(near, dim=1).float()
+    order = torch.rand(6, number, generator=chance).argsort(dim=1)[:, :k]
+    indices = torch.nn.functional.pad(order, (0, k - order.shape[1]))
+    count = torch.randint(0, min(number, k) + 1, (6,), generator=chance)
+    taken = torch.arange(k) < count[:, None]
+    return z, atoms, SparseCode(indices.masked_fill(~taken, 0), normal(6, k, seed).double() * taken, count)
+
+
+SHAPES = st.integers(0, 10**6), st.integers(1, 14), st.integers(1, 40), st.integers(1, 9)
+
+
+@given(*SHAPES)
+def test_every_bit_is_that_of_plain_dependent_atoms_and_all(seed, number, width, k):
+    z, atoms, code = problem(seed, number, width, k)
+    found, wanted = refit_at_once(z, atoms, code), plain.refit(z, atoms, code)
+    assert found.count.tolist() == wanted.count.tolist()
+    assert found.indices.tolist() == wanted.indices.tolist()
+    assert same_bits(found.coefficients, wanted.coefficients)
+
+
+def test_some_atoms_of_the_problems_are_dropped_as_dependent():
+    dropped = 0
+    for seed in range(20):
+        z, atoms, code = problem(seed, 12, 30, 8)
+        dropped += int((refit_at_once(z, atoms, code).count < code.count).sum())
+    assert dropped > 5
+
+
+def test_no_rows_have_no_fit():
+    z, atoms, code = problem(0, 5, 4, 3)
+    empty = SparseCode(code.indices[:0], code.coefficients[:0], code.count[:0])
+    assert refit_at_once(z[:0], atoms, empty).indices.shape == (0, 3)
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    with ProcessPoolExecutor(1, get_context("spawn"), _set_up) as pool:
+        yield lambda *arguments: pool.submit(_by_the_kernel, *arguments).result()
+
+
+def _set_up() -> None:
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
+    torch.set_num_threads(1)
+
+
+def _by_the_kernel(*shape):
+    """In the worker: the inner products by the kernel, as arrays."""
+    from itda.core.pursuit.refit import products_triton
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    z, atoms, code = problem(*shape)
+    return [part.cpu().numpy() for part in products_triton(z.to(device), atoms.to(device), code.indices.to(device))]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@settings(max_examples=6)
+@given(st.integers(0, 10**6), st.integers(1, 14), st.sampled_from([1, 31, 40, 300, 700]), st.integers(1, 4))
+def test_the_kernel_s_products_are_those_of_torch(interpreter, seed, number, width, k):
+    z, atoms, code = problem(seed, number, width, k)
+    for found, wanted in zip(interpreter(seed, number, width, k), _products_torch(z, atoms, code.indices), strict=True):
+        assert same_bits(torch.from_numpy(found), wanted)
