@@ -10,20 +10,17 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from itda.core.arithmetic import ARITHMETIC, combined
 from itda.core.checks import check_refinement
-from itda.core.code import SparseCode
 from itda.core.dictionary import ITDA, check_width, target_of
 from itda.core.intake import Rows, check_finite, rows_of
-from itda.core.pursuit import decoded, encoder
-from itda.core.pursuit.fixed_order import fixed_dot, root, scaled
-from itda.core.pursuit.threads import over_rows
-from itda.core.training import refine_kernel
+from itda.core.pursuit import encoder
+from itda.core.pursuit.fixed_order import fixed_dot, scaled
+from itda.core.training.refine_step import ROWS, improved, norm, unit
 from itda.errors import SettingError
 
 PASS_TOKENS = 20_000
@@ -40,9 +37,6 @@ GUARD_TOKENS = 8_000
 
 MOMENTUM = 0.6
 """Share of the last step that is taken again: atoms that move the same way in each pass go faster."""
-
-ROWS = 4096
-"""Rows whose residuals are in memory at once. Sums go over these parts in order, so bits depend on it."""
 
 
 def pass_size(atoms: int, k: int) -> int:
@@ -69,8 +63,9 @@ def refine(
     `min_fidelity`. On the activations it was fitted on (or `GUARD_TOKENS` of them, evenly spread) the error of the
     result is never larger than before: if it were, the atoms would be returned as they came, with fidelity 1.
 
-    A function of its arguments to the bit, whatever the number of threads. Raises `SettingError` for settings out of
-    range or a dictionary that is refined already, `ActivationError` for activations that do not fit.
+    It is computed on the device of the dictionary, to which a pass's activations are copied if they are elsewhere; a
+    function of its arguments to the bit, whatever the device and the number of threads. Raises `SettingError` for
+    settings out of range or a dictionary that is refined already, `ActivationError` for activations that do not fit.
 
     >>> import itda, torch
     >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(2)))
@@ -93,10 +88,9 @@ def refine(
     part = torch.arange(min(pass_tokens, len(order)))
     parts = [order[(number * pass_tokens + part) % len(order)] for number in range(passes)]
     atoms = _fitted(dictionary, activations, parts, min_fidelity, progress)
-    new, old = atoms.double(), dictionary.atoms.cpu().double()
-    fidelity = (fixed_dot(new, old) / (_norm(new) * _norm(old))[:, 0]).clamp(-1, 1).float()
     made_with = combined(dictionary.arithmetic, [ARITHMETIC])
-    result = replace(dictionary, atoms=atoms.to(dictionary.atoms.device), fidelity=fidelity, arithmetic=made_with)
+    fidelity = _fidelity(atoms, dictionary.atoms)
+    result = replace(dictionary, atoms=atoms, fidelity=fidelity, arithmetic=made_with)
     fitted = order[: passes * pass_tokens]
     guard = activations[fitted[:: math.ceil(len(fitted) / GUARD_TOKENS)].to(activations.device)]
     if _error(result, guard) > _error(dictionary, guard):
@@ -126,74 +120,29 @@ def _fitted(
     min_fidelity: float,
     progress: Callable[[int], object],
 ) -> Float32[Tensor, "atoms d_model"]:
-    """Return the atoms after one pass over each part of the activations, on the CPU."""
-    start, device, limit = dictionary.atoms.cpu(), dictionary.atoms.device, dictionary.limits.memory
+    """Return the atoms after one pass over each part of the activations."""
+    start, limit = dictionary.atoms, dictionary.limits.memory
     atoms, velocity = start, torch.zeros_like(start)
     for part in parts:
         targets = _targets(dictionary, activations[part.to(activations.device)])
         # Plain matching pursuit: its codes cost less than those of a final fit, and atoms fitted to them do no worse.
         # In one expression, so that the encoder's Gram rows are let go of before the next ones are made.
-        code = encoder(atoms.to(device), dictionary.k, "mp", memory=limit)(targets.to(device))[0]
+        code = encoder(atoms, dictionary.k, "mp", memory=limit)(targets)[0]
         velocity = MOMENTUM * velocity + (improved(atoms, targets, code) - atoms)
-        atoms = _within(_unit(atoms + velocity, atoms), start, min_fidelity)
+        atoms = _within(unit(atoms + velocity, atoms), start, min_fidelity)
         progress(len(targets))
     return atoms
 
 
-def improved(
-    atoms: Float32[Tensor, "atoms d_model"], targets: Float[Tensor, "tokens d_model"], code: SparseCode
-) -> Float32[Tensor, "atoms d_model"]:
-    """Return atoms after one damped block step, of unit norm. With their lengths put into the codes, no residual grows.
-
-    Atoms that the codes do not use stay.
-    """
-    number, d_model = atoms.shape
-    energy = np.zeros(number)
-    gradient = np.zeros((number, d_model))
-    coefficients, indices = code.coefficients.double().cpu(), code.indices.cpu()
-    parts = [slice(start, start + ROWS) for start in range(0, len(targets), ROWS)]
-    z = targets.double().cpu()
-    for part in parts:
-        residual = (z[part] - decoded(coefficients[part], atoms, indices[part])).numpy()
-        starts, rows, uses = _by_atom(indices[part].numpy(), coefficients[part].numpy(), number)
-        over_rows(refine_kernel.gather, np.flatnonzero(np.diff(starts)), starts, rows, uses, residual, gradient)
-        energy += np.bincount(indices[part].numpy().ravel(), coefficients[part].square().numpy().ravel(), number)
-    used = energy > 0
-    step = torch.from_numpy(np.divide(gradient, energy[:, None], out=gradient, where=used[:, None])).float()
-    cross, square = [], []
-    for part in parts:
-        residual = (z[part] - decoded(coefficients[part], atoms, indices[part])).numpy()
-        change = decoded(coefficients[part], step, indices[part]).numpy()
-        products = np.empty((len(residual), 2))
-        over_rows(refine_kernel.along, np.arange(len(residual)), residual, change, products)
-        cross.append(math.fsum(products[:, 0]))
-        square.append(math.fsum(products[:, 1]))
-    damping = math.fsum(cross) / math.fsum(square) if math.fsum(square) > 0 else 0.0
-    return _unit(atoms + damping * step, atoms)
-
-
-def _by_atom(indices: np.ndarray, coefficients: np.ndarray, atoms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sort uses by atom: where each atom's begin [atoms + 1], their rows and coefficients, padding left out."""
-    flat, values = indices.ravel(), coefficients.ravel()
-    rows = np.repeat(np.arange(len(indices)), indices.shape[1])
-    real = values != 0
-    flat, values, rows = flat[real], values[real], rows[real]
-    order = np.argsort(flat, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(np.bincount(flat, minlength=atoms))])
-    return starts, rows[order], values[order]
-
-
-def _unit(
-    atoms: Float32[Tensor, "atoms d_model"], before: Float32[Tensor, "atoms d_model"]
-) -> Float32[Tensor, "atoms d_model"]:
-    """Divide each atom by its norm; where that is zero or not finite, keep the atom of `before`."""
-    moved = atoms.double()
-    norm = _norm(moved)
-    return torch.where((norm > 0) & norm.isfinite(), moved / norm, before.double()).float()
-
-
-def _norm(atoms: Float64[Tensor, "atoms d_model"]) -> Float64[Tensor, "atoms 1"]:
-    return root(fixed_dot(atoms, atoms))[:, None]
+def _fidelity(
+    atoms: Float32[Tensor, "atoms d_model"], start: Float32[Tensor, "atoms d_model"]
+) -> Float32[Tensor, " atoms"]:
+    """Return the cosine of each atom to what it was at the start, on the CPU."""
+    parts = []
+    for moved, first in zip(atoms.split(ROWS), start.split(ROWS), strict=True):
+        new, old = moved.double(), first.double()
+        parts.append((fixed_dot(new, old) / (norm(new) * norm(old))[:, 0]).clamp(-1, 1).float())
+    return torch.cat(parts).cpu()
 
 
 def _within(
@@ -202,26 +151,35 @@ def _within(
     """Turn atoms whose cosine to their start is below `least` (or negative) back to it along the shortest way."""
     if least >= 1:
         return start
-    a, o = atoms.double(), start.double()
-    o = o / _norm(o)
+    parts = zip(atoms.split(ROWS), start.split(ROWS), strict=True)  # in float64 they are twice as large
+    return torch.cat([_turned_back(moved.double(), first.double(), least).float() for moved, first in parts])
+
+
+def _turned_back(
+    a: Float64[Tensor, "atoms d_model"], o: Float64[Tensor, "atoms d_model"], least: float
+) -> Float64[Tensor, "atoms d_model"]:
+    o = o / norm(o)
     cosine = fixed_dot(a, o)[:, None]
     across = a - cosine * o
-    across = across / _norm(across).clamp(min=1e-300)
+    across = across / norm(across).clamp(min=1e-300)
     bound = min(1.0, least + 1e-6)  # atoms are float32: its rounding must not go below
     # An atom opposite to its start has no shortest way back.
-    turned = torch.where(_norm(across) > 0.5, bound * o + math.sqrt(1 - bound * bound) * across, o)
-    return torch.where(cosine < bound, turned, a).float()
+    turned = torch.where(norm(across) > 0.5, bound * o + math.sqrt(1 - bound * bound) * across, o)
+    return torch.where(cosine < bound, turned, a)
 
 
 def _targets(dictionary: ITDA, activations: Tensor) -> Float64[Tensor, "tokens d_model"]:
-    """Return x - offset, divided by one power of two that brings the largest near 1: no energy overflows."""
-    targets = target_of(activations, dictionary.d_model, dictionary.offset).cpu().double()
+    """Return x - offset, divided by one power of two that brings the largest near 1: no energy overflows.
+
+    They are on the device of the dictionary.
+    """
+    targets = target_of(activations, dictionary.d_model, dictionary.offset).to(dictionary.atoms.device).double()
     exponent = torch.frexp(targets.abs().amax()).exponent
     return scaled(targets, -exponent)
 
 
 def _error(dictionary: ITDA, activations: Tensor) -> float:
     """Return the sum of ||x - x_hat||^2 over some activations, in the units of `_targets`."""
-    shares: Float64[Tensor, " tokens"] = dictionary.decompose(activations)[1].cpu()
-    energy = _targets(dictionary, activations).double().square().sum(dim=1)
+    shares: Float64[Tensor, " tokens"] = dictionary.decompose(activations)[1].to(dictionary.atoms.device)
+    energy = torch.cat([fixed_dot(part, part) for part in _targets(dictionary, activations).split(ROWS)])
     return math.fsum((shares * energy).tolist())

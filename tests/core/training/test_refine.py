@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itda import ITDA, SparseCode, refine
-from itda.core.training.refine import ROWS, improved
+from itda.core.training.refine_step import ROWS, improved
 from itda.errors import ActivationError, SettingError
 
 ALL = pytest.mark.parametrize("pursuit", COMPILED)
