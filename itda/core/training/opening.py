@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
 from itda.core.dictionary import target_of
 from itda.core.massive import Tally, massive, median_norm
 from itda.core.training.schedule import Schedule, calibrated
 from itda.core.training.settings import TrainerSettings
+
+PART = 1024
+"""Rows whose float64 copy is in memory at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +51,22 @@ def _offset(begun: Float[Tensor, "tokens d_model"], settings: TrainerSettings) -
         return settings.offset.float()
     if len(begun) == 0:
         return None
-    # In float64, rows added in a fixed order: the same for any number of threads and on any device.
-    return (begun.cpu().double().cumsum(dim=0)[-1] / len(begun)).float()
+    return (sum_of_rows(begun) / len(begun)).float()
+
+
+def sum_of_rows(rows: Float[Tensor, "tokens d_model"]) -> Float64[Tensor, " d_model"]:
+    """Return the sum of some rows in float64, one added after the other: the same bits wherever they are.
+
+    >>> sum_of_rows(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
+    [4.0, 6.0]
+    """
+    if rows.device.type == "cpu":
+        return rows.double().cumsum(dim=0)[-1]  # a GPU's adds in another order
+    total = rows.new_zeros(rows.shape[1], dtype=torch.float64)
+    for part in rows.split(PART):
+        for row in part.double():
+            total += row
+    return total
 
 
 def _schedule(

@@ -6,6 +6,7 @@ once instead of a solve or an SVD for each: for min ||Z - S D||^2 over D, codes 
 line search along it, <R, S P> / ||S P||^2, after which the residual is never larger. Each pass has new tokens.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,8 @@ from itda.core.pursuit import encoder
 from itda.core.pursuit.fixed_order import fixed_dot, scaled
 from itda.core.training.refine_step import ROWS, improved, norm, unit
 from itda.errors import SettingError
+
+log = logging.getLogger(__name__)
 
 PASS_TOKENS = 20_000
 """The most tokens of one pass."""
@@ -96,6 +99,34 @@ def refine(
     if _error(result, guard) > _error(dictionary, guard):
         return replace(dictionary, fidelity=torch.ones(len(dictionary)))
     return result
+
+
+def refined_near(
+    kept: Float[Tensor, "tokens d_model"],
+    dictionary: ITDA,
+    passes: int,
+    min_fidelity: float,
+    progress: Callable[[int], object],
+) -> ITDA:
+    """Refine on the device of the activations if it is a GPU with room for it, else on that of the dictionary or CPU.
+
+    The bits are the same.
+    """
+    if kept.device.type != "cpu":
+        dictionary = dictionary.to(kept.device)
+    told = 0
+
+    def tell(tokens: int) -> None:
+        nonlocal told
+        told += tokens
+        progress(tokens)
+
+    try:
+        return refine(dictionary, kept, passes=passes, min_fidelity=min_fidelity, progress=tell)
+    except torch.OutOfMemoryError:
+        log.info("refinement: on the CPU, since the GPU's memory is short")
+    progress(-told)
+    return refine(dictionary.to("cpu"), kept, passes=passes, min_fidelity=min_fidelity, progress=progress)
 
 
 def _checked(activations: Rows, dictionary: ITDA) -> Float[Tensor, "tokens d_model"]:

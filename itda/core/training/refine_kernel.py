@@ -3,7 +3,7 @@
 import numpy as np
 
 from itda.core.pursuit.compiled import as_written
-from itda.core.pursuit.fixed_order_kernel import fixed_dot
+from itda.core.pursuit.fixed_order_kernel import fixed_dot, scratch
 
 
 @as_written
@@ -27,7 +27,7 @@ def gather(
 @as_written
 def along(rows: np.ndarray, residual: np.ndarray, change: np.ndarray, products: np.ndarray) -> None:
     """<residual, change> and <change, change> of some rows, into `products` [rows, 2]."""
-    terms = np.empty((residual.shape[1] + 1) // 2)
+    terms = scratch(residual.shape[1])
     for row in rows:
         left, step = residual[row], change[row]
         products[row, 0], products[row, 1] = fixed_dot(left, step, terms), fixed_dot(step, step, terms)

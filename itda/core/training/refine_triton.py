@@ -21,7 +21,7 @@ SLICE = 256
 
 
 @triton.jit
-def _add_uses(starts, rows, coefficients, residual, total, width, SLICE: tl.constexpr):
+def _add_uses(starts, rows, coefficients, residual, total, width, SLICE: tl.constexpr) -> None:
     atom = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * SLICE + tl.arange(0, SLICE)
     inside = column < width

@@ -102,6 +102,11 @@ class TrainerSettings:
         wanted = min(self.passes * PASS_TOKENS, max(1, KEPT_BYTES // (4 * self.d_model)))
         return math.ceil(self.tokens / wanted)
 
+    @property
+    def most_kept(self) -> int:
+        """Number of activations of the stream that are kept for refinement."""
+        return math.ceil(self.tokens / self.stride) if self.stride and self.tokens is not None else 0
+
     def saved(self) -> dict[str, Any]:
         """Return, as JSON values for a training state, all settings that decide the dictionary but the offset."""
         names = ("d_model", "tokens", "k", "threshold", "atoms", "pursuit", "offset_tokens", "passes", "min_fidelity")

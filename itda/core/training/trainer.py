@@ -23,7 +23,7 @@ from itda.core.training.greedy import GreedyPass
 from itda.core.training.growth import GrowOn
 from itda.core.training.kept import KeptActivations
 from itda.core.training.opening import opening_of
-from itda.core.training.refine import refine
+from itda.core.training.refine import refined_near
 from itda.core.training.schedule import Schedule
 from itda.core.training.settings import TrainerSettings
 from itda.core.training.state import TRAINER, TrainingState
@@ -120,7 +120,9 @@ class Trainer:
         self._first = FirstActivations()
         self._pass: GreedyPass | None = None
         self._schedule: Schedule | None = None
-        self._kept = KeptActivations(self.settings.stride)
+        self._kept = KeptActivations(
+            self.settings.stride, expected=self.settings.most_kept, on_cpu=self.settings.grow_on == "cpu"
+        )
 
     def __len__(self) -> int:
         return len(self._pass) if self._pass is not None else 0
@@ -199,9 +201,8 @@ class Trainer:
             dictionary = _cropped(dictionary, settings.atoms)
         if settings.passes:
             kept = self._kept.joined(settings.d_model)
-            fidelity = settings.min_fidelity
             dictionary = replace(dictionary, limits=PursuitLimits(settings.memory))
-            dictionary = refine(dictionary, kept, passes=settings.passes, min_fidelity=fidelity, progress=progress)
+            dictionary = refined_near(kept, dictionary, settings.passes, settings.min_fidelity, progress)
         return replace(dictionary, limits=NO_LIMITS).to("cpu")
 
     def state(self) -> TrainingState:
@@ -209,7 +210,7 @@ class Trainer:
         first, schedule = self._first.state(), self._schedule
         tensors = dict(first.tensors)
         if self._kept:
-            tensors["kept"] = self._kept.joined(self.settings.d_model)
+            tensors["kept"] = self._kept.joined(self.settings.d_model).to("cpu", copy=True)
         if self.settings.offset is not None:
             tensors["offset"] = self.settings.offset.cpu().clone()
         values = {
