@@ -1,11 +1,16 @@
 """Two ways to compile a loop: one keeps every rounding, the other is faster and may change the last bits.
 
+What numba keeps of a loop has the loops that it calls in it, but numba looks at the source of the one alone. So what is
+kept here is kept for one state of all of them: else a loop that was changed would live on in its callers.
+
 `unwrap`: what checks annotations in the test run would be in the way of the compiler.
 """
 
+import hashlib
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -14,6 +19,18 @@ from numba.core import types
 from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _state_of_sources() -> str:
+    """Hash the modules whose loops are called by others."""
+    folder, hasher = Path(__file__).parent, hashlib.sha256()
+    for path in sorted((*folder.glob("*_kernel.py"), folder / "lanes.py", folder / "compiled.py")):
+        with suppress(OSError):  # a package in an archive has no such files, and does not change
+            hasher.update(path.read_bytes())
+    return hasher.hexdigest()
+
+
+SOURCES = _state_of_sources()
 
 
 def as_written(function: F) -> F:
@@ -38,6 +55,7 @@ def _compiled(function: F, **options: Any) -> F:
     except RuntimeError:  # no folder for compiled code can be written to: then each process compiles for itself
         return cast(F, numba.njit(**options)(inspect.unwrap(function)))
     cache: Any = made._cache  # pyright: ignore[reportAttributeAccessIssue]
+    cache._cache_file._source_stamp = (cache._cache_file._source_stamp, SOURCES)
     keep, find = cache.save_overload, cache.load_overload
 
     def find_if_readable(*entry: Any) -> Any:

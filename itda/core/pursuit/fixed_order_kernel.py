@@ -6,10 +6,12 @@ No function here may be compiled with fast-math flags: a contracted or reordered
 # pyright: reportCallIssue=false
 # The compiler passes the context that functions of `lanes` ask for.
 
+from typing import Any
+
 import numpy as np
 
-from itda.core.pursuit.compiled import as_written
-from itda.core.pursuit.lanes import GROUP, dot_of_lanes, sum_of_lanes
+from itda.core.pursuit.compiled import as_written, inlined
+from itda.core.pursuit.lanes import GROUP, dot_of_lanes, pointer_to, sum_of_lanes
 
 DEPENDENT = 1e-10  # `subtraction.DEPENDENT`; a test compares them
 LANES = 256  # `fixed_order.LANES`, likewise
@@ -21,27 +23,29 @@ def scratch(width: int) -> np.ndarray:
     return np.empty(max(LANES, width // 2), np.float64)
 
 
-@as_written
+@inlined
 def fixed_dot(a: np.ndarray, b: np.ndarray, terms: np.ndarray) -> float:
     """Return <a, b> in the order of `fixed_order.fixed_sum`. `terms` is scratch, made by `scratch(len(a))`."""
-    if len(a) <= LANES:
-        return _narrow_dot(a, b, terms)
-    _first_folds(a, b, terms)
-    width = LANES
-    while 4 * width < len(a):
-        width *= 2
-    while width > LANES:
+    return _dot(pointer_to(a), pointer_to(b), len(a), pointer_to(terms))
+
+
+@as_written
+def _dot(a: Any, b: Any, width: int, terms: Any) -> float:
+    if width <= LANES:
+        return _narrow_dot(a, b, width, terms)
+    quarter = _quarter(width)
+    _first_folds(a, b, width, quarter, terms)
+    while quarter > LANES:
         # Two folds at a time, without a way through memory between them.
-        half, quarter = width // 2, max(LANES, width // 4)
-        if quarter < half:
-            t0, t1, t2, t3 = terms[:quarter], terms[quarter:half], terms[half : 3 * quarter], terms[3 * quarter : width]
+        half, quarter = quarter // 2, quarter // 4
+        if half > LANES:
             for i in range(quarter):
-                t0[i] = (t0[i] + t2[i]) + (t1[i] + t3[i])
+                first = terms[i] + terms[half + i]
+                terms[i] = first + (terms[quarter + i] + terms[half + quarter + i])
         else:
-            t0, t1 = terms[:half], terms[half:width]
+            quarter = half
             for i in range(half):
-                t0[i] += t1[i]
-        width = quarter
+                terms[i] += terms[half + i]
     s0 = sum_of_lanes(terms, 0) + sum_of_lanes(terms, 128)
     s1 = sum_of_lanes(terms, 32) + sum_of_lanes(terms, 160)
     s2 = sum_of_lanes(terms, 64) + sum_of_lanes(terms, 192)
@@ -50,15 +54,24 @@ def fixed_dot(a: np.ndarray, b: np.ndarray, terms: np.ndarray) -> float:
 
 
 @as_written
-def _narrow_dot(a: np.ndarray, b: np.ndarray, terms: np.ndarray) -> float:
+def _quarter(width: int) -> int:
+    """Return a quarter of the next power of two, but 256 at least."""
+    quarter = LANES
+    while 4 * quarter < width:
+        quarter *= 2
+    return quarter
+
+
+@as_written
+def _narrow_dot(a: Any, b: Any, width: int, terms: Any) -> float:
     """Return <a, b> for at most 256 numbers: lanes that have none hold 0."""
-    groups = len(a) // GROUP
+    groups = width // GROUP
     for group in range(groups):
         terms[group] = dot_of_lanes(a, b, GROUP * group)
-    if GROUP * groups < len(a):
+    if GROUP * groups < width:
         for i in range(8, 8 + GROUP):
             terms[i] = 0.0
-        for i in range(GROUP * groups, len(a)):
+        for i in range(GROUP * groups, width):
             terms[8 + i - GROUP * groups] = np.float64(a[i]) * np.float64(b[i])
         terms[groups] = sum_of_lanes(terms, 8)
         groups += 1
@@ -69,37 +82,35 @@ def _narrow_dot(a: np.ndarray, b: np.ndarray, terms: np.ndarray) -> float:
 
 
 @as_written
-def _first_folds(a: np.ndarray, b: np.ndarray, terms: np.ndarray) -> None:
-    """Fold the products of more than 256 numbers to a quarter of the next power of two, but to 256 at least."""
-    # Slices, for an index that may be negative keeps a loop from being vectorised.
-    width = LANES
-    while 4 * width < len(a):
-        width *= 2
-    a0, a1, a2, a3 = a[:width], a[width : 2 * width], a[2 * width : 3 * width], a[3 * width :]
-    b0, b1, b2, b3 = b[:width], b[width : 2 * width], b[2 * width : 3 * width], b[3 * width :]
-    four, three, two = len(a3), len(a2), len(a1)
+def _first_folds(a: Any, b: Any, width: int, quarter: int, terms: Any) -> None:
+    """Fold the products of more than 256 numbers to `quarter` of them: two folds, or one to 256."""
+    # How many lanes get four numbers, three at least, and two.
+    four = max(0, width - 3 * quarter)
+    three = max(0, min(quarter, width - 2 * quarter))
+    two = min(quarter, width - quarter)
+    half = 2 * quarter
     for i in range(four):
-        first = np.float64(a0[i]) * np.float64(b0[i]) + np.float64(a2[i]) * np.float64(b2[i])
-        second = np.float64(a1[i]) * np.float64(b1[i]) + np.float64(a3[i]) * np.float64(b3[i])
-        terms[i] = first + second
-    a0, a1, a2, b0, b1, b2 = a0[four:], a1[four:], a2[four:], b0[four:], b1[four:], b2[four:]
-    part = terms[four:three]
-    for i in range(len(part)):
-        first = np.float64(a0[i]) * np.float64(b0[i]) + np.float64(a2[i]) * np.float64(b2[i])
-        part[i] = first + np.float64(a1[i]) * np.float64(b1[i])
-    a0, a1, b0, b1 = a0[three - four :], a1[three - four :], b0[three - four :], b1[three - four :]
-    part = terms[three:two]
-    for i in range(len(part)):
-        part[i] = np.float64(a0[i]) * np.float64(b0[i]) + np.float64(a1[i]) * np.float64(b1[i])
-    a0, b0, part = a0[two - three :], b0[two - three :], terms[two:width]
-    for i in range(len(part)):
-        part[i] = np.float64(a0[i]) * np.float64(b0[i])
+        first = np.float64(a[i]) * np.float64(b[i]) + np.float64(a[half + i]) * np.float64(b[half + i])
+        j = quarter + i
+        terms[i] = first + (np.float64(a[j]) * np.float64(b[j]) + np.float64(a[half + j]) * np.float64(b[half + j]))
+    for i in range(four, three):
+        first = np.float64(a[i]) * np.float64(b[i]) + np.float64(a[half + i]) * np.float64(b[half + i])
+        terms[i] = first + np.float64(a[quarter + i]) * np.float64(b[quarter + i])
+    for i in range(three, two):
+        terms[i] = np.float64(a[i]) * np.float64(b[i]) + np.float64(a[quarter + i]) * np.float64(b[quarter + i])
+    for i in range(two, quarter):
+        terms[i] = np.float64(a[i]) * np.float64(b[i])
+
+
+@inlined
+def subtract_atom(residual: np.ndarray, coefficient: float, atom: np.ndarray) -> None:
+    """Subtract coefficient * atom from the residual, in place."""
+    _subtract(pointer_to(residual), coefficient, pointer_to(atom), len(residual))
 
 
 @as_written
-def subtract_atom(residual: np.ndarray, coefficient: float, atom: np.ndarray) -> None:
-    """Subtract coefficient * atom from the residual, in place."""
-    for i in range(len(residual)):
+def _subtract(residual: Any, coefficient: float, atom: Any, width: int) -> None:
+    for i in range(width):
         residual[i] -= coefficient * np.float64(atom[i])
 
 

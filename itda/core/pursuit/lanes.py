@@ -15,42 +15,49 @@ GROUP = 32
 
 
 @intrinsic
-def sum_of_lanes(_context: Any, array: Any, at: Any) -> Any:
-    """Return the sum of array[at : at + 32], of a contiguous float64 array, folded in halves."""
-    _check(array)
+def pointer_to(_context: Any, array: Any) -> Any:
+    """Return the address of the first number of a contiguous array of floats.
+
+    A pointer is passed on without counting references, and an index of it is never taken from the end.
+    """
+    if not isinstance(array, types.Array) or array.layout != "C" or not isinstance(array.dtype, types.Float):
+        raise TypingError(f"numbers are read from a contiguous array of floats, not from {array}")
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _folded(builder, _loaded(context, builder, signature.args[0], arguments[0], arguments[1]))
+        return context.make_array(signature.args[0])(context, builder, arguments[0]).data
 
-    return types.float64(array, at), code
+    return types.CPointer(array.dtype)(array), code
+
+
+@intrinsic
+def sum_of_lanes(_context: Any, numbers: Any, at: Any) -> Any:
+    """Return the sum of numbers[at : at + 32], float64, folded in halves."""
+
+    def code(_context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _folded(builder, _loaded(builder, signature.args[0], arguments[0], arguments[1]))
+
+    return types.float64(numbers, at), code
 
 
 @intrinsic
 def dot_of_lanes(_context: Any, a: Any, b: Any, at: Any) -> Any:
-    """Return the sum of a[at : at + 32] * b[at : at + 32], of contiguous arrays of floats, folded in halves."""
-    _check(a)
-    _check(b)
+    """Return the sum of a[at : at + 32] * b[at : at + 32], in float64, folded in halves."""
 
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def code(_context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         first, second = (
-            _loaded(context, builder, kind, array, arguments[2])
-            for kind, array in zip(signature.args[:2], arguments[:2], strict=True)
+            _loaded(builder, kind, pointer, arguments[2])
+            for kind, pointer in zip(signature.args[:2], arguments[:2], strict=True)
         )
         return _folded(builder, builder.fmul(first, second))
 
     return types.float64(a, b, at), code
 
 
-def _check(array: Any) -> None:
-    if not isinstance(array, types.Array) or array.layout != "C" or not isinstance(array.dtype, types.Float):
-        raise TypingError(f"lanes are read from a contiguous array of floats, not from {array}")
-
-
-def _loaded(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
+def _loaded(builder: Any, kind: Any, pointer: Any, at: Any) -> Any:
     """Load 32 numbers as float64."""
-    data = builder.gep(context.make_array(kind)(context, builder, array).data, [at])
-    pointer = builder.bitcast(data, ir.VectorType(data.type.pointee, GROUP).as_pointer())
-    numbers = builder.load(pointer, align=kind.dtype.bitwidth // 8)
+    start = builder.gep(pointer, [at])
+    lanes = builder.bitcast(start, ir.VectorType(start.type.pointee, GROUP).as_pointer())
+    numbers = builder.load(lanes, align=kind.dtype.bitwidth // 8)
     double = ir.VectorType(ir.DoubleType(), GROUP)
     return numbers if numbers.type == double else builder.fpext(numbers, double)
 

@@ -4,6 +4,7 @@ import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
 import numba
 import numpy as np
@@ -233,6 +234,22 @@ def test_where_no_compiled_code_can_be_kept_it_is_compiled_all_the_same(monkeypa
     monkeypatch.setattr(numba, "njit", no_folder)
     assert compiled.may_reorder(twice)(3.0) == 6.0
     assert asked == [True, False]
+
+
+def test_compiled_code_is_kept_for_one_state_of_all_loops_since_a_change_of_one_changes_its_callers(monkeypatch):
+    def twice(x: float) -> float:
+        return 2 * x
+
+    def made() -> tuple[int, int]:
+        function: Any = compiled.as_written(twice)
+        assert function(3.0) == 6.0
+        return sum(function.stats.cache_hits.values()), sum(function.stats.cache_misses.values())
+
+    monkeypatch.setattr(compiled, "SOURCES", "these")
+    made()
+    assert made() == (1, 0)
+    monkeypatch.setattr(compiled, "SOURCES", "others")
+    assert made() == (0, 1)
 
 
 def test_the_compiled_constants_are_those_of_plain():
