@@ -42,7 +42,9 @@ def free_device_memory(device: torch.device) -> int:
         return UNKNOWN
     import torch
 
-    return torch.cuda.mem_get_info(device)[0]
+    # What torch holds and does not use is free for a tensor, though not for another process.
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 def cache_folder() -> Path:

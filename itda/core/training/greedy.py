@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from itda.core.batch import ActivationBatch
 from itda.core.dictionary import ITDA, target_of
 from itda.core.labels import Labels
 from itda.core.training.growth import Growth, growth_for
+from itda.core.training.schedule import AIM
 from itda.core.training.settings import TrainerSettings
 from itda.core.training.state import PASS, TrainingState
 
@@ -120,7 +122,10 @@ class GreedyPass:
 
     def _new_growth(self, threshold: float) -> Growth:
         s = self.settings
-        return self._make(s.d_model, s.k, threshold, s.pursuit, s.most, s.block_size, s.memory)
+        growth = self._make(s.d_model, s.k, threshold, s.pursuit, s.most, s.block_size, s.memory)
+        if s.atoms is not None:
+            growth.expect(math.ceil(AIM * s.atoms))
+        return growth
 
     def _move_to(self, device: torch.device) -> None:
         """Grow on in the way that fits activations of this device; what has grown so far comes along."""

@@ -67,6 +67,10 @@ class Growth(Protocol):
         """Number of Gram matrix rows that fit into memory."""
         ...
 
+    def expect(self, atoms: int) -> None:
+        """Make room for about so many atoms at once, where room is made by copying what is there."""
+        ...
+
     def offer(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
         """Go through some targets in order; return the rows that were appended."""
         ...

@@ -67,6 +67,9 @@ class AnyGrowth:
         """Return codes in the dictionary so far, with the full k, and the error of each target."""
         return pursue(targets, self.atoms.to(targets.device), self.k, self.pursuit)
 
+    def expect(self, atoms: int) -> None:
+        """Do nothing: there is no Gram matrix to make room for."""
+
     def offer(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
         """Go through some targets in order; return the rows that were appended."""
         self._room = self._room.to(targets.device)

@@ -77,6 +77,9 @@ class CpuGrowth:
         """Return codes in the dictionary so far, with the full k, and the error of each target."""
         return GramEncoder(self.gram, self.k, self.pursuit)(targets.cpu())
 
+    def expect(self, atoms: int) -> None:
+        """Do nothing: the Gram matrix grows in its place."""
+
     def offer(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
         """Go through some targets in order; return the rows that were appended."""
         targets = targets.cpu()

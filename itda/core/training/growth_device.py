@@ -63,6 +63,7 @@ class DeviceGrowth:
         self._atoms = GrowingAtoms(torch.empty(0, d_model, dtype=torch.float32), 0)
         self._novelty: list[Tensor] = []
         self._rows, self._adapts = block_size or FIRST_ROWS, block_size is None
+        self._expected = 0
         self._on_cpu: CpuGrowth | None = None
 
     @staticmethod
@@ -109,6 +110,10 @@ class DeviceGrowth:
             return self._on_cpu.encode(targets)
         return pursue(targets, self.atoms.to(targets.device), self.k, self.pursuit)
 
+    def expect(self, atoms: int) -> None:
+        """Make room for the Gram matrix of so many atoms at the first block, if there is as much memory."""
+        self._expected = atoms
+
     def offer(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
         """Go through some targets in order; return the rows that were appended."""
         self._move_to(targets.device)
@@ -130,7 +135,11 @@ class DeviceGrowth:
         self._on_cpu = None
 
     def _offer_block(self, targets: Float[Tensor, "batch d_model"], most: int) -> list[int]:
-        self._atoms.reserve(self.number + len(targets))
+        number, expected = (
+            self.number + len(targets),
+            self._expected + rows_of_a_block(self._expected, targets.shape[1]),
+        )
+        self._atoms.reserve(expected if expected > number and self._fits(expected, targets.device) else number)
         block = Block(targets, self._atoms, self.k, self._threshold, refit=rules_of(self.pursuit) is MP_REFIT)
         rows = block.settle(most)
         self._atoms.number += len(rows)

@@ -50,6 +50,9 @@ class PlainGrowth:
         """Codes in the dictionary so far, to the full k."""
         return pursue(targets, self.atoms, self.k, self.pursuit)
 
+    def expect(self, atoms: int) -> None:
+        """Do nothing: there is no Gram matrix."""
+
     def offer(self, targets: Float[Tensor, "batch d_model"]) -> list[int]:
         """Go through some targets in order; returns those that were appended."""
         self._atoms = self._atoms.to(targets.device)

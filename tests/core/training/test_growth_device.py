@@ -128,6 +128,15 @@ def test_where_the_gram_matrix_does_not_fit_it_grows_on_on_the_cpu(pursuit, capl
     assert "growth: on the CPU from " in caplog.text
 
 
+def test_room_for_the_atoms_expected_is_made_at_once_where_it_fits():
+    for memory, room in ((None, 90 + 4096), (2 * 400**2, 64)):
+        grown = DeviceGrowth(16, 4, 0.1, "mp", None, 64, memory)
+        grown.expect(90)
+        grown.offer(coherent()[:64])
+        assert len(grown._atoms.gram) == room
+        assert same_bits(grown.atoms, plain_growth(coherent()[:64], 4, 0.1, "mp", None)[1])
+
+
 def test_pursuits_are_taken_up_where_they_change_and_few_are_done_again(monkeypatch):
     steps, change = [], block.first_change
 
