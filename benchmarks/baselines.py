@@ -5,7 +5,7 @@ with the dictionary per step, no temporary that can be reused. The others are li
 each does differently. Where a side can take the Gram matrix ready made, it gets it, and no timing includes making it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.util import find_spec
@@ -47,13 +47,26 @@ def _textbook(x: Tensor, atoms: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return code, residual
 
 
-@torch.no_grad()
 def textbook_training(
     x: Tensor, k: int, threshold: float, batch_size: int, atoms: int | None = None
 ) -> tuple[Tensor, int]:
-    """The textbook's dictionary: all misses of a batch are appended at once. Also how many activations it took.
+    """The textbook's dictionary, and how many activations it took. Stops at `atoms` atoms."""
+    found = x.new_empty(0, x.shape[1]), 0
+    for seen, dictionary in textbook_batches(x, k, threshold, batch_size, atoms):
+        found = dictionary, seen
+        if len(dictionary) == atoms:
+            break
+    return found
 
-    A miss leaves more than `threshold` of its energy unexplained. Stops at `atoms` atoms.
+
+@torch.no_grad()
+def textbook_batches(
+    x: Tensor, k: int, threshold: float, batch_size: int, atoms: int | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """The textbook's procedure: all misses of a batch are appended at once, while there are fewer than `atoms` atoms.
+
+    Gives the number of activations so far and the dictionary, after each batch. A miss leaves more than `threshold` of
+    its energy unexplained.
     """
     dictionary, seen = x.new_empty(0, x.shape[1]), 0
     for batch in x.split(batch_size):
@@ -62,10 +75,10 @@ def textbook_training(
         # The loop has the residual at hand: no need to decode.
         left = _textbook(batch, dictionary, k)[1].square().sum(dim=1) if len(dictionary) else energy
         missed = batch[(left > threshold * energy) & (energy > 0)]
-        dictionary = torch.cat([dictionary, missed / missed.norm(dim=1, keepdim=True)])
-        if atoms is not None and len(dictionary) >= atoms:
-            return dictionary[:atoms], seen
-    return dictionary, seen
+        missed = missed[: None if atoms is None else atoms - len(dictionary)]
+        if len(missed):
+            dictionary = torch.cat([dictionary, missed / missed.norm(dim=1, keepdim=True)])
+        yield seen, dictionary
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +143,7 @@ def _sae_lens(problem: Problem) -> Encode:
     sae = lens.MatchingPursuitSAE(
         lens.MatchingPursuitSAEConfig(**{name: value for name, value in wanted.items() if name in known})
     )
+    sae.to(problem.atoms.device)
     sae.W_dec.data = problem.atoms
     sae.eval()
     return torch.no_grad()(sae.encode)

@@ -178,6 +178,17 @@ class Results:
         self._keep(row)
         return row
 
+    def compact(self) -> None:
+        """Leave rows out of NAME.jsonl that later ones of the same key and machine have replaced."""
+        latest: dict[str, str] = {}
+        for line in self._log.read_text(encoding="utf-8").splitlines() if self._log.exists() else []:
+            with suppress(json.JSONDecodeError):
+                row = json.loads(line)
+                latest[_name({"key": row["key"], "machine": row["machine"]})] = line
+        made = self._log.with_suffix(".new")
+        made.write_text("".join(line + "\n" for line in latest.values()), encoding="utf-8")
+        made.replace(self._log)
+
     @property
     def rows(self) -> list[dict[str, Any]]:
         """All rows of this machine, the latest of each key."""

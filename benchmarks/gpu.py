@@ -1,203 +1,244 @@
-"""How fast is encoding on a GPU, beside the textbook loop on the same card, and how near to what the card allows?
+"""How fast is itda on a GPU, beside the textbook on the same card? All of it by one command, in under eight minutes.
 
-    python benchmarks/gpu.py [--rows 4096] [--atoms 16384] [--k 40] [--widths 768,4096] [--repeats 10] [--out gpu.md]
+    python benchmarks/gpu.py [--parts encode,train,...] [--minutes 8] [--fresh] [--out FILE.md]
+    python benchmarks/gpu.py --device cpu --quick        # small sizes on a CPU: does the script run?
 
-Activations and atoms are random directions, and once more with a mean direction in common, as raw activations have.
-Sides, all in float32 without TF32 unless they say so, timed in turn after one call to warm up, medians:
+Parts, what matters most first:
 
-- textbook: r D^T, abs and argmax at every step, dense codes, no Gram matrix;
-- plain: the oracle, `itda.core.pursuit.plain`; torch: `gram_torch` with a kept Gram matrix; GpuPursuit: the way
-  that it takes; fast: its approximate mode, TF32 allowed; product: r D^T once, which no exact pursuit can do without;
-- Gram: computing the Gram matrix, which a dictionary needs once.
+- encode: 4,096 activations by 16,384 and 65,536 atoms, beside the textbook's loop and one product;
+- train: growth to about 16,000 atoms, raw and centred activations, beside the textbook's batches, to equal size and
+  over equal tokens; its first atoms beside the CPU's, bit by bit;
+- model: `itda train` for the 12 layers of a model of GPT-2 small's shape at once, 1.28 million tokens, mode paper;
+- profile: where the time of both goes, by part and by kernel;
+- streaming: blocks of Llama-3.1-405B's shape on 24 GB of the card, by benchmarks/streaming.py;
+- commands: `itda` commands on the card and on the CPU, by benchmarks/gpu_commands.py;
+- saelens: SAELens' matching pursuit, where it is installed;
+- best: as model, in mode best.
 
-The roofline is that of an H200 at 60 TF/s in float32 and 4.3 TB/s: one product, then m numbers read per row and step.
-The last column compares a sample of rows with `plain` on the CPU: every bit where that is promised, else the atoms.
-Needs CUDA; without it, exit status 2.
+Each part runs in a process of its own and has so many seconds; whatever was measured is in FILE.jsonl at once, and the
+tables in FILE.md are written anew. A run that is cut off at any time loses nothing; the next one goes on with what was
+not begun, then with what failed or was cut off. Figures are of the card and the day that stand beside them. The targets
+of the first table are for an H100 or H200.
+
+It needs torch with CUDA, numba, NumPy, psutil and jaxtyping; model and best also transformers, pyarrow, tyro and tqdm,
+and commands all that itda needs. It asks no network. On a machine that has not all of these, put the wheels of what is
+missing into a folder beforehand and name the folder, and this checkout's, in PYTHONPATH:
+
+    pip download --only-binary=:all: --no-deps -d wheels tyro docstring-parser typeguard datasets
+    pip install --no-index --no-deps --target site wheels/*.whl && PYTHONPATH=$PWD:site python benchmarks/gpu.py
+
+With TRITON_INTERPRET=1, `--device cpu --sizes minute` takes the kernels through Triton's interpreter.
 """
 
 import argparse
-import platform
-import statistics
+import contextlib
+import importlib
+import json
+import os
+import queue
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
-from datetime import date
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import NamedTuple
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
+from common import Results, arguments_for, results_for
+from gpu_clock import card_of
+from gpu_report import CUT_OFF, DONE, FAILED, report
 
-from itda.core.code import SparseCode
-from itda.core.pursuit import gram_torch, plain
-from itda.core.pursuit.fixed_order import full_precision_products
-from itda.core.pursuit.gram_gpu import GpuPursuit, same
-
-FLOPS, BYTES = 60e12, 4.3e12
-"""An H200's peak rates: float32 operations, and bytes of memory, per second."""
-
-SAMPLE = 128
-HEADER = "| data | side | ms | activations/s | textbook / side | share of roofline | peak GiB | like plain |"
+Task = dict[str, Any]
+Tell = Callable[[Task, dict[str, Any], str], None]
+"""Takes a task, what is measured of it so far, and the state that it is in."""
 
 
-class Side(NamedTuple):
-    """One way to encode; `exact` if its bits are promised to be those of `plain`."""
+class Part(NamedTuple):
+    """Tasks and their measurement are functions and tables of a module."""
 
-    call: Callable[[torch.Tensor], tuple[SparseCode, torch.Tensor] | torch.Tensor]
-    exact: bool = False
+    module: str
+    seconds: int
+    """The most that it may take in the full size."""
+    sizes: str = "SIZES"
+    measure: str = "measure"
 
+    def tasks(self, sizes: str) -> list[Task]:
+        """What is measured."""
+        return getattr(importlib.import_module(self.module), self.sizes)[sizes]
 
-def textbook(x: torch.Tensor, atoms: torch.Tensor, k: int) -> torch.Tensor:
-    """Matching pursuit as most code has it: dense codes [batch, atoms]."""
-    residual, codes = x.clone(), x.new_zeros(len(x), len(atoms))
-    with full_precision_products(x.device):
-        for _ in range(k):
-            scores = residual @ atoms.T
-            best = scores.abs().argmax(dim=1, keepdim=True)
-            a = scores.gather(1, best)
-            codes.scatter_add_(1, best, a)
-            residual -= a * atoms[best.squeeze(1)]
-    return codes
+    def measurement(self) -> Callable[..., None]:
+        return getattr(importlib.import_module(self.module), self.measure)
 
 
-def product(x: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
-    with full_precision_products(x.device):
-        return x @ atoms.T
+PARTS = {
+    "encode": Part("gpu_encode", 90),
+    "train": Part("gpu_train", 150),
+    "model": Part("gpu_model", 300),
+    "profile": Part("gpu_profile", 60),
+    "streaming": Part("gpu_others", 120, "STREAMING", "streaming"),
+    "commands": Part("gpu_others", 90, "COMMANDS", "commands"),
+    "saelens": Part("gpu_encode", 40, "LENS", "measure_lens"),
+    "best": Part("gpu_model", 300, "BEST"),
+}
+MEASURING = "measuring"
 
 
-def directions(number: int, width: int, seed: int, coherent: bool, device: torch.device) -> torch.Tensor:
-    """Unit rows [number, width]; coherent ones have a mean cosine of 0.8 or so."""
-    random = torch.Generator().manual_seed(seed)
-    rows = torch.randn(number, width, generator=random)
-    if coherent:
-        rows += 2 * torch.randn(1, width, generator=torch.Generator().manual_seed(0))
-    return torch.nn.functional.normalize(rows, dim=1).to(device)
+def measure_here(order: dict[str, Any], tell: Tell) -> bool:
+    """Measure tasks of one part in this process; False if one failed, and with it perhaps the GPU's state."""
+    device, part = torch.device(order["device"]), PARTS[order["part"]]
+    for task in order["tasks"]:
+        values: dict[str, Any] = {}
+        tell(task, values, MEASURING)
+
+        def emit(task: Task = task, values: dict[str, Any] = values, **found: Any) -> None:
+            values |= found
+            tell(task, values, MEASURING)
+
+        try:
+            part.measurement()(task, device, emit)
+        except Exception as error:
+            traceback.print_exc()
+            line = (str(error).strip() or repr(error)).splitlines()[0]
+            tell(task, values, f"{FAILED}: {type(error).__name__}: {line[:150]}")
+            return False
+        tell(task, values, DONE)
+    return True
 
 
-def milliseconds(call: Callable[[], object], device: torch.device) -> float:
-    """By the device's own clock."""
-    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    with torch.cuda.device(device):
-        start.record()
-        call()
-        stop.record()
-        stop.synchronize()
-    return start.elapsed_time(stop)
+def measure_in_a_child(order: dict[str, Any], seconds: float, tell: Tell) -> None:
+    """Measure tasks of one part in a process of their own, another one after each that failed, for so many seconds."""
+    deadline, left = time.monotonic() + seconds, list(order["tasks"])
+    while left and time.monotonic() < deadline:
+        begun: dict[str, Any] | None = None
+        for begun in _lines({**order, "tasks": left}, deadline):
+            tell(begun["task"], begun["values"], begun["state"])
+            if begun["task"] in left:
+                left.remove(begun["task"])
+        late = time.monotonic() >= deadline
+        state = f"{CUT_OFF} after {seconds:.0f} s" if late else f"{FAILED}: its process ended"
+        if begun is None:  # it never came to the first task
+            begun = {"task": left.pop(0), "values": {}, "state": MEASURING}
+        if begun["state"] == MEASURING:
+            tell(begun["task"], begun["values"], state)
 
 
-def agreement(side: Side, x: torch.Tensor, expected: tuple[SparseCode, torch.Tensor], atoms: int) -> str:
-    """With what `plain` gives on the CPU: all bits, or the share of rows for which the same atoms were picked."""
-    found = side.call(x)
-    if isinstance(found, torch.Tensor):
-        dense = found.cpu()
-    else:
-        code, left = found
-        code = SparseCode(code.indices.cpu(), code.coefficients.cpu(), code.count.cpu())
-        if side.exact:
-            return "every bit" if same((code, left.cpu()), expected) else "NOT TO THE BIT"
-        dense = code.dense(atoms)
-    rows = ((dense != 0) == (expected[0].dense(atoms) != 0)).all(dim=1)
-    return f"atoms in {100 * rows.double().mean().item():.1f}% of rows"
+def _lines(order: dict[str, Any], deadline: float) -> Iterator[dict[str, Any]]:
+    """What a child says, until it ends or time is out; it is ended in any case, with all processes that it started."""
+    command = [sys.executable, __file__, "--child", json.dumps(order)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
+    said: queue.Queue[str | None] = queue.Queue()
 
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.put(line)
+        said.put(None)
 
-def sides_for(atoms: torch.Tensor, k: int) -> dict[str, Side]:
-    """What is measured."""
-    gram = gram_torch.gram_of(atoms)
-    best = GpuPursuit(atoms, k)
-    sides = {
-        "textbook": Side(lambda x: textbook(x, atoms, k)),
-        "plain": Side(lambda x: plain.pursue(x, atoms, k), exact=True),
-        "torch": Side(lambda x: gram_torch.pursue(x, atoms, k, gram=gram), exact=True),
-        "GpuPursuit": Side(best, exact=True),
-    }
-    return sides | ({"fast": Side(GpuPursuit(atoms, k, fast=True))} if best.method.startswith("triton") else {})
-
-
-def measure(
-    data: str, x: torch.Tensor, atoms: torch.Tensor, k: int, repeats: int, timer: Callable = milliseconds
-) -> tuple[list[str], list[str]]:
-    """The lines of the table for one dictionary, and what the log of a run would say of the pursuits used."""
-    sides = sides_for(atoms, k)
-    expected = plain.pursue(x[:SAMPLE].cpu(), atoms.cpu(), k)
-    agreements = {name: agreement(side, x[:SAMPLE], expected, len(atoms)) for name, side in sides.items()}
-    # Only now: a first call may show that a kernel is not to be used.
-    notes = [side.call.description for side in sides.values() if isinstance(side.call, GpuPursuit)]
-    calls: dict[str, Callable[[], object]] = {name: lambda side=side: side.call(x) for name, side in sides.items()}
-    calls |= {"product": lambda: product(x, atoms), "Gram": lambda: gram_torch.gram_of(atoms)}
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    peak = {}
-    for name, call in calls.items():
-        if x.is_cuda:
-            torch.cuda.reset_peak_memory_stats(x.device)
-        call()
-        peak[name] = torch.cuda.max_memory_allocated(x.device) if x.is_cuda else 0
-    for _ in range(repeats):
-        for name, call in calls.items():
-            taken[name].append(timer(call, x.device))
-    (m, d), rows = atoms.shape, len(x)
-    least = 1e3 * (2 * rows * m * d / FLOPS + 4 * rows * m * k / BYTES)
-    lines = []
-    for name, times in taken.items():
-        ms = statistics.median(times)
-        encodes = name in sides
-        cells = [
-            *(data, name, f"{ms:.1f}", f"{1e3 * rows / ms:,.0f}" if encodes else "-"),
-            f"{statistics.median(t / s for t, s in zip(taken['textbook'], times, strict=True)):.1f}"
-            if encodes
-            else "-",
-            f"{100 * least / ms:.0f}% of {least:.1f} ms" if encodes else "-",
-            *(f"{peak[name] / 2**30:.2f}", agreements.get(name, "-")),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines, notes
-
-
-def about(arguments: argparse.Namespace, device: torch.device) -> list[str]:
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     try:
-        triton = f"Triton {version('triton')}"
-    except PackageNotFoundError:
-        triton = "no Triton"
-    card = torch.cuda.get_device_properties(device)
-    return [
-        f"{card.name} ({card.total_memory / 2**30:.0f} GiB, {card.multi_processor_count} SMs), "
-        f"torch {torch.__version__}, CUDA {torch.version.cuda}, {triton}, Python {platform.python_version()}, "
-        f"{date.today().isoformat()}.",
-        f"{arguments.rows:,} activations, {arguments.atoms:,} atoms, k = {arguments.k}, pursuit mp, "
-        f"medians of {arguments.repeats}; agreement with plain on {min(SAMPLE, arguments.rows)} rows.",
-    ]
+        while True:
+            try:
+                line = said.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                return
+            if line is None:
+                return
+            yield json.loads(line)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        reader.join()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=4096)
-    parser.add_argument("--atoms", type=int, default=16384)
-    parser.add_argument("--k", type=int, default=40)
-    parser.add_argument("--widths", type=lambda text: [int(d) for d in text.split(",")], default=[768, 4096])
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu.md")
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        print(
-            "benchmarks/gpu.py: this torch finds no CUDA device; run it where there is an NVIDIA GPU and a CUDA torch.",
-            file=sys.stderr,
-        )
+def be_child(order: dict[str, Any]) -> int:
+    """Measure, and say on the standard output what was found; what others print goes to the standard error."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+    def tell(task: Task, values: dict[str, Any], state: str) -> None:
+        out.write(json.dumps({"task": task, "values": values, "state": state}) + "\n")
+        out.flush()
+
+    return 0 if measure_here(order, tell) else 1
+
+
+def _end_with(parent: int) -> None:
+    """End this process and all that it started as soon as the parent has ended."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.killpg(0, signal.SIGKILL)
+
+
+def run(arguments: argparse.Namespace, results: Results) -> None:
+    """All parts that were asked for: first what was never begun, then what failed or was cut off."""
+    card = card_of(torch.device(arguments.device))
+    wanted = {name: PARTS[name].tasks(arguments.sizes) for name in arguments.parts}
+    ends = time.monotonic() + 60 * arguments.minutes
+
+    def write() -> None:
+        results.write(report(results, wanted, card))
+
+    def state_of(name: str, task: Task) -> str | None:
+        row = results.find({"part": name, "card": card, **task})
+        return row["state"] if row else None
+
+    write()
+    begun = {name: [(task, state_of(name, task)) for task in tasks] for name, tasks in wanted.items()}
+    for again in (False, True):
+        for name, tasks in begun.items():
+            todo = [task for task, state in tasks if (state not in (None, DONE) if again else state is None)]
+            seconds = min(PARTS[name].seconds, ends - time.monotonic())
+            if not todo or seconds <= 0:
+                continue
+            print(f"{name}: {len(todo)} to measure, {seconds:.0f} s at most", flush=True)
+
+            def tell(task: Task, values: dict[str, Any], state: str, name: str = name) -> None:
+                results.add({"part": name, "card": card, **task}, {**values, "state": state})
+                write()
+
+            order = {"part": name, "tasks": todo, "device": arguments.device}
+            if arguments.here:
+                measure_here(order, tell)
+            else:
+                measure_in_a_child(order, seconds, tell)
+    results.compact()
+    print(results.write(report(results, wanted, card)))
+
+
+def parts_of(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in PARTS]:
+        raise argparse.ArgumentTypeError(f"no part {unknown[0]!r}: {', '.join(PARTS)}")
+    return names
+
+
+def main(given: list[str] | None = None) -> int:
+    parser = arguments_for(__doc__, "gpu")
+    parser.add_argument("--parts", type=parts_of, default=list(PARTS), help=f"default: {','.join(PARTS)}")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--sizes", choices=("full", "quick", "minute"), help="default: full; --quick: quick")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together; default 8")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # without child processes
+    arguments = parser.parse_args(given)
+    if arguments.child:
+        return be_child(arguments.child)
+    arguments.sizes = arguments.sizes or ("quick" if arguments.quick else "full")
+    arguments.quick = arguments.sizes != "full"
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        remedy = "run it where there is an NVIDIA GPU and a CUDA torch, or try its small form: --device cpu --quick"
+        print(f"benchmarks/gpu.py: this torch finds no CUDA device; {remedy}", file=sys.stderr)
         return 2
-    device = torch.device("cuda")
-    lines = [*about(arguments, device), "", HEADER, "|---" * (HEADER.count("|") - 1) + "|"]
-    print("\n".join(lines), flush=True)
-    paths = []
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    for width in arguments.widths:
-        for coherent in (False, True):
-            data = f"{'coherent' if coherent else 'random'}, d = {width:,}"
-            atoms = directions(arguments.atoms, width, 1, coherent, device)
-            x = directions(arguments.rows, width, 2, coherent, device)
-            found, notes = measure(data, x, atoms, arguments.k, arguments.repeats)
-            paths += [f"- {data}: {note}" for note in notes]
-            lines += found
-            print("\n".join(found), flush=True)
-            # Saved as it grows: a run that is cut short keeps what it measured.
-            arguments.out.write_text("\n".join([*lines, "", *paths]) + "\n", encoding="utf-8")
-    print("\n".join(["", *paths]))
+    if arguments.device == "cpu" and arguments.sizes == "full":
+        print("benchmarks/gpu.py: the full sizes are for a GPU; add --quick", file=sys.stderr)
+        return 2
+    run(arguments, results_for(arguments, "gpu"))
     return 0
 
 
