@@ -211,12 +211,14 @@ TABLES: dict[str, tuple[str, str, str, Callable[[Row], list[list[str]]]]] = {
     "train": (
         "Training",
         "Structured activations, centred, or with a mean that makes their mean cosine .8. ours: the trainer over all "
-        "tokens, offered 4,096 at a time, after a first pass that compiles. textbook: batches of 2,048 on the same card, all misses of a batch appended, "
+        "tokens, offered 4,096 at a time, after a first pass that compiles. textbook: batches of 2,048 on the same "
+        "card, all misses of a batch appended, "
         "until it has as many atoms as ours (equal size), then without appending to the end of the same tokens (equal "
         "tokens). CPU: the trainer on this machine's cores over the first tokens, whose atoms are compared.",
-        "data | d | k | pursuit | threshold | tokens | first pass, s | atoms | textbook's atoms | its tokens to that size | ours, "
-        "tokens/s | textbook, equal size | textbook, equal tokens | ours / equal size | ours / equal tokens | CPU, "
-        "tokens/s | peak | bits | log",
+        "data | d | k | pursuit | threshold | tokens | first pass, s | atoms | textbook's atoms | "
+        "its tokens to that size | "
+        "ours, tokens/s | textbook, equal size | textbook, equal tokens | ours / equal size | ours / equal tokens | "
+        "CPU, tokens/s | peak | bits | log",
         _train,
     ),
     "model": (
