@@ -9,35 +9,40 @@ read and thrown away, for the memory of streaming alone.
 
 Before each run the files are put out of the page cache. Memory is what a process takes above what it had after a run on
 the bundled model: with all libraries, compiled loops and threads.
+
+    python benchmarks/streaming.py --shape 405B|small [--blocks 4] [--tokens 8192] [--folder BLOCKS] [--fresh]
+
+Instead, blocks of Llama-3.1-405B's shape (d 16,384; 6.4 GB each), or of the same ratios at d 1,024, of random weights:
+seconds a block for reading, model and growth, and the peaks of the card (limited to 24 GB) and of RAM, each beside what
+`itda plan` says by rates measured here; and whether the dictionaries are those of the model in memory.
+`benchmarks/large_blocks.py` has the rest. With the blocks on the disk already, name their folder.
 """
 
 import argparse
-import gc
 import hashlib
 import json
 import os
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import large_blocks
 import torch
 from common import (
     arguments_for,
     child,
-    forget_peak,
-    most_resident,
     number,
     paragraph,
+    parse_bytes,
     resident,
     results_for,
     share,
     table,
 )
+from process import disk_reads, forget_files, watched
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from itda import config as settings
@@ -80,57 +85,6 @@ def make_model(folder: Path, shape: dict[str, Any]) -> None:
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-
-
-def forget_files(folder: Path) -> bool:
-    """Put the files of a folder out of the page cache, where the system can."""
-    if not hasattr(os, "posix_fadvise"):
-        return False
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return True
-
-
-def disk_reads() -> int | None:
-    """Bytes that this process has had read from disk; pages of mapped files count."""
-    try:
-        lines = Path("/proc/self/io").read_text().splitlines()
-    except OSError:
-        return None
-    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
-
-
-def parts_of_memory() -> dict[str, int]:
-    """Resident bytes of this process: its own, and of files that are mapped."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return {}
-    found = dict(line.split(":", 1) for line in lines)
-    return {name: int(found[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile")}
-
-
-@contextmanager
-def watched() -> Iterator[dict[str, int]]:
-    """What a block of code takes above what there is when it begins: the peak, and those of its parts."""
-    gc.collect()
-    forget_peak()
-    before, parts, most, ended = resident(), parts_of_memory(), {}, threading.Event()
-
-    def look() -> None:
-        while not ended.wait(0.02):
-            for name, size in parts_of_memory().items():
-                most[name] = max(most.get(name, 0), size - parts[name])
-
-    thread, found = threading.Thread(target=look, daemon=True), {}
-    thread.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        thread.join()
-        found |= {"peak": most_resident() - before, **most}
 
 
 def options_for(task: dict[str, Any], out: Path, **given: Any) -> settings.Train:
@@ -358,16 +312,28 @@ def plans() -> list[str]:
 
 def main() -> None:
     parser = arguments_for(__doc__, "streaming")
-    parser.add_argument("--tokens", type=int, help="default: 20000, quick 4000")
+    parser.add_argument("--tokens", type=int, help="default: 20000, quick 4000; 405B 8192, small 2048")
     parser.add_argument("--repeats", type=int, help="pairs of runs; default: 3, quick 1")
+    parser.add_argument("--shape", choices=list(large_blocks.SHAPES), help="blocks of this shape instead; see above")
+    parser.add_argument("--blocks", type=int, help=f"of --shape; default: {large_blocks.BLOCKS}")
+    parser.add_argument("--threshold", type=float, default=0.3, help="of --shape; default: %(default)s")
+    parser.add_argument("--model-memory", type=parse_bytes, help="of --shape; default: half of the free RAM")
+    parser.add_argument("--folder", type=Path, help="of --shape: where the blocks are, or are made and left")
     arguments = parser.parse_args()
     if arguments.child is not None:
         task = arguments.child
-        if "make" in task:
+        if "large" in task:
+            print(json.dumps(large_blocks.run_child(task)))
+        elif "make" in task:
             make_model(Path(task["make"]), task["shape"])
             print("{}")
         else:
             print(json.dumps(run_child(task)))
+        return
+    if arguments.shape:
+        results = results_for(arguments, "large_blocks")
+        large_blocks.measure(arguments, results, __file__)
+        print(results.write(large_blocks.report(results.rows)))
         return
     arguments.tokens = arguments.tokens or (4000 if arguments.quick else 20_000)
     arguments.repeats = arguments.repeats or (1 if arguments.quick else 3)

@@ -52,10 +52,10 @@ class Planned:
     """The rates, by machine, that are assumed where nothing is measured or given."""
 
 
-def plan(options: settings.Plan, bar: Bar = no_bar) -> Planned:
+def plan(options: settings.Plan, bar: Bar = no_bar, *, rates: Measured | None = None) -> Planned:
     """`itda plan`: estimate by arithmetic, from a configuration alone, and by rates that are assumed or measured.
 
-    Raises an `ItdaError` for bad input.
+    `rates` that were measured before go before those that are kept. Raises an `ItdaError` for bad input.
     """
     check_plan(options)
     if gguf_of(options.model) is not None:
@@ -67,7 +67,7 @@ def plan(options: settings.Plan, bar: Bar = no_bar) -> Planned:
     shape = ModelShape.of(
         options.model, sites=sites, revision=options.revision, trust_remote_code=options.trust_remote_code
     )
-    measured = None if options.assumed else _measured(options, shape, bar)
+    measured = rates if rates is not None else None if options.assumed else _measured(options, shape, bar)
     machines = {
         GPU: _machine(options, GPU, options.ram, _rates(options, shape, GPU, measured)),
         LAPTOP: _machine(options, LAPTOP, options.laptop, _rates(options, shape, LAPTOP, measured)),

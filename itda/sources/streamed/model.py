@@ -9,6 +9,7 @@ runs.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from itda.sources.models.replay import Form, NotReplayableError, form_of, passin
 from itda.sources.models.splicing import Splice, SpliceableModel, Spliced, branches
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.models.trial import check_layers, place_of, recorded, trial_group, tried, why_no_stream
+from itda.sources.streamed.block_times import BlockTime
 from itda.sources.streamed.hidden_states import HiddenStates
 from itda.sources.streamed.memory_use import groups_in_flight, left_for_hidden_states
 from itda.sources.streamed.weights import Weights, open_weights
@@ -57,6 +59,8 @@ class StreamedModel(SpliceableModel, PlacedModel):
     memory: int
     scratch: Path | None = None
     turns: Turns = field(default_factory=Turns)
+    times: list[BlockTime] = field(default_factory=list)
+    """Seconds of each block that `harvest` has gone through, in order."""
 
     @staticmethod
     def load(
@@ -221,15 +225,22 @@ class StreamedModel(SpliceableModel, PlacedModel):
         hidden = self._hidden_states(len(groups), groups[0].input_ids.numel())
         for layer in self.weights.stream(last + 1):
             here = [site for site in sites if site.layer == layer]
+            took = BlockTime(layer, self.weights.read_s, self.weights.waited_s)
+            self.times.append(took)
             for place, group in enumerate(groups):
                 self.watch(f"block {layer + 1}/{last + 1}")
+                started = time.perf_counter()
                 state = hidden.get(place) if layer else None
                 output, found = self._step(layer, group, state, here)
                 if layer < last:
                     hidden.put(place, output)
-                if found:
-                    mask = group.is_activation.to(output.device)
-                    yield place, {site: x[mask] for site, x in found.items()}
+                mask = group.is_activation.to(output.device) if found else None
+                wanted = {site: x[mask] for site, x in found.items()}  # a GPU is waited for here
+                ended = time.perf_counter()
+                took.ran += ended - started
+                if wanted:
+                    yield place, wanted
+                    took.used += time.perf_counter() - ended
 
     def spliced(self, groups: Sequence[Group], sites: Sequence[Site], splice: Splice) -> Iterator[Spliced]:
         """Yield predictions like `LanguageModel.spliced`, by clean and spliced hidden states that go together.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,10 @@ class Weights:
     device: torch.device
     bytes_read: int = 0
     """Bytes of the blocks' weights that were read so far."""
+    read_s: float = 0.0
+    """Seconds that reading the block took that `stream` yielded last."""
+    waited_s: float = 0.0
+    """Seconds of it in which `stream` had nothing else to do."""
     _empty: list[dict[tuple[nn.Module, str], Tensor | None]] = field(default_factory=list)
 
     @property
@@ -109,14 +114,22 @@ class Weights:
 
     def stream(self, layers: int) -> Iterator[int]:
         """Yield the numbers of the first blocks, each while its weights are there; the next one is read meanwhile."""
+
+        def read(layer: int) -> float:
+            started = time.perf_counter()
+            self.load(layer)
+            return time.perf_counter() - started
+
         with ThreadPoolExecutor(1, thread_name_prefix="itda-weights") as thread:
-            following = thread.submit(self.load, 0)
+            following = thread.submit(read, 0)
             layer = -1
             try:
                 for layer in range(layers):
-                    following.result()
+                    started = time.perf_counter()
+                    self.read_s = following.result()
+                    self.waited_s = time.perf_counter() - started
                     if layer + 1 < layers:
-                        following = thread.submit(self.load, layer + 1)
+                        following = thread.submit(read, layer + 1)
                     yield layer
                     self.drop(layer)
             finally:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -278,3 +279,26 @@ class Chain(torch.nn.Module):
 def test_what_blocks_hand_on_is_seen(step, form):
     chain = Chain(step)
     assert form_of(chain.blocks, chain) is form
+
+
+def test_each_block_s_time_is_told_by_part(saved, monkeypatch):
+    model = StreamedModel.load(str(saved("llama")))
+    groups = list(ModelSource(model, CORPUS, [Site(1)], window=12, batch_size=4)._groups())
+    load = model.weights.load
+
+    def slow(layer: int) -> None:
+        time.sleep(0.03)
+        load(layer)
+
+    monkeypatch.setattr(model.weights, "load", slow)
+    for _ in model.harvest(groups, [Site(0), Site(2)]):
+        time.sleep(0.02)
+    assert [each.layer for each in model.times] == [0, 1, 2]
+    for each in model.times:
+        assert each.read >= 0.03
+        assert 0 <= each.waited <= each.read + 0.02
+        assert each.ran > 0
+    assert [each.used >= 0.06 for each in model.times] == [True, False, True]
+    assert model.times[1].used == 0
+    # Block 1 is read while block 0's activations are used.
+    assert model.times[0].waited >= 0.03 > model.times[1].waited
