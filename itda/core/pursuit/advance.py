@@ -16,17 +16,15 @@ from torch import Tensor
 
 from itda.core.pursuit import gram_torch
 from itda.core.pursuit.fixed_order import fixed_dot
-from itda.core.pursuit.gram_torch import COARSE
-from itda.core.pursuit.products import UNIT, correlations, product_error
+from itda.core.pursuit.gram_torch import COARSE, Codes
+from itda.core.pursuit.products import UNIT, product_error
+from itda.core.pursuit.rules import PursuitRules
 
 DONE, CROWDED, NEEDS_ROW = 0, 1, 2
 """Why a row stopped: it is done; too many atoms are near its best; the Gram row of an atom picked is not there."""
 
 SCALE = 32700.0
 """A Gram matrix in 16 bits holds round(SCALE * <d_i, d_j>): |<d_i, d_j>| <= 1.00002, so nothing overflows."""
-
-CROWD = 64
-"""Most atoms near the best of a row that are compared exactly, if a fresh product would leave fewer."""
 
 NEVER = 2**31 - 1
 """In `Atoms.born`: no row sees this atom."""
@@ -78,8 +76,15 @@ class Rows:
         r, steps = self.z[which], self.step[which]
         for t in range(int(steps.max()) if len(which) else 0):
             taken = torch.where(t < steps, self.coefficients[which, t], 0.0)
-            r -= taken[:, None] * table[self.picks[which, t].long()].double()
+            r -= taken[:, None] * table[torch.where(t < steps, self.picks[which, t], 0).long()].double()
         return r
+
+    def codes(self, table: Float32[Tensor, "room d_model"], rules: PursuitRules, dtype: torch.dtype) -> Codes:
+        """Return the codes of rows that are done, and shares left over, as `plain.pursue`; `dtype` is the targets'."""
+        taken = torch.arange(self.picks.shape[1], device=self.picks.device) < self.step[:, None]
+        picks, coefficients = torch.where(taken, self.picks, 0).long(), torch.where(taken, self.coefficients, 0.0)
+        start = gram_torch.Start(self.z, self.exponent, self.energy, self.least, self.faint)
+        return start.finish((picks, coefficients, self.step.long(), self.left), table, rules, dtype)
 
 
 @dataclass(eq=False)
@@ -125,23 +130,11 @@ def in_16_bits(products: Float32[Tensor, "some atoms"]) -> Int16[Tensor, "some a
     return (products * SCALE).round_().to(torch.int16)
 
 
-def run(rows: Rows, which: Int32[Tensor, " n"], source: Correlations, place: Int32[Tensor, " n"], atoms: Atoms) -> None:
-    """Take the rows `which` to their end, in place; the correlations of row which[i] are those at place[i]."""
-    while len(which) > 0:
-        advance(rows, which, source, place, atoms, CROWD)
-        which = which[rows.status[which] == CROWDED]
-        if len(which) > 0:
-            source = fresh(rows, which, atoms)
-            place = torch.arange(len(which), dtype=torch.int32, device=which.device)
-
-
-def fresh(rows: Rows, which: Int32[Tensor, " n"], atoms: Atoms) -> Correlations:
-    """Compute the correlations of some rows anew, from their residuals: their error is a share of what is left."""
-    norm = rows.left[which].sqrt()
-    unit = rows.residuals(which, atoms.table) / norm[:, None]
-    c = correlations(unit, atoms.table[: atoms.number]) * norm.float()[:, None]
-    bound = (product_error(unit.shape[1]) + 2 * UNIT) * norm
-    return Correlations(c, rows.step[which], bound, keep=False)
+def units(
+    rows: Rows, which: Int32[Tensor, " n"], table: Float32[Tensor, "room d_model"]
+) -> Float32[Tensor, "n d_model"]:
+    """Return the residuals of some rows, scaled to norm 1."""
+    return (rows.residuals(which, table) / rows.left[which].sqrt()[:, None]).float()
 
 
 def advance(
@@ -177,6 +170,8 @@ class _Advance:
         rows, error = self.rows, product_error(self.rows.z.shape[1])
         while len(self.which) > 0:
             self._catch_up()
+            if len(self.which) == 0:
+                break
             row, column = self._candidates()
             number = torch.zeros_like(self.which).index_add_(0, row, torch.ones_like(row))
             coarse = self.bound > COARSE * error * rows.left[self.which].sqrt()
@@ -203,8 +198,16 @@ class _Advance:
         self._keep((left > rows.least[which]) & (at + 1 < rows.picks.shape[1]))
 
     def _catch_up(self) -> None:
-        """Subtract from c the steps that it does not account for."""
-        rows, which, atoms = self.rows, self.which, self.atoms
+        """Subtract from c the steps that it does not account for, and let go of rows that wait for a Gram row."""
+        rows, atoms = self.rows, self.atoms
+        if atoms.slots is not None:
+            steps = torch.arange(rows.picks.shape[1], device=self.which.device)
+            behind = (steps >= self.applied[:, None]) & (steps < rows.step[self.which][:, None])
+            picks = torch.where(behind, rows.picks[self.which], 0).long()
+            waits = ((atoms.slots[picks] < 0) & behind).any(dim=1)
+            rows.status[self.which[waits]] = NEEDS_ROW
+            self._keep(~waits)
+        which = self.which
         norm = rows.energy[which].sqrt()
         while bool((behind := self.applied < rows.step[which]).any()):
             at = self.applied.long().clamp(max=rows.picks.shape[1] - 1)

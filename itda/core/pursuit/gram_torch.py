@@ -17,6 +17,8 @@ A pursuit that wants correlations by another score than |c| has the same bounds,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +75,18 @@ def gram_of(atoms: Float[Tensor, "atoms d_model"]) -> Float32[Tensor, "atoms ato
     [[1.0, 0.0], [0.0, 1.0]]
     """
     return correlations(atoms, atoms)
+
+
+@contextmanager
+def tf32_products(device: torch.device) -> Iterator[None]:
+    """Allow float32 products in TF32, whatever the program allows elsewhere."""
+    with torch.autocast(device.type, enabled=False):
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
 
 def rows_at_once(width: int, device: torch.device) -> int:

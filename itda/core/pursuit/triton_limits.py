@@ -1,5 +1,7 @@
 """Limits of the Triton kernels, in a module that can be imported where Triton is not installed."""
 
+from typing import NamedTuple
+
 from itda.core.pursuit.rules import Pursuit, rules_of
 from itda.core.pursuit.rules.mp import MP
 from itda.core.pursuit.rules.mp_refit import MP_REFIT
@@ -39,3 +41,38 @@ def power_of_two(n: int) -> int:
     [1, 2, 4, 32, 64]
     """
     return 1 << (n - 1).bit_length()
+
+
+def lanes_of(d: int) -> int:
+    """Return the places that a kernel has for the numbers of a residual: a power of two.
+
+    >>> lanes_of(100), lanes_of(768)
+    (256, 1024)
+    """
+    return max(256, power_of_two(d))
+
+
+class Launch(NamedTuple):
+    """How a kernel is compiled and started."""
+
+    on_chip: bool
+    block: int
+    """Correlations that a program takes at a time: on chip all of a row, a power of two."""
+    lanes: int
+    """Places for the numbers of a residual: a power of two."""
+    warps: int
+    """Groups of 32 threads in a program."""
+    registers: int | None
+    """Most registers that a thread may have; None leaves it to the compiler."""
+
+
+def launch_of(m: int, d: int, on_chip: bool | None = None) -> Launch:
+    """Choose how to start the kernel for m atoms of width d; `on_chip` is by default what `fits_on_chip` says.
+
+    >>> launch_of(16384, 768).on_chip, launch_of(65536, 768).on_chip
+    (True, False)
+    """
+    lanes = lanes_of(d)
+    if fits_on_chip(m, d) if on_chip is None else on_chip:
+        return Launch(True, max(256, power_of_two(m)), lanes, 8, None)
+    return Launch(False, 4096, lanes, 8, None)

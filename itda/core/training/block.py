@@ -7,11 +7,12 @@ from jaxtyping import Bool, Float, Float32, Float64, Int16, Int32, Int64
 from torch import Tensor
 
 from itda.core.code import SparseCode
-from itda.core.pursuit.advance import NEVER, Atoms, Correlations, Rows, entry_error, in_16_bits, run
+from itda.core.pursuit.advance import NEVER, Atoms, Correlations, Rows, entry_error, in_16_bits
 from itda.core.pursuit.fixed_order import fixed_dot, root, weighted_atoms
 from itda.core.pursuit.gram_torch import rows_at_once
 from itda.core.pursuit.products import correlations, product_error
 from itda.core.pursuit.refit import refit_at_once
+from itda.core.pursuit.stepwise import run
 from itda.core.training.replay import first_change
 
 

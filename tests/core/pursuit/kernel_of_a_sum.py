@@ -8,16 +8,17 @@ import triton
 import triton.language as tl
 
 from itda.core.pursuit.gram_triton_kernel import _fixed_sum
+from itda.core.pursuit.triton_limits import lanes_of
 
 
 @triton.jit
-def _kernel(terms, out, width, LEVELS: tl.constexpr):
-    place = tl.arange(0, 2**LEVELS)
-    tl.store(out, _fixed_sum(tl.load(terms + place, mask=place < width, other=0.0), LEVELS))
+def _kernel(terms, out, width, LANES: tl.constexpr):
+    place = tl.arange(0, LANES)
+    tl.store(out, _fixed_sum(tl.load(terms + place, mask=place < width, other=0.0), LANES))
 
 
 def sum_of(terms: torch.Tensor) -> float:
     """Return the sum of a float64 vector, as the kernels of the pursuits add."""
     out = torch.empty(1, dtype=torch.float64, device=terms.device)
-    _kernel[(1,)](terms, out, len(terms), LEVELS=(len(terms) - 1).bit_length())
+    _kernel[(1,)](terms, out, len(terms), LANES=lanes_of(len(terms)))
     return out.item()

@@ -99,6 +99,19 @@ def misled_by_its_gram_matrix() -> tuple[Case, torch.Tensor]:
     return Case(x, d, 9), gram
 
 
+def misled_by_16_bits() -> Case:
+    """The ninth pick is the last atom; but a Gram matrix in 16 bits takes entries for 0 that put the one before ahead.
+
+    Eight steps of 1 each move their c apart by more than the bound on the first product: it must have grown.
+    """
+    best, other = unit_rows(2, 8, 11).double()
+    near = unit(torch.stack([best + 1e-3 * other, best])).double()
+    small = 0.49 / 32700 * torch.tensor([[1.0], [-1.0]]).double().expand(2, 8)
+    last = unit(torch.cat([small, near], dim=1))
+    d = torch.cat([torch.eye(8, 16), last])
+    return Case(torch.cat([torch.ones(8), 0.5 * near[1].float()])[None], d, 9)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "random": lambda: random(100, 24, 5),
     "one atom": lambda: random(1, 5, 3),

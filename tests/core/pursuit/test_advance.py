@@ -8,19 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itda.core.pursuit import advance as module
-from itda.core.pursuit import gram_torch, plain
+from itda.core.pursuit import gram_torch, plain, stepwise
 from itda.core.pursuit.advance import (
     NEVER,
     SCALE,
     Atoms,
     Correlations,
     Rows,
-    correlations,
     entry_error,
     in_16_bits,
-    run,
 )
+from itda.core.pursuit.products import correlations, product_error
 from itda.core.pursuit.rules import rules_of
+from itda.core.pursuit.stepwise import run
 
 EVERY_CASE = pytest.mark.parametrize("name", [name for name in CASES if name != "float64 atoms"])
 
@@ -31,7 +31,7 @@ def atoms_of(table: torch.Tensor, born: torch.Tensor | None = None) -> Atoms:
 
 
 def first_correlations(rows: Rows, atoms: Atoms) -> Correlations:
-    bound = gram_torch.product_error(rows.z.shape[1]) * rows.energy.sqrt()
+    bound = product_error(rows.z.shape[1]) * rows.energy.sqrt()
     return Correlations(correlations(rows.z, atoms.table), torch.zeros_like(rows.step), bound)
 
 
@@ -55,7 +55,7 @@ def found(case: Case, enough: float = 0.0):
 @pytest.mark.parametrize("crowd", [0, 1, 64])
 @EVERY_CASE
 def test_every_bit_is_that_of_plain_however_often_rows_pause(name, crowd, monkeypatch):
-    monkeypatch.setattr(module, "CROWD", crowd)
+    monkeypatch.setattr(stepwise, "CROWD", crowd)
     if crowd == 0:
         monkeypatch.setattr(module, "COARSE", 1.5)
     case = CASES[name]()
@@ -64,10 +64,10 @@ def test_every_bit_is_that_of_plain_however_often_rows_pause(name, crowd, monkey
 
 
 def test_crowded_rows_pause_and_all_rows_come_to_an_end(monkeypatch):
-    monkeypatch.setattr(module, "CROWD", 3)
-    pauses, make = [], module.fresh
+    monkeypatch.setattr(stepwise, "CROWD", 3)
+    pauses, make = [], stepwise.fresh
     monkeypatch.setattr(
-        module, "fresh", lambda rows, which, atoms: pauses.append(len(which)) or make(rows, which, atoms)
+        stepwise, "fresh", lambda rows, which, *others: pauses.append(len(which)) or make(rows, which, *others)
     )
     near = 4 * unit_rows(1, 256, 7) + 1e-4 * normal(206, 256, 9)  # what is left of one is small beside what it was
     case = Case(near[200:], torch.nn.functional.normalize(near[:200], dim=1), 12)

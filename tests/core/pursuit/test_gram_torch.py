@@ -9,9 +9,12 @@ from core.pursuit.pursuit_cases import CASES, differences, misled_by_its_gram_ma
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itda.core.pursuit import PURSUITS, gram_torch, plain
+from itda.core.pursuit import PURSUITS, gram_gpu, gram_kept, gram_torch, plain
+from itda.core.pursuit.advance import Correlations, Rows
 from itda.core.pursuit.gram_gpu import GpuPursuit, choose
-from itda.core.pursuit.products import product_error
+from itda.core.pursuit.products import correlations, product_error
+from itda.core.pursuit.rules import rules_of
+from itda.core.pursuit.stepwise import run
 
 EVERY_CASE = pytest.mark.parametrize("name", CASES)
 ALL = pytest.mark.parametrize("pursuit", PURSUITS)
@@ -136,37 +139,69 @@ def test_a_gram_matrix_with_room_to_grow_is_taken_as_it_is():
         (16384, 16384, 40, 80, True, "triton-streaming"),  # the residual takes half of the registers
         (32768, 4096, 40, 80, True, "triton-on-chip"),
         (32769, 768, 40, 80, True, "triton-streaming"),
-        (16384, 16385, 40, 80, True, "gram"),
-        (16384, 768, 40, 80, False, "gram"),
-        (65536, 768, 40, 20, True, "plain"),  # the Gram matrix alone is 17.2 GB
-        (65536, 768, 40, 21, True, "triton-streaming"),
+        (16384, 16385, 40, 80, True, "steps"),
+        (16384, 768, 40, 80, False, "steps"),
+        (16384, 768, 40, 3, True, "triton-streaming"),  # nothing is left for the Gram matrix: some rows of it
+        (65536, 768, 40, 10, True, "triton-streaming"),
         (16384, 768, 1, 80, True, "plain"),
         (1, 1, 2, 80, True, "triton-on-chip"),
     ],
 )
 def test_the_choice_is_by_memory_registers_and_steps(m, d, k, gigabytes, has_triton, path):
-    assert choose(m, d, k, gigabytes * 10**9, has_triton) == path
+    assert choose(m, d, k, gigabytes * 10**9, True, has_triton) == path
+
+
+@pytest.mark.parametrize(("gigabytes", "path"), [(20, "plain"), (21, "gram")])  # the Gram matrix alone is 17.2 GB
+def test_rules_that_cannot_stop_on_the_way_need_a_whole_gram_matrix_in_float32(gigabytes, path):
+    assert choose(65536, 768, 40, gigabytes * 10**9, False, False) == path
 
 
 @ALL
-@pytest.mark.parametrize(("memory", "path"), [(None, "gram"), (0, "plain")])
-def test_gpu_pursuit_gives_the_bits_of_plain_and_says_which_way_it_took(pursuit, memory, path):
+@pytest.mark.parametrize("memory", [None, 0])
+def test_gpu_pursuit_gives_the_bits_of_plain_and_says_which_way_it_took(pursuit, memory, monkeypatch):
+    monkeypatch.setattr(gram_gpu, "LEAST", 3)
     x, d = normal(12, 16), unit_rows(50, 16)
     find = GpuPursuit(d, 4, pursuit, memory)
     for enough in (0.0, 0.3):
         assert differences(find(x, enough), plain.pursue(x, d, 4, pursuit, enough=enough)) == []
-    assert find.method == path
-    assert find.description.startswith(f"pursuit: {path} (50 atoms of width 16, k = 4; ")
+    other = "gram" if memory is None else "plain"
+    assert find.method == ("steps" if pursuit in ("mp", "mp_refit") else other)
+    assert find.description.startswith(f"pursuit: {find.method} (50 atoms of width 16, k = 4; ")
+    if find.method == "steps":
+        assert find.description.endswith("the Gram matrix fits)" if memory is None else "12 of 50 rows fit)")
     assert "\n" not in find.description
 
 
+def test_gpu_pursuit_of_other_than_float32_atoms_gives_the_bits_of_plain():
+    case = CASES["float64 atoms"]()
+    find = GpuPursuit(case.atoms, case.k)
+    assert differences(find(case.targets), plain.pursue(*case)) == []
+    assert find.method == "gram"
+
+
 def test_gpu_pursuit_makes_its_gram_matrix_once(monkeypatch):
-    calls, gram_of = [], gram_torch.gram_of
-    monkeypatch.setattr(gram_torch, "gram_of", lambda atoms: calls.append(1) or gram_of(atoms))
+    calls, kept = [], gram_gpu.KeptGram
+    monkeypatch.setattr(gram_gpu, "KeptGram", lambda *arguments: calls.append(1) or kept(*arguments))
     find = GpuPursuit(unit_rows(50, 16), 4)
     for seed in range(3):
         find(normal(5, 16, seed))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("held", [9, 13, 40])
+def test_gram_rows_used_last_are_kept_and_every_bit_is_that_of_plain(held):
+    x, d = normal(3, 12), unit_rows(60, 12)
+    kept, rows = gram_kept.KeptGram(d, 0, held), Rows.of(x, 3, 0.0)
+    bound = product_error(12) * rows.energy.sqrt()
+    source = Correlations(correlations(rows.z, d), torch.zeros_like(rows.step), bound)
+    everyone = torch.arange(3, dtype=torch.int32)
+    run(rows, everyone, source, everyone, kept.atoms, fetch=kept.fetch)
+    assert differences(rows.codes(d, rules_of("mp"), x.dtype), plain.pursue(x, d, 3)) == []
+    there = (kept.atoms.slots >= 0).nonzero().squeeze(1)
+    assert len(there) <= held
+    assert kept.atoms.gram[kept.atoms.slots[there].long(), there].tolist() == [32700] * len(there)
+    last = {int(rows.picks[row, 1]) for row in range(3)}  # of the last step none is needed
+    assert last <= set(there.tolist())
 
 
 def test_gpu_pursuit_drops_a_kernel_whose_last_bits_differ_at_its_first_rows(monkeypatch):
@@ -175,12 +210,12 @@ def test_gpu_pursuit_drops_a_kernel_whose_last_bits_differ_at_its_first_rows(mon
     find.method, find._proven = "triton-on-chip", False
 
     def fused(self, targets, enough):
-        if self.method == "gram":
+        if self.method == "steps":
             return run(self, targets, enough)
         code, left = plain.pursue(targets, d, 4, enough=enough)
         return code, left * (1 + 2.0**-52)
 
     monkeypatch.setattr(GpuPursuit, "_run", fused)
     assert differences(find(x), plain.pursue(x, d, 4)) == []
-    assert find.method == "gram"
+    assert find.method == "steps"
     assert "differ" in find.description

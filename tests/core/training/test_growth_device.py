@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itda import ActivationBatch, Trainer
-from itda.core.pursuit import advance, plain
+from itda.core.pursuit import advance, plain, stepwise
 from itda.core.training import block, growth
 from itda.core.training.growth_bytes import LEAST_ROWS, MOST_ROWS
 from itda.core.training.growth_cpu import CpuGrowth
@@ -99,7 +99,7 @@ def test_a_new_atom_that_almost_ties_with_an_old_pick_is_decided_as_in_plain(pur
 
 @BOTH
 def test_rows_that_pause_because_they_are_crowded_change_no_bit(pursuit, monkeypatch):
-    monkeypatch.setattr(advance, "CROWD", 1)
+    monkeypatch.setattr(stepwise, "CROWD", 1)
     monkeypatch.setattr(advance, "COARSE", 1.1)
     check(coherent(), 5, 0.1, pursuit, 64)
 

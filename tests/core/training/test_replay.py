@@ -11,8 +11,10 @@ from core.helpers import normal, unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itda.core.pursuit.advance import NEVER, Atoms, Correlations, Rows, correlations, entry_error, in_16_bits, run
+from itda.core.pursuit.advance import NEVER, Atoms, Correlations, Rows, entry_error, in_16_bits
 from itda.core.pursuit.gram_torch import product_error
+from itda.core.pursuit.products import correlations
+from itda.core.pursuit.stepwise import run
 from itda.core.training.replay import first_change, first_won_torch
 
 
