@@ -267,7 +267,7 @@ def predicted(folder: Path, key: dict[str, Any], found: dict[str, Any], results:
     assert costs is not None
     return {
         "read": max(made.shape.blocks) * 2 / machine.rates.disk,
-        "ran": said.computing_s / key["blocks"],
+        "ran": (said.computing_s + said.moving_s) / key["blocks"],
         "growth": {site: costs.training(key["tokens"], count) for site, count in found["atoms"].items()},
         "card": said.gpu,
         "memory": said.ram - PROCESS_BYTES,

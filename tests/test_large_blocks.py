@@ -54,7 +54,7 @@ def test_streamed_and_in_memory_give_the_same_dictionaries_and_the_plan_stands_b
     assert all(0 < count <= 300 for count in found["streamed"]["atoms"].values())
 
     slow = DictionaryCosts(Cost(1.0, 0.0), Cost(0.5, 0.0), Cost(0.5, 0.0))
-    measured = Measured("2026-11-26", 1e6, "a file", {"cpu": 1e9}, {"cpu": slow}, {"cpu": (100,)}, 1.0)
+    measured = Measured("2026-11-26", 1e6, "a file", None, {"cpu": 1e9}, {"cpu": slow}, {"cpu": (100,)}, 1.0)
     key = {"part": "streamed", **about}
     said = large_blocks.predicted(blocks, key, found["streamed"], Rows(measured))
     assert said is not None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from sources.models.families import FAMILIES, LLAMA_LIKE, Family, build
 from transformers import MambaConfig
 
@@ -32,7 +33,7 @@ from itda.sources.streamed.rates import Cost, DictionaryCosts, Rates
 
 CONFIGS = Path(__file__).parent / "configs"
 FREE = DictionaryCosts(Cost(1.0, 0.0), Cost(1.0, 0.0), Cost(1.0, 0.0))
-RATES = Rates(1.0, 1.0, FREE, FREE)
+RATES = Rates(1.0, 1.0, 1.0, FREE, FREE)
 
 
 @pytest.fixture(autouse=True)
@@ -285,7 +286,9 @@ def measured_once(monkeypatch):
     def found(shape, **given):
         asked.append((shape.name, given["tokens"], given["k"]))
         fast = DictionaryCosts(Cost(0.0, 1e-7), Cost(1e-3, 0.0), Cost(2e-3, 0.0))
-        return Measured("2026-11-26", 2e9, "model.safetensors", {"cpu": 3e12}, {"cpu": fast}, {"cpu": (500, 1000)}, 7.5)
+        return Measured(
+            "2026-11-26", 2e9, "model.safetensors", None, {"cpu": 3e12}, {"cpu": fast}, {"cpu": (500, 1000)}, 7.5
+        )
 
     monkeypatch.setattr(recipe, "measure", found)
     return asked
@@ -352,7 +355,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(measured_once, tmp_path, mon
     with pytest.raises(StoreError, match=r"cannot keep the rates .*: set XDG_CACHE_HOME"):
         planned("8B", "4", measure=True)
     with pytest.raises(StoreError, match=r"cannot write 256 MB .*: set XDG_CACHE_HOME"):
-        measuring.disk_rate([])
+        measuring.reading_rate([], torch.device("cpu"))
 
 
 def test_this_machine_is_measured(monkeypatch, tmp_path, capsys):
@@ -377,13 +380,22 @@ def test_a_file_of_the_model_is_read_if_there_is_a_large_one(tmp_path, monkeypat
     (tmp_path / "small.safetensors").write_bytes(b"1" * 999)
     assert measuring.files_of(str(tmp_path)) == []
     for name, size in (("one", 2000), ("two", 3000)):
-        (tmp_path / f"{name}.safetensors").write_bytes(b"1" * size)
+        save_file({"a": torch.zeros(size), "b": torch.zeros(3, 5).bfloat16()}, tmp_path / f"{name}.safetensors")
     files = measuring.files_of(str(tmp_path))
     assert [file.name for file in files] == ["two.safetensors", "one.safetensors"]
-    rate, of = measuring.disk_rate(files)
+    rate, of = measuring.reading_rate(files, torch.device("cpu"))
     assert rate > 0
     assert of == str(files[0])
     assert measuring.files_of("someone/who-is-not-here") == []
+
+
+def test_hidden_states_go_to_the_gpu_and_back_once_a_block():
+    made = planned("405B", "40,80")
+    assert made.training[GPU].moving_s == 2 * made.training[GPU].states * 81 / 6e9
+    assert made.training[LAPTOP].moving_s == 0
+    assert made.training[GPU].seconds == pytest.approx(
+        made.training[GPU].computing_s + made.training[GPU].moving_s + made.training[GPU].pursuit_s
+    )
 
 
 def test_products_have_the_sides_of_a_block(tmp_path):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.nn.functional import linear
 
 from itda.core.pursuit.fixed_order import full_precision_products
@@ -27,8 +31,12 @@ from itda.sources.streamed.rates import DictionaryCosts
 
 READ_BYTES, READ_S = 2**30, 2.0
 """Bytes that are read to measure the disk, and seconds of it, at most."""
-CHUNK = 2**23
+CHUNK = 2**24
 """Bytes that are read at once."""
+LOADERS = {"cpu": 1, "cuda": 4}
+"""Threads that read the weights of a block, by type of device."""
+LINK_BYTES = 2**26
+"""Bytes that are copied to a GPU and back to measure the link between."""
 LEAST_FILE, WRITTEN_BYTES = 2**26, 2**28
 """Bytes from which on a file of the model is read; bytes of the file that is written where there is none."""
 COLUMNS, PRODUCT_S = 2048, 0.3
@@ -49,7 +57,9 @@ def measure(
     sizes: dict[str, tuple[int, ...]] = {}
     with bar("measure", 1 + 2 * len(devices)) as progress:
         with _step(progress, "reading from disk"):
-            disk, disk_of = disk_rate(files_of(shape.name))
+            device = torch.device(devices[-1])
+            disk, disk_of = reading_rate(files_of(shape.name), device)
+            link = link_rate(device) if device.type == "cuda" else None
         for name in devices:
             device, here = torch.device(name), {"cpu": "CPU", "cuda": "GPU"}[name]
             own = dtype or (torch.float32 if name == "cpu" else shape.dtype)
@@ -58,7 +68,7 @@ def measure(
             with _step(progress, f"dictionaries on the {here}"):
                 costs[name], sizes[name] = dictionary_costs(shape.d_model, k, atoms, device)
     took = time.perf_counter() - started
-    return Measured(date.today().isoformat(), disk, disk_of, flops, costs, sizes, round(took, 1))
+    return Measured(date.today().isoformat(), disk, disk_of, link, flops, costs, sizes, round(took, 1))
 
 
 @contextmanager
@@ -80,35 +90,59 @@ def files_of(model: str) -> list[Path]:
     return sorted(files, key=lambda path: path.stat().st_size, reverse=True)
 
 
-def disk_rate(files: Sequence[Path]) -> tuple[float, str]:
-    """Return the bytes per second at which the first file is read, not from the page cache, and its path.
+def reading_rate(files: Sequence[Path], device: torch.device) -> tuple[float, str]:
+    """Return the bytes per second at which weights come from disk to a device as streaming reads them, and the file.
 
-    Without a file, one is written in the cache folder and removed again. Raises `StoreError` if that cannot be, and
-    `SettingError` on a system that cannot empty its page cache.
+    It is the first of some files in safetensors, not from the page cache. Without one, a file is written in the cache
+    folder and removed again. Raises `StoreError` if that cannot be, and `SettingError` on a system that cannot empty
+    its page cache.
     """
     if not hasattr(os, "posix_fadvise"):
         raise SettingError("this system cannot empty its page cache, so its disk is not measured: give --disk-gbps")
     if files:
-        return _reading(files[0]), str(files[0])
+        return _reading(files[0], device), str(files[0])
     folder = cache_folder()
     with explained(f"write {WRITTEN_BYTES >> 20} MB in {folder}", "set XDG_CACHE_HOME to a folder that has room"):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".disk-") as file:
-            noise = os.urandom(CHUNK)
-            for number in range(WRITTEN_BYTES // CHUNK):
-                file.write(number.to_bytes(8, "little") + noise[8:])  # no two parts alike, should the disk look for it
+            noise = torch.randint(-128, 128, (WRITTEN_BYTES,), dtype=torch.int8)
+            save_file({"noise": noise}, file.name)
             sync(file)
-            return _reading(Path(file.name)), f"a file written in {folder}"
+            return _reading(Path(file.name), device), f"a file written in {folder}"
 
 
-def _reading(path: Path) -> float:
-    size, buffer, read = min(READ_BYTES, path.stat().st_size), bytearray(CHUNK), 0
-    with path.open("rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_DONTNEED)
+def _reading(path: Path, device: torch.device) -> float:
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    started, read = time.perf_counter(), 0
+    with safe_open(path, "pt") as pointer, ThreadPoolExecutor(LOADERS[device.type]) as threads:
+        names = sorted(pointer.keys(), key=lambda name: -math.prod(pointer.get_slice(name).get_shape()))
+        for name in names:
+            values = pointer.get_slice(name)[...].flatten().view(torch.uint8)[: READ_BYTES - read]
+            # Some parts at a time: reading ends when it has taken long enough.
+            parts = values.split(CHUNK)
+            for first in range(0, len(parts), 8):
+                list(threads.map(lambda part: _moved(part, device), parts[first : first + 8]))
+                read += sum(len(part) for part in parts[first : first + 8])
+                if time.perf_counter() - started > READ_S:
+                    return read / (time.perf_counter() - started)
+    synchronize(device)
+    return read / (time.perf_counter() - started)
+
+
+def _moved(part: torch.Tensor, device: torch.device) -> object:
+    """Read a part of a mapped tensor: to the device, or into memory alone."""
+    return part.to(device) if device.type != "cpu" else part[::4096].sum()
+
+
+def link_rate(device: torch.device) -> float:
+    """Return the bytes per second at which hidden states are copied to a GPU and back."""
+    state, taken = torch.zeros(LINK_BYTES, dtype=torch.uint8), []
+    for _ in range(3):
         started = time.perf_counter()
-        while read < size and (time.perf_counter() - started < READ_S):
-            read += file.readinto(buffer)
-        return read / (time.perf_counter() - started)
+        state.copy_(state.to(device))
+        taken.append(time.perf_counter() - started)
+    return 2 * LINK_BYTES / min(taken)
 
 
 def product_rate(products: Sequence[tuple[int, int]], tokens: int, dtype: torch.dtype, device: torch.device) -> float:

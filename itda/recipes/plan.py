@@ -18,7 +18,7 @@ from itda.sources.models.named import DTYPES
 from itda.sources.models.names import gguf_of
 from itda.sources.streamed.model_shape import ModelShape
 from itda.sources.streamed.planning import Estimate, Machine, Work, estimate, runs_whole
-from itda.sources.streamed.rates import CPU_TFLOPS, DISK_GBPS, TFLOPS, DictionaryCosts, Rates
+from itda.sources.streamed.rates import CPU_TFLOPS, DISK_GBPS, LINK_GBPS, TFLOPS, DictionaryCosts, Rates
 
 GPU, LAPTOP = "GPU", "laptop"
 DEVICES = {GPU: "cuda", LAPTOP: "cpu"}
@@ -158,7 +158,8 @@ def _rates(options: settings.Plan, shape: ModelShape, name: str, measured: Measu
     disk = 1e9 * (options.disk_gbps or DISK_GBPS)
     if measured is not None and options.disk_gbps is None:
         disk = measured.disk
-    return Rates(disk, flops(DEVICES[name]), costs("cpu"), costs("cuda") if name == GPU else None)
+    link = measured.link if measured is not None and measured.link is not None else 1e9 * LINK_GBPS
+    return Rates(disk, flops(DEVICES[name]), link, costs("cpu"), costs("cuda") if name == GPU else None)
 
 
 def _machine(options: settings.Plan, name: str, ram: int, rates: Rates) -> Machine:

@@ -29,9 +29,11 @@ class Measured:
     date: str
     """The day of the measurement, as 2026-11-26."""
     disk: float
-    """Bytes per second that are read from disk."""
+    """Bytes per second that weights are read from disk, to the GPU if there is one."""
     disk_of: str
     """The file that was read."""
+    link: float | None
+    """Bytes per second that hidden states are copied to a GPU and back; None without one."""
     flops: Mapping[str, float]
     """Operations per second of the model's products, by device: cpu, cuda."""
     costs: Mapping[str, DictionaryCosts]

@@ -125,6 +125,7 @@ def _rows(made: Planned) -> list[list[str]]:
         row("  takes", lambda e: _time(e.reading_s)),
         row("operations of the model, 10^12", lambda e: f"{e.operations / 1e12:,.0f}"),
         row("  take", lambda e: _time(e.computing_s)),
+        row("hidden states, to the GPU and back", lambda e: _time(e.moving_s) if e.gpu else "-"),
         row("dictionaries take", lambda e: _time(e.pursuit_s)),
         row("what takes longest", lambda e: e.limit),
         row("all, at least", lambda e: _time(e.seconds)),

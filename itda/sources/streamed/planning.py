@@ -131,6 +131,8 @@ class Estimate:
     """Seconds of reading weights."""
     computing_s: float
     """Seconds of running the model."""
+    moving_s: float
+    """Seconds of copying hidden states to the GPU and back; 0 without one."""
     pursuit_s: float
     """Seconds of making dictionaries, or of encoding with them."""
     fits: bool
@@ -139,7 +141,7 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """Seconds of all: the next block is read while one runs. Dictionaries grow between groups of windows."""
-        return max(self.reading_s, self.computing_s) + self.pursuit_s
+        return max(self.reading_s, self.computing_s + self.moving_s) + self.pursuit_s
 
     @property
     def limit(self) -> str:
@@ -200,6 +202,7 @@ def estimate(shape: ModelShape, work: Work, machine: Machine) -> Estimate:
         operations=operations,
         reading_s=read / machine.rates.disk,
         computing_s=operations / machine.rates.flops,
+        moving_s=2 * groups * state * layers / machine.rates.link if machine.gpu is not None else 0.0,
         pursuit_s=_pursuit_seconds(work, machine.rates, made.on_gpu),
         fits=ram <= machine.ram and (machine.gpu is None or gpu <= machine.gpu),
     )

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 TFLOPS, CPU_TFLOPS, DISK_GBPS = 50.0, 0.5, 3.0
 """Assumed where nothing was measured: 10^12 operations a second on a GPU and on a CPU, 10^9 bytes a second read."""
 
+LINK_GBPS = 6.0
+"""Assumed: 10^9 bytes a second of hidden states to a GPU and back; they are in memory that is not pinned."""
+
 SHARE = 0.1
 """Assumed: making dictionaries gets this share of the operations that a model's products get."""
 
@@ -89,6 +92,8 @@ class Rates:
     """Bytes per second that are read from disk."""
     flops: float
     """Operations per second of the model's products, where the model runs."""
+    link: float
+    """Bytes per second that hidden states are copied to a GPU and back."""
     on_cpu: DictionaryCosts
     """What dictionaries cost on the CPU."""
     on_gpu: DictionaryCosts | None = None
