@@ -38,6 +38,10 @@ BLOCK_BYTES = 2**25
 BLOCK_ROWS = 512
 """Activations in a block even if their correlations take more bytes: fewer make the product less efficient."""
 
+TARGETS_BYTES = 2**26
+"""About the most bytes that the activations of one block may take, 20 for each entry: in a wide block they would come
+from memory again for each step, and a block of thousands would take a gigabyte."""
+
 CROWD = 1024
 """Most activations in a block where Gram rows have to be computed again and again, step by step."""
 
@@ -209,6 +213,9 @@ def new_block(
         left=np.empty(batch),
         least=np.empty(batch),
         bound=np.empty(batch),
+        extra=np.empty(batch, np.int64),
+        exact=np.empty(batch, np.int64),
+        chosen=np.empty(batch, np.int64),
         step=np.empty(batch, np.int64),
         applied=np.empty(batch, np.int64),
         picks=np.zeros((batch, k), np.int64),
@@ -240,11 +247,19 @@ def run(
             gram_cpu_kernel.advance, rows, block, gram.view(fresh), table, number, k, kind, gram.error, gram.stamp
         )
         rows = rows[block.status[rows] != gram_cpu_kernel.DONE]
-        coarse = rows[block.status[rows] == gram_cpu_kernel.NEEDS_PRODUCT]
-        if len(coarse):
-            _refresh(coarse, block, atoms[:number])
-        if len(coarse) < len(rows):
-            gram.fetch(np.unique(block.wanted[rows[block.status[rows] == gram_cpu_kernel.NEEDS_ROW]]))
+        status = block.status[rows]
+        for part in _parts_of(rows[status == gram_cpu_kernel.NEEDS_PRODUCT]):
+            _refresh(part, block, atoms[:number])
+        for part in _parts_of(rows[status == gram_cpu_kernel.NEEDS_FINE_PRODUCT]):
+            _refresh_finely(part, block, atoms[:number])
+        missing = rows[status == gram_cpu_kernel.NEEDS_ROW]
+        if len(missing):
+            gram.fetch(np.unique(block.wanted[missing]))
+
+
+def _parts_of(rows: np.ndarray) -> list[np.ndarray]:
+    """Cut the rows of a product into parts of which a copy is small."""
+    return [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
 
 
 def _refresh(rows: np.ndarray, block: Block, atoms: Float32[Tensor, "atoms d_model"]) -> None:
@@ -252,10 +267,31 @@ def _refresh(rows: np.ndarray, block: Block, atoms: Float32[Tensor, "atoms d_mod
     norm = torch.from_numpy(np.sqrt(block.left[rows]))
     unit = (torch.from_numpy(block.residual[rows]) / norm[:, None]).float()
     product = correlations(unit, atoms) * norm.float()[:, None]
-    block.c[rows, : len(atoms)] = product.numpy()
     # Two roundings more than a first product: of the norm, and of the product with it.
-    block.bound[rows] = (product_error(atoms.shape[1]) + 2 * UNIT) * norm.numpy()
+    _renew(rows, block, product, (product_error(atoms.shape[1]) + 2 * UNIT) * norm)
+
+
+def _refresh_finely(rows: np.ndarray, block: Block, atoms: Float32[Tensor, "atoms d_model"]) -> None:
+    """Compute correlations in float64, for rows whose best atoms are nearer than float32 tells apart, and choose."""
+    residual = torch.from_numpy(block.residual[rows])
+    product = torch.empty(len(rows), len(atoms), dtype=torch.float64)
+    size = max(1, PRODUCT_SIZE // (4 * atoms.shape[1]))
+    for some, these in zip(product.split(size, dim=1), atoms.split(size), strict=True):
+        some.copy_(residual @ these.double().T)
+    # A sum of d_model products in float64 is off by d_model 2^-53 ||r||: doubled, for norms that are 1 up to 1e-5.
+    error = (atoms.shape[1] + 8) * 2.0**-52 * torch.from_numpy(np.sqrt(block.left[rows]))
+    top = product.abs().amax(dim=1)
+    place, candidates = (product.abs() >= (top - 2.1 * error)[:, None]).nonzero(as_tuple=True)
+    starts = np.searchsorted(place.numpy(), np.arange(len(rows) + 1))
+    over_rows(gram_cpu_kernel.choose, np.arange(len(rows)), rows, starts, candidates.numpy(), block, atoms.numpy())
+    _renew(rows, block, product.float(), 1.01 * UNIT * top + error)
+
+
+def _renew(rows: np.ndarray, block: Block, product: Float32[Tensor, "batch atoms"], bound: Tensor) -> None:
+    block.c[rows, : product.shape[1]] = product.numpy()
+    block.bound[rows] = bound.numpy()
     block.applied[rows] = block.step[rows]
+    block.extra[rows] = 0
 
 
 class GramEncoder:
@@ -297,7 +333,8 @@ class GramEncoder:
 def rows_at_once(gram: GramRows, k: int) -> int:
     """Return the number of activations per block."""
     if gram.complete:
-        return min(4096, max(BLOCK_ROWS, BLOCK_BYTES // (4 * gram.number)))
+        most = min(4096, TARGETS_BYTES // (20 * gram.atoms.shape[1]))
+        return max(BLOCK_ROWS, min(most, BLOCK_BYTES // (4 * gram.number)))
     # Gram rows that do not fit are computed at each step for the whole block: the more of them, the more efficient is
     # the product that they come of. But those of a block's picks must fit, k for each of its activations.
     return max(1, min(CROWD, gram.capacity // k))

@@ -29,8 +29,18 @@ as a float32 product is in the worst case. |<d_i, d_j>| <= 1.00002, so nothing o
 
 RESOLUTION = 2.0**-20  # `plain.RESOLUTION`: the kernels are compiled, so the value is fixed here; a test compares them
 
-DONE, NEEDS_ROW, NEEDS_PRODUCT = 0, 1, 2
-"""Reasons why a row stopped: finished; an atom's Gram row is missing; its correlations are too coarse to choose by."""
+DONE, NEEDS_ROW, NEEDS_PRODUCT, NEEDS_FINE_PRODUCT = 0, 1, 2, 3
+"""Reasons why a row stopped: finished; an atom's Gram row is missing; its correlations are too coarse to choose by,
+and should come from a new product in float32, or from one in float64."""
+
+WORTH = 8
+"""A new product costs a row about as much as exact correlations with one in so many atoms."""
+
+FEW = 32
+"""So many more exact correlations than steps are no reason for a new product, however few atoms there are."""
+
+COARSE = 4.0
+"""A new product pays if it makes the bound so many times smaller."""
 
 MP, MP_REFIT, OMP = 0, 1, 2
 
@@ -48,6 +58,9 @@ class Block(NamedTuple):
     left: np.ndarray  # [batch] ||r||^2
     least: np.ndarray  # [batch] stop at this ||r||^2
     bound: np.ndarray  # [batch] worst error of an entry of c
+    extra: np.ndarray  # [batch] exact correlations since the last product, besides one a step
+    exact: np.ndarray  # [batch] exact correlations of all the steps taken, and of those taken back
+    chosen: np.ndarray  # [batch] the atom that a product in float64 chose for the next step, or -1
     step: np.ndarray  # [batch] atoms picked
     applied: np.ndarray  # [batch] picks that c accounts for; -1 before the first look
     picks: np.ndarray  # [batch, k] int64
@@ -180,6 +193,14 @@ def _candidates(c: np.ndarray, maxima: np.ndarray, tiles: int, number: int, cut:
     return count
 
 
+@as_written
+def _top(largest: np.ndarray, tiles: int) -> np.float32:
+    top = largest[0]
+    for tile in range(1, tiles):
+        top = max(top, largest[tile])
+    return top
+
+
 @inlined
 def _catch_up(
     i: int,
@@ -223,7 +244,9 @@ def _catch_up(
             return False
         if atom < gram.settled:
             gram.used[gram.slots[atom]] = stamp
-        block.bound[i] += abs(weight) * (entry_error + 3 * UNIT) + 2 * UNIT * norm
+        # The last rounding is in proportion to its result, so to the largest of them.
+        top = _top(maxima.view(np.float32), (number + TILE - 1) // TILE)
+        block.bound[i] += abs(weight) * (entry_error + 3 * UNIT) + 2 * UNIT * min(norm, np.float64(top))
         block.applied[i] = at + 1
         known = True
     if not known:
@@ -236,18 +259,28 @@ def _catch_up(
 def _pick(
     i: int, block: Block, atoms: np.ndarray, number: int, maxima: np.ndarray, found: np.ndarray, terms: np.ndarray
 ) -> tuple[int, float]:
-    """Return the atom with the largest float64 |<r, d>|, and that <r, d>; -1 if c is too coarse to tell."""
+    """Return the atom with the largest float64 |<r, d>|, and that <r, d>.
+
+    Where c is too coarse to choose by, the atom is -NEEDS_PRODUCT or -NEEDS_FINE_PRODUCT: a row pays for exact
+    correlations until they have cost as much as a product that would have saved most of them, so never more than
+    twice what would have been best.
+    """
+    if block.chosen[i] >= 0:
+        best = int(block.chosen[i])
+        block.chosen[i] = -1
+        block.exact[i] += 1
+        return best, fixed_dot(block.residual[i], atoms[best], terms)
     c, tiles = block.c[i], (number + TILE - 1) // TILE
     largest = maxima.view(np.float32)
-    top = largest[0]
-    for tile in range(1, tiles):
-        top = max(top, largest[tile])
     # The extra 0.1 covers the rounding of `cut` itself.
-    cut = np.float32(top - 2.1 * block.bound[i])
+    cut = np.float32(_top(largest, tiles) - 2.1 * block.bound[i])
     count = _candidates(c, largest, tiles, number, cut, found)
-    fresh = product_error(block.z.shape[1]) * np.sqrt(block.left[i])
-    if count > max(64, number // 64) and block.bound[i] > 4 * fresh:
-        return -1, 0.0
+    if block.extra[i] + count - 1 > max(FEW, number // WORTH):
+        if block.bound[i] > COARSE * product_error(block.z.shape[1]) * np.sqrt(block.left[i]):
+            return -NEEDS_PRODUCT, 0.0
+        return -NEEDS_FINE_PRODUCT, 0.0
+    block.extra[i] += count - 1
+    block.exact[i] += count
     best, correlation, size = -1, 0.0, -1.0
     for f in range(count):
         value = fixed_dot(block.residual[i], atoms[found[f]], terms)
@@ -280,6 +313,7 @@ def begin(rows: np.ndarray, targets: np.ndarray, block: Block, exponent: np.ndar
         block.least[i] = energy * max(enough, RESOLUTION * RESOLUTION)
         block.bound[i] = product_error(d_model) * np.sqrt(energy)
         block.step[i], block.applied[i] = 0, -1
+        block.extra[i], block.exact[i], block.chosen[i] = 0, 0, -1
 
 
 @inlined
@@ -311,7 +345,7 @@ def _turn(
         return False
     atom, correlation = _pick(i, block, atoms, number, maxima, found, terms)
     if atom < 0:
-        block.status[i] = NEEDS_PRODUCT
+        block.status[i] = -atom
         return False
     if not abs(correlation) > RESOLUTION * np.sqrt(block.energy[i]):
         return False
@@ -367,6 +401,26 @@ def advance(
         ):
             one = -1
         one, other = other, one
+
+
+@as_written
+def choose(
+    places: np.ndarray,
+    rows: np.ndarray,
+    starts: np.ndarray,
+    candidates: np.ndarray,
+    block: Block,
+    atoms: np.ndarray,
+) -> None:
+    """Choose the best of each row's candidates exactly: those of rows[p] are candidates[starts[p] : starts[p + 1]]."""
+    terms = scratch(atoms.shape[1])
+    for place in places:
+        i, size = rows[place], -1.0
+        for f in range(starts[place], starts[place + 1]):
+            value = abs(fixed_dot(block.residual[i], atoms[candidates[f]], terms))
+            if value > size:  # a later equal one does not win
+                block.chosen[i], size = candidates[f], value
+        block.exact[i] += starts[place + 1] - starts[place]
 
 
 @as_written

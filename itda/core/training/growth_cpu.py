@@ -15,7 +15,16 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 from itda.core.pursuit import Pursuit, gram_cpu_kernel
-from itda.core.pursuit.gram_cpu import GramEncoder, GramRows, Scratch, correlate, kind_of, new_block, run
+from itda.core.pursuit.gram_cpu import (
+    TARGETS_BYTES,
+    GramEncoder,
+    GramRows,
+    Scratch,
+    correlate,
+    kind_of,
+    new_block,
+    run,
+)
 from itda.core.pursuit.gram_cpu_kernel import Block
 from itda.core.pursuit.products import correlations
 from itda.core.pursuit.threads import over_rows
@@ -23,6 +32,9 @@ from itda.core.training import growth_kernel
 
 ROWS = 1024
 """Most rows whose correlations with the dictionary are computed by one product: more make it no more efficient."""
+
+FEW_ROWS = 128
+"""Rows that make a product efficient enough."""
 
 PRODUCT_BYTES = 2**26
 """Most bytes that the correlations of one product may take."""
@@ -100,8 +112,10 @@ class CpuGrowth:
         self.gram = GramRows(self._atoms, self.number, least=self.k, memory=self._memory)
 
     def _rows_of_a_product(self) -> int:
-        # While nearly all are appended, a product with the dictionary is small, and one with each other is not.
-        return max(1, min(ROWS, PRODUCT_BYTES // (4 * self.number + 1), max(2 * self.number, self._block_size)))
+        # The product of the rows with each other should be small beside that with the dictionary.
+        wanted = max(self._block_size, self.number // 4, min(FEW_ROWS, 2 * self.number))
+        width = self._atoms.shape[1]
+        return max(1, min(ROWS, PRODUCT_BYTES // (4 * self.number + 1), TARGETS_BYTES // (20 * width), wanted))
 
     def _rows_of_a_block(self) -> int:
         if self.gram.complete:

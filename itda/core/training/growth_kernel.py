@@ -122,4 +122,4 @@ def rewind(rows: np.ndarray, block: Block, atoms: np.ndarray, dirty: np.ndarray,
         block.left[i] = fixed_dot(residual, residual, terms)
         block.bound[i] = product_error(atoms.shape[1]) * np.sqrt(block.energy[i])
         block.step[i] = step
-        block.applied[i] = -1
+        block.applied[i], block.extra[i], block.chosen[i] = -1, 0, -1

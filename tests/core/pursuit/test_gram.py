@@ -135,16 +135,58 @@ def test_the_bits_of_a_row_depend_on_that_row_alone(pursuit):
 def fine_fit(rows: int = 4) -> Case:
     """Sums of atoms in a wide dictionary: what is left gets far below the error of the first correlations."""
     d = unit_rows(700, 48)
-    return Case(torch.stack([d[i] + 0.5 * d[100 + i] + 1e-4 * d[200 + i] for i in range(rows)]), d, 12)
+    sums = [d[i] + 0.5 * d[100 + i] + 1e-4 * d[200 + i] + 5e-6 * d[300 + i] for i in range(rows)]
+    return Case(torch.stack(sums), d, 12)
+
+
+def near(spread: float, atoms: int = 600, width: int = 1500, rows: int = 12, k: int = 8) -> Case:
+    """Atoms and activations that are all one direction, but for a spread: so much tells them apart."""
+    common = unit_rows(1, width, 5)
+    d = torch.nn.functional.normalize(common + spread * unit_rows(atoms, width), dim=1)
+    return Case(3 * common + spread * normal(rows, width), d, k)
+
+
+class Watch:
+    """Counts the rows that get new correlations, and keeps the blocks."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.fresh, self.fine, self.blocks = [], [], []
+        refresh, refine, run = gram_cpu._refresh, gram_cpu._refresh_finely, gram_cpu.run
+        patch.setattr(gram_cpu, "_refresh", lambda rows, *rest: (self.fresh.extend(rows), refresh(rows, *rest)))
+        patch.setattr(gram_cpu, "_refresh_finely", lambda rows, *rest: (self.fine.extend(rows), refine(rows, *rest)))
+        patch.setattr(gram_cpu, "run", lambda rows, block, *rest: (self.blocks.append(block), run(rows, block, *rest)))
 
 
 @ALL
 def test_correlations_that_are_too_coarse_are_computed_anew_and_every_bit_is_that_of_plain(pursuit, monkeypatch):
-    fresh, refresh = [], gram_cpu._refresh
-    monkeypatch.setattr(gram_cpu, "_refresh", lambda rows, *rest: (fresh.extend(rows), refresh(rows, *rest)))
-    case = fine_fit()
+    watch, case = Watch(monkeypatch), fine_fit()
     assert differences(fast(case, pursuit), plain.pursue(*case, pursuit)) == []
-    assert fresh
+    assert watch.fresh
+
+
+@ALL
+@pytest.mark.parametrize("spread", [10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5])
+def test_however_near_atoms_are_few_of_them_are_correlated_exactly(spread, pursuit, monkeypatch):
+    watch, case = Watch(monkeypatch), near(spread)
+    assert differences(fast(case, pursuit), plain.pursue(*case, pursuit)) == []
+    (block,) = watch.blocks
+    paid = max(gram_cpu_kernel.FEW, len(case.atoms) // gram_cpu_kernel.WORTH)
+    for row in range(len(case.targets)):
+        products = 1 + watch.fresh.count(row) + watch.fine.count(row)
+        assert block.step[row] <= block.exact[row] <= 2 * (block.step[row] + 1) + paid * products
+        assert products <= 1 + 2 * (block.step[row] + 1)
+
+
+@ALL
+def test_a_new_product_is_asked_for_as_soon_as_candidates_have_cost_as_much(pursuit, monkeypatch):
+    watch = Watch(monkeypatch)
+    fast(near(1.0), pursuit)
+    assert (watch.fresh, watch.fine) == ([], [])
+    fast(near(1e-3), pursuit)  # what is left after the first step is a thousandth
+    assert sorted(set(watch.fresh)) == list(range(12))
+    watch.fine.clear()
+    fast(near(1e-4), pursuit)  # correlations differ by less than a product in float32 tells apart
+    assert sorted(set(watch.fine)) == list(range(12))
 
 
 @pytest.mark.parametrize("pursuit", ["mp", "omp"])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itda import Trainer
-from itda.core.pursuit import gram_cpu_kernel, plain
+from itda.core.pursuit import gram_cpu, gram_cpu_kernel, plain
 from itda.core.training import growth_cpu, growth_kernel
 from itda.core.training.growth_cpu import CpuGrowth
 
@@ -31,6 +31,7 @@ STREAMS = {
     "more than the width can need": lambda: normal(100, 3),
     "ties": lambda: torch.randint(-1, 2, (100, 6), generator=torch.Generator().manual_seed(5)).float(),
     "one direction": lambda: normal(60, 1),
+    "wide, with a mean": lambda: 60 * unit_rows(1, 2100) + normal(30, 2100)[torch.arange(36) % 30],
     "sparse sums": lambda: normal(150, 3, 9).sign() @ unit_rows(3, 40) + 0.3 * normal(150, 40),
 }
 EVERY = pytest.mark.parametrize("stream", STREAMS)
@@ -141,6 +142,22 @@ def test_a_first_pick_that_a_new_atom_takes_by_less_than_a_rounding_decides_what
         stream = torch.stack([d0, d2, d1, x]).float()
         added.add(check(torch.cat([stream, normal(2, 64)]), 2, 0.17, pursuit, 6).number)
     assert pursuit == "omp" or len(added) == 2
+
+
+@ALL
+@pytest.mark.parametrize("size", [7, None])
+def test_rows_whose_atoms_are_almost_one_direction_pause_for_new_products_and_decide_as_in_plain(
+    pursuit, size, monkeypatch
+):
+    paused = []
+    for name in ("_refresh", "_refresh_finely"):
+        renew = getattr(gram_cpu, name)
+        monkeypatch.setattr(
+            gram_cpu, name, lambda rows, *rest, renew=renew, name=name: (paused.append(name), renew(rows, *rest))
+        )
+    x = 3 * unit_rows(1, 40) + 1e-3 * normal(150, 40)
+    assert check(x, 6, 2e-6, pursuit, size).number > 40
+    assert set(paused) == {"_refresh", "_refresh_finely"}
 
 
 @ALL
