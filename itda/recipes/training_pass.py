@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, runtime_checkable
+
+import torch
 
 from itda import config as settings
 from itda.core.batch import ActivationBatch, Site
@@ -18,6 +20,9 @@ from itda.recipes.activation_source import RecordedSource, tokens_of
 from itda.recipes.run_in_progress import Keeper, Stopped
 from itda.recipes.runs import Bar, Progress, Run, now_and_then
 from itda.recipes.trainers import Trainers
+from itda.sources.ahead import ReadAhead
+from itda.sources.models.base import ActivationModel
+from itda.sources.streamed.model import StreamedModel
 from itda.store.checkpoints import Checkpoint
 
 LOG_EVERY_S = 1.0
@@ -92,7 +97,7 @@ class TrainingPass:
         self.read = TokenLog()
         self.before = 0.0
         """Seconds of the processes before this one."""
-        self._at = ""
+        self._at, self._counts = "", ""
         self._started = time.monotonic()
 
     @property
@@ -129,7 +134,7 @@ class TrainingPass:
 
     def run(self, bar: Bar) -> None:
         """Read to the end. Raises `Stopped` if the user asks for it."""
-        tokens, model = tokens_of(self.place.options), self.recorded.model
+        tokens = tokens_of(self.place.options)
         start = min(self.seen.values())
         # Those that a site had beyond that, from a flight in which it came before others, are not offered again.
         drop = {site: number - start for site, number in self.seen.items()}
@@ -137,15 +142,14 @@ class TrainingPass:
         with bar("train", tokens) as progress, self.place.log(self.seen[self.lead]) as log:
             progress.update(shown)
             progress.set_postfix_str("starting; the first run of all compiles for some seconds")
-            logged, watched = time.monotonic(), nullcontext()
-            if model is not None:
-                watched = model.watched(self._watching(progress))
-            with self.keeper.listening(), self._kept_on_request(), watched:
-                for batches in self.recorded.source(start):
+            logged, self._counts = time.monotonic(), self._atoms()
+            with self.keeper.listening(), self._kept_on_request(), self._reading(start, progress) as reading:
+                for batches in reading:
                     fresh = self._offer(batches, drop)
+                    self._counts = self._atoms()
                     progress.update(self.tokens - shown)
                     shown = self.tokens
-                    progress.set_postfix_str(self._at + self._atoms())
+                    progress.set_postfix_str(self._at + self._counts)
                     if time.monotonic() - logged >= LOG_EVERY_S:
                         logged = time.monotonic()
                         log(json.dumps(self._line(fresh)) + "\n")
@@ -167,12 +171,32 @@ class TrainingPass:
             self.read.add(fresh[self.lead].labels)
         return fresh
 
-    def _watching(self, progress: Progress) -> Callable[[str], object]:
-        """Return what a model calls while it yields nothing: it shows what is done, and ends the pass on request."""
-        show = now_and_then(lambda block: progress.set_postfix_str(f"{block}, {self._atoms()}"))
+    @contextmanager
+    def _reading(self, start: int, progress: Progress) -> Iterator[Iterable[Mapping[Site, ActivationBatch]]]:
+        """Give the stream without its first activations; read ahead, where the model may run beside the trainers."""
+        model, source = self.recorded.model, self.recorded.source(start)
+        if model is None:
+            yield source
+            return
+        if not may_run_ahead(model):
+            with model.watched(self._watching(progress, lambda: False)):
+                yield source
+            return
+        # The weights of a streamed model come and go on the one stream that all threads use by themselves.
+        own = not isinstance(model, StreamedModel)
+        reading = ReadAhead(source, device=torch.device(model.device), own_stream=own)
+        with model.watched(self._watching(progress, lambda: reading.leaving)), reading:
+            yield reading
+
+    def _watching(self, progress: Progress, leaving: Callable[[], bool]) -> Callable[[str], object]:
+        """Return what a model calls while it yields nothing: it shows what is done, and ends the pass on request.
+
+        The model may call it in a thread of its own, so it asks nothing of the trainers.
+        """
+        show = now_and_then(lambda block: progress.set_postfix_str(f"{block}, {self._counts}"))
 
         def watch(block: str) -> None:
-            if self.keeper.stopping:
+            if self.keeper.stopping or leaving():
                 raise _Asked
             self._at = f"{block}, "
             show(block)
@@ -202,6 +226,23 @@ class TrainingPass:
             # Rows of the Gram matrix in memory: all, or the number of those that fit.
             "gram_rows": {str(site): rows for site, rows in self.trainers.gram_rows().items()},
         }
+
+
+def may_run_ahead(model: ActivationModel) -> bool:
+    """Return True if a model may run in a thread of its own: to the same bits, and so that time is saved.
+
+    It saves time on a GPU: on a CPU both use all of its cores anyway (`benchmarks/ahead.py`). The bits are in danger
+    where settings of torch are for one thread alone (autocast, a default device), or where growth sets for all threads
+    a precision that the model should not have.
+    """
+    device = torch.device(model.device) if model.device else torch.device("cpu")
+    if not model.runs_ahead or device.type == "cpu" or torch.is_autocast_enabled(device.type):
+        return False
+    try:
+        full = torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # each backend has a precision of its own
+        return False
+    return full and torch.get_default_device().type == "cpu"
 
 
 def _after(batch: ActivationBatch, drop: dict[Site, int], site: Site) -> ActivationBatch:

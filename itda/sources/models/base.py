@@ -33,6 +33,10 @@ class ActivationModel(ABC):
     watch: Callable[[str], object] = staticmethod(lambda _place: None)
     """Called often while nothing is yielded, with a few words on the work in progress, which an error from it ends."""
 
+    runs_ahead: bool = False
+    """True if `harvest` may run in a thread of its own while what it yielded before is used elsewhere: it writes to
+    nothing that it has yielded."""
+
     def __repr__(self) -> str:
         # A dataclass's own would have every module, and the tokenizer's vocabulary.
         where = f" on {self.device}" if self.device else ""

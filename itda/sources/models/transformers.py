@@ -46,6 +46,7 @@ class LanguageModel(ResumableModel):
     """The commit of a model from the Hub."""
     found_by_name: bool = False
     """True if `load` made it, so that its name is enough to find it again."""
+    runs_ahead = True
 
     @staticmethod
     def load(

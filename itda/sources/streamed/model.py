@@ -61,6 +61,7 @@ class StreamedModel(SpliceableModel, PlacedModel):
     turns: Turns = field(default_factory=Turns)
     times: list[BlockTime] = field(default_factory=list)
     """Seconds of each block that `harvest` has gone through, in order."""
+    runs_ahead = True
 
     @staticmethod
     def load(
