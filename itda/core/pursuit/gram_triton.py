@@ -9,7 +9,7 @@ from torch import Tensor
 from itda.core.pursuit import gram_torch, gram_triton_kernel
 from itda.core.pursuit.advance import SCALE, Atoms, Correlations, Rows
 from itda.core.pursuit.products import UNIT, product_error
-from itda.core.pursuit.triton_limits import Launch, lanes_of, launch_of, power_of_two
+from itda.core.pursuit.triton_limits import Launch, lanes_of, launch_of, lines_of
 
 UNFUSED = {"enable_fp_fusion": False}
 """The compiler's setting that keeps products and sums apart; only what is off by a bound is fused, by name."""
@@ -67,12 +67,17 @@ def advance_triton(
 
 def _compiled_for(launch: Launch, number: int) -> dict[str, Any]:
     """Return the kernel's constants, and the compiler's settings."""
-    settings: dict[str, Any] = {"BLOCK": launch.block, "LANES": launch.lanes, "WARPS": launch.warps}
+    settings: dict[str, Any] = {
+        "BLOCK": launch.block,
+        "LANES": launch.lanes,
+        "WARPS": launch.warps,
+        "EACH": launch.each,
+    }
     settings |= {"COMPILED": not gram_triton_kernel.INTERPRETED, **UNFUSED, "num_warps": launch.warps}
     if launch.registers is not None:
         settings["maxnreg"] = launch.registers
     if not launch.on_chip:
-        settings["LINES"] = min(1024, power_of_two(-(-number // 64)))
+        settings["LINES"] = lines_of(number)
     return settings
 
 

@@ -10,7 +10,7 @@ rounds twice.
 
 What a step costs is mostly waiting: for memory, and for the warps of a program to exchange numbers. Hence
 
-- number i of a residual belongs to thread i mod (32 WARPS). Loads are contiguous over the threads of a warp, and the
+- number i of a residual belongs to thread i mod (32 WARPS), if that is 256 or less. Loads are contiguous over the threads of a warp, and the
   first folds of a sum are between numbers of one thread, the next between threads of one warp; only 8 numbers are
   exchanged between warps, once, and each thread folds them by itself (`_in_halves`);
 - a step has three exchanges: of the largest |c|, of the number of candidates and the first one, and of <r, d>;
@@ -75,11 +75,22 @@ def _in_halves(x, SIZE: tl.constexpr, COMBINE: tl.constexpr):
 
 
 @triton.jit
+def _places(LANES: tl.constexpr):
+    """Return the numbers 0 .. LANES - 1 as [LANES / 256, 256].
+
+    That a thread has no two neighbours is for the folds of `_fixed_sum`. Two axes make them unlike columns of c: tensors
+    of one shape would be given one layout, and c is read 8 or 4 neighbours at a time.
+    """
+    lane = tl.max_contiguous(tl.arange(0, 256), 1)
+    return tl.arange(0, LANES // 256)[:, None] * 256 + lane[None, :]
+
+
+@triton.jit
 def _fixed_sum(terms, LANES: tl.constexpr):
-    """Return `fixed_order.fixed_sum` of LANES terms, a power of two of at least 256."""
+    """Return `fixed_order.fixed_sum` of the terms [LANES / 256, 256]; LANES is a power of two."""
     for level in tl.static_range(16):
         if (LANES >> level) > 256:
-            terms = tl.sum(tl.reshape(terms, (2, LANES >> (level + 1))), axis=0)
+            terms = tl.sum(tl.reshape(terms, (2, LANES >> (level + 9), 256)), axis=0)
     terms = tl.sum(tl.reshape(terms, (8, 2, 16)), axis=1)
     terms = tl.sum(tl.reshape(terms, (8, 2, 8)), axis=1)
     terms = tl.sum(tl.reshape(terms, (8, 2, 4)), axis=1)
@@ -88,38 +99,38 @@ def _fixed_sum(terms, LANES: tl.constexpr):
 
 
 @triton.jit
-def _atom(table, index, width, lane):
+def _atom(table, index, width, place):
     """Return an atom in float64, with zeros past its width."""
-    return tl.load(table + index.to(tl.int64) * width + lane, mask=lane < width, other=0.0).to(tl.float64)
+    return tl.load(table + index.to(tl.int64) * width + place, mask=place < width, other=0.0).to(tl.float64)
 
 
 @triton.jit
-def _by_warp(x, BLOCK: tl.constexpr, WARPS: tl.constexpr):
-    """Arrange a block as [repeats, warps, numbers of a warp], which moves nothing where a thread holds 8 in a row."""
-    part: tl.constexpr = BLOCK // WARPS if BLOCK < 256 * WARPS else 256
+def _by_warp(x, BLOCK: tl.constexpr, WARPS: tl.constexpr, EACH: tl.constexpr):
+    """Arrange a block as [repeats, warps, numbers of a warp], which moves nothing where a thread has EACH in a row."""
+    part: tl.constexpr = BLOCK // WARPS if BLOCK < 32 * EACH * WARPS else 32 * EACH
     return tl.reshape(x, (BLOCK // (part * WARPS), WARPS, part))
 
 
 @triton.jit
-def _largest(size, BLOCK: tl.constexpr, WARPS: tl.constexpr, COMPILED: tl.constexpr):
+def _largest(size, BLOCK: tl.constexpr, WARPS: tl.constexpr, EACH: tl.constexpr, COMPILED: tl.constexpr):
     """Return the largest number; compiled, what is not a number is passed over."""
     if not COMPILED:
         size = tl.where(size >= 0, size, -1.0)
-    x = tl.max(tl.max(_by_warp(size, BLOCK, WARPS), axis=0), axis=1)
+    x = tl.max(tl.max(_by_warp(size, BLOCK, WARPS, EACH), axis=0), axis=1)
     return _in_halves(x, WARPS, _larger) if WARPS > 1 else tl.max(x, axis=0)
 
 
 @triton.jit
-def _lowest(column, BLOCK: tl.constexpr, WARPS: tl.constexpr):
-    x = tl.min(tl.min(_by_warp(column, BLOCK, WARPS), axis=0), axis=1)
+def _lowest(column, BLOCK: tl.constexpr, WARPS: tl.constexpr, EACH: tl.constexpr):
+    x = tl.min(tl.min(_by_warp(column, BLOCK, WARPS, EACH), axis=0), axis=1)
     return _in_halves(x, WARPS, _lower) if WARPS > 1 else tl.min(x, axis=0)
 
 
 @triton.jit
-def _number_and_first(near, column, BLOCK: tl.constexpr, WARPS: tl.constexpr):
+def _number_and_first(near, column, BLOCK: tl.constexpr, WARPS: tl.constexpr, EACH: tl.constexpr):
     """Return how many columns are near the best, and the first of them."""
-    number = tl.sum(tl.sum(_by_warp(near.to(tl.int32), BLOCK, WARPS), axis=0), axis=1)
-    first = tl.min(tl.min(_by_warp(tl.where(near, column, NONE), BLOCK, WARPS), axis=0), axis=1)
+    number = tl.sum(tl.sum(_by_warp(near.to(tl.int32), BLOCK, WARPS, EACH), axis=0), axis=1)
+    first = tl.min(tl.min(_by_warp(tl.where(near, column, NONE), BLOCK, WARPS, EACH), axis=0), axis=1)
     both = (number.to(tl.int64) << 32) | first.to(tl.int64)
     both = _in_halves(both, WARPS, _together) if WARPS > 1 else tl.max(both, axis=0)
     return (both >> 32).to(tl.int32), (both & 0xFFFFFFFF).to(tl.int32)
@@ -158,11 +169,11 @@ def _left_after(left, slack, a, energy):
 
 
 @triton.jit
-def _residual(z, picks, coefficients, steps, table, width, lane):
+def _residual(z, picks, coefficients, steps, table, width, numbers):
     """Return z less the steps of a row so far, one after the other."""
-    r = tl.load(z + lane, mask=lane < width, other=0.0)
+    r = tl.load(z + numbers, mask=numbers < width, other=0.0)
     for t in range(steps):
-        r -= tl.load(coefficients + t) * _atom(table, tl.load(picks + t), width, lane)
+        r -= tl.load(coefficients + t) * _atom(table, tl.load(picks + t), width, numbers)
     return r
 
 
@@ -170,16 +181,16 @@ def _residual(z, picks, coefficients, steps, table, width, lane):
 def residual_units(which, z, left_over, picks, coefficients, steps, table, unit, width, k, LANES: tl.constexpr):
     """Write the residual of one row, scaled to norm 1, in float32 [rows of this call, d_model]."""
     row = tl.load(which + tl.program_id(0)).to(tl.int64)
-    lane = tl.max_contiguous(tl.arange(0, LANES), 1)
-    r = _residual(z + row * width, picks + row * k, coefficients + row * k, tl.load(steps + row), table, width, lane)
-    out = unit + tl.program_id(0).to(tl.int64) * width + lane
-    tl.store(out, (r / tl.sqrt(tl.load(left_over + row))).to(tl.float32), mask=lane < width)
+    numbers = _places(LANES)
+    r = _residual(z + row * width, picks + row * k, coefficients + row * k, tl.load(steps + row), table, width, numbers)
+    out = unit + tl.program_id(0).to(tl.int64) * width + numbers
+    tl.store(out, (r / tl.sqrt(tl.load(left_over + row))).to(tl.float32), mask=numbers < width)
 
 
 @triton.jit
 def _less(c, gram_row, a, unit, column, reach):
     """Return c - a G[j] for the columns of a tile; both have 0 or anything where there is no atom."""
-    values = tl.load(gram_row + column, mask=column < reach, other=0)
+    values = tl.load(gram_row + column, mask=column < reach, other=0, eviction_policy="evict_first")
     return tl.fma(values.to(tl.float32), (-a * unit).to(tl.float32), c)
 
 
@@ -231,6 +242,7 @@ def on_chip(
     BLOCK: tl.constexpr,
     LANES: tl.constexpr,
     WARPS: tl.constexpr,
+    EACH: tl.constexpr,  # neighbouring columns that a thread has
     SLOTS: tl.constexpr,
     GROWING: tl.constexpr,
     FAST: tl.constexpr,
@@ -241,12 +253,12 @@ def on_chip(
     at = tl.load(place + tl.program_id(0)).to(tl.int64)
     picks += row * k
     coefficients += row * k
-    column = tl.arange(0, BLOCK)
-    lane = tl.max_contiguous(tl.arange(0, LANES), 1)  # so that threads take turns, number by number
+    column = tl.max_contiguous(tl.arange(0, BLOCK), EACH)
+    numbers = _places(LANES)
     step, whole = tl.load(steps + row), tl.load(energy + row)
     limit, smallest = tl.load(least + row), tl.load(faint + row)
 
-    r = _residual(z + row * width, picks, coefficients, step, table, width, lane)
+    r = _residual(z + row * width, picks, coefficients, step, table, width, numbers)
     left = _fixed_sum(r * r, LANES)
     slack = left * 0
 
@@ -269,9 +281,9 @@ def on_chip(
     going = (left > limit) & (why == 0)
     while going & (step < k):
         size = tl.abs(c_row)
-        top = _largest(size, BLOCK, WARPS, COMPILED)
+        top = _largest(size, BLOCK, WARPS, EACH, COMPILED)
         near = size >= _cut(top, off, FAST)
-        found, best = _number_and_first(near, column, BLOCK, WARPS)
+        found, best = _number_and_first(near, column, BLOCK, WARPS, EACH)
         if FAST:
             found = tl.minimum(found, 1)
         crowded = (found > crowd) & (off > coarse * _norm(left, slack))
@@ -281,12 +293,12 @@ def on_chip(
         else:
             slot = _slot_of(slots, best, SLOTS)
             _fetch_ahead(gram + tl.maximum(slot, 0).to(tl.int64) * gram_stride, reach, BLOCK // 64, COMPILED)
-            correlation = _fixed_sum(r * _atom(table, best, width, lane), LANES)
+            correlation = _fixed_sum(r * _atom(table, best, width, numbers), LANES)
             if found > 1:
                 candidate = best
                 for _ in range(1, found):
-                    candidate = _lowest(tl.where(near & (column > candidate), column, NONE), BLOCK, WARPS)
-                    other = _fixed_sum(r * _atom(table, candidate, width, lane), LANES)
+                    candidate = _lowest(tl.where(near & (column > candidate), column, NONE), BLOCK, WARPS, EACH)
+                    other = _fixed_sum(r * _atom(table, candidate, width, numbers), LANES)
                     better = tl.abs(other) > tl.abs(correlation)  # by rising index: an equal one wins nothing
                     best = tl.where(better, candidate, best)
                     correlation = tl.where(better, other, correlation)
@@ -296,7 +308,7 @@ def on_chip(
                 tl.store(picks + step, best)
                 tl.store(coefficients + step, correlation)
                 step += 1
-                r -= correlation * _atom(table, best, width, lane)
+                r -= correlation * _atom(table, best, width, numbers)
                 norm = _norm(left, slack)
                 left, slack = _left_after(left, slack, correlation, whole)
                 if left - slack <= limit:
@@ -351,6 +363,7 @@ def streaming(
     LINES: tl.constexpr,  # lines of a Gram row, of 64 numbers each, that are fetched ahead: a power of two
     LANES: tl.constexpr,
     WARPS: tl.constexpr,
+    EACH: tl.constexpr,  # neighbouring columns that a thread has
     SLOTS: tl.constexpr,
     GROWING: tl.constexpr,
     FAST: tl.constexpr,
@@ -362,13 +375,13 @@ def streaming(
     picks += row * k
     coefficients += row * k
     c += at * c_stride
-    column = tl.arange(0, BLOCK)
-    lane = tl.max_contiguous(tl.arange(0, LANES), 1)
+    column = tl.max_contiguous(tl.arange(0, BLOCK), EACH)
+    numbers = _places(LANES)
     step, whole = tl.load(steps + row), tl.load(energy + row)
     limit, smallest = tl.load(least + row), tl.load(faint + row)
     tiles = tl.cdiv(number, BLOCK)
 
-    r = _residual(z + row * width, picks, coefficients, step, table, width, lane)
+    r = _residual(z + row * width, picks, coefficients, step, table, width, numbers)
     left = _fixed_sum(r * r, LANES)
     slack = left * 0
     off, done = tl.load(bound + at), tl.load(applied + at)
@@ -399,10 +412,10 @@ def streaming(
         for tile in range(tiles):
             here = tile * BLOCK + column
             real = here < number
-            part = tl.load(c + here, mask=real, other=0.0)
+            part = tl.load(c + here, mask=real, other=0.0, eviction_policy="evict_last")
             if done < step:
                 part = _less(part, gram_row, a, unit, here, reach)
-                tl.store(c + here, part, mask=real)
+                tl.store(c + here, part, mask=real, eviction_policy="evict_last")
             if GROWING:
                 real = real & (tl.load(born + here, mask=real, other=NONE) < row.to(tl.int32))
             size = tl.where(real, tl.abs(part), -1.0)
@@ -411,12 +424,12 @@ def streaming(
             largest = tl.maximum(largest, size)
         done = step
         tl.debug_barrier()
-        top = _largest(largest, BLOCK, WARPS, True)
+        top = _largest(largest, BLOCK, WARPS, EACH, True)
         cut = _cut(top, off, FAST)
         near = (largest >= cut) & (largest >= 0)
-        found, best = _number_and_first(near, where * BLOCK + column, BLOCK, WARPS)
+        found, best = _number_and_first(near, where * BLOCK + column, BLOCK, WARPS, EACH)
         second = tl.where((second >= cut) & (second >= 0), 1, 0)
-        more, _ = _number_and_first(second > 0, column, BLOCK, WARPS)
+        more, _ = _number_and_first(second > 0, column, BLOCK, WARPS, EACH)
         crowded = row < 0
         found += more  # no less than 2 where there are 2, which is all that is asked of it
         if FAST:
@@ -426,7 +439,7 @@ def streaming(
         if (found == 1) & (crowd > 0):
             slot = _slot_of(slots, best, SLOTS)
             _fetch_ahead(gram + tl.maximum(slot, 0).to(tl.int64) * gram_stride, reach, LINES, COMPILED)
-            correlation = _fixed_sum(r * _atom(table, best, width, lane), LANES)
+            correlation = _fixed_sum(r * _atom(table, best, width, numbers), LANES)
         elif found > 0:
             many = tl.zeros([BLOCK], tl.int32)
             for tile in range(tiles):
@@ -436,13 +449,13 @@ def streaming(
                 for tile in range(tiles):
                     here = tile * BLOCK + column
                     near = _near(c, born, here, number, row, cut, GROWING)
-                    number_here, candidate = _number_and_first(near, here, BLOCK, WARPS)
+                    number_here, candidate = _number_and_first(near, here, BLOCK, WARPS, EACH)
                     for _ in range(number_here):
-                        other = _fixed_sum(r * _atom(table, candidate, width, lane), LANES)
+                        other = _fixed_sum(r * _atom(table, candidate, width, numbers), LANES)
                         better = tl.abs(other) > tl.abs(correlation)  # by rising index: an equal one wins nothing
                         best = tl.where(better, candidate, best)
                         correlation = tl.where(better, other, correlation)
-                        candidate = _lowest(tl.where(near & (here > candidate), here, NONE), BLOCK, WARPS)
+                        candidate = _lowest(tl.where(near & (here > candidate), here, NONE), BLOCK, WARPS, EACH)
                 slot = _slot_of(slots, best, SLOTS)
         tl.debug_barrier()
         why = crowded.to(tl.int32) * CROWDED
@@ -451,7 +464,7 @@ def streaming(
             tl.store(picks + step, best)
             tl.store(coefficients + step, correlation)
             step += 1
-            r -= correlation * _atom(table, best, width, lane)
+            r -= correlation * _atom(table, best, width, numbers)
             norm = _norm(left, slack)
             left, slack = _left_after(left, slack, correlation, whole)
             if left - slack <= limit:

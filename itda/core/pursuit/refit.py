@@ -15,6 +15,7 @@ from itda.core.code import SparseCode
 from itda.core.pursuit.fixed_order import fixed_dot, root
 from itda.core.pursuit.gram_torch import rows_at_once
 from itda.core.pursuit.subtraction import DEPENDENT
+from itda.core.pursuit.triton_limits import lanes_of
 from itda.machine import missing_for_triton
 
 
@@ -57,8 +58,8 @@ def products_triton(
 
     rows, k = indices.shape
     gram, with_z = z.new_zeros(rows, k, k), z.new_zeros(rows, k)
-    levels = (z.shape[1] - 1).bit_length()
-    settings = {"LEVELS": levels, "num_warps": min(16, max(1, 2**levels // 256)), "enable_fp_fusion": False}
+    lanes = lanes_of(z.shape[1])
+    settings = {"LANES": lanes, "num_warps": min(8, lanes // 256), "enable_fp_fusion": False}
     atoms = atoms.contiguous()
     with torch.cuda.device_of(z):
         products[(rows, k)](z.contiguous(), atoms, indices.int().contiguous(), gram, with_z, z.shape[1], k, **settings)

@@ -7,7 +7,7 @@
 import triton
 import triton.language as tl
 
-from itda.core.pursuit.gram_triton_kernel import _atom, _fixed_sum
+from itda.core.pursuit.gram_triton_kernel import _atom, _fixed_sum, _places
 
 
 @triton.jit
@@ -19,14 +19,14 @@ def products(
     with_z,  # float64 [rows, k]: written
     width,
     k,
-    LEVELS: tl.constexpr,
+    LANES: tl.constexpr,
 ):
     """Write the inner products of one atom of a row with those before it, itself, and the target."""
     row, t = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    place = tl.arange(0, 2**LEVELS)
+    place = _places(LANES)
     own = _atom(atoms, tl.load(indices + row * k + t), width, place)
     target = tl.load(z + row * width + place, mask=place < width, other=0.0)
-    tl.store(with_z + row * k + t, _fixed_sum(own * target, LEVELS))
+    tl.store(with_z + row * k + t, _fixed_sum(own * target, LANES))
     for s in range(t + 1):
         other = _atom(atoms, tl.load(indices + row * k + s), width, place)
-        tl.store(gram + (row * k + t) * k + s, _fixed_sum(other * own, LEVELS))
+        tl.store(gram + (row * k + t) * k + s, _fixed_sum(other * own, LANES))

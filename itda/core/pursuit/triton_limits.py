@@ -9,7 +9,7 @@ from itda.core.pursuit.rules.mp_refit import MP_REFIT
 KNOWN = {MP, MP_REFIT}
 """The rules that the kernels follow; a refit comes after them."""
 
-REGISTERS = 160 * 2**10
+REGISTERS = 192 * 2**10
 """Most bytes that the on-chip kernel may hold in the 256 KiB of registers of an SM: c, and a residual in float64."""
 
 WIDEST = 2**14
@@ -62,6 +62,8 @@ class Launch(NamedTuple):
     """Places for the numbers of a residual: a power of two."""
     warps: int
     """Groups of 32 threads in a program."""
+    each: int
+    """Neighbouring columns that a thread has: as many as it reads, and writes, at once."""
     registers: int | None
     """Most registers that a thread may have; None leaves it to the compiler."""
 
@@ -69,10 +71,30 @@ class Launch(NamedTuple):
 def launch_of(m: int, d: int, on_chip: bool | None = None) -> Launch:
     """Choose how to start the kernel for m atoms of width d; `on_chip` is by default what `fits_on_chip` says.
 
-    >>> launch_of(16384, 768).on_chip, launch_of(65536, 768).on_chip
-    (True, False)
+    By what the kernels compile to (`scripts/kernel_report.py`): a program has eight warps, since sums in float64 leave
+    eight numbers to exchange, and four where that leaves a thread little to hold. So many registers that next to
+    nothing is spilled from them; fewer leave room for more programs at a time on an SM, and one waits while another
+    computes. The streaming kernel has an SM for itself: its correlations then stay in the second cache.
+
+    >>> launch_of(16384, 4096)
+    Launch(on_chip=True, block=16384, lanes=4096, warps=8, each=8, registers=128)
+    >>> launch_of(65536, 768).on_chip
+    False
     """
     lanes = lanes_of(d)
-    if fits_on_chip(m, d) if on_chip is None else on_chip:
-        return Launch(True, max(256, power_of_two(m)), lanes, 8, None)
-    return Launch(False, 4096, lanes, 8, None)
+    if not (fits_on_chip(m, d) if on_chip is None else on_chip):
+        return Launch(False, 8192 * 4096 // max(4096, lanes), lanes, 8, 4, None)
+    block = max(256, power_of_two(m))
+    warps = 4 if block + 2 * lanes <= 48 * 128 else 8
+    held = (block + 2 * lanes) // (32 * warps)  # registers of a thread for c and r
+    few = 96 if warps == 4 else 80
+    return Launch(True, block, lanes, warps, 8, few if held <= 48 else 128 if held <= 96 else None)
+
+
+def lines_of(m: int) -> int:
+    """Return the lines of memory, of 64 entries each, that the streaming kernel fetches ahead of a Gram row.
+
+    >>> lines_of(65536), lines_of(10**6)
+    (1024, 1024)
+    """
+    return min(1024, power_of_two(-(-m // 64)))

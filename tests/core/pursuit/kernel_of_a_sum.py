@@ -7,13 +7,13 @@ import torch
 import triton
 import triton.language as tl
 
-from itda.core.pursuit.gram_triton_kernel import _fixed_sum
+from itda.core.pursuit.gram_triton_kernel import _fixed_sum, _places
 from itda.core.pursuit.triton_limits import lanes_of
 
 
 @triton.jit
 def _kernel(terms, out, width, LANES: tl.constexpr):
-    place = tl.arange(0, LANES)
+    place = _places(LANES)
     tl.store(out, _fixed_sum(tl.load(terms + place, mask=place < width, other=0.0), LANES))
 
 

@@ -136,7 +136,8 @@ def test_a_gram_matrix_with_room_to_grow_is_taken_as_it_is():
     [
         (16384, 768, 40, 80, True, "triton-on-chip"),
         (16384, 8192, 40, 80, True, "triton-on-chip"),
-        (16384, 16384, 40, 80, True, "triton-streaming"),  # the residual takes half of the registers
+        (16384, 16384, 40, 80, True, "triton-on-chip"),  # the residual takes half of the registers
+        (16385, 16384, 40, 80, True, "triton-streaming"),
         (32768, 4096, 40, 80, True, "triton-on-chip"),
         (32769, 768, 40, 80, True, "triton-streaming"),
         (16384, 16385, 40, 80, True, "steps"),

@@ -322,7 +322,7 @@ def fused_operations(cache):
     types |= dict.fromkeys(["z", "energy", "least", "faint", "coefficients", "left_over", "bound"], "*fp64")
     types |= dict.fromkeys(["which", "place", "picks", "steps", "status", "applied", "slots", "born"], "*i32")
     types |= {"gram": "*i16"}
-    sizes = {"BLOCK": 256, "LINES": 4, "LANES": 256, "WARPS": 1, "COMPILED": True, "FAST": False}
+    sizes = {"BLOCK": 256, "LINES": 4, "LANES": 256, "WARPS": 1, "EACH": 8, "COMPILED": True, "FAST": False}
     sizes |= {"SLOTS": True, "GROWING": True}
     found = {}
     for name, fuse in (("on_chip", False), ("streaming", False), ("on_chip", True)):
