@@ -33,12 +33,12 @@ def _task(shape: str, tokens: int, atoms: int, mode: str, batch: int, alone: int
 
 SIZES = {
     "full": [_task("124M", 1_280_000, 16_000, "paper", 64, 200_000)],
-    "quick": [_task("tiny", 8000, 300, "paper", 8, 4000, k=8)],
+    "quick": [_task("tiny", 2000, 100, "paper", 8, 1000, k=8)],
     "minute": [_task("tiny", 400, 20, "paper", 2, 256, k=2)],
 }
 BEST = {
     "full": [_task("124M", 1_280_000, 16_000, "best", 64, 0)],
-    "quick": [_task("tiny", 8000, 300, "best", 8, 0, k=8)],
+    "quick": [_task("tiny", 1000, 50, "best", 8, 0, k=4)],
     "minute": [],
 }
 

@@ -60,7 +60,7 @@ SIZES = {
         _task("encode", 768, data=gpu_encode.RANDOM, rows=4096, atoms=16_384, k=40),
     ],
     "quick": [
-        _task("train", 64, data=gpu_train.RAW, tokens=3000, threshold=0.06, k=8),
+        _task("train", 64, data=gpu_train.RAW, tokens=1500, threshold=0.06, k=8),
         _task("encode", 64, data=gpu_encode.RANDOM, rows=256, atoms=1024, k=10),
     ],
     "minute": [

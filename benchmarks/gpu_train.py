@@ -28,8 +28,8 @@ from itda.core.training import growth
 RAW, CENTRED = "raw", "centred"
 OFFERED = 4096
 """Activations per call of the trainer: what a growth takes at once, at most."""
-BATCH = 2048
-"""Activations per batch of the textbook."""
+BATCH, LEAST_BATCHES = 2048, 8
+"""Activations per batch of the textbook; of a short stream at least so many batches are made."""
 
 
 def _task(data: str, d: int, threshold: float, tokens: int, on_cpu: int, **other: Any) -> dict[str, Any]:
@@ -46,9 +46,9 @@ SIZES = {
         _task(CENTRED, 768, 0.285, 8192, 8192, pursuit="mp_refit"),
     ],
     "quick": [
-        _task(RAW, 64, 0.06, 6000, 6000, k=8),
-        _task(CENTRED, 64, 0.3, 6000, 6000, k=8),
-        _task(CENTRED, 64, 0.3, 3000, 3000, k=8, pursuit="mp_refit"),
+        _task(RAW, 64, 0.06, 1500, 1500, k=8),
+        _task(CENTRED, 64, 0.3, 1500, 1500, k=8),
+        _task(CENTRED, 64, 0.3, 800, 800, k=8, pursuit="mp_refit"),
     ],
     "minute": [_task(RAW, 16, 0.05, 64, 64, k=3), _task(CENTRED, 16, 0.3, 48, 48, k=3, pursuit="mp_refit")],
 }
@@ -121,11 +121,12 @@ def compared(found: itda.ITDA, on_cpu: itda.ITDA, *, whole: bool) -> str:
 def textbook(task: dict[str, Any], x: Tensor, atoms: int) -> dict[str, Any]:
     """Its tokens per second until it has so many atoms, and over all activations."""
     found: dict[str, Any] = {}
-    _to_the_end(task, x[:BATCH], 16)  # the first product of a process takes longer
-    wait_for(x.device)
-    started = time.perf_counter()
+    batch = min(BATCH, len(x) // LEAST_BATCHES)
     with full_precision_products(x.device):
-        for seen, dictionary in textbook_batches(x, task["k"], task["threshold"], BATCH, atoms):
+        list(textbook_batches(x[: 2 * batch], task["k"], task["threshold"], batch))  # a first product takes longer
+        wait_for(x.device)
+        started = time.perf_counter()
+        for seen, dictionary in textbook_batches(x, task["k"], task["threshold"], batch, atoms):
             if "textbook_size_tokens" not in found and (len(dictionary) >= atoms or seen == len(x)):
                 wait_for(x.device)
                 spent = time.perf_counter() - started
@@ -133,9 +134,3 @@ def textbook(task: dict[str, Any], x: Tensor, atoms: int) -> dict[str, Any]:
                 found["textbook_atoms"] = len(dictionary)
     wait_for(x.device)
     return found | {"textbook_tokens_per_s": len(x) / (time.perf_counter() - started)}
-
-
-def _to_the_end(task: dict[str, Any], x: Tensor, atoms: int) -> None:
-    with full_precision_products(x.device):
-        for _ in textbook_batches(x, task["k"], task["threshold"], BATCH // 2, atoms):
-            pass
