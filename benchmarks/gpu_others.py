@@ -1,10 +1,17 @@
 """Other benchmarks as parts of benchmarks/gpu.py: `itda` commands, and streaming a model of Llama-3.1-405B's shape."""
 
+import shutil
+import subprocess
+import sys
 import tempfile
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import gpu_commands
+import large_blocks
 import torch
+from common import Results
 from gpu_clock import Emit
 
 COMMANDS = {
@@ -12,7 +19,13 @@ COMMANDS = {
     "quick": [{"model": "tiny", "layers": "4", "tokens": 1500, "devices": "cpu"}],
     "minute": [],
 }
-STREAMING: dict[str, list[dict[str, Any]]] = {"full": [], "quick": [], "minute": []}
+STREAMING = {
+    "full": [{"shape": "405B", "blocks": 3, "tokens": 4096}],
+    "quick": [{"shape": "small", "blocks": 2, "tokens": 512}],
+    "minute": [],
+}
+LOOK_S = 2.0
+"""Seconds between looks at what benchmarks/streaming.py has measured."""
 
 
 def commands(task: dict[str, Any], _device: torch.device, emit: Emit) -> None:
@@ -21,5 +34,27 @@ def commands(task: dict[str, Any], _device: torch.device, emit: Emit) -> None:
         emit(**gpu_commands.run_all(task["model"], task["layers"], task["tokens"], task["devices"].split(","), place))
 
 
-def streaming(task: dict[str, Any], device: torch.device, emit: Emit) -> None:
-    raise NotImplementedError
+def streaming(task: dict[str, Any], _device: torch.device, emit: Emit) -> None:
+    """benchmarks/streaming.py; its blocks stay in the folder for temporary files until all is measured."""
+    size = {name: task[name] for name in ("shape", "blocks", "tokens")}
+    place = Path(tempfile.gettempdir()) / "_".join(["itda_blocks", *map(str, size.values())])
+    out = place / "streaming.md"
+    place.mkdir(exist_ok=True)
+    emit(blocks_in=str(place))
+    options = [word for name, value in size.items() for word in (f"--{name}", str(value))]
+    script = Path(__file__).with_name("streaming.py")
+    process = subprocess.Popen(
+        [sys.executable, str(script), *options, "--folder", str(place / "model"), "--out", str(out)],
+        stdout=subprocess.DEVNULL,
+    )
+    shown = 0
+    while process.poll() is None or shown < len(Results(out).rows):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(LOOK_S)
+        rows = Results(out).rows
+        if len(rows) > shown:
+            shown = len(rows)
+            emit(rows={row["key"]["part"]: row for row in rows}, tables=large_blocks.report(rows))
+    if process.returncode:
+        raise RuntimeError(f"benchmarks/streaming.py: exit status {process.returncode}")
+    shutil.rmtree(place)

@@ -38,6 +38,10 @@ def _at_least(least: float) -> Callable[[float], bool]:
     return lambda value: value >= least
 
 
+def _near_one(value: float) -> bool:
+    return 0.75 <= value <= 1.25
+
+
 def _exact(value: str) -> bool:
     return value.startswith("every bit")
 
@@ -68,6 +72,29 @@ def _streamed(row: Row, _: Rows) -> str | None:
     return None if not sites else "yes" if all(site["streamed is the same"] for site in sites) else "NO"
 
 
+def _planned(row: Row) -> dict[str, float | None]:
+    """Seconds of all blocks and growth, measured and as `itda plan` says."""
+    streamed = row.get("rows", {}).get("streamed", {})
+    said = streamed.get("said")
+    if not said:
+        return {"measured": None, "planned": None}
+    blocks = streamed["blocks"]
+    measured = sum(each["waited"] + each["ran"] for each in blocks) + sum(streamed["growth"].values())
+    planned = max(said["read"], said["ran"]) * len(blocks) + sum(said["growth"].values())
+    return {"measured": measured, "planned": planned}
+
+
+def _plan_by_measured(row: Row, _: Rows) -> float | None:
+    found = _planned(row)
+    return found["planned"] / found["measured"] if found["planned"] and found["measured"] else None
+
+
+def _as_in_memory(row: Row, _: Rows) -> str | None:
+    """Whether the dictionaries of the streamed model are those of the model in memory; None if that did not run."""
+    streamed, memory = (row.get("rows", {}).get(part, {}).get("sha256") for part in ("streamed", "memory"))
+    return None if not streamed or not memory else "every bit" if streamed == memory else "NOT TO THE BIT"
+
+
 SIZE, EQUAL = "textbook_size_tokens_per_s", "textbook_tokens_per_s"
 FULL = {"k": 40, "rows": 4096}
 AT_16K = {"atoms": 16_384, **FULL}
@@ -93,6 +120,8 @@ TARGETS = [
     ),
     Target("train", {}, "atoms as on the CPU", "every bit", _get("bits"), _exact),
     Target("model", {"shape": "124M"}, "seconds for 12 layers", "at most 300", _whole_run, _at_most(300)),
+    Target("streaming", {"shape": "405B"}, "itda plan / measured", ".75 to 1.25", _plan_by_measured, _near_one),
+    Target("streaming", {}, "as the model in memory", "every bit", _as_in_memory, _exact),
     Target("commands", {}, "streamed is as in memory", "yes", _streamed, lambda value: value == "yes"),
 ]
 
@@ -111,6 +140,7 @@ def report(results: Results, wanted: Tasks, card: str) -> list[str]:
             title, about, header, cells = TABLES[part]
             body = [[*_where(row), *line, row["state"]] for row in some for line in cells(row)]
             parts += [f"## {title}", paragraph(about), table(["card", "date", *header.split(" | "), "state"], body)]
+            parts += [text for row in some for text in row.get("tables", [])]
     return parts
 
 
@@ -141,7 +171,7 @@ def _where(row: Row) -> list[str]:
 
 def _task(key: dict[str, Any]) -> str:
     """What tells a task from the others of its part."""
-    names = ("data", "shape", "what", "model", "pursuit", "d", "atoms", "tokens", "threshold")
+    names = ("data", "shape", "blocks", "what", "model", "pursuit", "d", "atoms", "tokens", "threshold")
     shown = [f"{key[name]:,}" if isinstance(key[name], int) else str(key[name]) for name in names if name in key]
     return " ".join(shown)
 
@@ -185,6 +215,14 @@ def _profile(row: Row) -> list[list[str]]:
 def _lens(row: Row) -> list[list[str]]:
     times = [number(row.get(name)) for name in ("ours_ms", "lens_ms", "by_lens")]
     return [[_task(row["key"]), row.get("side", "-"), *times, row.get("obstacle") or "-"]]
+
+
+def _streaming(row: Row) -> list[list[str]]:
+    key = row["key"]
+    times = [number(_planned(row)[name]) for name in ("measured", "planned")]
+    streamed = row.get("rows", {}).get("streamed", {})
+    size = [key["shape"], str(key["blocks"]), f"{key['tokens']:,}"]
+    return [[*size, *times, gib(streamed.get("card")), _as_in_memory(row, []) or "-"]]
 
 
 def _commands(row: Row) -> list[list[str]]:
@@ -237,7 +275,13 @@ TABLES: dict[str, tuple[str, str, str, Callable[[Row], list[list[str]]]]] = {
         "task | clock | kernels | host | parts | longest kernels (calls)",
         _profile,
     ),
-    "streaming": ("Streaming blocks of Llama-3.1-405B's shape", "", "", lambda _row: []),
+    "streaming": (
+        "Streaming blocks of Llama-3.1-405B's shape",
+        "By benchmarks/streaming.py: reading, model and growth in seconds, and what `itda plan` says of them. A card "
+        "is limited to 24 GiB. Its own tables follow.",
+        "shape | blocks | tokens | measured | planned | peak of the card, GiB | as the model in memory",
+        _streaming,
+    ),
     "commands": (
         "Commands",
         "tiny, python-docs, mode best, k 16, float32. Jaccard: with the labels of the first device. Seconds of whole "
