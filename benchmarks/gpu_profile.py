@@ -5,7 +5,7 @@ begins or ends, so that waiting for the host counts in the part that waits; one 
 the kernels. What the clock shows beyond all kernels is the host's.
 """
 
-import importlib
+import inspect
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,24 +25,17 @@ from itda.core.pursuit.gram_gpu import GpuPursuit
 
 PRODUCT, STEPS, OTHER = "products with the dictionary", "steps of pursuits", "other"
 FUNCTIONS = {
-    "Gram matrix": (
-        "itda.core.pursuit.gram_torch:gram_of",
-        "itda.core.training.block:GrowingAtoms.put",
-        "itda.core.training.block:GrowingAtoms.reserve",
-    ),
-    STEPS: (
-        "itda.core.pursuit.advance:advance",
-        "itda.core.pursuit.gram_torch:_pursue_rows",
-    ),
-    "crowded rows anew": ("itda.core.pursuit.advance:fresh",),
-    "refit": ("itda.core.pursuit.plain:refit", "itda.core.training.block:refitted_share"),
-    "replay": ("itda.core.training.replay:first_change",),
-    "energies and scales": ("itda.core.pursuit.gram_torch:Start.of",),
+    "Gram matrix": ("gram_of", "KeptGram._compute", "GrowingAtoms.put", "GrowingAtoms.reserve"),
+    STEPS: ("advance", "advance_triton", "_pursue_rows"),
+    "crowded rows anew": ("fresh",),
+    "refit": ("refit", "refit_at_once", "refitted_share"),
+    "replay": ("first_change",),
+    "energies and scales": ("Start.of",),
 }
-"""The functions of each part, as far as there are such. Matrix products and Triton's kernels belong to the part that
-they are called in; elsewhere they are `PRODUCT` and `STEPS`."""
+"""The functions of each part, by their names in whatever modules of itda.core have them. Matrix products and Triton's
+kernels belong to the part that they are called in; elsewhere they are `PRODUCT` and `STEPS`."""
 LAUNCH = "a Triton kernel"
-LAUNCHES = ("triton.runtime.jit:JITFunction.run", "triton.runtime.interpreter:GridExecutor.__call__")
+LAUNCHES = (("triton.runtime.jit", "JITFunction.run"), ("triton.runtime.interpreter", "GridExecutor.__call__"))
 """What starts a Triton kernel, compiled or interpreted."""
 KERNELS = 12
 """The most kernels that are listed."""
@@ -111,11 +104,11 @@ def by_part(call: Callable[[], object], device: torch.device) -> dict[str, float
     with ExitStack() as stack:
         for part, functions in FUNCTIONS.items():
             for name in functions:
-                stack.enter_context(_marked(name, part, marks))
+                stack.enter_context(_marked("itda.core", name, part, marks))
         for owner, name in ((torch.Tensor, "__matmul__"), (torch, "mm"), (torch, "matmul"), (torch, "addmm")):
             stack.enter_context(_replaced(owner, name, marks.within(PRODUCT, getattr(owner, name))))
-        for name in LAUNCHES:
-            stack.enter_context(_marked(name, LAUNCH, marks))
+        for module, name in LAUNCHES:
+            stack.enter_context(_marked(module, name, LAUNCH, marks))
         marks.begin(OTHER)
         call()
         marks.end()
@@ -173,28 +166,21 @@ class Marks:
 
 
 @contextmanager
-def _marked(name: str, part: str, marks: Marks) -> Iterator[bool]:
-    """Marks around a function of a module, wherever modules hold it; False where there is no such function."""
-    module, _, path = name.partition(":")
-    *owners, last = path.split(".")
-    try:
-        owner: Any = importlib.import_module(module)
-        for each in owners:
-            owner = getattr(owner, each)
-        function = getattr(owner, last)
-    except (ImportError, AttributeError):
-        yield False
-        return
-    made = marks.within(part, function)
+def _marked(within: str, name: str, part: str, marks: Marks) -> Iterator[bool]:
+    """Marks around a function of modules that are loaded, wherever they hold it; False where there is no such one."""
+    holder, _, last = name.rpartition(".")
+    modules = [m for loaded, m in list(sys.modules.items()) if loaded.startswith(within)]
+    owners = [owner for m in modules if (owner := vars(m).get(holder) if holder else m) is not None]
     with ExitStack() as stack:
-        if owners:
-            is_static = isinstance(vars(owner).get(last), staticmethod)
-            stack.enter_context(_replaced(owner, last, staticmethod(made) if is_static else made))
-        else:
-            holders = [m for n, m in sys.modules.items() if n.startswith("itda") and vars(m).get(last) is function]
-            for holder in holders:
-                stack.enter_context(_replaced(holder, last, made))
-        yield True
+        made: dict[Any, Any] = {}
+        for owner in dict.fromkeys(owners):
+            function = vars(owner).get(last)
+            plain = function.__func__ if isinstance(function, staticmethod) else function
+            if inspect.isfunction(plain):
+                marked = made.setdefault(plain, marks.within(part, plain))
+                is_static = isinstance(function, staticmethod)
+                stack.enter_context(_replaced(owner, last, staticmethod(marked) if is_static else marked))
+        yield bool(made)
 
 
 @contextmanager

@@ -240,8 +240,8 @@ TABLES: dict[str, tuple[str, str, str, Callable[[Row], list[list[str]]]]] = {
         "Encoding",
         "Random directions, without and with a mean in common; pursuit mp; medians of repetitions in turn, ms. ours: "
         "GpuPursuit with its Gram matrix there already. product: one with all atoms. textbook: a product per step, "
-        "dense codes. fast: itda's approximate mode, TF32. Gram: making the Gram matrix in float32. first: the first "
-        "call, with compiling and the Gram matrix. peak: GiB of the card's memory.",
+        "dense codes. fast: itda's approximate mode, TF32. Gram: a new GpuPursuit and one activation. first: the "
+        "first call, with compiling and the Gram matrix. peak: GiB of the card's memory.",
         "data | d | atoms | rows | k | ours | product | ours / product | textbook | textbook / ours | fast | Gram | "
         "first | peak | as plain on the CPU | method",
         _encode,
