@@ -118,9 +118,9 @@ def line_of(m: int, d: int, launch: Launch, growing: bool) -> str:
 
 
 HEADER = (
-    "| atoms | width | kernel | warps | registers | stack, bytes (spills in the loop) | shared, bytes | programs per SM "
-    "| barriers | shuffles | loads of 16 / 8 / 4 bytes | float64 sums + products | conversions to float64 + from whole "
-    "numbers | instructions | fused: machine code, PTX |"
+    "| atoms | width | kernel | warps | registers | stack, bytes (spills in the loop) | shared, bytes "
+    "| programs per SM | barriers | shuffles | loads of 16 / 8 / 4 bytes | float64 sums + products "
+    "| conversions to float64 + from whole numbers | instructions | fused: machine code, PTX |"
 )
 
 

@@ -10,9 +10,9 @@ rounds twice.
 
 What a step costs is mostly waiting: for memory, and for the warps of a program to exchange numbers. Hence
 
-- number i of a residual belongs to thread i mod (32 WARPS), if that is 256 or less. Loads are contiguous over the threads of a warp, and the
-  first folds of a sum are between numbers of one thread, the next between threads of one warp; only 8 numbers are
-  exchanged between warps, once, and each thread folds them by itself (`_in_halves`);
+- number i of a residual belongs to thread i mod 32 WARPS, for up to 8 warps. Loads are contiguous over the threads of
+  a warp, and the first folds of a sum are between numbers of one thread, the next between threads of one warp; only 8
+  numbers are exchanged between warps, once, and each thread folds them by itself (`_in_halves`);
 - a step has three exchanges: of the largest |c|, of the number of candidates and the first one, and of <r, d>;
 - ||r||^2 is estimated, and summed only where it decides something (`_left_after`).
 """
@@ -78,8 +78,8 @@ def _in_halves(x, SIZE: tl.constexpr, COMBINE: tl.constexpr):
 def _places(LANES: tl.constexpr):
     """Return the numbers 0 .. LANES - 1 as [LANES / 256, 256].
 
-    That a thread has no two neighbours is for the folds of `_fixed_sum`. Two axes make them unlike columns of c: tensors
-    of one shape would be given one layout, and c is read 8 or 4 neighbours at a time.
+    That a thread has no two neighbours is for the folds of `_fixed_sum`. Two axes make them unlike columns of c, which
+    are read 8 or 4 neighbours at a time: tensors of one shape would be given one layout.
     """
     lane = tl.max_contiguous(tl.arange(0, 256), 1)
     return tl.arange(0, LANES // 256)[:, None] * 256 + lane[None, :]
