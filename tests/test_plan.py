@@ -269,6 +269,9 @@ def test_a_line_is_fitted_to_costs_and_never_falls_below_0():
     through_zero = Cost.fitted([1, 3], [1.0, 5.0])
     assert (through_zero.fixed, through_zero.per_atom) == (0.0, pytest.approx(1.6))
     assert Cost.fitted([7], [2.0]) == Cost(2.0, 0.0)
+    assert Cost.fitted([1000, 2000], [2.0, 1.0], least=1e-4) == Cost(1.35, 1e-4)
+    assert Cost.fitted([1000, 3000], [0.1, 0.1], least=1e-3) == Cost(0.0, 1e-3)
+    assert Cost.fitted([1, 2, 4], [3.0, 5.0, 9.0], least=1.0) == Cost(1.0, 2.0)
 
 
 def test_training_costs_what_tokens_cost_at_the_size_that_the_dictionary_has_on_the_way():

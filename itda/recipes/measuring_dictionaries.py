@@ -15,10 +15,11 @@ from itda.core.batch import ActivationBatch
 from itda.core.checks import LOWEST_THRESHOLD
 from itda.core.dictionary import ITDA
 from itda.core.labels import Labels, strings
+from itda.core.pursuit.fixed_order import full_precision_products
 from itda.core.training.trainer import Trainer
 from itda.sources.streamed.rates import Cost, DictionaryCosts
 
-SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
+SIZES = {"cpu": (512, 1536, 3072), "cuda": (2048, 4096, 8192)}
 """Numbers of atoms at which tokens are timed, by type of device."""
 ENOUGH_S = 3.0
 """Seconds after which no larger dictionary is grown, once there are two sizes."""
@@ -59,8 +60,10 @@ def dictionary_costs(d_model: int, k: int, atoms: int, device: torch.device) -> 
         if len(timed) > 1 and time.perf_counter() - started > ENOUGH_S:
             break
         trainer.threshold = _threshold(trainer, stream.next(TIMED), MOST)
-    grow, append = Cost.fitted(timed, growing), Cost.fitted(middles, appending)
-    return DictionaryCosts(_encoding(trainer.finish(), stream), grow, append), tuple(timed)
+    dictionary = trainer.finish()
+    least = _product(dictionary, stream)
+    grow, append = Cost.fitted(timed, growing, least), Cost.fitted(middles, appending, least)
+    return DictionaryCosts(_encoding(dictionary, stream, least), grow, append), tuple(timed)
 
 
 def _trainer(d_model: int, k: int) -> Trainer:
@@ -82,7 +85,20 @@ def _threshold(trainer: Trainer, activations: Tensor, share: float) -> float:
     return min(0.99, max(LOWEST_THRESHOLD, error))
 
 
-def _encoding(dictionary: ITDA, stream: _Stream) -> Cost:
+def _product(dictionary: ITDA, stream: _Stream) -> float:
+    """Return what each atom costs a token at least: its share of one product of activations with the dictionary.
+
+    Times at sizes that are close together, on a machine that is busy, may say less.
+    """
+    x = stream.next(TIMED)
+    atoms = dictionary.atoms.to(x.device)
+    with full_precision_products(x.device):
+        call = partial(torch.nn.functional.linear, x, atoms)
+        call()
+        return _least(partial(_seconds, call, x.device)) / (len(x) * len(atoms))
+
+
+def _encoding(dictionary: ITDA, stream: _Stream, least: float) -> Cost:
     """Time `ITDA.encode` in a quarter of a dictionary's atoms, and in all."""
     sizes = sorted({max(1, len(dictionary) // 4), len(dictionary)})
     x = stream.next(TIMED)
@@ -97,7 +113,7 @@ def _encoding(dictionary: ITDA, stream: _Stream) -> Cost:
         part.encode(x)  # so that the Gram matrix is there
         call = partial(part.encode, x)
         seconds.append(_least(partial(_seconds, call, x.device)) / len(x))
-    return Cost.fitted(sizes, seconds)
+    return Cost.fitted(sizes, seconds, least)
 
 
 def _least(seconds: Callable[[], float]) -> float:

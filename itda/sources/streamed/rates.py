@@ -35,8 +35,10 @@ class Cost:
         return self.fixed + self.per_atom * atoms
 
     @staticmethod
-    def fitted(atoms: Sequence[int | float], seconds: Sequence[int | float]) -> Cost:
-        """Fit the line to what tokens cost at some sizes, by least squares; neither part falls below 0.
+    def fitted(atoms: Sequence[int | float], seconds: Sequence[int | float], least: float = 0.0) -> Cost:
+        """Fit the line to what tokens cost at some sizes, by least squares: an atom costs `least` or more.
+
+        Neither part falls below 0.
 
         >>> Cost.fitted([1000, 3000], [2e-3, 4e-3])
         Cost(fixed=0.001, per_atom=1e-06)
@@ -44,12 +46,11 @@ class Cost:
         mean, middle = sum(atoms) / len(atoms), sum(seconds) / len(seconds)
         spread = sum((each - mean) ** 2 for each in atoms)
         slope = sum((a - mean) * (s - middle) for a, s in zip(atoms, seconds, strict=True)) / spread if spread else 0.0
-        if slope <= 0:
-            return Cost(middle, 0.0)
         if middle < slope * mean:  # a line through 0 is the nearest with no negative part
-            along = sum(a * s for a, s in zip(atoms, seconds, strict=True)) / sum(a * a for a in atoms)
-            return Cost(0.0, along)
-        return Cost(middle - slope * mean, slope)
+            slope = sum(a * s for a, s in zip(atoms, seconds, strict=True)) / sum(a * a for a in atoms)
+            return Cost(0.0, max(least, slope))
+        slope = max(least, slope)
+        return Cost(max(0.0, middle - slope * mean), slope)
 
 
 @dataclass(frozen=True)

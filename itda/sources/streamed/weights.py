@@ -88,7 +88,8 @@ class Weights:
 
     def load(self, layer: int) -> None:
         """Read the weights of one block. Raises `ModelError` if they are damaged or not all there."""
-        _load(self.model, self.of_block[layer], replace(self.config, device_map={"": self.device}))
+        on_gpu = self.device.type != "cpu"
+        _load(self.model, self.of_block[layer], replace(self.config, device_map={"": self.device}), ahead=on_gpu)
         lacking = [name for name, value in self.blocks[layer].named_parameters() if value.is_meta]
         if lacking:
             raise ModelError(f"the checkpoint lacks {lacking[0]} of block {layer}: get it anew")
@@ -249,8 +250,12 @@ def _stored(model: PreTrainedModel, files: Sequence[str], config: Any) -> list[S
     return found
 
 
-def _load(model: PreTrainedModel, stored: Sequence[Stored], config: Any) -> Any:
-    """Have transformers load some tensors. Raises `ModelError` if one cannot be read or does not fit."""
+def _load(model: PreTrainedModel, stored: Sequence[Stored], config: Any, *, ahead: bool = False) -> Any:
+    """Have transformers load some tensors. Raises `ModelError` if one cannot be read or does not fit.
+
+    With `ahead` their pages are read from disk first. The copy of a tensor to a GPU takes turns with what the GPU
+    computes: if it had to wait for the disk, the block before would wait too.
+    """
     files: Mapping[str, list[str]] = defaultdict(list)
     for each in stored:
         files[each.file].append(each.key)
@@ -260,6 +265,8 @@ def _load(model: PreTrainedModel, stored: Sequence[Stored], config: Any) -> Any:
             for file, keys in files.items():
                 pointer = stack.enter_context(safe_open(file, "pt"))
                 state.update({key: pointer.get_slice(key) for key in keys})
+            for part in state.values() if ahead else ():
+                _touch(part[...])
             with without_bars():
                 info, _ = convert_and_load_state_dict_in_model(model, state, config)
         except (OSError, SafetensorError) as error:

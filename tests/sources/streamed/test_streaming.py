@@ -16,6 +16,7 @@ from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.replay import form_of
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.source import ModelSource
+from itda.sources.streamed import weights
 from itda.sources.streamed.hidden_states import HiddenStates
 from itda.sources.streamed.model import StreamedModel
 
@@ -302,3 +303,21 @@ def test_each_block_s_time_is_told_by_part(saved, monkeypatch):
     assert model.times[1].used == 0
     # Block 1 is read while block 0's activations are used.
     assert model.times[0].waited >= 0.03 > model.times[1].waited
+
+
+def test_weights_for_a_gpu_are_read_from_disk_before_they_are_copied(saved, monkeypatch):
+    model, done = StreamedModel.load(str(saved("llama"))), []
+    touch, convert = weights._touch, weights.convert_and_load_state_dict_in_model
+    monkeypatch.setattr(weights, "_touch", lambda values: done.append(tuple(values.shape)) or touch(values))
+
+    def copied(*given):
+        done.append("copied")
+        return convert(*given)
+
+    monkeypatch.setattr(weights, "convert_and_load_state_dict_in_model", copied)
+    monkeypatch.setattr(model.weights, "device", torch.device("meta"))  # as a GPU: not the CPU
+    with pytest.raises(ModelError, match="lacks"):
+        model.weights.load(1)
+    shapes = [tuple(value.shape) for value in model.blocks[1].parameters()]
+    assert sorted(done[:-1]) == sorted(shapes)
+    assert done[-1] == "copied"
