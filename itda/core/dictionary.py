@@ -21,6 +21,7 @@ from itda.core.intake import Activations, check_finite, tensor_of
 from itda.core.labels import Labels
 from itda.core.massive import check_limit, massive
 from itda.core.memory import NO_LIMITS, PursuitLimits
+from itda.core.metrics import energies
 from itda.core.pursuit import Encoder, Pursuit, decoded, encoder
 from itda.core.pursuit.rules import rules_of
 from itda.core.readout import all_cosines, best_cosines
@@ -184,8 +185,8 @@ class ITDA:
         check_finite(activations)
         offset = self.offset.to(activations.device) if self.offset is not None else 0
         z = activations.double() - offset
-        left = (activations.double() - self.decode(code).to(activations.device)).square().sum(dim=-1)
-        energy = z.square().sum(dim=-1)
+        left = energies(activations.double() - self.decode(code).to(activations.device).double())
+        energy = energies(z)
         return torch.where(energy > 0, left / energy, torch.zeros_like(left))
 
     @torch.no_grad()

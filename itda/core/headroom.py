@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Float64
 
 from itda.core.dictionary import ITDA
+from itda.core.metrics import energies
 
 SAMPLE_TOKENS = 2048
 """Activations in the sample. Trying both on them takes about as long as encoding 6,000 others."""
@@ -31,12 +33,12 @@ def headroom(
 ) -> Headroom | None:
     """Measure the headroom on a sample, with variance about `mean`; return None if there is no variance."""
     x = sample.double()
-    variance = (x - mean.to(x)).square().sum().item()
+    variance = math.fsum(energies(x - mean.to(x)).tolist())
     if not variance > 0:
         return None
 
     def fvu(tried: ITDA) -> float:
-        return (x - tried.decode(tried.encode(sample)).to(x)).square().sum().item() / variance
+        return math.fsum(energies(x - tried.decode(tried.encode(sample)).to(x)).tolist()) / variance
 
     half = len(dictionary) // 2
     return Headroom(

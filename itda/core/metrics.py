@@ -1,5 +1,6 @@
 """Measures of a dictionary on activations: one definition each."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -7,6 +8,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from itda.core.code import SparseCode
+from itda.core.pursuit.fixed_order import fixed_dot, fixed_sum
 
 TOKENS_AT_ONCE, VOCABULARY_AT_ONCE = 8, 2**13
 """Tokens and vocabulary whose logits are converted to float64 at once: as many as a processor's cache holds."""
@@ -18,7 +20,8 @@ ON_A_GPU = 64
 class Unexplained:
     """fvu, the fraction of variance unexplained, over batches: sum ||x - x_hat||^2 / sum ||x - mean||^2.
 
-    The mean is that of all the activations given, so the sums are kept in float64 and divided at the end.
+    The mean is that of all the activations given, so the sums are kept in float64 and divided at the end. They are
+    made on the device of the activations, in a fixed order: the same bits anywhere.
 
     >>> import torch
     >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
@@ -38,24 +41,35 @@ class Unexplained:
 
     def update(self, x: Float[Tensor, "batch d_model"], reconstruction: Float[Tensor, "batch d_model"]) -> None:
         """Add a batch of activations and their reconstructions."""
-        x = x.double().cpu()
-        self.residual += (x - reconstruction.double().cpu()).square().sum().item()
-        if self.tokens == 0 and len(x):
+        if len(x) == 0:
+            return
+        x = x.double()
+        self.residual += math.fsum(energies(x - reconstruction.to(x.device).double()).tolist())
+        if self.tokens == 0:
             self._shift = x[0].clone()
-        shifted = x - self._shift
+        shifted = x - self._shift.to(x.device)
         self.tokens += len(x)
-        self._square += shifted.square().sum().item()
-        self._total += shifted.sum(dim=0)
+        self._square += math.fsum(energies(shifted).tolist())
+        self._total = self._total.to(x.device) + fixed_sum(shifted.T.contiguous())
 
     @property
     def mean(self) -> Float[Tensor, " d_model"]:
-        """The mean activation so far, [d_model]."""
-        return self._shift + self._total / max(1, self.tokens)
+        """The mean activation so far, [d_model], on the device of the activations."""
+        return self._shift.to(self._total.device) + self._total / max(1, self.tokens)
 
     def value(self) -> float:
         """Return the fraction; NaN where the activations do not vary."""
-        variance = self._square - self._total.square().sum().item() / max(1, self.tokens)
+        variance = self._square - energies(self._total).item() / max(1, self.tokens)
         return self.residual / variance if variance > 0 else float("nan")
+
+
+def energies(x: Float64[Tensor, "*batch d_model"]) -> Float64[Tensor, "*batch"]:
+    """Return ||x||^2 of each vector, in a fixed order.
+
+    >>> energies(torch.tensor([[3.0, 4.0]], dtype=torch.float64)).tolist()
+    [25.0]
+    """
+    return fixed_dot(x, x)
 
 
 def l0(code: SparseCode) -> float:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from itda.core.batch import Site
 from itda.evaluation.repeats import Repeats, are_repeated, needed
+from itda.machine import free_device_memory
 from itda.sources.models.blocks import Place, activations_in, find_blocks
 from itda.sources.models.hooks import Hook, hooked
 from itda.sources.models.replay import Form, NotReplayableError, form_of, real_forward, replaced, run_blocks, run_head
@@ -31,6 +32,9 @@ LOGITS, LOGITS_ON_A_GPU = 2**23, 2**26
 
 KEPT_BYTES = 2**30
 """Memory in bytes for the hidden states that are kept from one pass to the next."""
+
+ROOMY = 8
+"""They stay on the GPU if it has so many times `KEPT_BYTES` free."""
 
 ROUNDINGS = 8
 """Roundings by which the logits of a trial may differ: products of other shapes are summed in another order."""
@@ -98,7 +102,7 @@ class Resumption:
             clean = self._clean(group, self._deepest)
             if self._bytes + clean.bytes <= KEPT_BYTES:
                 self._bytes += clean.bytes
-                self._kept[self._harvested] = clean.to("cpu")
+                self._kept[self._harvested] = clean.to(self._kept_on)
             self._harvested += 1
             yield place, {site: clean.at(site)[group.is_activation.to(clean.at(site).device)] for site in self.sites}
 
@@ -130,6 +134,12 @@ class Resumption:
                 yield from self._logits(place, group, hidden)
                 for key, windows in apart.items():
                     yield from self._logits_apart(place, group, key, windows)
+
+    @cached_property
+    def _kept_on(self) -> torch.device:
+        """The device on which hidden states are kept: the model's, if its memory is far from short."""
+        device = torch.device(self.model.device)
+        return device if free_device_memory(device) >= ROOMY * KEPT_BYTES else torch.device("cpu")
 
     @property
     def _deepest(self) -> int:

@@ -18,7 +18,15 @@ from itda.core.bootstrap import by_document, interval
 from itda.core.code import SparseCode
 from itda.core.dictionary import ITDA
 from itda.core.headroom import SAMPLE_TOKENS, headroom
-from itda.core.metrics import Unexplained, atom_uses, ce_loss_score, cross_entropy, kl_divergence, log_normalizer
+from itda.core.metrics import (
+    Unexplained,
+    atom_uses,
+    ce_loss_score,
+    cross_entropy,
+    energies,
+    kl_divergence,
+    log_normalizer,
+)
 from itda.errors import ModelError
 from itda.evaluation.measures import Evaluation, Massive
 from itda.sources.models.splicing import REPLACEMENTS, SPLICED, Key, Spliced
@@ -89,8 +97,8 @@ class SiteSums:
             documents,
             tokens=ordinary,
             picks=code.count * ordinary.to(code.count.device),
-            residual=(in_double - reconstruction.double()).square().sum(dim=1) * ordinary,
-            variance=(in_double - self.mean.to(in_double)).square().sum(dim=1) * ordinary,
+            residual=energies(in_double - reconstruction.double()) * ordinary,
+            variance=energies(in_double - self.mean.to(in_double)) * ordinary,
         )
         self.ordinary.update(x[ordinary], reconstruction[ordinary])
         self.everything.update(x, reconstruction)
@@ -102,9 +110,9 @@ class SiteSums:
         if (room := SAMPLE_TOKENS - sum(map(len, self.sample))) > 0:
             self.sample.append(x[ordinary][:room].clone())
         self.massive_tokens += int(apart.sum())
-        energy = in_double.square().sum(dim=1)
-        self.energy += energy.sum().item()
-        self.massive_energy += energy[apart].sum().item()
+        energy = energies(in_double)
+        self.energy += math.fsum(energy.tolist())
+        self.massive_energy += math.fsum(energy[apart].tolist())
 
     def add_scores(self, site: Site, score: GroupScores, documents: np.ndarray) -> None:
         """Count the predictions of a group; `documents` has the document of each."""

@@ -212,8 +212,11 @@ def top_uses(
     found: list[list[AtomUse]] = [[] for _ in atoms]
     for batches in source:
         batch = batches[site]
-        ordinary = ~dictionary.is_massive(batch.activations).cpu()
-        code, labels = dictionary.encode(batch.activations.cpu()[ordinary]), batch.labels[ordinary]
+        if dictionary.atoms.device != batch.activations.device:
+            dictionary = dictionary.to(batch.activations.device)
+        ordinary = ~dictionary.is_massive(batch.activations)
+        code, labels = dictionary.encode(batch.activations[ordinary]), batch.labels[ordinary.cpu()]
+        code = code.shaped(code.count.shape, torch.device("cpu"))
         for uses, atom in zip(found, atoms, strict=True):
             coefficient = torch.where(code.indices == atom, code.coefficients, 0).sum(dim=1)
             for row in coefficient.topk(min(most, len(coefficient))).indices.tolist():

@@ -70,7 +70,8 @@ def probe_run(
     results: dict[Site, dict[str, list[ProbeResult]]] = {}
     with bar("probes", len(sites) * READOUTS) as progress:
         for site in sites:
-            dictionary, x = run.dictionary(site, limits_of(options)), torch.cat(found[site])
+            # Activations are on the CPU, where the probes are fitted; their codes are found where the model is.
+            dictionary, x = run.dictionary(site, limits_of(options)).to(model.device), torch.cat(found[site])
             results[site] = {}
             for name, features in _features(dictionary, x):
                 progress.set_postfix_str(f"{site} {name}")
