@@ -19,7 +19,7 @@ from itda.core.pursuit.fixed_order import full_precision_products
 from itda.core.training.trainer import Trainer
 from itda.sources.streamed.rates import Cost, DictionaryCosts
 
-SIZES = {"cpu": (512, 1536, 3072), "cuda": (2048, 4096, 8192)}
+SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
 """Numbers of atoms at which tokens are timed, by type of device."""
 ENOUGH_S = 3.0
 """Seconds after which no larger dictionary is grown, once there are two sizes."""
