@@ -276,6 +276,14 @@ def test_bad_input_to_train_is_one_line_status_2_and_nothing_written(case, corpu
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_growth_on_a_gpu_that_is_not_there_is_refused_and_nothing_is_written(corpus, tmp_path, capsys):
+    out = tmp_path / "run"
+    asked = ["train", "tiny", "--layers", "2", "--corpus", str(corpus), "--out", str(out), *TRAIN]
+    assert "leave it at auto" in refused(capsys, *asked, "--grow-on", "gpu")
+    assert not (out / "run.json").exists()
+
+
 def test_an_unreadable_or_empty_corpus_is_refused(tmp_path, capsys):
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
     (tmp_path / "empty.txt").write_text("")

@@ -10,9 +10,10 @@ from itda.core.pursuit.rules import RULES, PursuitRules
 from itda.core.pursuit.rules.nonnegative import signed
 from itda.core.pursuit.subtraction import Projection
 from itda.core.training import growth
-from itda.core.training.growth import Growth, growth_for
+from itda.core.training.growth import Growth, growth_device, growth_for
 from itda.core.training.growth_any import AnyGrowth
 from itda.core.training.growth_cpu import CpuGrowth
+from itda.errors import SettingError
 
 PLAIN = ("core.training.plain_growth", "PlainGrowth")
 SETTINGS = [
@@ -81,16 +82,56 @@ def test_a_state_of_one_growth_is_gone_on_with_by_another(monkeypatch, parts):
     assert_same(after, trained(**parts))
 
 
-ANY = ("itda.core.training.growth_any", "AnyGrowth")
+OTHERS = [("itda.core.training.growth_any", "AnyGrowth"), ("itda.core.training.growth_device", "DeviceGrowth")]
+
+
+@pytest.mark.parametrize("row", OTHERS)
+@pytest.mark.parametrize("parts", SETTINGS)
+def test_growth_in_another_way_gives_the_same_bits_as_the_compiled_one(monkeypatch, parts, row):
+    expected = trained(**parts)
+    monkeypatch.setitem(growth.GROWTHS, "cpu", row)
+    made = trained(**parts)
+    assert type(made._pass._growth).__name__ == ("AnyGrowth" if parts.get("pursuit") == "omp" else row[1])
+    assert_same(made, expected)
 
 
 @pytest.mark.parametrize("parts", SETTINGS)
-def test_growth_by_any_pursuit_gives_the_same_bits_as_the_compiled_one(monkeypatch, parts):
-    expected = trained(**parts)
-    monkeypatch.setitem(growth.GROWTHS, "cpu", ANY)
-    made = trained(**parts)
-    assert isinstance(made._pass._growth, AnyGrowth)
-    assert_same(made, expected)
+@pytest.mark.parametrize("stop", [0, 1, 60, 250])
+def test_training_stopped_anywhere_goes_on_in_torch_for_a_device_and_back(monkeypatch, parts, stop):
+    one = Trainer(12, k=3, **parts)
+    one.offer(batch(stream(), 0, stop))
+    monkeypatch.setitem(growth.GROWTHS, "cpu", OTHERS[1])
+    two = Trainer(12, k=3, **parts)
+    two.restore(one.state())
+    two.offer(batch(stream(), stop, (stop + 300) // 2))
+    monkeypatch.undo()
+    three = Trainer(12, k=3, **parts)
+    three.restore(two.state())
+    three.offer(batch(stream(), (stop + 300) // 2))
+    assert_same(three, trained(**parts))
+
+
+def test_where_a_dictionary_grows_is_asked_for_or_follows_its_activations(monkeypatch, caplog):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda", 1)
+    monkeypatch.setattr(growth, "free_device_memory", lambda _: 10**9)
+    size = {"atoms": 1000, "d_model": 64}
+    assert growth_device(cuda, "auto", **size) == growth_device(cuda, "gpu", **size) == cuda
+    assert growth_device(cuda, "cpu", **size) == growth_device(cpu, "auto", **size) == cpu
+    assert growth_device(cpu, "gpu", **size) == torch.device("cuda")
+    assert growth_device(torch.device("mps"), "auto", **size) == cpu
+    with caplog.at_level("INFO"):
+        assert growth_device(cuda, "auto", atoms=10**6, d_model=64) == cpu
+    assert "growth: on the CPU, since 1,000,000 atoms and a block need " in caplog.text
+    assert growth_for(cuda, "mp").__name__ == "DeviceGrowth"
+    assert growth_for(cuda, "omp").__name__ == "CpuGrowth"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read():
+    with pytest.raises(SettingError, match="no CUDA device"):
+        Trainer(12, k=3, threshold=0.2, grow_on="gpu")
+    with pytest.raises(SettingError, match="must be auto, cpu or gpu"):
+        growth.check_grow_on("tpu")
 
 
 def test_a_pursuit_that_a_device_s_growth_does_not_know_grows_all_the_same(monkeypatch):
