@@ -13,6 +13,7 @@ from itda.core.training import growth
 from itda.core.training.growth import Growth, growth_device, growth_for
 from itda.core.training.growth_any import AnyGrowth
 from itda.core.training.growth_cpu import CpuGrowth
+from itda.core.training.growth_device import DeviceGrowth
 from itda.errors import SettingError
 
 PLAIN = ("core.training.plain_growth", "PlainGrowth")
@@ -122,8 +123,8 @@ def test_where_a_dictionary_grows_is_asked_for_or_follows_its_activations(monkey
     with caplog.at_level("INFO"):
         assert growth_device(cuda, "auto", atoms=10**6, d_model=64) == cpu
     assert "growth: on the CPU, since 1,000,000 atoms and a block need " in caplog.text
-    assert growth_for(cuda, "mp").__name__ == "DeviceGrowth"
-    assert growth_for(cuda, "omp").__name__ == "CpuGrowth"
+    assert growth_for(cuda, "mp") is DeviceGrowth
+    assert growth_for(cuda, "omp") is CpuGrowth
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
