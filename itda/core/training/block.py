@@ -12,8 +12,13 @@ from itda.core.pursuit.fixed_order import fixed_dot, root, weighted_atoms
 from itda.core.pursuit.gram_torch import rows_at_once
 from itda.core.pursuit.products import correlations, product_error
 from itda.core.pursuit.refit import refit_at_once
-from itda.core.pursuit.stepwise import run
+from itda.core.pursuit.stepwise import Ways, run
 from itda.core.training.replay import first_change
+
+
+def _even(columns: int) -> int:
+    """Return no fewer columns, but a multiple of 64: rows that begin alike are read by one kernel, compiled once."""
+    return -(-columns // 64) * 64
 
 
 class GrowingAtoms:
@@ -47,7 +52,7 @@ class GrowingAtoms:
     def room_for(self, number: int) -> int:
         """Return the number of atoms that a Gram matrix will have room for once there is room for `number`."""
         # A quarter more than before: the matrix is copied seldom, and little is set aside.
-        return max(number, len(self.gram) + len(self.gram) // 4)
+        return _even(max(number, len(self.gram) + len(self.gram) // 4))
 
     def _multiply(self) -> None:
         """Compute the whole Gram matrix, of atoms that have grown elsewhere."""
@@ -78,9 +83,15 @@ class Block:
     """
 
     def __init__(
-        self, targets: Float[Tensor, "rows d_model"], atoms: GrowingAtoms, k: int, threshold: float, refit: bool
+        self,
+        targets: Float[Tensor, "rows d_model"],
+        atoms: GrowingAtoms,
+        k: int,
+        threshold: float,
+        refit: bool,
+        ways: Ways | None = None,
     ) -> None:
-        self.atoms, self.threshold, self.refit = atoms, threshold, refit
+        self.atoms, self.threshold, self.refit, self._ways = atoms, threshold, refit, ways
         self.before, size, device = atoms.number, len(targets), targets.device
         self.rows = Rows.of(targets, k, threshold)
         norm = root(self.rows.energy)
@@ -88,7 +99,7 @@ class Block:
         self.unit: Float32[Tensor, "rows d_model"] = (self.rows.z / safe[:, None]).float()
         self._inverse = safe.reciprocal().float()
         narrow = self.rows.z.float()
-        c = torch.empty(size, self.before + size, device=device)
+        c = torch.empty(size, _even(self.before + size), device=device)
         c[:, : self.before] = correlations(narrow, atoms.table[: self.before])
         self.products: Float32[Tensor, "rows rows"] = correlations(narrow, narrow)
         applied = torch.zeros(size, dtype=torch.int32, device=device)
@@ -115,6 +126,14 @@ class Block:
         if len(rows) < len(self.candidates):
             self._put(rows)
         return rows
+
+    def pursued(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return picks, coefficients, steps and energies left of the rows' pursuits in the dictionary as it is."""
+        rows = self.rows
+        everyone = torch.arange(len(self.unit), dtype=torch.int32, device=self.unit.device)
+        run(rows, everyone, self.source, everyone, self.atoms.view(self.before), self._ways)
+        taken = torch.arange(rows.picks.shape[1], device=rows.step.device) < rows.step[:, None]
+        return rows.picks.where(taken, 0), rows.coefficients.where(taken, 0.0), rows.step, rows.left
 
     @property
     def effort(self) -> float:
@@ -163,7 +182,7 @@ class Block:
         if len(which) == 0 or atoms.number == 0:
             return
         self._steps -= rows.step[which].sum()
-        run(rows, which, self.source, which, atoms)
+        run(rows, which, self.source, which, atoms, self._ways)
         self._steps += rows.step[which].sum()
         energy = rows.energy[which]
         self.share[which] = torch.where(energy > 0, rows.left[which] / energy, 0.0)

@@ -19,9 +19,11 @@ from torch import Tensor
 from itda.core import memory as limits
 from itda.core.code import SparseCode
 from itda.core.pursuit import Pursuit, pursue
+from itda.core.pursuit.advance import advance, units
 from itda.core.pursuit.rules import rules_of
 from itda.core.pursuit.rules.mp import MP
 from itda.core.pursuit.rules.mp_refit import MP_REFIT
+from itda.core.pursuit.stepwise import Ways, ways_on
 from itda.core.training.block import Block, GrowingAtoms
 from itda.core.training.growth_bytes import LEAST_ROWS, rows_of_a_block
 from itda.core.training.growth_cpu import CpuGrowth
@@ -36,6 +38,9 @@ TOO_MANY, FEW = 3.5, 2.5
 """Steps taken for each that is there in the end: above, blocks are halved; below, doubled.
 
 Many rows at once are what a GPU is good at, so that blocks are halved only when most steps are for nothing."""
+
+PROOF = 8
+"""Rows of the first block beside a dictionary whose pursuits are taken by the kernels and by torch, to be compared."""
 
 RESERVE = 2**30
 """Bytes of a GPU kept free of the Gram matrix, for a block on its way."""
@@ -64,6 +69,7 @@ class DeviceGrowth:
         self._novelty: list[Tensor] = []
         self._rows, self._adapts = block_size or FIRST_ROWS, block_size is None
         self._expected = 0
+        self._ways: Ways | None = None
         self._on_cpu: CpuGrowth | None = None
 
     @staticmethod
@@ -140,7 +146,8 @@ class DeviceGrowth:
             self._expected + rows_of_a_block(self._expected, targets.shape[1]),
         )
         self._atoms.reserve(expected if expected > number and self._fits(expected, targets.device) else number)
-        block = Block(targets, self._atoms, self.k, self._threshold, refit=rules_of(self.pursuit) is MP_REFIT)
+        refit = rules_of(self.pursuit) is MP_REFIT
+        block = Block(targets, self._atoms, self.k, self._threshold, refit, self._ways_for(targets))
         rows = block.settle(most)
         self._atoms.number += len(rows)
         self._novelty.append(block.share[rows])
@@ -150,8 +157,20 @@ class DeviceGrowth:
             self._rows = min(most, max(LEAST_ROWS, wanted))
         return rows.tolist()
 
+    def _ways_for(self, targets: Float[Tensor, "batch d_model"]) -> Ways:
+        """Return the kernels, if the first rows that there are atoms for show that they have the bits of torch."""
+        if self._ways is None and self.number > 0:
+            kernels, torchs = ways_on(targets.device), Ways(advance, units)
+            first = targets[:PROOF]
+            made = [Block(first, self._atoms, self.k, 0.0, False, ways).pursued() for ways in (kernels, torchs)]
+            self._ways = kernels if all(torch.equal(*pair) for pair in zip(*made, strict=True)) else torchs
+            if self._ways is not kernels:
+                log.warning("growth: without Triton's kernels, whose results differ from those of torch here")
+        return self._ways or Ways(advance, units)
+
     def _move_to(self, device: torch.device) -> None:
         if self._atoms.table.device != device:
+            self._ways = None
             self._atoms = GrowingAtoms(self._atoms.table.to(device), self._atoms.number)
 
     def _fits(self, number: int, device: torch.device) -> bool:

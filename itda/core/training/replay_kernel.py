@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number_of_new"])  # each kind of number would be compiled anew
 def first_won(
     c,  # float32 [rows, width]: correlations of all atoms with the targets
     picks,  # int32 [rows, k]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from itda import ActivationBatch, Trainer
 from itda.core.pursuit import advance, plain, stepwise
-from itda.core.training import block, growth
+from itda.core.pursuit.stepwise import Ways
+from itda.core.training import block, growth, growth_device
 from itda.core.training.growth_bytes import LEAST_ROWS, MOST_ROWS
 from itda.core.training.growth_cpu import CpuGrowth
 from itda.core.training.growth_device import DeviceGrowth
@@ -128,8 +129,24 @@ def test_where_the_gram_matrix_does_not_fit_it_grows_on_on_the_cpu(pursuit, capl
     assert "growth: on the CPU from " in caplog.text
 
 
+def test_kernels_whose_bits_differ_are_dropped_at_the_first_block_beside_a_dictionary(monkeypatch, caplog):
+    taken = []
+
+    def fused(rows, which, source, place, atoms, crowd):
+        taken.append(len(which))
+        advance.advance(rows, which, source, place, atoms, crowd)
+        rows.left[which] *= 1 + 2.0**-52
+
+    for kernel, warned in ((fused, True), (advance.advance, False)):
+        monkeypatch.setattr(growth_device, "ways_on", lambda _, kernel=kernel: Ways(kernel, advance.units))
+        caplog.clear()
+        check(coherent(), 4, 0.1, "mp", 64)
+        assert ("without Triton's kernels" in caplog.text) == warned
+    assert taken == [growth_device.PROOF]
+
+
 def test_room_for_the_atoms_expected_is_made_at_once_where_it_fits():
-    for memory, room in ((None, 90 + 4096), (2 * 400**2, 64)):
+    for memory, room in ((None, 4224), (2 * 400**2, 64)):
         grown = DeviceGrowth(16, 4, 0.1, "mp", None, 64, memory)
         grown.expect(90)
         grown.offer(coherent()[:64])
