@@ -11,6 +11,9 @@ from itda.core.pursuit.advance import SCALE, Atoms, Correlations, Rows
 from itda.core.pursuit.products import UNIT, product_error
 from itda.core.pursuit.triton_limits import Launch, lanes_of, launch_of, lines_of
 
+LEAST_GROWN = 4096
+"""Places for correlations in growth, however few atoms there are."""
+
 UNFUSED = {"enable_fp_fusion": False}
 """The compiler's setting that keeps products and sums apart; only what is off by a bound is fused, by name."""
 
@@ -33,7 +36,8 @@ def advance_triton(
     if len(which) == 0:
         return
     width, number = atoms.table.shape[1], atoms.number
-    launch = launch or launch_of(number, width)
+    # As a dictionary grows, a few kernels are compiled, not one for each power of two.
+    launch = launch or launch_of(number if atoms.born is None else max(number, LEAST_GROWN), width)
     if not launch.on_chip and source.keep:
         at = place.long()
         source = Correlations(source.c[at], source.applied[at], source.bound[at], keep=False)

@@ -36,6 +36,10 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 """True if the kernels run as Python, which is decided when Triton is imported."""
 
 
+UNLIKE = ["number", "crowd"]
+"""Arguments that change as a dictionary grows: for each kind of number a kernel would be compiled anew."""
+
+
 @triton.jit
 def _add(a, b):
     return a + b
@@ -209,7 +213,7 @@ def _slot_of(slots, atom, SLOTS: tl.constexpr):
     return tl.load(slots + atom) if SLOTS else atom
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNLIKE)
 def on_chip(
     which,  # int32 [rows of this call]: the row that a program takes
     place,  # int32 [rows of this call]: where its correlations are
@@ -329,7 +333,7 @@ def on_chip(
     tl.store(status + row, why)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNLIKE)
 def streaming(
     which,  # as in `on_chip`, but c, `applied` and `bound` are brought up to date
     place,
