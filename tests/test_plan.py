@@ -261,6 +261,13 @@ def test_activations_kept_for_refinement_are_counted():
     assert (none.kept, kept.ram - none.ram) == (0, kept.kept)
     assert none.pursuit_s < kept.pursuit_s
     assert planned("405B", "40,80").evaluation[GPU].kept == 0
+    # An eighth of what is free: beside 405B they stay in RAM, beside 8B they are on the GPU too.
+    assert kept.gpu == none.gpu
+    few, without = (planned("8B", "8,16", refine=passes).training[GPU] for passes in (8, 0))
+    assert few.gpu - without.gpu == few.kept == few.ram - without.ram > 0
+    assert (
+        planned("8B", "8,16", grow_on="cpu").training[GPU].gpu == without.gpu - without.dictionaries - without.growing
+    )
 
 
 def test_a_line_is_fitted_to_costs_and_never_falls_below_0():

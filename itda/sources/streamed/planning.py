@@ -16,6 +16,7 @@ import torch
 from itda.core.batch import Site
 from itda.core.training.growth import GrowOn
 from itda.core.training.growth_bytes import block_bytes, dictionary_bytes, growth_bytes
+from itda.core.training.kept import SHARE
 from itda.core.training.refine import pass_size
 from itda.core.training.settings import TrainerSettings
 from itda.sources.models.splicing import REPLACEMENTS, branches
@@ -112,7 +113,7 @@ class Estimate:
     growing: int
     """Bytes that growth on a GPU works with besides."""
     kept: int
-    """Bytes of the activations that are kept for refinement."""
+    """Bytes of the activations that are kept for refinement: in RAM, and on the GPU too if they are few beside it."""
     on_gpu: bool
     """True if dictionaries are on the GPU."""
     gpu: int
@@ -176,9 +177,10 @@ def estimate(shape: ModelShape, work: Work, machine: Machine) -> Estimate:
 
     model = weights + working
     kept = 0 if work.evaluation else len(work.sites) * work.kept(shape.d_model) * shape.d_model * size
-    made = _dictionaries(shape.d_model, work, machine, model + CUDA_BYTES)
-    gpu = 0 if machine.gpu is None else model + CUDA_BYTES + (made.atoms_and_gram + made.growing) * made.on_gpu
-    # Copies of the atoms of dictionaries on a GPU are made for a checkpoint, and in the end.
+    kept_on_gpu = _kept_on_gpu(shape.d_model, work, machine, model + CUDA_BYTES, kept)
+    made = _dictionaries(shape.d_model, work, machine, model + CUDA_BYTES + kept_on_gpu)
+    gpu = model + CUDA_BYTES + kept_on_gpu + (made.atoms_and_gram + made.growing) * made.on_gpu
+    # Checkpoints have copies of what is on a GPU.
     atoms = len(work.sites) * 4 * work.atoms * shape.d_model if made.on_gpu else made.atoms_and_gram
     ram = PROCESS_BYTES + (0 if on_disk else states) + kept + atoms + (model if machine.gpu is None else 0)
     read = shape.dtype.itemsize * (flights * sum(shape.blocks[:layers]) + _outside(shape, work))
@@ -194,7 +196,7 @@ def estimate(shape: ModelShape, work: Work, machine: Machine) -> Estimate:
         growing=made.growing,
         kept=kept,
         on_gpu=made.on_gpu,
-        gpu=gpu,
+        gpu=gpu if machine.gpu is not None else 0,
         ram=ram,
         in_flight=min(work.tokens, fly * work.group),
         flights=flights,
@@ -217,6 +219,18 @@ def _model_memory(shape: ModelShape, work: Work, size: int) -> tuple[int, int]:
     weights = weights_in_use(size * max(shape.blocks), size * _outside(shape, work))
     working = work.group * (size * (shape.outputs + 4 * shape.d_model) + 2 * 4 * shape.d_model)
     return weights, working + (LOGITS_BYTES if work.evaluation and shape.unembedding else 0)
+
+
+def _kept_on_gpu(d_model: int, work: Work, machine: Machine, model: int, kept: int) -> int:
+    """Count the bytes, of those kept for refinement, that stay on the GPU: site by site, as `KeptActivations` does."""
+    if machine.gpu is None or machine.grow_on == "cpu":
+        return 0
+    free, there, each = machine.gpu - model, 0, kept // len(work.sites)
+    for _ in work.sites:
+        if each <= free // SHARE:
+            there, free = there + each, free - each
+        free -= dictionary_bytes(work.atoms, d_model)
+    return there
 
 
 def _dictionaries(d_model: int, work: Work, machine: Machine, model: int) -> _Made:
