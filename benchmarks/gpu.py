@@ -20,12 +20,16 @@ tables in FILE.md are written anew. A run that is cut off at any time loses noth
 not begun, then with what failed or was cut off. Figures are of the card and the day that stand beside them. The targets
 of the first table are for an H100 or H200.
 
-It needs torch with CUDA, numba, NumPy, psutil and jaxtyping; model and best also transformers, pyarrow, tyro and tqdm,
-and commands all that itda needs. It asks no network. On a machine that has not all of these, put the wheels of what is
-missing into a folder beforehand and name the folder, and this checkout's, in PYTHONPATH:
+It needs torch with CUDA, numba, NumPy, psutil, tqdm and jaxtyping; model, best, streaming and commands also need
+transformers, safetensors, pyarrow and tyro. It asks no network. On a machine that has not all of these, whoever runs
+it brings the wheels of what is missing, and names the folder that they are installed in, with this checkout, in
+PYTHONPATH:
 
-    pip download --only-binary=:all: --no-deps -d wheels tyro docstring-parser typeguard datasets
-    pip install --no-index --no-deps --target site wheels/*.whl && PYTHONPATH=$PWD:site python benchmarks/gpu.py
+    pip download --only-binary=:all: --no-deps -d wheels tyro docstring-parser typeguard
+    pip install --no-index --no-deps --target site wheels/*.whl
+    PYTHONPATH=$PWD:site python benchmarks/gpu.py
+
+A part that cannot import what it needs is a line of the tables, and the others run.
 
 With TRITON_INTERPRET=1, `--device cpu --sizes minute` takes the kernels through Triton's interpreter.
 """
@@ -45,6 +49,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import gpu_tasks
 import torch
 from common import Results, arguments_for, results_for
 from gpu_clock import card_of
@@ -56,31 +61,28 @@ Tell = Callable[[Task, dict[str, Any], str], None]
 
 
 class Part(NamedTuple):
-    """Tasks and their measurement are functions and tables of a module."""
+    """Tasks, and the function that measures one, `module:function`."""
 
-    module: str
+    tasks: gpu_tasks.Tasks
+    measured_by: str
     seconds: int
     """The most that it may take in the full size."""
-    sizes: str = "SIZES"
-    measure: str = "measure"
-
-    def tasks(self, sizes: str) -> list[Task]:
-        """What is measured."""
-        return getattr(importlib.import_module(self.module), self.sizes)[sizes]
 
     def measurement(self) -> Callable[..., None]:
-        return getattr(importlib.import_module(self.module), self.measure)
+        """Import what measures it."""
+        module, _, name = self.measured_by.partition(":")
+        return getattr(importlib.import_module(module), name)
 
 
 PARTS = {
-    "encode": Part("gpu_encode", 90),
-    "train": Part("gpu_train", 150),
-    "model": Part("gpu_model", 300),
-    "profile": Part("gpu_profile", 60),
-    "streaming": Part("gpu_others", 120, "STREAMING", "streaming"),
-    "commands": Part("gpu_others", 90, "COMMANDS", "commands"),
-    "saelens": Part("gpu_encode", 40, "LENS", "measure_lens"),
-    "best": Part("gpu_model", 300, "BEST"),
+    "encode": Part(gpu_tasks.ENCODE, "gpu_encode:measure", 90),
+    "train": Part(gpu_tasks.TRAIN, "gpu_train:measure", 150),
+    "model": Part(gpu_tasks.MODEL, "gpu_model:measure", 300),
+    "profile": Part(gpu_tasks.PROFILE, "gpu_profile:measure", 60),
+    "streaming": Part(gpu_tasks.STREAMING, "gpu_others:streaming", 150),
+    "commands": Part(gpu_tasks.COMMANDS, "gpu_others:commands", 120),
+    "saelens": Part(gpu_tasks.LENS, "gpu_encode:measure_lens", 40),
+    "best": Part(gpu_tasks.BEST, "gpu_model:measure", 300),
 }
 MEASURING = "measuring"
 
@@ -181,7 +183,7 @@ def _end_with(parent: int) -> None:
 def run(arguments: argparse.Namespace, results: Results) -> None:
     """All parts that were asked for: first what was never begun, then what failed or was cut off."""
     card = card_of(torch.device(arguments.device))
-    wanted = {name: PARTS[name].tasks(arguments.sizes) for name in arguments.parts}
+    wanted = {name: PARTS[name].tasks[arguments.sizes] for name in arguments.parts}
     ends = time.monotonic() + 60 * arguments.minutes
 
     def write() -> None:

@@ -26,6 +26,8 @@ from common import arguments_for, number, paragraph, results_for, table
 from itda import ITDA, jaccard
 
 HERE = Path(__file__).parent.parent
+AT_ONCE = min(6, max(1, (os.cpu_count() or 1) // 2))
+"""Commands that run at the same time; they share the cores."""
 HEADER = ["device", "site", "atoms", "streamed is the same", "Jaccard", "fvu", "CE loss score", "index: explained"]
 
 Commands = Mapping[tuple[str, str], Sequence[str]]
@@ -36,7 +38,8 @@ Found = dict[tuple[str, str], tuple[dict[str, Any], float]]
 
 def command(arguments: Sequence[str]) -> tuple[dict[str, Any], float]:
     """The JSON object that a command prints, and its seconds. Raises `RuntimeError` if it fails."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // AT_ONCE))}
+    env = {**threads, **os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "itda.cli", *arguments, "--json", "--quiet"], env=env, stdout=subprocess.PIPE, text=True
@@ -48,8 +51,7 @@ def command(arguments: Sequence[str]) -> tuple[dict[str, Any], float]:
 
 def together(commands: Commands) -> Found:
     """Run some commands at the same time, as far as there are cores for it."""
-    at_once = max(1, (os.cpu_count() or 1) // 2)
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         return dict(zip(commands, pool.map(command, commands.values()), strict=True))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from baselines import SIDES, Problem, textbook_loop
 from gpu_clock import Emit, forget_memory, in_turn, middle, milliseconds, most_memory
+from gpu_tasks import COHERENT
 from torch import Tensor
 
 from itda.core.code import SparseCode
@@ -18,33 +19,10 @@ from itda.core.pursuit import gram_torch, plain
 from itda.core.pursuit.fixed_order import full_precision_products
 from itda.core.pursuit.gram_gpu import GpuPursuit, same
 
-RANDOM, COHERENT = "random", "mean cosine .8"
 SAMPLE = 64
 """Rows that are compared with the plain pursuit."""
 MOST_S = 4.0
 """Seconds that the repetitions of one comparison may take."""
-
-
-def _task(data: str, d: int, rows: int = 4096, atoms: int = 16_384, k: int = 40) -> dict[str, Any]:
-    return {"data": data, "d": d, "rows": rows, "atoms": atoms, "k": k}
-
-
-SIZES = {
-    "full": [
-        _task(RANDOM, 768),
-        _task(RANDOM, 4096),
-        _task(COHERENT, 4096),
-        _task(RANDOM, 2304, atoms=65_536),
-        _task(COHERENT, 768),
-    ],
-    "quick": [_task(data, d, rows=256, atoms=1024, k=10) for data, d in ((RANDOM, 64), (COHERENT, 64), (RANDOM, 256))],
-    "minute": [_task(data, 24, rows=6, atoms=60, k=3) for data in (RANDOM, COHERENT)],
-}
-LENS = {
-    "full": [_task(RANDOM, 768)],
-    "quick": [_task(RANDOM, 64, rows=256, atoms=1024, k=10)],
-    "minute": [_task(RANDOM, 24, rows=6, atoms=60, k=3)],
-}
 
 
 def directions(number: int, width: int, seed: int, data: str, device: torch.device) -> Tensor:
@@ -63,7 +41,7 @@ def problem(task: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor]
 
 def measure(task: dict[str, Any], device: torch.device, emit: Emit) -> None:
     """Ours and one product first, then the others: what is cut off is what matters least."""
-    k = task["k"]
+    k, repeats = task["k"], 10 if task["rows"] >= 1000 else 2
     x, atoms = problem(task, device)
     forget_memory(device)
     ours = GpuPursuit(atoms, k)
@@ -71,11 +49,13 @@ def measure(task: dict[str, Any], device: torch.device, emit: Emit) -> None:
     emit(method=ours.description, peak=most_memory(device))
     emit(agreement=agreement(ours(x[:SAMPLE]), plain.pursue(x[:SAMPLE].cpu(), atoms.cpu(), k)))
     product(x, atoms)
-    taken = in_turn({"ours": lambda: ours(x), "product": lambda: product(x, atoms)}, device, 10, MOST_S)
+    taken = in_turn({"ours": lambda: ours(x), "product": lambda: product(x, atoms)}, device, repeats, MOST_S)
     emit(**{f"{name}_ms": middle(times) for name, times in taken.items()})
     emit(by_product=middle([a / b for a, b in zip(taken["ours"], taken["product"], strict=True)]))
     textbook(x[:SAMPLE], atoms, k)
-    taken = in_turn({"ours": lambda: ours(x), "textbook": lambda: textbook(x, atoms, k)}, device, 5, MOST_S)
+    taken = in_turn(
+        {"ours": lambda: ours(x), "textbook": lambda: textbook(x, atoms, k)}, device, min(5, repeats), MOST_S
+    )
     emit(textbook_ms=middle(taken["textbook"]))
     emit(by_textbook=middle([a / b for a, b in zip(taken["textbook"], taken["ours"], strict=True)]))
     calls: dict[str, Callable[[], object]] = {"gram": lambda: GpuPursuit(atoms, k)(x[:1])}
@@ -83,7 +63,7 @@ def measure(task: dict[str, Any], device: torch.device, emit: Emit) -> None:
         fast = GpuPursuit(atoms, k, fast=True)
         fast(x)
         calls["fast"] = lambda: fast(x)
-    emit(**{f"{name}_ms": middle(times) for name, times in in_turn(calls, device, 3, MOST_S).items()})
+    emit(**{f"{name}_ms": middle(times) for name, times in in_turn(calls, device, min(3, repeats), MOST_S).items()})
 
 
 def measure_lens(task: dict[str, Any], device: torch.device, emit: Emit) -> None:

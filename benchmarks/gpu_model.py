@@ -27,22 +27,6 @@ EVERY_S = 3.0
 """Seconds between reports of progress."""
 
 
-def _task(shape: str, tokens: int, atoms: int, mode: str, batch: int, alone: int, k: int = 40) -> dict[str, Any]:
-    return {"shape": shape, "tokens": tokens, "atoms": atoms, "mode": mode, "batch": batch, "alone": alone, "k": k}
-
-
-SIZES = {
-    "full": [_task("124M", 1_280_000, 16_000, "paper", 64, 200_000)],
-    "quick": [_task("tiny", 2000, 100, "paper", 8, 1000, k=8)],
-    "minute": [_task("tiny", 400, 20, "paper", 2, 256, k=2)],
-}
-BEST = {
-    "full": [_task("124M", 1_280_000, 16_000, "best", 64, 0)],
-    "quick": [_task("tiny", 1000, 50, "best", 8, 0, k=4)],
-    "minute": [],
-}
-
-
 def measure(task: dict[str, Any], device: torch.device, emit: Emit) -> None:
     """Seconds of one pass for all layers, from the first text to the finished dictionaries."""
     model = random_model(task["shape"], str(device))

@@ -14,16 +14,6 @@ import torch
 from common import Results
 from gpu_clock import Emit
 
-COMMANDS = {
-    "full": [{"model": "tiny", "layers": "2,4", "tokens": 8000, "devices": "cpu,cuda"}],
-    "quick": [{"model": "tiny", "layers": "4", "tokens": 1500, "devices": "cpu"}],
-    "minute": [],
-}
-STREAMING = {
-    "full": [{"shape": "405B", "blocks": 3, "tokens": 4096}],
-    "quick": [{"shape": "small", "blocks": 2, "tokens": 512}],
-    "minute": [],
-}
 LOOK_S = 2.0
 """Seconds between looks at what benchmarks/streaming.py has measured."""
 

@@ -41,28 +41,6 @@ KERNELS = 12
 """The most kernels that are listed."""
 
 
-def _task(what: str, d: int, **sizes: Any) -> dict[str, Any]:
-    return {"what": what, "d": d, **sizes}
-
-
-SIZES = {
-    "full": [
-        _task("train", 4096, data=gpu_train.RAW, tokens=16_384, threshold=0.09, k=40),
-        _task("encode", 4096, data=gpu_encode.RANDOM, rows=4096, atoms=16_384, k=40),
-        _task("train", 768, data=gpu_train.RAW, tokens=16_384, threshold=0.083, k=40),
-        _task("encode", 768, data=gpu_encode.RANDOM, rows=4096, atoms=16_384, k=40),
-    ],
-    "quick": [
-        _task("train", 64, data=gpu_train.RAW, tokens=1500, threshold=0.06, k=8),
-        _task("encode", 64, data=gpu_encode.RANDOM, rows=256, atoms=1024, k=10),
-    ],
-    "minute": [
-        _task("train", 16, data=gpu_train.RAW, tokens=64, threshold=0.05, k=3),
-        _task("encode", 24, data=gpu_encode.RANDOM, rows=6, atoms=60, k=3),
-    ],
-}
-
-
 def measure(task: dict[str, Any], device: torch.device, emit: Emit) -> None:
     """The clock, the parts, the kernels."""
     call = _encoding(task, device) if task["what"] == "encode" else _training(task, device)

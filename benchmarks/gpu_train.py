@@ -19,39 +19,17 @@ from activations import structured
 from baselines import textbook_batches
 from common import batches
 from gpu_clock import Emit, forget_memory, log_lines, most_memory, seconds, wait_for
+from gpu_tasks import CENTRED
 from torch import Tensor
 
 import itda
 from itda.core.pursuit.fixed_order import full_precision_products
 from itda.core.training import growth
 
-RAW, CENTRED = "raw", "centred"
 OFFERED = 4096
 """Activations per call of the trainer: what a growth takes at once, at most."""
 BATCH, LEAST_BATCHES = 2048, 8
 """Activations per batch of the textbook; of a short stream at least so many batches are made."""
-
-
-def _task(data: str, d: int, threshold: float, tokens: int, on_cpu: int, **other: Any) -> dict[str, Any]:
-    usual = {"k": 40, "pursuit": "mp"}
-    return {"data": data, "d": d, "threshold": threshold, "tokens": tokens, "on_cpu": on_cpu, **usual, **other}
-
-
-SIZES = {
-    "full": [
-        _task(RAW, 4096, 0.09, 49_152, 4096),
-        _task(CENTRED, 4096, 0.37, 49_152, 4096),
-        _task(RAW, 768, 0.083, 49_152, 8192),
-        _task(CENTRED, 768, 0.285, 49_152, 8192),
-        _task(CENTRED, 768, 0.285, 8192, 8192, pursuit="mp_refit"),
-    ],
-    "quick": [
-        _task(RAW, 64, 0.06, 1500, 1500, k=8),
-        _task(CENTRED, 64, 0.3, 1500, 1500, k=8),
-        _task(CENTRED, 64, 0.3, 800, 800, k=8, pursuit="mp_refit"),
-    ],
-    "minute": [_task(RAW, 16, 0.05, 64, 64, k=3), _task(CENTRED, 16, 0.3, 48, 48, k=3, pursuit="mp_refit")],
-}
 
 
 def measure(task: dict[str, Any], device: torch.device, emit: Emit) -> None:

@@ -35,7 +35,7 @@ def table_lines(text: str, title: str) -> list[str]:
 def test_every_part_is_measured_the_tables_are_complete_and_the_bits_agree(gpu, tmp_path, capsys):
     out = tmp_path / "gpu.md"
     assert gpu.main([*SMALL, "--here", "--out", str(out)]) == 0
-    wanted = {name: part.tasks("minute") for name, part in gpu.PARTS.items()}
+    wanted = {name: part.tasks["minute"] for name, part in gpu.PARTS.items()}
     rows = rows_of(out)
     assert {row["state"] for row in rows} == {"done"}
     assert sorted(row["key"]["part"] for row in rows) == sorted(name for name, tasks in wanted.items() for _ in tasks)
@@ -66,21 +66,21 @@ def test_training_grows_as_on_a_gpu_and_is_compared_with_the_growth_of_a_cpu(gpu
         monkeypatch.setattr(kind, "offer", offer)
     train = importlib.import_module("gpu_train")
     found = {}
-    train.measure(train.SIZES["minute"][0], torch.device("cpu"), lambda **values: found.update(values))
+    train.measure(gpu.gpu_tasks.TRAIN["minute"][0], torch.device("cpu"), lambda **values: found.update(values))
     assert [kind for kind, _ in itertools.groupby(made)] == [DeviceGrowth, CpuGrowth]
     assert found["textbook_atoms"] == found["atoms"]
 
 
 def test_a_difference_in_one_bit_is_said(gpu):
     train, encode = importlib.import_module("gpu_train"), importlib.import_module("gpu_encode")
-    task = train.SIZES["minute"][0]
+    task = gpu.gpu_tasks.TRAIN["minute"][0]
     x = train.activations(task["data"], task["tokens"], task["d"])
-    one, other = (train._trained(task, part)[1].finish() for part in (x, x[:40]))
+    one, other = (train._trained(task, part)[1].finish() for part in (x, x[:30]))
     assert train.compared(one, other, whole=False) == f"every bit of {len(other)} atoms"
     assert train.compared(one, other, whole=True) == "NOT TO THE BIT"
     one.atoms[0, 0] = one.atoms[0, 0].nextafter(torch.tensor(2.0))
     assert train.compared(one, other, whole=False) == "NOT TO THE BIT"
-    x, atoms = encode.problem(encode.SIZES["minute"][0], torch.device("cpu"))
+    x, atoms = encode.problem(gpu.gpu_tasks.ENCODE["minute"][0], torch.device("cpu"))
     code, left = encode.plain.pursue(x, atoms, 3)
     assert encode.agreement((code, left), (code, left)) == "every bit"
     assert encode.agreement((code, left), (code, left.nextafter(torch.tensor(2.0)))) == "NOT TO THE BIT"
@@ -90,8 +90,8 @@ def test_the_profile_finds_its_parts(gpu):
     """Functions that are renamed are to be renamed there too."""
     profile = importlib.import_module("gpu_profile")
     marks, found = profile.Marks(torch.device("cpu")), {}
-    train = profile._training(profile.SIZES["minute"][0], torch.device("cpu"))
-    encode = profile._encoding(profile.SIZES["minute"][1], torch.device("cpu"))
+    train = profile._training(gpu.gpu_tasks.PROFILE["minute"][0], torch.device("cpu"))
+    encode = profile._encoding(gpu.gpu_tasks.PROFILE["minute"][1], torch.device("cpu"))
     for call in (train, encode):
         call()
         found |= profile.by_part(call, torch.device("cpu"))
@@ -176,8 +176,8 @@ def test_a_second_run_goes_on_and_takes_what_failed_last(gpu, tmp_path, monkeypa
             raise RuntimeError("no kernel image is available\nmore")
 
     tasks = [{"data": name, "d": 2, "atoms": 3, "rows": 4, "k": 1} for name in ("a", "b")]
-    monkeypatch.setitem(sys.modules, "fake", SimpleNamespace(SIZES={"minute": tasks}, measure=measure))
-    monkeypatch.setattr(gpu, "PARTS", {"encode": gpu.Part("fake", 9)})
+    monkeypatch.setitem(sys.modules, "fake", SimpleNamespace(measure=measure))
+    monkeypatch.setattr(gpu, "PARTS", {"encode": gpu.Part({"minute": tasks}, "fake:measure", 9)})
     out = tmp_path / "gpu.md"
     command = [*SMALL, "--here", "--parts", "encode", "--out", str(out)]
     gpu.main(command)
@@ -189,6 +189,18 @@ def test_a_second_run_goes_on_and_takes_what_failed_last(gpu, tmp_path, monkeypa
     gpu.main(command)
     assert asked == ["a", "b", "a"]
     assert [row["state"] for row in rows_of(out)] == ["done", "done"]
+
+
+def test_encoding_training_and_their_profile_need_no_library_of_models_files_or_commands():
+    code = (
+        "import sys, gpu, gpu_encode, gpu_train, gpu_profile, itda.core.training.growth_device\n"
+        "print([name for name in ('transformers', 'pyarrow', 'tyro', 'datasets', 'beartype') if name in sys.modules])"
+    )
+    paths = os.pathsep.join([str(BENCHMARKS.parent), str(BENCHMARKS)])
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": paths}, capture_output=True
+    )
+    assert done.stdout.decode().strip() == "[]"
 
 
 def test_without_a_gpu_one_line_says_what_to_do(gpu, tmp_path, capsys, monkeypatch):
