@@ -80,21 +80,25 @@ def _in_halves(x, SIZE: tl.constexpr, COMBINE: tl.constexpr):
 
 @triton.jit
 def _places(LANES: tl.constexpr):
-    """Return the numbers 0 .. LANES - 1 as [LANES / 256, 256].
+    """Return the numbers 0 .. LANES - 1, of which no thread has two neighbours, for the folds of `_fixed_sum`."""
+    return tl.max_contiguous(tl.arange(0, LANES), 1)
 
-    That a thread has no two neighbours is for the folds of `_fixed_sum`. Two axes make them unlike columns of c, which
-    are read 8 or 4 neighbours at a time: tensors of one shape would be given one layout.
+
+@triton.jit
+def _columns(BLOCK: tl.constexpr, EACH: tl.constexpr):
+    """Return the numbers 0 .. BLOCK - 1 as [1, BLOCK], of which each thread has EACH neighbours.
+
+    Two axes make them unlike the numbers of a residual: tensors of one shape would be given one layout.
     """
-    lane = tl.max_contiguous(tl.arange(0, 256), 1)
-    return tl.arange(0, LANES // 256)[:, None] * 256 + lane[None, :]
+    return tl.max_contiguous(tl.arange(0, BLOCK), EACH)[None, :]
 
 
 @triton.jit
 def _fixed_sum(terms, LANES: tl.constexpr):
-    """Return `fixed_order.fixed_sum` of the terms [LANES / 256, 256]; LANES is a power of two."""
+    """Return `fixed_order.fixed_sum` of LANES terms, a power of two of at least 256."""
     for level in tl.static_range(16):
         if (LANES >> level) > 256:
-            terms = tl.sum(tl.reshape(terms, (2, LANES >> (level + 9), 256)), axis=0)
+            terms = tl.sum(tl.reshape(terms, (2, LANES >> (level + 1))), axis=0)
     terms = tl.sum(tl.reshape(terms, (8, 2, 16)), axis=1)
     terms = tl.sum(tl.reshape(terms, (8, 2, 8)), axis=1)
     terms = tl.sum(tl.reshape(terms, (8, 2, 4)), axis=1)
@@ -192,9 +196,9 @@ def residual_units(which, z, left_over, picks, coefficients, steps, table, unit,
 
 
 @triton.jit
-def _less(c, gram_row, a, unit, column, reach):
+def _less(c, gram_row, a, unit, column, reach, POLICY: tl.constexpr):
     """Return c - a G[j] for the columns of a tile; both have 0 or anything where there is no atom."""
-    values = tl.load(gram_row + column, mask=column < reach, other=0, eviction_policy="evict_first")
+    values = tl.load(gram_row + column, mask=column < reach, other=0, eviction_policy=POLICY)
     return tl.fma(values.to(tl.float32), (-a * unit).to(tl.float32), c)
 
 
@@ -240,9 +244,9 @@ def on_chip(
     width,
     k,
     growth,  # of the bound, per |a|
-    coarse,  # a larger bound than this, per ||r||, lets a row pause
+    coarse,  # only a larger bound than this, per ||r||, lets a row pause
     unit,  # 1 / SCALE
-    crowd,
+    crowd,  # more candidates than this in the steps of this call, beside the picks, let a row pause
     BLOCK: tl.constexpr,
     LANES: tl.constexpr,
     WARPS: tl.constexpr,
@@ -257,7 +261,7 @@ def on_chip(
     at = tl.load(place + tl.program_id(0)).to(tl.int64)
     picks += row * k
     coefficients += row * k
-    column = tl.max_contiguous(tl.arange(0, BLOCK), EACH)
+    column = _columns(BLOCK, EACH)
     numbers = _places(LANES)
     step, whole = tl.load(steps + row), tl.load(energy + row)
     limit, smallest = tl.load(least + row), tl.load(faint + row)
@@ -274,12 +278,13 @@ def on_chip(
         )
     off = tl.load(bound + at)
     why = step * 0
+    looked = step * 0  # candidates beside the picks
     for t in range(tl.load(applied + at), step):
         a, slot = tl.load(coefficients + t), _slot_of(slots, tl.load(picks + t), SLOTS)
         if slot < 0:
             why = step * 0 + NEEDS_ROW
         else:
-            c_row = _less(c_row, gram + slot.to(tl.int64) * gram_stride, a, unit, column, reach)
+            c_row = _less(c_row, gram + slot.to(tl.int64) * gram_stride, a, unit, column, reach, "")
             off += tl.abs(a) * growth + 2.0**-23 * _norm(whole, slack)
 
     going = (left > limit) & (why == 0)
@@ -290,7 +295,7 @@ def on_chip(
         found, best = _number_and_first(near, column, BLOCK, WARPS, EACH)
         if FAST:
             found = tl.minimum(found, 1)
-        crowded = (found > crowd) & (off > coarse * _norm(left, slack))
+        crowded = (looked + found > crowd) & (off > coarse * _norm(left, slack))
         if crowded | (found == 0):
             why = crowded.to(tl.int32) * CROWDED
             going = row < 0
@@ -298,6 +303,7 @@ def on_chip(
             slot = _slot_of(slots, best, SLOTS)
             _fetch_ahead(gram + tl.maximum(slot, 0).to(tl.int64) * gram_stride, reach, BLOCK // 64, COMPILED)
             correlation = _fixed_sum(r * _atom(table, best, width, numbers), LANES)
+            looked += found - 1
             if found > 1:
                 candidate = best
                 for _ in range(1, found):
@@ -324,7 +330,7 @@ def on_chip(
                         going = row < 0
                     else:
                         gram_row = gram + slot.to(tl.int64) * gram_stride
-                        c_row = _less(c_row, gram_row, correlation, unit, column, reach)
+                        c_row = _less(c_row, gram_row, correlation, unit, column, reach, "")
                         off += tl.abs(correlation) * growth + 2.0**-23 * norm
     if slack > 0:
         left = _fixed_sum(r * r, LANES)
@@ -379,7 +385,7 @@ def streaming(
     picks += row * k
     coefficients += row * k
     c += at * c_stride
-    column = tl.max_contiguous(tl.arange(0, BLOCK), EACH)
+    column = _columns(BLOCK, EACH)
     numbers = _places(LANES)
     step, whole = tl.load(steps + row), tl.load(energy + row)
     limit, smallest = tl.load(least + row), tl.load(faint + row)
@@ -390,6 +396,7 @@ def streaming(
     slack = left * 0
     off, done = tl.load(bound + at), tl.load(applied + at)
     why = step * 0
+    looked = step * 0  # candidates beside the picks
     for t in range(done, step):
         if _slot_of(slots, tl.load(picks + t), SLOTS) < 0:
             why = step * 0 + NEEDS_ROW
@@ -399,7 +406,8 @@ def streaming(
             part = tl.load(c + here, mask=here < number, other=0.0)
             for t in range(done, step):
                 slot = _slot_of(slots, tl.load(picks + t), SLOTS)
-                part = _less(part, gram + slot.to(tl.int64) * gram_stride, tl.load(coefficients + t), unit, here, reach)
+                a, gram_row = tl.load(coefficients + t), gram + slot.to(tl.int64) * gram_stride
+                part = _less(part, gram_row, a, unit, here, reach, "evict_first")
             tl.store(c + here, part, mask=here < number)
         for t in range(done, step):
             off += tl.abs(tl.load(coefficients + t)) * growth + 2.0**-23 * _norm(whole, slack)
@@ -410,15 +418,15 @@ def streaming(
     a, gram_row = left * 0, gram  # of the step before, if c does not account for it yet
     while going & (step < k):
         # In one pass: bring c up to date, and find the two largest |c| of each column of the tiles.
-        largest = tl.full([BLOCK], -1.0, tl.float32)
+        largest = tl.full([1, BLOCK], -1.0, tl.float32)
         second = largest
-        where = tl.zeros([BLOCK], tl.int32)
+        where = tl.zeros([1, BLOCK], tl.int32)
         for tile in range(tiles):
             here = tile * BLOCK + column
             real = here < number
             part = tl.load(c + here, mask=real, other=0.0, eviction_policy="evict_last")
             if done < step:
-                part = _less(part, gram_row, a, unit, here, reach)
+                part = _less(part, gram_row, a, unit, here, reach, "evict_first")
                 tl.store(c + here, part, mask=real, eviction_policy="evict_last")
             if GROWING:
                 real = real & (tl.load(born + here, mask=real, other=NONE) < row.to(tl.int32))
@@ -445,10 +453,12 @@ def streaming(
             _fetch_ahead(gram + tl.maximum(slot, 0).to(tl.int64) * gram_stride, reach, LINES, COMPILED)
             correlation = _fixed_sum(r * _atom(table, best, width, numbers), LANES)
         elif found > 0:
-            many = tl.zeros([BLOCK], tl.int32)
+            many = tl.zeros([1, BLOCK], tl.int32)
             for tile in range(tiles):
                 many += _near(c, born, tile * BLOCK + column, number, row, cut, GROWING).to(tl.int32)
-            crowded = (tl.sum(many, axis=0) > crowd) & (off > coarse * _norm(left, slack))
+            found = tl.sum(tl.sum(many, axis=1), axis=0)
+            crowded = (looked + found > crowd) & (off > coarse * _norm(left, slack))
+            looked += found - 1
             if crowded == 0:
                 for tile in range(tiles):
                     here = tile * BLOCK + column
