@@ -56,6 +56,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "itda"
 
 
+def triton_is_interpreted() -> bool:
+    """Return True if Triton runs kernels as Python, which the environment says before Triton is imported."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 def missing_for_triton(device: torch.device) -> str:
     """Say why Triton's kernels cannot run on a device; an empty string if they can.
 
@@ -63,7 +68,7 @@ def missing_for_triton(device: torch.device) -> str:
     """
     import torch
 
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    interpreted = triton_is_interpreted()
     if not interpreted and (device.type != "cuda" or torch.version.cuda is None):
         return "no CUDA device"
     if not interpreted and torch.cuda.get_device_capability(device) < (8, 0):

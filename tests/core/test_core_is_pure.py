@@ -20,9 +20,14 @@ IMPURE_NAMES = {
 }
 """Of functions, methods and attributes."""
 
+FROM_MEMORY = ("tl", "builder")
+"""What loads from memory, not from a file."""
+
 ALLOWED = {
     ("dictionary.py", "pathlib"): "ITDA.save_pretrained and from_pretrained hand a path on to itda.store",
     ("pursuit/compiled.py", "cache=True"): "numba keeps what it compiled in __pycache__",
+    ("pursuit/compiled.py", "pathlib"): "what numba keeps is of use as long as its sources are the same",
+    ("pursuit/compiled.py", "read_bytes"): "the sources, to see whether they are",
     ("pursuit/threads.py", "os"): "register_at_fork: a forked process has none of its parent's threads",
 }
 """Module of the core and what it uses, with the reason."""
@@ -31,7 +36,7 @@ ALLOWED = {
 def impure(source: str) -> set[str]:
     """Modules imported and names used, anywhere in a source, that reach outside of the program.
 
-    Triton's `tl.load` does not: it is from memory.
+    Triton's `tl.load` and the `builder.load` of LLVM do not: they are from memory.
     """
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
@@ -43,8 +48,8 @@ def impure(source: str) -> set[str]:
             found |= {alias.name for alias in node.names if alias.name in IMPURE_NAMES}
         elif isinstance(node, ast.Name) and node.id in IMPURE_NAMES:
             found.add(node.id)
-        elif isinstance(node, ast.Attribute) and node.attr in IMPURE_NAMES and ast.unparse(node.value) != "tl":
-            found.add(node.attr)
+        elif isinstance(node, ast.Attribute) and node.attr in IMPURE_NAMES:
+            found |= set() if ast.unparse(node.value) in FROM_MEMORY else {node.attr}
         elif isinstance(node, ast.keyword) and node.arg == "cache" and ast.unparse(node.value) == "True":
             found.add("cache=True")
     return found

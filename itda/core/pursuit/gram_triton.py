@@ -10,6 +10,7 @@ from itda.core.pursuit import gram_torch, gram_triton_kernel
 from itda.core.pursuit.advance import SCALE, Atoms, Correlations, Rows
 from itda.core.pursuit.products import UNIT, product_error
 from itda.core.pursuit.triton_limits import Launch, lanes_of, launch_of, lines_of
+from itda.machine import triton_is_interpreted
 
 LEAST_GROWN = 4096
 """Places for correlations in growth, however few atoms there are."""
@@ -77,7 +78,7 @@ def _compiled_for(launch: Launch, number: int) -> dict[str, Any]:
         "WARPS": launch.warps,
         "EACH": launch.each,
     }
-    settings |= {"COMPILED": not gram_triton_kernel.INTERPRETED, **UNFUSED, "num_warps": launch.warps}
+    settings |= {"COMPILED": not triton_is_interpreted(), **UNFUSED, "num_warps": launch.warps}
     if launch.registers is not None:
         settings["maxnreg"] = launch.registers
     if not launch.on_chip:

@@ -21,8 +21,6 @@ What a step costs is mostly waiting: for memory, and for the warps of a program 
 # pyright: reportOperatorIssue=false, reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportMissingImports=false
 
-import os
-
 import triton
 import triton.language as tl
 
@@ -31,9 +29,6 @@ NONE = tl.constexpr(2147483647)
 
 DONE, CROWDED, NEEDS_ROW = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 """Why a row stopped, as in `advance`; a test compares them."""
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
-"""True if the kernels run as Python, which is decided when Triton is imported."""
 
 
 UNLIKE = ["number", "crowd"]
