@@ -34,7 +34,13 @@ def _dot(a: Any, b: Any, width: int, terms: Any) -> float:
     if width <= LANES:
         return _narrow_dot(a, b, width, terms)
     quarter = _quarter(width)
-    _first_folds(a, b, width, quarter, terms)
+    _first_folds(a, b, width, quarter, terms, 0)
+    return _last_folds(quarter, terms)
+
+
+@as_written
+def _last_folds(quarter: int, terms: Any) -> float:
+    """Return the sum of what the first folds have left: 256 numbers, or a power of two times as many."""
     while quarter > LANES:
         # Two folds at a time, without a way through memory between them.
         half, quarter = quarter // 2, quarter // 4
@@ -82,14 +88,14 @@ def _narrow_dot(a: Any, b: Any, width: int, terms: Any) -> float:
 
 
 @as_written
-def _first_folds(a: Any, b: Any, width: int, quarter: int, terms: Any) -> None:
-    """Fold the products of more than 256 numbers to `quarter` of them: two folds, or one to 256."""
+def _first_folds(a: Any, b: Any, width: int, quarter: int, terms: Any, done: int) -> None:
+    """Fold the products of more than 256 numbers to `quarter` of them, all but the first `done`: two folds, or one."""
     # How many lanes get four numbers, three at least, and two.
     four = max(0, width - 3 * quarter)
     three = max(0, min(quarter, width - 2 * quarter))
     two = min(quarter, width - quarter)
     half = 2 * quarter
-    for i in range(four):
+    for i in range(done, four):
         first = np.float64(a[i]) * np.float64(b[i]) + np.float64(a[half + i]) * np.float64(b[half + i])
         j = quarter + i
         terms[i] = first + (np.float64(a[j]) * np.float64(b[j]) + np.float64(a[half + j]) * np.float64(b[half + j]))
@@ -105,13 +111,41 @@ def _first_folds(a: Any, b: Any, width: int, quarter: int, terms: Any) -> None:
 @inlined
 def subtract_atom(residual: np.ndarray, coefficient: float, atom: np.ndarray) -> None:
     """Subtract coefficient * atom from the residual, in place."""
-    _subtract(pointer_to(residual), coefficient, pointer_to(atom), len(residual))
+    _subtract(pointer_to(residual), coefficient, pointer_to(atom), 0, len(residual))
 
 
 @as_written
-def _subtract(residual: Any, coefficient: float, atom: Any, width: int) -> None:
-    for i in range(width):
+def _subtract(residual: Any, coefficient: float, atom: Any, start: int, stop: int) -> None:
+    for i in range(start, stop):
         residual[i] -= coefficient * np.float64(atom[i])
+
+
+@inlined
+def subtract_atom_and_square(residual: np.ndarray, coefficient: float, atom: np.ndarray, terms: np.ndarray) -> float:
+    """Subtract coefficient * atom from the residual, in place, and return <r, r> of what is left, as `fixed_dot`."""
+    return _subtract_and_square(pointer_to(residual), coefficient, pointer_to(atom), len(residual), pointer_to(terms))
+
+
+@as_written
+def _subtract_and_square(residual: Any, coefficient: float, atom: Any, width: int, terms: Any) -> float:
+    quarter = _quarter(width)
+    four = max(0, width - 3 * quarter)
+    if four == 0:
+        _subtract(residual, coefficient, atom, 0, width)
+        return _dot(residual, residual, width, terms)
+    # A wide residual is not in the first cache: what has just been computed is squared at once.
+    for i in range(four):
+        j, h, l = quarter + i, 2 * quarter + i, 3 * quarter + i
+        r0 = residual[i] - coefficient * np.float64(atom[i])
+        r1 = residual[j] - coefficient * np.float64(atom[j])
+        r2 = residual[h] - coefficient * np.float64(atom[h])
+        r3 = residual[l] - coefficient * np.float64(atom[l])
+        residual[i], residual[j], residual[h], residual[l] = r0, r1, r2, r3
+        terms[i] = (r0 * r0 + r2 * r2) + (r1 * r1 + r3 * r3)
+    for start in (0, quarter, 2 * quarter):
+        _subtract(residual, coefficient, atom, start + four, start + quarter)
+    _first_folds(residual, residual, width, quarter, terms, four)
+    return _last_folds(quarter, terms)
 
 
 @as_written

@@ -14,7 +14,14 @@ import numpy as np
 
 from itda.core.pursuit import products
 from itda.core.pursuit.compiled import as_written, inlined, may_reorder, prefetch
-from itda.core.pursuit.fixed_order_kernel import add_column, fixed_dot, residual_of, scratch, solve, subtract_atom
+from itda.core.pursuit.fixed_order_kernel import (
+    add_column,
+    fixed_dot,
+    residual_of,
+    scratch,
+    solve,
+    subtract_atom_and_square,
+)
 from itda.core.pursuit.products import UNIT
 
 TILE = 512
@@ -357,12 +364,12 @@ def _turn(
         block.picks[i, step] = atom
         block.solutions[i, step, : step + 1] = block.coefficients[i, : step + 1]
         residual_of(block.z[i], block.coefficients[i], atoms, block.picks[i], step + 1, residual)
+        block.left[i] = fixed_dot(residual, residual, terms)
     else:
         block.picks[i, step] = atom
         block.coefficients[i, step] = correlation
-        subtract_atom(residual, correlation, atoms[atom])
+        block.left[i] = subtract_atom_and_square(residual, correlation, atoms[atom], terms)
     block.correlations[i, step] = correlation
-    block.left[i] = fixed_dot(residual, residual, terms)
     block.step[i] = step + 1
     return True
 

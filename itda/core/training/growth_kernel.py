@@ -119,7 +119,7 @@ def rewind(rows: np.ndarray, block: Block, atoms: np.ndarray, dirty: np.ndarray,
             residual[:] = block.z[i]
             for t in range(step):
                 subtract_atom(residual, block.coefficients[i, t], atoms[block.picks[i, t]])
-        block.left[i] = fixed_dot(residual, residual, terms)
+        block.left[i] = fixed_dot(residual, residual, terms) if step > 0 else block.energy[i]
         block.bound[i] = product_error(atoms.shape[1]) * np.sqrt(block.energy[i])
         block.step[i] = step
         block.applied[i], block.extra[i], block.chosen[i] = -1, 0, -1

@@ -309,6 +309,16 @@ def test_the_compiled_sum_folds_as_the_one_of_torch(width):
     assert found == wanted.tolist()
 
 
+@pytest.mark.parametrize("width", [1, 7, 256, 257, 768, 1000, 1024, 1025, 2048, 3000, 4096])
+def test_subtracting_and_squaring_at_once_has_the_bits_of_one_after_the_other(width):
+    residual, atom = normal(1, width)[0].double().numpy(), unit_rows(1, width)[0].numpy()
+    terms = fixed_order_kernel.scratch(width)
+    wanted = residual - 0.3 * atom.astype(np.float64)
+    energy = plain.fixed_dot(torch.from_numpy(wanted), torch.from_numpy(wanted))
+    assert fixed_order_kernel.subtract_atom_and_square(residual, 0.3, atom, terms) == energy.item()
+    assert residual.tolist() == wanted.tolist()
+
+
 @pytest.mark.parametrize("width", [1, 7, 192])
 def test_reconstructions_have_the_bits_of_the_plain_sum(width):
     d, x = unit_rows(40, width), normal(30, width)
