@@ -135,12 +135,12 @@ def _subtract_and_square(residual: Any, coefficient: float, atom: Any, width: in
         return _dot(residual, residual, width, terms)
     # A wide residual is not in the first cache: what has just been computed is squared at once.
     for i in range(four):
-        j, h, l = quarter + i, 2 * quarter + i, 3 * quarter + i
+        j, m, n = quarter + i, 2 * quarter + i, 3 * quarter + i
         r0 = residual[i] - coefficient * np.float64(atom[i])
         r1 = residual[j] - coefficient * np.float64(atom[j])
-        r2 = residual[h] - coefficient * np.float64(atom[h])
-        r3 = residual[l] - coefficient * np.float64(atom[l])
-        residual[i], residual[j], residual[h], residual[l] = r0, r1, r2, r3
+        r2 = residual[m] - coefficient * np.float64(atom[m])
+        r3 = residual[n] - coefficient * np.float64(atom[n])
+        residual[i], residual[j], residual[m], residual[n] = r0, r1, r2, r3
         terms[i] = (r0 * r0 + r2 * r2) + (r1 * r1 + r3 * r3)
     for start in (0, quarter, 2 * quarter):
         _subtract(residual, coefficient, atom, start + four, start + quarter)
