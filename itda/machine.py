@@ -43,8 +43,11 @@ def free_device_memory(device: torch.device) -> int:
     import torch
 
     # What torch holds and does not use is free for a tensor, though not for another process.
-    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + held
+    used = torch.cuda.memory_allocated(device)
+    free, total = torch.cuda.mem_get_info(device)
+    # A process may be held to a share of the GPU, `set_per_process_memory_fraction`; an older torch cannot say.
+    share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: 1.0)(device)
+    return min(free + torch.cuda.memory_reserved(device) - used, int(share * total) - used)
 
 
 def cache_folder() -> Path:

@@ -12,6 +12,8 @@ from safetensors.numpy import load_file
 from itda import ITDA, ActivationBatch, Site
 from itda.core.headroom import headroom
 from itda.core.metrics import Unexplained
+from itda.core.training.growth_bytes import dictionary_bytes
+from itda.evaluation import evaluate
 from itda.evaluation.sums import SiteSums
 from itda.explorer.code_index_writer import parts_of
 from itda.explorer.indexing import PartWriter
@@ -49,6 +51,20 @@ def test_fvu_is_the_same_to_the_bit_and_activations_stay(x):
     expected = x.double()
     wanted = (0.1 * expected).square().sum() / (expected - expected.mean(dim=0)).square().sum()
     assert math.isclose(plain.value(), wanted, rel_tol=1e-5)
+
+
+def test_dictionaries_that_do_not_fit_beside_the_model_stay_and_give_the_same_figures(x, dictionary, monkeypatch):
+    one_fits = 3 * dictionary_bytes(40, WIDTH)  # into half of it
+    monkeypatch.setattr(evaluate, "free_device_memory", lambda _: one_fits)
+    mean = x.double().mean(dim=0)
+    plain = SiteSums(dictionary, mean, "clean")
+    plain.replacements(x, np.array(["a"] * ROWS))
+    with other_device():
+        placed = evaluate.placed({SITE: dictionary, Site(2): dictionary}, DEVICE)
+        assert [each.atoms.device.type for each in placed.values()] == [DEVICE.type, "cpu"]
+        stayed = SiteSums(placed[Site(2)], there(mean), "clean")
+        stayed.replacements(there(x), np.array(["a"] * ROWS))
+        assert stayed.evaluation(0.0, 0) == plain.evaluation(0.0, 0)
 
 
 @pytest.mark.parametrize("massive", ["clean", "splice"])
