@@ -191,6 +191,36 @@ def test_a_second_run_goes_on_and_takes_what_failed_last(gpu, tmp_path, monkeypa
     assert [row["state"] for row in rows_of(out)] == ["done", "done"]
 
 
+STREAMING = """
+import json, pathlib, sys
+out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1]).with_suffix(".jsonl")
+for part in sys.argv[sys.argv.index("--shape") + 1].split("+"):
+    with out.open("a") as log:
+        log.write(json.dumps({"key": {"part": part}, "machine": "with other threads", "sha256": "ab"}) + "\\n")
+"""
+
+
+def test_what_streaming_measures_is_kept_and_its_blocks_go_only_once_all_is_there(gpu, tmp_path, monkeypatch):
+    others, report = importlib.import_module("gpu_others"), importlib.import_module("gpu_report")
+    (tmp_path / "streaming.py").write_text(STREAMING)
+    monkeypatch.setattr(others, "__file__", str(tmp_path / "gpu_others.py"))
+    monkeypatch.setattr(others.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(others.large_blocks, "report", lambda rows: [f"{len(rows)} rows"])
+    found = {}
+    task = {"shape": "streamed", "blocks": 1, "tokens": 2}
+    others.streaming(task, torch.device("cpu"), lambda **values: found.update(values))
+    assert found["tables"] == ["1 rows"]
+    assert not Path(found["blocks_in"]).exists()
+    row = {"key": {"part": "streaming", "card": "none", **task}, "state": "done", **found}
+    assert report._as_in_memory(row, []) is None
+    row["rows"]["memory"] = row["rows"]["streamed"]
+    assert report._as_in_memory(row, []) == "every bit"
+    (tmp_path / "streaming.py").write_text("raise SystemExit(3)")
+    with pytest.raises(RuntimeError, match="exit status 3"):
+        others.streaming(task, torch.device("cpu"), lambda **values: found.update(values))
+    assert Path(found["blocks_in"]).exists()
+
+
 def test_encoding_training_and_their_profile_need_no_library_of_models_files_or_commands():
     code = (
         "import sys, gpu, gpu_encode, gpu_train, gpu_profile, itda.core.training.growth_device\n"
