@@ -191,13 +191,14 @@ def _growing(made: Planned, name: str, found: Estimate) -> list[str]:
 
 
 def _evaluating(made: Planned, name: str) -> list[str]:
-    """Say that evaluation does not fit the GPU because all dictionaries are there, if that is so."""
+    """Say that evaluation leaves dictionaries on the CPU because the GPU has no room for all, if that is so."""
     machine, found = made.machines[name], made.evaluation[name]
-    without = found.gpu - found.dictionaries - found.growing
-    if machine.gpu is None or not without <= machine.gpu < found.gpu:
+    if machine.gpu is None or found.on_gpu:
         return []
-    peak = _gb(found.gpu)
-    return [f"evaluation has all dictionaries on the GPU, {peak} with the model: fewer layers or --atoms fit."]
+    size = _gb(found.dictionaries)
+    return [
+        f"evaluation has some dictionaries on the CPU, which is slower: all are {size}; fewer layers or --atoms fit."
+    ]
 
 
 def _parameters(number: int) -> str:

@@ -237,11 +237,11 @@ def _dictionaries(d_model: int, work: Work, machine: Machine, model: int) -> _Ma
     """Count what dictionaries take, and say where they are; the GPU has `model` bytes of other things."""
     sites, atoms = len(work.sites), work.atoms
     fits = model + growth_bytes(atoms, d_model, sites) <= (machine.gpu or 0)
-    # Evaluation has them where the model is.
-    asked = work.evaluation or machine.grow_on == "gpu" or (machine.grow_on == "auto" and fits)
-    on_gpu = machine.gpu is not None and asked
-    block = 0 if work.evaluation else block_bytes(atoms, d_model)
-    return _Made(sites * dictionary_bytes(atoms, d_model), block, on_gpu)
+    everything = sites * dictionary_bytes(atoms, d_model)
+    if work.evaluation:  # has them where the model is, if half of what that leaves is enough (`evaluate.placed`)
+        return _Made(everything, 0, everything <= ((machine.gpu or 0) - model) // 2)
+    asked = machine.grow_on == "gpu" or (machine.grow_on == "auto" and fits)
+    return _Made(everything, block_bytes(atoms, d_model), machine.gpu is not None and asked)
 
 
 def _pursuit_seconds(work: Work, rates: Rates, on_gpu: bool) -> float:
