@@ -251,9 +251,8 @@ def _catch_up(
             return False
         if atom < gram.settled:
             gram.used[gram.slots[atom]] = stamp
-        # The last rounding is in proportion to its result, so to the largest of them.
-        top = _top(maxima.view(np.float32), (number + TILE - 1) // TILE)
-        block.bound[i] += abs(weight) * (entry_error + 3 * UNIT) + 2 * UNIT * min(norm, np.float64(top))
+        top = np.float64(_top(maxima.view(np.float32), (number + TILE - 1) // TILE))  # of what is rounded last
+        block.bound[i] += abs(weight) * (entry_error + 3 * UNIT) + 2 * UNIT * min(norm, top)
         block.applied[i] = at + 1
         known = True
     if not known:
