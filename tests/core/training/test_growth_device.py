@@ -1,5 +1,10 @@
 """Growth by a causal fixed point gives the dictionary of the plain loop: the same rows in their order, to the bit."""
 
+import importlib.util
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import numpy as np
 import pytest
 import torch
@@ -220,3 +225,39 @@ def test_codes_and_errors_in_the_dictionary_so_far_are_those_of_plain(pursuit):
     grown = DeviceGrowth(16, 5, 0.1, pursuit)
     grown.offer(x)
     assert same_bits(grown.encode(x[:90])[1], plain.pursue(x[:90], grown.atoms, 5, pursuit)[1])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@BOTH
+def test_growth_by_the_kernels_gives_the_same_bits(interpreter, pursuit):
+    x = coherent()[10:50]
+    rows, atoms, novelty = interpreter(x.numpy(), pursuit)
+    wanted, expected, expected_novelty = plain_growth(x, 3, 0.15, pursuit, None)
+    assert rows == wanted
+    assert 10 < len(rows) < 40
+    assert same_bits(torch.from_numpy(atoms), expected)
+    assert same_bits(torch.from_numpy(novelty), expected_novelty)
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    with ProcessPoolExecutor(1, get_context("spawn"), _set_up) as pool:
+        yield lambda *arguments: pool.submit(_by_kernels, *arguments).result()
+
+
+def _set_up() -> None:
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
+    torch.set_num_threads(1)
+
+
+def _by_kernels(x, pursuit):
+    """In the worker: growth by Triton's kernels for pursuits, refits and what new atoms change."""
+    from itda.core.pursuit import gram_triton
+
+    kernels = Ways(gram_triton.advance_triton, gram_triton.units_triton)
+    growth_device.ways_on = lambda _: kernels
+    grown = growth_device.DeviceGrowth(x.shape[1], 3, 0.15, pursuit, None, 20)
+    rows = grown.offer(torch.from_numpy(x).to("cuda" if torch.cuda.is_available() else "cpu"))
+    assert grown._ways is kernels
+    return rows, grown.atoms.cpu().numpy(), grown.novelty.numpy()
