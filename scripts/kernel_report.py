@@ -64,7 +64,7 @@ def compiled(launch: Launch, m: int, growing: bool) -> Any:
     constants |= {"COMPILED": True, "FAST": False, "SLOTS": False, "GROWING": growing}
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     types = types_of(kernel.arg_names) | dict.fromkeys(constants, "constexpr")
-    whole = {"number", "c_stride", "gram_stride", "reach", "width"}  # multiples of 16, as tensors' addresses are
+    whole = {"c_stride", "gram_stride", "reach", "width"}  # multiples of 16, as tensors' addresses are
     aligned = [i for i, name in enumerate(kernel.arg_names) if types[name].startswith("*") or name in whole]
     source = ASTSource(kernel, types, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
     options = {"num_warps": launch.warps, "enable_fp_fusion": False}

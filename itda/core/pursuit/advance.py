@@ -28,6 +28,9 @@ DONE, CROWDED, NEEDS_ROW = 0, 1, 2
 SCALE = 32700.0
 """A Gram matrix in 16 bits holds round(SCALE * <d_i, d_j>): |<d_i, d_j>| <= 1.00002, so nothing overflows."""
 
+COLUMNS = 64
+"""Matrices with a column per atom have a multiple of so many, so that each row begins at a whole line of memory."""
+
 NEVER = 2**31 - 1
 """In `Atoms.born`: no row sees this atom."""
 
@@ -121,6 +124,15 @@ class Correlations:
     """The largest error of an entry of c."""
     keep: bool = True
     """Leave all three as they are; else they may be brought up to date, in place."""
+
+
+def columns_of(number: int) -> int:
+    """Return the columns of a matrix in memory that has one for each of so many atoms: as many, or a few more.
+
+    >>> columns_of(100)
+    128
+    """
+    return -(-number // COLUMNS) * COLUMNS
 
 
 def entry_error(d_model: int) -> float:

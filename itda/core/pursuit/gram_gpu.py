@@ -135,11 +135,15 @@ class GpuPursuit:
         stepwise.run(rows, everyone, source, everyone, atoms, self._ways(), None if kept.complete else kept.fetch)
         return rows.codes(atoms.table, rules_of(self.pursuit), targets.dtype)
 
-    def _first_correlations(self, z: Tensor) -> Float32[Tensor, "batch atoms"]:
+    def _first_correlations(self, z: Tensor) -> Float32[Tensor, "batch columns"]:
+        number = len(self.atoms)
+        c = torch.empty(len(z), advance.columns_of(number), device=z.device)
         if not self.fast:
-            return correlations(z, self.atoms)
-        with gram_torch.tf32_products(z.device):
-            return z.float() @ self.atoms.T
+            correlations(z, self.atoms, out=c[:, :number])
+        else:
+            with gram_torch.tf32_products(z.device):
+                torch.mm(z.float(), self.atoms.T, out=c[:, :number])
+        return c
 
     def _ways(self) -> Ways:
         if not self.method.startswith("triton"):

@@ -4,12 +4,9 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from itda.core.pursuit.advance import Atoms, Rows, entry_error, in_16_bits
+from itda.core.pursuit.advance import Atoms, Rows, columns_of, entry_error, in_16_bits
 from itda.core.pursuit.gram_torch import rows_at_once
 from itda.core.pursuit.products import correlations
-
-COLUMNS = 64
-"""Gram rows have a multiple of so many columns, so that each begins at a whole line of memory."""
 
 
 class KeptGram:
@@ -75,15 +72,6 @@ def capacity_of(number: int, memory: int, least: int) -> int:
     488
     """
     return min(number, max(memory // (2 * columns_of(number)), least))
-
-
-def columns_of(number: int) -> int:
-    """Return the columns of a Gram row in memory: as many as there are atoms, or a few more.
-
-    >>> columns_of(100)
-    128
-    """
-    return -(-number // COLUMNS) * COLUMNS
 
 
 def _picked(rows: Rows, which: Tensor, start: Tensor) -> Int64[Tensor, " picked"]:

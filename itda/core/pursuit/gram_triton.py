@@ -50,7 +50,8 @@ def advance_triton(
         "number": number,
         "c_stride": source.c.stride(0),
         "gram_stride": atoms.gram.stride(0),
-        "reach": min(-(-number // 16) * 16, atoms.gram.shape[1]),  # a multiple of 16 lets threads read 8 at once
+        # A multiple of 16, if there are so many columns, lets threads read 8 at once, or 4.
+        "reach": min(-(-number // 16) * 16, atoms.gram.shape[1], source.c.shape[1]),
         "width": width,
         "k": rows.picks.shape[1],
         "growth": atoms.entry_error + 4 * UNIT,

@@ -235,7 +235,7 @@ def on_chip(
     number,
     c_stride,
     gram_stride,
-    reach,  # columns of the Gram matrix that may be read: `number` or a few more
+    reach,  # columns of c and the Gram matrix that may be read: `number` or a few more, which may hold anything
     width,
     k,
     growth,  # of the bound, per |a|
@@ -266,7 +266,8 @@ def on_chip(
     slack = left * 0
 
     # What is not an atom, or not one that this row may see, is not a number: it is in no maximum, and near nothing.
-    c_row = tl.load(c + at * c_stride + column, mask=column < number, other=float("nan"))
+    c_row = tl.load(c + at * c_stride + column, mask=column < reach, other=float("nan"))
+    c_row = tl.where(column < number, c_row, float("nan"))
     if GROWING:
         c_row = tl.where(
             tl.load(born + column, mask=column < number, other=NONE) < row.to(tl.int32), c_row, float("nan")
@@ -398,12 +399,12 @@ def streaming(
     if (why == 0) & (done < step):
         for tile in range(tiles):
             here = tile * BLOCK + column
-            part = tl.load(c + here, mask=here < number, other=0.0)
+            part = tl.load(c + here, mask=here < reach, other=0.0)
             for t in range(done, step):
                 slot = _slot_of(slots, tl.load(picks + t), SLOTS)
                 a, gram_row = tl.load(coefficients + t), gram + slot.to(tl.int64) * gram_stride
                 part = _less(part, gram_row, a, unit, here, reach, "evict_first")
-            tl.store(c + here, part, mask=here < number)
+            tl.store(c + here, part, mask=here < reach)
         for t in range(done, step):
             off += tl.abs(tl.load(coefficients + t)) * growth + 2.0**-23 * _norm(whole, slack)
         done = step
@@ -419,10 +420,10 @@ def streaming(
         for tile in range(tiles):
             here = tile * BLOCK + column
             real = here < number
-            part = tl.load(c + here, mask=real, other=0.0, eviction_policy="evict_last")
+            part = tl.load(c + here, mask=here < reach, other=0.0, eviction_policy="evict_last")
             if done < step:
                 part = _less(part, gram_row, a, unit, here, reach, "evict_first")
-                tl.store(c + here, part, mask=real, eviction_policy="evict_last")
+                tl.store(c + here, part, mask=here < reach, eviction_policy="evict_last")
             if GROWING:
                 real = real & (tl.load(born + here, mask=real, other=NONE) < row.to(tl.int32))
             size = tl.where(real, tl.abs(part), -1.0)

@@ -16,6 +16,7 @@ from itda.core.pursuit.advance import (
     Correlations,
     Rows,
     advance,
+    columns_of,
     units,
 )
 from itda.core.pursuit.products import UNIT, correlations, product_error
@@ -93,6 +94,8 @@ def fresh(rows: Rows, which: Int32[Tensor, " n"], atoms: Atoms, ways: Ways | Non
     """Compute the correlations of some rows anew, from their residuals: their error is a share of what is left."""
     norm = rows.left[which].sqrt()
     unit = (ways or ways_on(which.device)).units(rows, which, atoms.table)
-    c = correlations(unit, atoms.table[: atoms.number]) * norm.float()[:, None]
+    c = torch.empty(len(which), columns_of(atoms.number), device=unit.device)
+    correlations(unit, atoms.table[: atoms.number], out=c[:, : atoms.number])
+    c *= norm.float()[:, None]
     bound = (product_error(unit.shape[1]) + 2 * UNIT) * norm
     return Correlations(c, rows.step[which], bound, keep=False)
