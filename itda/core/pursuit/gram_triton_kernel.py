@@ -198,10 +198,10 @@ def _less(c, gram_row, a, unit, column, reach, POLICY: tl.constexpr):
 
 
 @triton.jit
-def _near(c, born, column, number, row, cut, GROWING: tl.constexpr):
+def _near(c, born, column, number, reach, row, cut, GROWING: tl.constexpr):
     """Tell which columns of a tile in memory have a |c| of `cut` or more, and are atoms that the row may see."""
     real = column < number
-    near = real & (tl.abs(tl.load(c + column, mask=real, other=0.0)) >= cut)
+    near = real & (tl.abs(tl.load(c + column, mask=column < reach, other=0.0)) >= cut)
     if GROWING:
         near = near & (tl.load(born + column, mask=real, other=NONE) < row.to(tl.int32))
     return near
@@ -451,14 +451,14 @@ def streaming(
         elif found > 0:
             many = tl.zeros([1, BLOCK], tl.int32)
             for tile in range(tiles):
-                many += _near(c, born, tile * BLOCK + column, number, row, cut, GROWING).to(tl.int32)
+                many += _near(c, born, tile * BLOCK + column, number, reach, row, cut, GROWING).to(tl.int32)
             found = tl.sum(tl.sum(many, axis=1), axis=0)
             crowded = (looked + found > crowd) & (off > coarse * _norm(left, slack))
             looked += found - 1
             if crowded == 0:
                 for tile in range(tiles):
                     here = tile * BLOCK + column
-                    near = _near(c, born, here, number, row, cut, GROWING)
+                    near = _near(c, born, here, number, reach, row, cut, GROWING)
                     number_here, candidate = _number_and_first(near, here, BLOCK, WARPS, EACH)
                     for _ in range(number_here):
                         other = _fixed_sum(r * _atom(table, candidate, width, numbers), LANES)
