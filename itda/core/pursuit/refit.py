@@ -14,9 +14,9 @@ from torch import Tensor
 from itda.core.code import SparseCode
 from itda.core.pursuit.fixed_order import fixed_dot, root
 from itda.core.pursuit.gram_torch import rows_at_once
+from itda.core.pursuit.or_torch import KernelOrTorch
 from itda.core.pursuit.subtraction import DEPENDENT
 from itda.core.pursuit.triton_limits import lanes_of
-from itda.machine import missing_for_triton
 
 
 def refit_at_once(
@@ -28,12 +28,12 @@ def refit_at_once(
     >>> refit_at_once(torch.tensor([[3.0, 4.0]]).double(), torch.eye(2), code).coefficients.tolist()
     [[3.0, 4.0]]
     """
-    way = _products_torch if missing_for_triton(z.device) else products_triton
     size = max(1, rows_at_once(code.k * max(code.k, atoms.shape[1]), z.device))
     fitted = []
     for part in torch.arange(len(z), device=z.device).split(size):
         indices, count = code.indices[part], code.count[part]
-        fitted.append(_fit(*way(z[part], atoms, indices), indices, count))
+        gram, value = PRODUCTS.on(z.device)(z[part], atoms, indices)
+        fitted.append(_fit(gram, value, indices, count))
     columns = zip(*fitted, strict=True) if fitted else ([code.indices], [code.coefficients], [code.count])
     indices, coefficients, count = (torch.cat(list(column)) for column in columns)
     return SparseCode(indices, coefficients, count)
@@ -64,6 +64,10 @@ def products_triton(
     with torch.cuda.device_of(z):
         products[(rows, k)](z.contiguous(), atoms, indices.int().contiguous(), gram, with_z, z.shape[1], k, **settings)
     return gram, with_z
+
+
+PRODUCTS = KernelOrTorch("refit", products_triton, _products_torch)
+"""`products_triton` where it can be trusted, else `_products_torch`."""
 
 
 def _fit(

@@ -20,6 +20,7 @@ from itda.core import memory as limits
 from itda.core.code import SparseCode
 from itda.core.pursuit import Pursuit, pursue
 from itda.core.pursuit.advance import advance, units
+from itda.core.pursuit.or_torch import holds
 from itda.core.pursuit.rules import rules_of
 from itda.core.pursuit.rules.mp import MP
 from itda.core.pursuit.rules.mp_refit import MP_REFIT
@@ -162,10 +163,11 @@ class DeviceGrowth:
         if self._ways is None and self.number > 0:
             kernels, torchs = ways_on(targets.device), Ways(advance, units)
             first = targets[:PROOF]
-            made = [Block(first, self._atoms, self.k, 0.0, False, ways).pursued() for ways in (kernels, torchs)]
-            self._ways = kernels if all(torch.equal(*pair) for pair in zip(*made, strict=True)) else torchs
-            if self._ways is not kernels:
-                log.warning("growth: without Triton's kernels, whose results differ from those of torch here")
+            expected, found = (
+                lambda ways=ways: Block(first, self._atoms, self.k, 0.0, False, ways).pursued()
+                for ways in (torchs, kernels)
+            )
+            self._ways = kernels if holds("growth", found, expected()) else torchs
         return self._ways or Ways(advance, units)
 
     def _move_to(self, device: torch.device) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from itda.core.pursuit.advance import NEVER, SCALE, Atoms, Correlations, Rows
 from itda.core.pursuit.gram_torch import UNIT, rows_at_once
-from itda.machine import missing_for_triton
+from itda.core.pursuit.or_torch import KernelOrTorch
 
 TILE = 256
 """New atoms that a program of the kernel holds at once."""
@@ -37,8 +37,8 @@ def first_change(
         at = torch.where(lost[rows.picks.long()] & (steps < rows.step[:, None]), steps, NEVER)
         changed = at.amin(dim=1).int()
     if len(new) > 0:
-        way = first_won_torch if missing_for_triton(new.device) else first_won_triton
-        changed = torch.minimum(changed, way(rows, source, atoms, new, born))
+        way = FIRST_WON.on(new.device, telling=lambda: bool(rows.step.any()))
+        changed = torch.minimum(changed, way(rows, source, atoms, new, born)[0])
     return changed
 
 
@@ -90,3 +90,9 @@ def first_won_triton(
     with torch.cuda.device_of(source.c):
         first_won[(len(rows.z),)](source.c, *state, new, born, atoms.gram, growth, changed, *sizes, **constants)
     return changed
+
+
+FIRST_WON = KernelOrTorch(
+    "growth", lambda *arguments: (first_won_triton(*arguments),), lambda *arguments: (first_won_torch(*arguments),)
+)
+"""`first_won_triton` where it can be trusted, else `first_won_torch`."""

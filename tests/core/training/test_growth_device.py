@@ -146,7 +146,7 @@ def test_kernels_whose_bits_differ_are_dropped_at_the_first_block_beside_a_dicti
         monkeypatch.setattr(growth_device, "ways_on", lambda _, kernel=kernel: Ways(kernel, advance.units))
         caplog.clear()
         check(coherent(), 4, 0.1, "mp", 64)
-        assert ("without Triton's kernels" in caplog.text) == warned
+        assert ("without Triton's kernel" in caplog.text) == warned
     assert taken == [growth_device.PROOF]
 
 
