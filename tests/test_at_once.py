@@ -70,7 +70,7 @@ def test_info_and_help_import_no_tensors(run):
     assert "layer_4      4        8  2       mp       0.25  0.1250    0.5000" in found[0][1]
     assert "layer_4             0.960          0.915  0.900" in found[0][1]
     values = json.loads(found[1][1])
-    assert values["dictionaries"]["layer_2"] == {"atoms": 4, "d_model": 8, "k": 2}
+    assert values["dictionaries"]["layer_2"] == {"atoms": 4, "d_model": 8, "k": 2, "arithmetic": [2]}
     refined = values["dictionaries"]["layer_4"]
     assert refined["fidelity"] == {"median": pytest.approx(0.95), "least": pytest.approx(0.9)}
     assert refined["metrics"]["fvu"] == 0.125

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from torch.nn.functional import linear
 
 from itda.core.pursuit.fixed_order import full_precision_products
 from itda.errors import SettingError
-from itda.files import explained, sync
+from itda.files import explained, hidden, sync
 from itda.machine import cache_folder
 from itda.recipes.measuring_dictionaries import dictionary_costs
 from itda.recipes.rates_kept import Measured
@@ -104,11 +103,14 @@ def reading_rate(files: Sequence[Path], device: torch.device) -> tuple[float, st
     folder = cache_folder()
     with explained(f"write {WRITTEN_BYTES >> 20} MB in {folder}", "set XDG_CACHE_HOME to a folder that has room"):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".disk-") as file:
-            noise = torch.randint(-128, 128, (WRITTEN_BYTES,), dtype=torch.int8)
-            save_file({"noise": noise}, file.name)
-            sync(file)
-            return _reading(Path(file.name), device), f"a file written in {folder}"
+        path = hidden(folder / "disk")
+        try:
+            save_file({"noise": torch.randint(-128, 128, (WRITTEN_BYTES,), dtype=torch.int8)}, path)
+            with path.open("rb") as file:
+                sync(file)
+            return _reading(path, device), f"a file written in {folder}"
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _reading(path: Path, device: torch.device) -> float:

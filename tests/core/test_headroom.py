@@ -30,8 +30,11 @@ def test_it_is_that_of_other_dictionaries(pursuit, offset):
 
     found = headroom(ITDA(atoms, labels(40), k=3, pursuit=pursuit, offset=offset), x, mean)
     assert found is not None
-    assert (found.tokens, found.fvu) == (100, fvu(40, 3))
-    assert (found.fvu_double_k, found.fvu_half_atoms) == (fvu(40, 6), fvu(20, 3))
+    assert found.tokens == 100
+    # To rounding: torch adds these up in an order of its own.
+    assert found.fvu == pytest.approx(fvu(40, 3), rel=1e-12)
+    assert found.fvu_double_k == pytest.approx(fvu(40, 6), rel=1e-12)
+    assert found.fvu_half_atoms == pytest.approx(fvu(20, 3), rel=1e-12)
     assert found.fvu_double_k < found.fvu < found.fvu_half_atoms
 
 

@@ -139,7 +139,8 @@ def test_ctrl_c_while_nothing_comes_is_not_waited_for():
             yield batch(0)
 
     source = Stuck()
-    with pytest.raises(KeyboardInterrupt), ReadAhead(source) as source.reading:
+    source.reading = ReadAhead(source)
+    with pytest.raises(KeyboardInterrupt), source.reading:
         next(iter(source.reading))
 
 
