@@ -1,6 +1,6 @@
 """Batches read ahead by a thread: their order, how many, and how it ends."""
 
-import _thread
+import signal
 import threading
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -16,6 +16,8 @@ from itda.sources.ahead import MOST, ReadAhead
 SITE = Site(1)
 PATIENCE_S = 60
 """How long a thread may take on a busy machine; a test that waits so long has failed."""
+
+MAIN = threading.main_thread().ident or 0
 
 
 def batch(number: int) -> dict[Site, ActivationBatch]:
@@ -134,7 +136,7 @@ def test_ctrl_c_while_nothing_comes_is_not_waited_for():
         reading: ReadAhead
 
         def __iter__(self):
-            _thread.interrupt_main()
+            signal.pthread_kill(MAIN, signal.SIGINT)  # wakes who waits, as Ctrl-C does
             wait_until(lambda: self.reading.leaving)
             yield batch(0)
 
