@@ -14,12 +14,10 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int16, Int32
 from torch import Tensor
 
-from itda.core.code import SparseCode
 from itda.core.pursuit import gram_torch
-from itda.core.pursuit.fixed_order import fixed_dot, scaled, weighted_atoms
+from itda.core.pursuit.fixed_order import fixed_dot
 from itda.core.pursuit.gram_torch import COARSE, Codes
 from itda.core.pursuit.products import UNIT, product_error
-from itda.core.pursuit.refit import refit_at_once
 from itda.core.pursuit.rules import PursuitRules
 
 DONE, CROWDED, NEEDS_ROW = 0, 1, 2
@@ -88,14 +86,8 @@ class Rows:
         """Return the codes of rows that are done, and shares left over, as `plain.pursue`; `dtype` is the targets'."""
         taken = torch.arange(self.picks.shape[1], device=self.picks.device) < self.step[:, None]
         picks, coefficients = torch.where(taken, self.picks, 0).long(), torch.where(taken, self.coefficients, 0.0)
-        code, left = SparseCode.from_picks(picks, coefficients, self.step.long()), self.left
-        if rules.refit:
-            code = refit_at_once(self.z, table, code)
-            residual = self.z - weighted_atoms(code.coefficients, table, code.indices)
-            left = fixed_dot(residual, residual)
-        left_over = torch.where(self.energy > 0, left / self.energy, 0.0)
-        values = scaled(code.coefficients, self.exponent[:, None]).to(torch.promote_types(dtype, torch.float32))
-        return SparseCode(code.indices, values, code.count), left_over
+        start = gram_torch.Start(self.z, self.exponent, self.energy, self.least, self.faint)
+        return start.finish((picks, coefficients, self.step.long(), self.left), table, rules, dtype)
 
 
 @dataclass(eq=False)

@@ -27,14 +27,16 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 from itda.core.pursuit import plain
-from itda.core.pursuit.fixed_order import fixed_dot, root, scaled, weighted_atoms
+from itda.core.pursuit.fixed_order import fixed_dot, root, scaled
+from itda.core.pursuit.plain import rows_at_once
 from itda.core.pursuit.products import UNIT, correlations, product_error
+from itda.core.pursuit.refit import refitted
 from itda.core.pursuit.rules import Pursuit, PursuitRules, rules_of
 from itda.core.pursuit.rules.base import Score, magnitude
 from itda.core.pursuit.subtraction import LeastSquares, Projection
 
 CROWD = 64
-"""A row with more candidates than this, and than a 64th of the atoms, gets a fresh product if that may help."""
+"""Most atoms near the best of a row, of up to 4,096, that are compared exactly, if a fresh product leaves fewer."""
 
 COARSE = 4.0
 """A fresh product may help where E is more than this many times its bound."""
@@ -89,9 +91,13 @@ def tf32_products(device: torch.device) -> Iterator[None]:
             torch.set_float32_matmul_precision(before)
 
 
-def rows_at_once(width: int, device: torch.device) -> int:
-    """Return the rows per group: with `width` columns about 2^23 numbers, on a GPU 2^26. It changes no result."""
-    return max(1, (2**26 if device.type == "cuda" else plain.PRODUCT_SIZE) // max(1, width))
+def crowd_of(number: int) -> int:
+    """Return how many atoms near the best of a row are compared exactly, of so many in all.
+
+    >>> crowd_of(100), crowd_of(16384)
+    (64, 256)
+    """
+    return max(CROWD, number // 64)
 
 
 def joined(parts: list[tuple[SparseCode, Tensor]]) -> Codes:
@@ -132,24 +138,12 @@ class Start:
         indices, coefficients, count, left = picks
         code = SparseCode.from_picks(indices, coefficients, count)
         if rules.refit:
-            code, left = self._refitted(code, atoms)
+            code, left = refitted(self.z, atoms, code)
         left_over = torch.where(self.energy > 0, left / self.energy, 0.0)
         coefficients = scaled(code.coefficients, self.exponent[:, None])
         return SparseCode(
             code.indices, coefficients.to(torch.promote_types(dtype, torch.float32)), code.count
         ), left_over
-
-    def _refitted(self, code: SparseCode, atoms: Float[Tensor, "atoms d_model"]) -> Codes:
-        parts = []
-        rows = rows_at_once(code.k * atoms.shape[1], atoms.device)  # a refit gathers all the atoms of its rows
-        for start in range(0, len(self.z), rows):
-            part = slice(start, start + rows)
-            z = self.z[part]
-            fitted = SparseCode(code.indices[part], code.coefficients[part], code.count[part])
-            fitted = plain.refit(z, atoms, fitted)
-            residual = z - weighted_atoms(fitted.coefficients, atoms, fitted.indices)
-            parts.append((fitted, fixed_dot(residual, residual)))
-        return joined(parts)
 
 
 def _pursue_rows(
@@ -247,7 +241,7 @@ def best_atom(
     Where these are too coarse to choose by, c and bound are replaced, in place, by those of a fresh product.
     """
     row, column = _candidates(c, bound, active, score)
-    crowd = max(CROWD, len(atoms) // 64)
+    crowd = crowd_of(len(atoms))
     # The number of candidates is known to the host by now: only if some row may be crowded is the device asked again.
     if len(row) > crowd:
         crowded = row.new_zeros(len(c)).index_add_(0, row, torch.ones_like(row)) > crowd

@@ -26,6 +26,11 @@ PRODUCT_SIZE = 2**23
 """Most elements, about, in the products of a group of rows: it bounds memory, and changes no result."""
 
 
+def rows_at_once(width: int, device: torch.device) -> int:
+    """Return the rows per group: with `width` columns about 2^23 numbers, on a GPU 2^26. It changes no result."""
+    return max(1, (2**26 if device.type == "cuda" else PRODUCT_SIZE) // max(1, width))
+
+
 def pursue(
     targets: Rows,
     atoms: Float[Tensor, "atoms d_model"],

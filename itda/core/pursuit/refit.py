@@ -12,11 +12,20 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from itda.core.code import SparseCode
-from itda.core.pursuit.fixed_order import fixed_dot, root
-from itda.core.pursuit.gram_torch import rows_at_once
+from itda.core.pursuit.fixed_order import fixed_dot, root, weighted_atoms
 from itda.core.pursuit.or_torch import KernelOrTorch
+from itda.core.pursuit.plain import rows_at_once
 from itda.core.pursuit.subtraction import DEPENDENT
 from itda.core.pursuit.triton_limits import lanes_of
+
+
+def refitted(
+    z: Float64[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"], code: SparseCode
+) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
+    """Return the fit of `refit_at_once`, and what it leaves of each row's energy."""
+    code = refit_at_once(z, atoms, code)
+    r = z - weighted_atoms(code.coefficients, atoms, code.indices)
+    return code, fixed_dot(r, r)
 
 
 def refit_at_once(

@@ -19,11 +19,9 @@ from itda.core.pursuit.advance import (
     columns_of,
     units,
 )
+from itda.core.pursuit.gram_torch import crowd_of
 from itda.core.pursuit.products import UNIT, correlations, product_error
 from itda.machine import missing_for_triton
-
-CROWD = 64
-"""Most atoms near the best of a row, of up to 4,096, that are compared exactly, if fresh correlations leave fewer."""
 
 
 class Ways(NamedTuple):
@@ -42,15 +40,6 @@ def ways_on(device: torch.device) -> Ways:
 
         return Ways(gram_triton.advance_triton, gram_triton.units_triton)
     return Ways(advance, units)
-
-
-def crowd_of(number: int) -> int:
-    """Return how many atoms near the best of a row are compared exactly, of so many in all.
-
-    >>> crowd_of(100), crowd_of(16384)
-    (64, 256)
-    """
-    return max(CROWD, number // 64)
 
 
 Fetch = Callable[[Rows, Tensor, Tensor, Tensor], None]

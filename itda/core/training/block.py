@@ -8,10 +8,10 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 from itda.core.pursuit.advance import NEVER, Atoms, Correlations, Rows, entry_error, in_16_bits
-from itda.core.pursuit.fixed_order import fixed_dot, root, weighted_atoms
+from itda.core.pursuit.fixed_order import root
 from itda.core.pursuit.gram_torch import rows_at_once
 from itda.core.pursuit.products import correlations, product_error
-from itda.core.pursuit.refit import refit_at_once
+from itda.core.pursuit.refit import refitted
 from itda.core.pursuit.stepwise import Ways, run
 from itda.core.training.replay import first_change
 
@@ -207,8 +207,6 @@ def refitted_share(rows: Rows, which: Int32[Tensor, " some"], atoms: Atoms) -> F
     for part in which.split(rows_at_once(rows.picks.shape[1] * atoms.table.shape[1], which.device)):
         count, z = rows.step[part].long(), rows.z[part]
         code = SparseCode.from_picks(rows.picks[part].long(), rows.coefficients[part], count)
-        code = refit_at_once(z, atoms.table, code)
-        r = z - weighted_atoms(code.coefficients, atoms.table, code.indices)
-        energy = rows.energy[part]
-        shares.append(torch.where(energy > 0, fixed_dot(r, r) / energy, 0.0))
+        left, energy = refitted(z, atoms.table, code)[1], rows.energy[part]
+        shares.append(torch.where(energy > 0, left / energy, 0.0))
     return torch.cat([rows.energy.new_empty(0), *shares])

@@ -17,6 +17,7 @@ from torch import Tensor
 from itda.core.code import SparseCode
 from itda.core.pursuit import decoded
 from itda.core.pursuit.fixed_order import fixed_dot, root
+from itda.core.pursuit.or_torch import holds
 from itda.core.pursuit.threads import over_rows
 from itda.core.training import refine_kernel
 from itda.machine import missing_for_triton
@@ -127,10 +128,15 @@ def kernel_is_exact(device: torch.device) -> bool:
     residual = torch.randn(64, 300, dtype=torch.float64, generator=random).to(device)
     indices = torch.randint(16, (64, 4), generator=random).to(device)
     uses = Uses.of(indices, torch.randn(64, 4, dtype=torch.float64, generator=random).to(device), 16)
-    found, wanted = residual[:16].clone(), residual[:16].clone()
-    add_uses_by_kernel(*uses, residual, found)
+    wanted = residual[:16].clone()
     add_uses_in_torch(uses, residual, wanted)
-    return torch.equal(found, wanted)
+
+    def by_kernel() -> tuple[Tensor]:
+        found = residual[:16].clone()
+        add_uses_by_kernel(*uses, residual, found)
+        return (found,)
+
+    return holds("refinement", by_kernel, (wanted,))
 
 
 def _energies(

@@ -55,7 +55,7 @@ def found(case: Case, enough: float = 0.0):
 @pytest.mark.parametrize("crowd", [0, 1, 64])
 @EVERY_CASE
 def test_every_bit_is_that_of_plain_however_often_rows_pause(name, crowd, monkeypatch):
-    monkeypatch.setattr(stepwise, "CROWD", crowd)
+    monkeypatch.setattr(gram_torch, "CROWD", crowd)
     if crowd == 0:
         monkeypatch.setattr(module, "COARSE", 1.5)
     case = CASES[name]()
@@ -64,7 +64,7 @@ def test_every_bit_is_that_of_plain_however_often_rows_pause(name, crowd, monkey
 
 
 def test_crowded_rows_pause_and_all_rows_come_to_an_end(monkeypatch):
-    monkeypatch.setattr(stepwise, "CROWD", 3)
+    monkeypatch.setattr(gram_torch, "CROWD", 3)
     pauses, make = [], stepwise.fresh
     monkeypatch.setattr(
         stepwise, "fresh", lambda rows, which, *others: pauses.append(len(which)) or make(rows, which, *others)

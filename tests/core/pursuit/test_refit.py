@@ -1,13 +1,12 @@
 """Least squares for many rows at once has the bits of `plain.refit`, which takes one atom after the other."""
 
 import importlib.util
-import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
 
 import pytest
 import torch
 from core.helpers import normal, same_bits, unit_rows
+from core.triton_worker import DEVICE, triton_worker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,23 +58,16 @@ def test_no_rows_have_no_fit():
 
 @pytest.fixture(scope="module")
 def interpreter():
-    with ProcessPoolExecutor(1, get_context("spawn"), _set_up) as pool:
-        yield lambda *arguments: pool.submit(_by_the_kernel, *arguments).result()
-
-
-def _set_up() -> None:
-    if not torch.cuda.is_available():
-        os.environ["TRITON_INTERPRET"] = "1"
-    torch.set_num_threads(1)
+    with triton_worker() as run:
+        yield partial(run, _by_the_kernel)
 
 
 def _by_the_kernel(*shape):
     """In the worker: the inner products by the kernel, as arrays."""
     from itda.core.pursuit.refit import products_triton
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     z, atoms, code = problem(*shape)
-    return [part.cpu().numpy() for part in products_triton(z.to(device), atoms.to(device), code.indices.to(device))]
+    return [part.cpu().numpy() for part in products_triton(z.to(DEVICE), atoms.to(DEVICE), code.indices.to(DEVICE))]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")

@@ -1,18 +1,14 @@
-"""The Triton kernels give the bits of `plain.pursue`: on a GPU where there is one, else in Triton's interpreter.
-
-Triton decides when it is imported whether it interprets, so the kernels run in a process of their own.
-"""
+"""The Triton kernels give the bits of `plain.pursue`: on a GPU where there is one, else in Triton's interpreter."""
 
 import importlib.util
 import os
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 
 import pytest
 import torch
 from core.helpers import normal, unit_rows
 from core.pursuit.pursuit_cases import CASES, Case, differences, misled_by_16_bits
+from core.triton_worker import DEVICE, triton_worker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,8 +23,6 @@ from itda.core.pursuit.stepwise import Ways
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
-GPU = torch.cuda.is_available()
-DEVICE = "cuda" if GPU else "cpu"
 KERNELS = {"on chip": None, "streaming": 256}
 """The columns of a tile, of the kernel that has tiles."""
 
@@ -39,14 +33,8 @@ EVERY_CASE = pytest.mark.parametrize("name", [name for name in CASES if name != 
 @pytest.fixture(scope="module")
 def worker():
     """Runs functions of this module where Triton interprets, unless there is a GPU."""
-    with ProcessPoolExecutor(1, get_context("spawn"), set_up, ["" if GPU else "1"]) as pool:
-        yield lambda function, *arguments: pool.submit(function, *arguments).result()
-
-
-def set_up(interpret: str) -> None:
-    if interpret:
-        os.environ["TRITON_INTERPRET"] = interpret
-    torch.set_num_threads(1)
+    with triton_worker() as run:
+        yield run
 
 
 class Run:
@@ -307,8 +295,8 @@ SHARED = 256
 
 
 def test_compiled_for_a_gpu_no_float64_product_is_fused_with_a_sum_and_no_tensor_changes_threads(tmp_path):
-    with ProcessPoolExecutor(1, get_context("spawn"), set_up, [""]) as pool:
-        fused = pool.submit(fused_operations, str(tmp_path)).result()
+    with triton_worker(interprets=False) as run:
+        fused = run(fused_operations, str(tmp_path))
     for name in ("on_chip", "streaming"):
         assert fused[name, False][0] == 0
         assert fused[name, False][1] <= SHARED

@@ -1,5 +1,8 @@
 """Growth by speculative blocks makes the dictionary of the plain one: the same rows, in the same order, to the bit."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -49,9 +52,17 @@ def plain_growth(x: torch.Tensor, k: int, threshold: float, pursuit: str, most: 
 
 
 def check(
-    x: torch.Tensor, k: int, threshold: float, pursuit: str, size: int | None, most: int | None = None, **parts
-) -> CpuGrowth:
-    fast = CpuGrowth(x.shape[1], k, threshold, pursuit, most, size, **parts)
+    x: torch.Tensor,
+    k: int,
+    threshold: float,
+    pursuit: str,
+    size: int | None,
+    most: int | None = None,
+    make: Callable[..., Any] = CpuGrowth,
+    **parts,
+) -> Any:
+    """A growth that was offered a stream in two parts, and made what the plain one does."""
+    fast = make(x.shape[1], k, threshold, pursuit, most, size, **parts)
     third = len(x) // 3
     rows = fast.offer(x[:third])
     rows += [third + row for row in fast.offer(x[third:])]

@@ -1,9 +1,7 @@
 """Growth by a causal fixed point gives the dictionary of the plain loop: the same rows in their order, to the bit."""
 
 import importlib.util
-import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,11 +10,14 @@ from core.helpers import batch, normal, same_bits, unit_rows
 from core.other_device import DEVICE, other_device, there
 from core.training.plain_growth import PlainGrowth
 from core.training.test_growth import EVERY, STREAMS, coherent, plain_growth
+from core.training.test_growth import check as check_growth
+from core.triton_worker import DEVICE as CUDA_OR_CPU
+from core.triton_worker import triton_worker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itda import ActivationBatch, Trainer
-from itda.core.pursuit import advance, plain, stepwise
+from itda.core.pursuit import advance, gram_torch, plain
 from itda.core.pursuit.stepwise import Ways
 from itda.core.training import block, growth, growth_device
 from itda.core.training.growth_bytes import LEAST_ROWS, MOST_ROWS
@@ -26,16 +27,7 @@ from itda.core.training.growth_device import DeviceGrowth
 BOTH = pytest.mark.parametrize("pursuit", ["mp", "mp_refit"])
 
 
-def check(x, k, threshold, pursuit, size, most=None, **parts) -> DeviceGrowth:
-    fast = DeviceGrowth(x.shape[1], k, threshold, pursuit, most, size, **parts)
-    third = len(x) // 3
-    rows = fast.offer(x[:third])
-    rows += [third + row for row in fast.offer(x[third:])]
-    wanted, atoms, novelty = plain_growth(x, k, threshold, pursuit, most)
-    assert rows == wanted
-    assert same_bits(fast.atoms, atoms)
-    assert same_bits(fast.novelty, novelty)
-    return fast
+check = partial(check_growth, make=DeviceGrowth)
 
 
 @BOTH
@@ -105,7 +97,7 @@ def test_a_new_atom_that_almost_ties_with_an_old_pick_is_decided_as_in_plain(pur
 
 @BOTH
 def test_rows_that_pause_because_they_are_crowded_change_no_bit(pursuit, monkeypatch):
-    monkeypatch.setattr(stepwise, "CROWD", 1)
+    monkeypatch.setattr(gram_torch, "CROWD", 1)
     monkeypatch.setattr(advance, "COARSE", 1.1)
     check(coherent(), 5, 0.1, pursuit, 64)
 
@@ -241,14 +233,8 @@ def test_growth_by_the_kernels_gives_the_same_bits(interpreter, pursuit):
 
 @pytest.fixture(scope="module")
 def interpreter():
-    with ProcessPoolExecutor(1, get_context("spawn"), _set_up) as pool:
-        yield lambda *arguments: pool.submit(_by_kernels, *arguments).result()
-
-
-def _set_up() -> None:
-    if not torch.cuda.is_available():
-        os.environ["TRITON_INTERPRET"] = "1"
-    torch.set_num_threads(1)
+    with triton_worker() as run:
+        yield partial(run, _by_kernels)
 
 
 def _by_kernels(x, pursuit):
@@ -258,6 +244,6 @@ def _by_kernels(x, pursuit):
     kernels = Ways(gram_triton.advance_triton, gram_triton.units_triton)
     growth_device.ways_on = lambda _: kernels
     grown = growth_device.DeviceGrowth(x.shape[1], 3, 0.15, pursuit, None, 20)
-    rows = grown.offer(torch.from_numpy(x).to("cuda" if torch.cuda.is_available() else "cpu"))
+    rows = grown.offer(torch.from_numpy(x).to(CUDA_OR_CPU))
     assert grown._ways is kernels
     return rows, grown.atoms.cpu().numpy(), grown.novelty.numpy()

@@ -3,8 +3,6 @@
 import importlib.util
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +10,8 @@ import pytest
 import torch
 from core.helpers import COMPILED, labels, normal, same_bits, unit_rows
 from core.other_device import DEVICE, here, other_device, there
+from core.triton_worker import DEVICE as CUDA_OR_CPU
+from core.triton_worker import triton_worker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +20,6 @@ from itda.core.training import refine_step
 from itda.core.training.refine_step import ROWS, Uses, add_uses, add_uses_in_torch, improved
 
 WIDTH = 25
-GPU = torch.cuda.is_available()
 
 
 def codes(rows: int, k: int, atoms: int, seed: int) -> SparseCode:
@@ -99,20 +98,14 @@ def worker():
     """Runs functions of this module where Triton interprets, unless there is a GPU."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
-    with ProcessPoolExecutor(1, get_context("spawn"), set_up, ["" if GPU else "1"]) as pool:
-        yield lambda function, *arguments: pool.submit(function, *arguments).result()
-
-
-def set_up(interpret: str) -> None:
-    if interpret:
-        os.environ["TRITON_INTERPRET"] = interpret
-    torch.set_num_threads(1)
+    with triton_worker() as run:
+        yield run
 
 
 def summed_by_the_kernel(arrays: list[np.ndarray]) -> np.ndarray:
     from itda.core.training.refine_triton import add_uses_by_kernel
 
-    *uses, residual, total = (torch.from_numpy(array).to("cuda" if GPU else "cpu") for array in arrays)
+    *uses, residual, total = (torch.from_numpy(array).to(CUDA_OR_CPU) for array in arrays)
     add_uses_by_kernel(*uses, residual, total)
     return total.cpu().numpy()
 
@@ -120,7 +113,7 @@ def summed_by_the_kernel(arrays: list[np.ndarray]) -> np.ndarray:
 def is_exact() -> bool:
     from itda.core.training.refine_step import kernel_is_exact
 
-    return kernel_is_exact(torch.device("cuda" if GPU else "cpu"))
+    return kernel_is_exact(torch.device(CUDA_OR_CPU))
 
 
 @settings(max_examples=8)
@@ -148,8 +141,8 @@ def test_a_kernel_with_other_bits_is_not_used(monkeypatch):
 
 
 def test_compiled_for_a_gpu_no_product_is_fused_with_a_sum(tmp_path):
-    with ProcessPoolExecutor(1, get_context("spawn"), set_up, [""]) as pool:
-        kept, fused = pool.submit(fused_operations, str(tmp_path)).result()
+    with triton_worker(interprets=False) as run:
+        kept, fused = run(fused_operations, str(tmp_path))
     assert kept == 0
     assert fused > 0  # or the search finds nothing
 

@@ -1,13 +1,12 @@
 """Which pursuits change when atoms come and go: none that does is missed, and the kernel says what torch says."""
 
 import importlib.util
-import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
 
 import pytest
 import torch
 from core.helpers import normal, unit_rows
+from core.triton_worker import DEVICE, triton_worker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,28 +68,21 @@ def test_far_from_all_rows_are_called_changed():
 
 @pytest.fixture(scope="module")
 def interpreter():
-    with ProcessPoolExecutor(1, get_context("spawn"), _set_up) as pool:
-        yield lambda *arguments: pool.submit(_by_the_kernel, *arguments).result()
-
-
-def _set_up() -> None:
-    if not torch.cuda.is_available():
-        os.environ["TRITON_INTERPRET"] = "1"
-    torch.set_num_threads(1)
+    with triton_worker() as run:
+        yield partial(run, _by_the_kernel)
 
 
 def _by_the_kernel(*shape):
     """In the worker: what the kernel and torch say."""
     from itda.core.training import replay
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     rows, source, atoms, born, _ = situation(*shape)
     for part in (rows, source, atoms):
         for name, value in vars(part).items():
             if isinstance(value, torch.Tensor):
-                setattr(part, name, value.to(device))
-    new = torch.arange(shape[1], shape[1] + shape[2], device=device)
-    arguments = rows, source, atoms, new, born.to(device)[new]
+                setattr(part, name, value.to(DEVICE))
+    new = torch.arange(shape[1], shape[1] + shape[2], device=DEVICE)
+    arguments = rows, source, atoms, new, born.to(DEVICE)[new]
     replay.TILE = 8
     return replay.first_won_triton(*arguments).tolist(), first_won_torch(*arguments).tolist()
 
