@@ -25,10 +25,10 @@ from itda.core.pursuit.gram_gpu import GpuPursuit
 
 PRODUCT, STEPS, OTHER = "products with the dictionary", "steps of pursuits", "other"
 FUNCTIONS = {
-    "Gram matrix": ("gram_of", "KeptGram._compute", "GrowingAtoms.put", "GrowingAtoms.reserve"),
+    "Gram matrix": ("gram_of", "KeptGram._compute", "GrowingAtoms.put", "GrowingAtoms.keep", "GrowingAtoms.reserve"),
     STEPS: ("advance", "advance_triton", "_pursue_rows"),
     "crowded rows anew": ("fresh",),
-    "refit": ("refit", "refit_at_once", "refitted_share"),
+    "refit": ("refit", "refit_at_once", "refitted_energy"),
     "replay": ("first_change",),
     "energies and scales": ("Start.of",),
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int16, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int16, Int32
 from torch import Tensor
 
 from itda.core.code import SparseCode
@@ -25,10 +26,11 @@ class GrowingAtoms:
     """Atoms on a device with their Gram matrix, and room for more.
 
     >>> atoms = GrowingAtoms(torch.eye(2), number=1)
-    >>> atoms.reserve(2)
-    >>> atoms.put(1, torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0]]))
-    >>> atoms.gram[:2, :2].tolist()
-    [[32700, 0], [0, 32700]]
+    >>> atoms.reserve(3)
+    >>> atoms.put(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    >>> atoms.keep(np.array([1]))
+    >>> atoms.number, atoms.gram[:2, :2].tolist()
+    (2, [[32700, 0], [0, 32700]])
     """
 
     def __init__(self, table: Float32[Tensor, "room d_model"], number: int) -> None:
@@ -63,12 +65,24 @@ class GrowingAtoms:
                 correlations(atoms[start : start + size], atoms)
             )
 
-    def put(self, start: int, unit: Float32[Tensor, "new d_model"], products: Float32[Tensor, "new atoms"]) -> None:
-        """Write atoms at `start` and after, with their rows and columns of the Gram matrix; `number` stays as it is."""
-        stop, entries = start + len(unit), in_16_bits(products)
+    def put(self, unit: Float32[Tensor, "new d_model"], products: Float32[Tensor, "new atoms"]) -> None:
+        """Write atoms after the first `number`, with their rows and columns of the Gram matrix; `number` stays."""
+        start, stop, entries = self.number, self.number + len(unit), in_16_bits(products)
         self.table[start:stop] = unit
         self.gram[start:stop, :stop] = entries
         self.gram[:start, start:stop] = entries[:, :start].T
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Of the atoms that `put` wrote, take some into the dictionary, numbers in order, and forget the others."""
+        start, stop = self.number, self.number + len(rows)
+        if len(rows) > 0:
+            there = torch.from_numpy(rows).to(self.table.device)
+            entries = self.gram[start + there, : start + int(rows[-1]) + 1]
+            self.table[start:stop] = self.table[start + there]
+            self.gram[start:stop, :start] = entries[:, :start]
+            self.gram[start:stop, start:stop] = entries[:, start + there]
+            self.gram[:start, start:stop] = entries[:, :start].T
+        self.number = stop
 
     def view(self, number: int, born: Tensor | None = None) -> Atoms:
         """Return the first `number` atoms as pursuits see them."""
@@ -76,10 +90,12 @@ class GrowingAtoms:
 
 
 class Block:
-    """Some targets that are offered together to a dictionary of `atoms`, which is told of candidates on the way.
+    """Some targets that are offered together to a dictionary of `atoms`.
 
-    `chosen` are the rows that are appended if those chosen before are, by the rows that are looked at so far; `settle`
-    makes it final. Candidates are the rows ever chosen; they stand after the dictionary's atoms, in stream order.
+    Every row stands after the dictionary's atoms, in stream order, as an atom that it may become; `born` hides those
+    that are not chosen. So nothing moves while `settle` finds out which are. What it decides by is one number for each
+    row, which comes to the host: there the rows are counted and compared in microseconds, where each of a dozen
+    operations on a GPU would cost ten to start.
     """
 
     def __init__(
@@ -92,103 +108,86 @@ class Block:
         ways: Ways | None = None,
     ) -> None:
         self.atoms, self.threshold, self.refit, self._ways = atoms, threshold, refit, ways
-        self.before, size, device = atoms.number, len(targets), targets.device
+        before, size, device = atoms.number, len(targets), targets.device
+        self.before, self._stop = before, before + size
         self.rows = Rows.of(targets, k, threshold)
         norm = root(self.rows.energy)
         safe = torch.where(norm > 0, norm, 1.0)
-        self.unit: Float32[Tensor, "rows d_model"] = (self.rows.z / safe[:, None]).float()
-        self._inverse = safe.reciprocal().float()
+        unit, inverse = (self.rows.z / safe[:, None]).float(), safe.reciprocal().float()
         narrow = self.rows.z.float()
-        c = torch.empty(size, _even(self.before + size), device=device)
-        c[:, : self.before] = correlations(narrow, atoms.table[: self.before])
-        self.products: Float32[Tensor, "rows rows"] = correlations(narrow, narrow)
+        c = torch.empty(size, _even(self._stop), device=device)
+        c[:, :before] = correlations(narrow, atoms.table[:before])
+        torch.mul(correlations(narrow, narrow), inverse, out=c[:, before : self._stop])
         applied = torch.zeros(size, dtype=torch.int32, device=device)
         self.source = Correlations(c, applied, product_error(targets.shape[1]) * norm)
-        self.candidates: Int64[Tensor, " candidates"] = torch.empty(0, dtype=torch.long, device=device)
-        self.chosen: Bool[Tensor, " rows"] = torch.zeros(size, dtype=torch.bool, device=device)
-        self.share: Float64[Tensor, " rows"] = (self.rows.energy > 0).double()
-        self._steps = torch.zeros((), dtype=torch.long, device=device)
+        atoms.put(unit, c[:, : self._stop] * inverse[:, None])
+        self._energy = self.rows.energy.cpu().numpy()
+        self.share: np.ndarray = (self._energy > 0).astype(float)
+        """What is left of each row's energy: a number on the host, float64 [rows]."""
+        self.chosen: np.ndarray = np.zeros(size, dtype=bool)
+        """The rows that are appended if those chosen before are, as far as is known."""
+        self._born: np.ndarray = np.full(self._stop, NEVER, dtype=np.int32)
+        self._born[:before] = -1
+        self._again = 0
+        self._seen = self._view()
+        self._run(np.arange(size if before > 0 else 0))
 
-    def settle(self, most: int) -> Int64[Tensor, " new"]:
-        """Return the rows that are appended, no more than `most`, and write them after the dictionary's atoms."""
-        everyone = torch.arange(len(self.unit), dtype=torch.int32, device=self.unit.device)
-        self._run(everyone)
+    def settle(self, most: int) -> np.ndarray:
+        """Return the rows that are appended, no more than `most`; they are the last atoms of the dictionary then."""
         while True:
             above = self.share > self.threshold
-            above &= above.cumsum(dim=0) <= most
-            if torch.equal(above, self.chosen):
+            above &= np.cumsum(above) <= most
+            if np.array_equal(above, self.chosen):
                 break
-            at = self._choose(above)
-            dirty = (at < NEVER).nonzero().squeeze(1).int()
-            self.rows.step[dirty] = at[dirty]
-            self._run(dirty)
-        rows = self.chosen.nonzero().squeeze(1)
-        if len(rows) < len(self.candidates):
-            self._put(rows)
+            self._run(self._choose(above))
+        rows = np.flatnonzero(self.chosen)
+        self.atoms.keep(rows)
         return rows
 
     def pursued(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return picks, coefficients, steps and energies left of the rows' pursuits in the dictionary as it is."""
+        """Return picks, coefficients, steps and energies left of the rows' pursuits so far."""
         rows = self.rows
-        everyone = torch.arange(len(self.unit), dtype=torch.int32, device=self.unit.device)
-        run(rows, everyone, self.source, everyone, self.atoms.view(self.before), self._ways)
         taken = torch.arange(rows.picks.shape[1], device=rows.step.device) < rows.step[:, None]
         return rows.picks.where(taken, 0), rows.coefficients.where(taken, 0.0), rows.step, rows.left
 
     @property
     def effort(self) -> float:
-        """Steps taken for each that is there in the end; 1 if none was taken again."""
-        return int(self._steps) / max(1, int(self.rows.step.sum()))
+        """Steps taken for each that one pursuit of every row has room for; 1 if none was taken again."""
+        return 1 + self._again / self.rows.picks.numel()
 
-    def _choose(self, above: Bool[Tensor, " rows"]) -> Int32[Tensor, " rows"]:
-        """Choose other rows; return the step from which each row's pursuit has to be taken again, NEVER for none."""
-        added, removed = above & ~self.chosen, self.chosen & ~above
+    def _there(self, numbers: np.ndarray) -> Tensor:
+        """Copy numbers from the host to where the rows are."""
+        return torch.from_numpy(numbers).to(self.rows.z.device)
+
+    def _choose(self, above: np.ndarray) -> np.ndarray:
+        """Choose other rows; return those whose pursuits have to be taken again, set back to the step from which on."""
+        new, gone = np.flatnonzero(above & ~self.chosen), np.flatnonzero(self.chosen & ~above)
         self.chosen = above
-        known = torch.zeros_like(above)
-        known[self.candidates] = True
-        if bool((added & ~known).any()):
-            self._nominate((known | added).nonzero().squeeze(1))
-        gone, new = (self.before + flags[self.candidates].nonzero().squeeze(1) for flags in (removed, added))
-        born = self.candidates[new - self.before].int()
-        return first_change(self.rows, self.source, self._view(), gone=gone, new=new, born=born)
-
-    def _nominate(self, candidates: Int64[Tensor, " candidates"]) -> None:
-        """Make room for more candidates, between those that there are."""
-        moved = self.before + torch.searchsorted(candidates, self.candidates)
-        picks = self.rows.picks
-        taken = torch.arange(picks.shape[1], device=picks.device) < self.rows.step[:, None]
-        mine = taken & (picks >= self.before)
-        picks[mine] = moved[(picks[mine] - self.before).long()].int()
-        self._put(candidates)
-
-    def _put(self, candidates: Int64[Tensor, " candidates"]) -> None:
-        """Write candidates after the dictionary's atoms: vectors, Gram matrix, and what all rows correlate with."""
-        self.candidates = candidates
-        inverse, before = self._inverse[candidates], self.before
-        stop = before + len(candidates)
-        self.source.c[:, before:stop] = self.products[:, candidates] * inverse
-        own = self.source.c[candidates, :stop] * inverse[:, None]
-        self.atoms.put(before, self.unit[candidates], own)
+        self._born[self.before + new], self._born[self.before + gone] = new, NEVER
+        self._seen, rows = self._view(), self.rows
+        at = first_change(rows, self.source, self._seen, new=self._there(new.astype(np.int32)), first=self.before)
+        torch.minimum(rows.step, at, out=rows.step)
+        changed = at.cpu().numpy()
+        again = np.flatnonzero(changed < NEVER)
+        self._again += int((rows.picks.shape[1] - changed[again]).sum())
+        return again
 
     def _view(self) -> Atoms:
-        """Return the dictionary and the candidates, of which each row sees the chosen ones before it."""
-        born = torch.full((self.before + len(self.candidates),), -1, dtype=torch.int32, device=self.unit.device)
-        born[self.before :] = torch.where(self.chosen[self.candidates], self.candidates, NEVER).int()
-        return self.atoms.view(len(born), born)
+        """Return the dictionary and all rows, of which each row sees the chosen ones before it."""
+        return self.atoms.view(self._stop, self._there(self._born))
 
-    def _run(self, which: Int32[Tensor, " some"]) -> None:
+    def _run(self, again: np.ndarray) -> None:
         """Take some rows to the end of their pursuit, and measure what is left of them."""
-        atoms, rows = self._view(), self.rows
-        if len(which) == 0 or atoms.number == 0:
+        if len(again) == 0:
             return
-        self._steps -= rows.step[which].sum()
+        rows, atoms, which = self.rows, self._seen, self._there(again.astype(np.int32))
         run(rows, which, self.source, which, atoms, self._ways)
-        self._steps += rows.step[which].sum()
-        energy = rows.energy[which]
-        self.share[which] = torch.where(energy > 0, rows.left[which] / energy, 0.0)
+        left = rows.left[which]
         if self.refit:
-            doubtful = which[~self._surely_below(which)]
-            self.share[doubtful] = refitted_share(rows, doubtful, atoms)
+            doubtful = ~self._surely_below(which)
+            left[doubtful] = refitted_energy(rows, which[doubtful], atoms)
+        energy, found = self._energy[again], left.cpu().numpy()
+        self.share[again] = np.divide(found, energy, out=np.zeros_like(found), where=energy > 0)
 
     def _surely_below(self, which: Int32[Tensor, " some"]) -> Bool[Tensor, " some"]:
         """Return which rows have an error below the threshold whatever a refit finds, so that none is needed."""
@@ -201,12 +200,10 @@ class Block:
         return most < self.threshold * rows.energy[which]
 
 
-def refitted_share(rows: Rows, which: Int32[Tensor, " some"], atoms: Atoms) -> Float64[Tensor, " some"]:
-    """Return the share of energy that least squares on the picked atoms leave of some rows."""
-    shares = []
+def refitted_energy(rows: Rows, which: Int32[Tensor, " some"], atoms: Atoms) -> Float64[Tensor, " some"]:
+    """Return the energy that least squares on the picked atoms leave of some rows."""
+    found = []
     for part in which.split(rows_at_once(rows.picks.shape[1] * atoms.table.shape[1], which.device)):
-        count, z = rows.step[part].long(), rows.z[part]
-        code = SparseCode.from_picks(rows.picks[part].long(), rows.coefficients[part], count)
-        left, energy = refitted(z, atoms.table, code)[1], rows.energy[part]
-        shares.append(torch.where(energy > 0, left / energy, 0.0))
-    return torch.cat([rows.energy.new_empty(0), *shares])
+        code = SparseCode.from_picks(rows.picks[part].long(), rows.coefficients[part], rows.step[part].long())
+        found.append(refitted(rows.z[part], atoms.table, code)[1])
+    return torch.cat([rows.energy.new_empty(0), *found])

@@ -10,6 +10,7 @@ few of them: those that had picked an atom now gone, or for which a new atom mig
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,8 +20,9 @@ from torch import Tensor
 from itda.core import memory as limits
 from itda.core.code import SparseCode
 from itda.core.pursuit import Pursuit, pursue
-from itda.core.pursuit.advance import advance, units
+from itda.core.pursuit.advance import Rows, advance, units
 from itda.core.pursuit.or_torch import holds
+from itda.core.pursuit.products import correlations
 from itda.core.pursuit.rules import rules_of
 from itda.core.pursuit.rules.mp import MP
 from itda.core.pursuit.rules.mp_refit import MP_REFIT
@@ -41,7 +43,7 @@ TOO_MANY, FEW = 3.5, 2.5
 Many rows at once are what a GPU is good at, so that blocks are halved only when most steps are for nothing."""
 
 PROOF = 8
-"""Rows of the first block beside a dictionary whose pursuits are taken by the kernels and by torch, to be compared."""
+"""Rows of the first block that kernels and torch take through a pursuit in as many rows before them, to be compared."""
 
 RESERVE = 2**30
 """Bytes of a GPU kept free of the Gram matrix, for a block on its way."""
@@ -150,8 +152,7 @@ class DeviceGrowth:
         refit = rules_of(self.pursuit) is MP_REFIT
         block = Block(targets, self._atoms, self.k, self._threshold, refit, self._ways_for(targets))
         rows = block.settle(most)
-        self._atoms.number += len(rows)
-        self._novelty.append(block.share[rows])
+        self._novelty.append(torch.from_numpy(block.share[rows]))
         if self._adapts:
             share, most = block.effort, rows_of_a_block(self.number, targets.shape[1])
             wanted = self._rows // 2 if share > TOO_MANY else 2 * self._rows if share < FEW else self._rows
@@ -159,16 +160,13 @@ class DeviceGrowth:
         return rows.tolist()
 
     def _ways_for(self, targets: Float[Tensor, "batch d_model"]) -> Ways:
-        """Return the kernels, if the first rows that there are atoms for show that they have the bits of torch."""
-        if self._ways is None and self.number > 0:
-            kernels, torchs = ways_on(targets.device), Ways(advance, units)
-            first = targets[:PROOF]
-            expected, found = (
-                lambda ways=ways: Block(first, self._atoms, self.k, 0.0, False, ways).pursued()
-                for ways in (torchs, kernels)
-            )
+        """Return the kernels, if pursuits of the first rows show that they have the bits of torch."""
+        torchs = Ways(advance, units)
+        if self._ways is None and len(targets) > PROOF:
+            kernels = ways_on(targets.device)
+            found, expected = (partial(_pursued, targets[: 2 * PROOF], self.k, ways) for ways in (kernels, torchs))
             self._ways = kernels if holds("growth", found, expected()) else torchs
-        return self._ways or Ways(advance, units)
+        return self._ways or torchs
 
     def _move_to(self, device: torch.device) -> None:
         if self._atoms.table.device != device:
@@ -189,3 +187,14 @@ class DeviceGrowth:
         made.threshold = self._threshold
         self._on_cpu = made
         self._atoms = GrowingAtoms(torch.empty(0, self._settings[0], dtype=torch.float32), 0)
+
+
+def _pursued(targets: Float[Tensor, "some d_model"], k: int, ways: Ways) -> tuple[Tensor, ...]:
+    """Take the pursuits of some rows in the `PROOF` rows before them, as growth does."""
+    z, energy = (rows := Rows.of(targets[:PROOF], 1, 0.0)).z, rows.energy
+    unit = torch.where(energy > 0, energy, 1.0).rsqrt()[:, None] * z
+    atoms = GrowingAtoms(unit.float(), 0)
+    atoms.reserve(len(targets))
+    atoms.put(unit.float(), correlations(unit, unit))
+    atoms.number = PROOF
+    return Block(targets[PROOF:], atoms, min(k, PROOF), 0.0, False, ways).pursued()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Int32, Int64
 from torch import Tensor
@@ -9,46 +10,40 @@ from torch import Tensor
 from itda.core.pursuit.advance import NEVER, SCALE, Atoms, Correlations, Rows
 from itda.core.pursuit.gram_torch import UNIT, rows_at_once
 from itda.core.pursuit.or_torch import KernelOrTorch
+from itda.core.pursuit.triton_limits import power_of_two
 
 TILE = 256
 """New atoms that a program of the kernel holds at once."""
 
 
 def first_change(
-    rows: Rows,
-    source: Correlations,
-    atoms: Atoms,
-    *,
-    gone: Int64[Tensor, " gone"],
-    new: Int64[Tensor, " new"],
-    born: Int32[Tensor, " new"],
+    rows: Rows, source: Correlations, atoms: Atoms, *, new: Int32[Tensor, " new"], first: int
 ) -> Int32[Tensor, " rows"]:
     """Return the first step of each row that may change, NEVER if none, now that atoms are gone and new ones there.
 
-    A row sees those of the `new` atoms that were `born` before it. With q_t = <r_t, d> = q_{t-1} - a_t G[d, j_t] for a
-    new atom d, a pick stays if |q_t| < |<r_t, d_j>|. What rounding leaves open counts as a change: the pursuit is then
-    taken up there, and decides exactly. Correlations must be those before the first step.
+    Gone are those whose `born` is NEVER; new are atoms `first` + new, of which a row sees those born before it. With
+    q_t = <r_t, d> = q_{t-1} - a_t G[d, j_t] for a new atom d, a pick stays if |q_t| < |<r_t, d_j>|. What rounding
+    leaves open counts as a change: the pursuit is then taken up there, and decides exactly. Correlations must be those
+    before the first step.
     """
-    changed = torch.full_like(rows.step, NEVER)
-    if len(gone) > 0:
-        lost = torch.zeros(atoms.number, dtype=torch.bool, device=gone.device)
-        lost[gone] = True
-        steps = torch.arange(rows.picks.shape[1], device=gone.device)
-        at = torch.where(lost[rows.picks.long()] & (steps < rows.step[:, None]), steps, NEVER)
-        changed = at.amin(dim=1).int()
-    if len(new) > 0:
-        way = FIRST_WON.on(new.device, telling=lambda: bool(rows.step.any()))
-        changed = torch.minimum(changed, way(rows, source, atoms, new, born)[0])
-    return changed
+    way = FIRST_CHANGED.on(rows.z.device, telling=lambda: bool(rows.step.any()))
+    return way(rows, source, atoms, new, first)[0]
 
 
-def first_won_torch(
-    rows: Rows, source: Correlations, atoms: Atoms, new: Int64[Tensor, " new"], born: Int32[Tensor, " new"]
+def first_changed_torch(
+    rows: Rows, source: Correlations, atoms: Atoms, new: Int32[Tensor, " new"], first: int
 ) -> Int32[Tensor, " rows"]:
-    """Return the first step of each row that a new atom may win, in torch on any device."""
-    numbers = torch.arange(len(rows.z), device=new.device)
+    """Return what `first_change` does, in torch on any device."""
+    assert atoms.born is not None
+    steps = torch.arange(rows.picks.shape[1], device=new.device)
+    gone = (atoms.born[rows.picks.long()] == NEVER) & (steps < rows.step[:, None])
+    changed = torch.where(gone, steps, NEVER).amin(dim=1).int()
+    if len(new) == 0:
+        return changed
+    numbers, columns = torch.arange(len(rows.z), device=new.device), first + new.long()
     parts = numbers.split(rows_at_once(len(new), new.device))
-    return torch.cat([_first_won(rows, source, atoms, new, born, part) for part in parts])
+    won = [_first_won(rows, source, atoms, columns, atoms.born[columns], part) for part in parts]
+    return torch.minimum(changed, torch.cat(won))
 
 
 def _first_won(
@@ -65,7 +60,7 @@ def _first_won(
         changed[taken & won] = t
         weight = torch.where(t < step, coefficients[:, t], 0.0)
         q -= (weight / SCALE)[:, None] * atoms.gram[torch.where(t < step, picks[:, t], 0)[:, None], new]
-        error = error + weight.abs() * atoms.entry_error
+        error = error + weight.abs() * _growth(atoms)
     # A row that had run out of atoms worth picking, or had none.
     wanting = (step < picks.shape[1]) & (rows.left[part] > rows.least[part]) & seen.any(dim=1)
     return torch.where((changed == NEVER) & wanting, step, changed)
@@ -76,23 +71,30 @@ def _error(rows: Rows, source: Correlations) -> Tensor:
     return source.bound + 8 * UNIT * rows.energy.sqrt()
 
 
-def first_won_triton(
-    rows: Rows, source: Correlations, atoms: Atoms, new: Int64[Tensor, " new"], born: Int32[Tensor, " new"]
-) -> Int32[Tensor, " rows"]:
-    """Return the first step of each row that a new atom may win, by one program for each row."""
-    from itda.core.training.replay_kernel import first_won
+def _growth(atoms: Atoms) -> float:
+    # Kernels get numbers in float32.
+    return float(np.float32(atoms.entry_error))
 
-    changed = torch.empty_like(rows.step)
-    growth = torch.tensor([atoms.entry_error], dtype=torch.float64, device=new.device)
-    state = (rows.picks, rows.coefficients, rows.step, rows.left, rows.least, _error(rows, source))
-    sizes = (len(new), source.c.stride(0), atoms.gram.stride(0), rows.picks.shape[1])
-    constants = {"SCALE": SCALE, "NEVER": NEVER, "TILE": TILE, "num_warps": 4, "enable_fp_fusion": False}
+
+def first_changed_triton(
+    rows: Rows, source: Correlations, atoms: Atoms, new: Int32[Tensor, " new"], first: int
+) -> Int32[Tensor, " rows"]:
+    """Return what `first_change` does, by one program for each row."""
+    from itda.core.training.replay_kernel import first_changed
+
+    changed, k = torch.empty_like(rows.step), rows.picks.shape[1]
+    state = (rows.picks, rows.coefficients, rows.step, rows.left, rows.least, rows.energy, source.bound)
+    sizes = (_growth(atoms), 8 * UNIT, len(new), first, source.c.stride(0), atoms.gram.stride(0), k)
+    settings = {"SCALE": SCALE, "NEVER": NEVER, "TILE": TILE, "STEPS": power_of_two(k)}
+    settings |= {"num_warps": 4, "enable_fp_fusion": False}
     with torch.cuda.device_of(source.c):
-        first_won[(len(rows.z),)](source.c, *state, new, born, atoms.gram, growth, changed, *sizes, **constants)
+        first_changed[(len(rows.z),)](source.c, *state, new, atoms.born, atoms.gram, changed, *sizes, **settings)
     return changed
 
 
-FIRST_WON = KernelOrTorch(
-    "growth", lambda *arguments: (first_won_triton(*arguments),), lambda *arguments: (first_won_torch(*arguments),)
+FIRST_CHANGED = KernelOrTorch(
+    "growth",
+    lambda *arguments: (first_changed_triton(*arguments),),
+    lambda *arguments: (first_changed_torch(*arguments),),
 )
-"""`first_won_triton` where it can be trusted, else `first_won_torch`."""
+"""`first_changed_triton` where it can be trusted, else `first_changed_torch`."""

@@ -14,7 +14,7 @@ from itda.core.pursuit.advance import NEVER, Atoms, Correlations, Rows, entry_er
 from itda.core.pursuit.gram_torch import product_error
 from itda.core.pursuit.products import correlations
 from itda.core.pursuit.stepwise import run
-from itda.core.training.replay import first_change, first_won_torch
+from itda.core.training.replay import first_change, first_changed_torch
 
 
 def situation(seed: int, old: int, others: int, width: int, k: int, enough: float):
@@ -43,10 +43,9 @@ def test_a_row_that_is_called_unchanged_up_to_a_step_has_the_same_steps_to_there
     rows, source, atoms, born, everyone = situation(seed, old, new, width, k, enough)
     before = rows.picks.clone(), rows.coefficients.clone(), rows.step.clone()
     lost = torch.arange(min(gone, old))
-    fresh = torch.arange(old, old + new)
     atoms.born = born.clone()
     atoms.born[lost] = NEVER
-    at = first_change(rows, source, atoms, gone=lost, new=fresh, born=born[fresh])
+    at = first_change(rows, source, atoms, new=torch.arange(new, dtype=torch.int32), first=old)
     rows.step.zero_()
     run(rows, everyone, source, everyone, atoms)
     for row in range(7):
@@ -60,9 +59,8 @@ def test_a_row_that_is_called_unchanged_up_to_a_step_has_the_same_steps_to_there
 
 def test_far_from_all_rows_are_called_changed():
     rows, source, atoms, born, _ = situation(3, 60, 1, 32, 4, 0.0)
-    new = torch.tensor([30])  # one of many
     atoms.born = torch.full_like(born, -1)
-    at = first_change(rows, source, atoms, gone=new[:0], new=new, born=torch.tensor([-1], dtype=torch.int32))
+    at = first_change(rows, source, atoms, new=torch.tensor([30], dtype=torch.int32), first=0)  # one of many
     assert int((at == NEVER).sum()) > 0
 
 
@@ -76,20 +74,21 @@ def _by_the_kernel(*shape):
     """In the worker: what the kernel and torch say."""
     from itda.core.training import replay
 
-    rows, source, atoms, born, _ = situation(*shape)
+    rows, source, atoms, born, _ = situation(*shape[:6])
     for part in (rows, source, atoms):
         for name, value in vars(part).items():
             if isinstance(value, torch.Tensor):
                 setattr(part, name, value.to(DEVICE))
-    new = torch.arange(shape[1], shape[1] + shape[2], device=DEVICE)
-    arguments = rows, source, atoms, new, born.to(DEVICE)[new]
+    atoms.born = born.to(DEVICE)
+    atoms.born[: shape[6]] = NEVER
+    arguments = rows, source, atoms, torch.arange(shape[2], dtype=torch.int32, device=DEVICE), shape[1]
     replay.TILE = 8
-    return replay.first_won_triton(*arguments).tolist(), first_won_torch(*arguments).tolist()
+    return replay.first_changed_triton(*arguments).tolist(), first_changed_torch(*arguments).tolist()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 @settings(max_examples=12)
-@given(*SHAPES, st.sampled_from([0.0, 0.3]))
-def test_the_kernel_says_what_torch_says(interpreter, seed, old, new, width, k, enough):
-    found, wanted = interpreter(seed, old, new, width, k, enough)
+@given(*SHAPES, st.sampled_from([0.0, 0.3]), st.integers(0, 3))
+def test_the_kernel_says_what_torch_says(interpreter, seed, old, new, width, k, enough, gone):
+    found, wanted = interpreter(seed, old, new, width, k, enough, min(gone, old))
     assert found == wanted
