@@ -16,6 +16,10 @@ WIDEST = 2**14
 """The widest residual, in float64, that the registers of a program hold."""
 
 
+LEAST_GROWN = 4096
+"""Places for correlations in growth, however few atoms there are."""
+
+
 def has_kernel(pursuit: Pursuit) -> bool:
     """Tell if the kernels know the rules of a pursuit.
 

@@ -67,10 +67,10 @@ class GrowingAtoms:
 
     def put(self, unit: Float32[Tensor, "new d_model"], products: Float32[Tensor, "new atoms"]) -> None:
         """Write atoms after the first `number`, with their rows and columns of the Gram matrix; `number` stays."""
-        start, stop, entries = self.number, self.number + len(unit), in_16_bits(products)
+        start, stop = self.number, self.number + len(unit)
         self.table[start:stop] = unit
-        self.gram[start:stop, :stop] = entries
-        self.gram[:start, start:stop] = entries[:, :start].T
+        self.gram[start:stop, :stop] = in_16_bits(products)
+        self.gram[:start, start:stop] = self.gram[start:stop, :start].T
 
     def keep(self, rows: np.ndarray) -> None:
         """Of the atoms that `put` wrote, take some into the dictionary, numbers in order, and forget the others."""
@@ -116,7 +116,7 @@ class Block:
         unit, inverse = (self.rows.z / safe[:, None]).float(), safe.reciprocal().float()
         narrow = self.rows.z.float()
         c = torch.empty(size, _even(self._stop), device=device)
-        c[:, :before] = correlations(narrow, atoms.table[:before])
+        correlations(narrow, atoms.table[:before], out=c[:, :before])
         torch.mul(correlations(narrow, narrow), inverse, out=c[:, before : self._stop])
         applied = torch.zeros(size, dtype=torch.int32, device=device)
         self.source = Correlations(c, applied, product_error(targets.shape[1]) * norm)

@@ -27,6 +27,7 @@ from itda.core.pursuit.rules import rules_of
 from itda.core.pursuit.rules.mp import MP
 from itda.core.pursuit.rules.mp_refit import MP_REFIT
 from itda.core.pursuit.stepwise import Ways, ways_on
+from itda.core.pursuit.triton_limits import LEAST_GROWN, power_of_two
 from itda.core.training.block import Block, GrowingAtoms
 from itda.core.training.growth_bytes import LEAST_ROWS, rows_of_a_block
 from itda.core.training.growth_cpu import CpuGrowth
@@ -129,7 +130,7 @@ class DeviceGrowth:
         appended: list[int] = []
         start, most = 0, self._most if self._most is not None else 2**62
         while start < len(targets) and self.number < most:
-            part = targets[start : start + self._rows]
+            part = targets[start : start + self._at_once()]
             if self._on_cpu is None and not self._fits(self.number + len(part), targets.device):
                 self._leave()
             if self._on_cpu is not None:
@@ -137,6 +138,11 @@ class DeviceGrowth:
             appended += [start + row for row in self._offer_block(part, most - self.number)]
             start += len(part)
         return appended
+
+    def _at_once(self) -> int:
+        """Return the rows of the next block: not so many that they alone ask for a kernel for twice as many atoms."""
+        room = power_of_two(max(self.number + 1, LEAST_GROWN)) - self.number
+        return min(self._rows, room) if room >= self._rows // 4 else self._rows
 
     def restore(self, atoms: Float32[Tensor, "atoms d_model"], novelty: Float32[Tensor, " atoms"]) -> None:
         """Go on from a dictionary that has grown elsewhere; copies what it is given."""

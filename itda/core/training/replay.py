@@ -12,8 +12,8 @@ from itda.core.pursuit.gram_torch import UNIT, rows_at_once
 from itda.core.pursuit.or_torch import KernelOrTorch
 from itda.core.pursuit.triton_limits import power_of_two
 
-TILE = 256
-"""New atoms that a program of the kernel holds at once."""
+TILE, MOST = 256, 1024
+"""New atoms that a program of the kernel holds at once: if they are no more than `TILE`, and if they are."""
 
 
 def first_change(
@@ -85,7 +85,7 @@ def first_changed_triton(
     changed, k = torch.empty_like(rows.step), rows.picks.shape[1]
     state = (rows.picks, rows.coefficients, rows.step, rows.left, rows.least, rows.energy, source.bound)
     sizes = (_growth(atoms), 8 * UNIT, len(new), first, source.c.stride(0), atoms.gram.stride(0), k)
-    settings = {"SCALE": SCALE, "NEVER": NEVER, "TILE": TILE, "STEPS": power_of_two(k)}
+    settings = {"SCALE": SCALE, "NEVER": NEVER, "TILE": TILE if len(new) <= TILE else MOST, "STEPS": power_of_two(k)}
     settings |= {"num_warps": 4, "enable_fp_fusion": False}
     with torch.cuda.device_of(source.c):
         first_changed[(len(rows.z),)](source.c, *state, new, atoms.born, atoms.gram, changed, *sizes, **settings)
