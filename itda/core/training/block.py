@@ -106,7 +106,10 @@ class Block:
         threshold: float,
         refit: bool,
         ways: Ways | None = None,
+        *,
+        all_chosen: bool = False,
     ) -> None:
+        """Take all rows through their first pursuit: in the dictionary alone, or beside all rows before each."""
         self.atoms, self.threshold, self.refit, self._ways = atoms, threshold, refit, ways
         before, size, device = atoms.number, len(targets), targets.device
         self.before, self._stop = before, before + size
@@ -124,13 +127,14 @@ class Block:
         self._energy = self.rows.energy.cpu().numpy()
         self.share: np.ndarray = (self._energy > 0).astype(float)
         """What is left of each row's energy: a number on the host, float64 [rows]."""
-        self.chosen: np.ndarray = np.zeros(size, dtype=bool)
+        self.chosen: np.ndarray = np.full(size, all_chosen)
         """The rows that are appended if those chosen before are, as far as is known."""
-        self._born: np.ndarray = np.full(self._stop, NEVER, dtype=np.int32)
-        self._born[:before] = -1
-        self._again = 0
+        self._born: np.ndarray = np.full(self._stop, -1, dtype=np.int32)
+        self._born[before:] = np.arange(size) if all_chosen else NEVER
+        self.rounds, self.pursuits = 0, 0
+        """How often some pursuits were taken, and how many in all."""
         self._seen = self._view()
-        self._run(np.arange(size if before > 0 else 0))
+        self._run(np.arange(size if before > 0 or all_chosen else 0))
 
     def settle(self, most: int) -> np.ndarray:
         """Return the rows that are appended, no more than `most`; they are the last atoms of the dictionary then."""
@@ -150,11 +154,6 @@ class Block:
         taken = torch.arange(rows.picks.shape[1], device=rows.step.device) < rows.step[:, None]
         return rows.picks.where(taken, 0), rows.coefficients.where(taken, 0.0), rows.step, rows.left
 
-    @property
-    def effort(self) -> float:
-        """Steps taken for each that one pursuit of every row has room for; 1 if none was taken again."""
-        return 1 + self._again / self.rows.picks.numel()
-
     def _there(self, numbers: np.ndarray) -> Tensor:
         """Copy numbers from the host to where the rows are."""
         return torch.from_numpy(numbers).to(self.rows.z.device)
@@ -168,9 +167,7 @@ class Block:
         at = first_change(rows, self.source, self._seen, new=self._there(new.astype(np.int32)), first=self.before)
         torch.minimum(rows.step, at, out=rows.step)
         changed = at.cpu().numpy()
-        again = np.flatnonzero(changed < NEVER)
-        self._again += int((rows.picks.shape[1] - changed[again]).sum())
-        return again
+        return np.flatnonzero(changed < NEVER)
 
     def _view(self) -> Atoms:
         """Return the dictionary and all rows, of which each row sees the chosen ones before it."""
@@ -180,6 +177,7 @@ class Block:
         """Take some rows to the end of their pursuit, and measure what is left of them."""
         if len(again) == 0:
             return
+        self.rounds, self.pursuits = self.rounds + 1, self.pursuits + len(again)
         rows, atoms, which = self.rows, self._seen, self._there(again.astype(np.int32))
         run(rows, which, self.source, which, atoms, self._ways)
         left = rows.left[which]

@@ -38,10 +38,8 @@ log = logging.getLogger(__name__)
 FIRST_ROWS = 512
 """Rows of the first block, where their number follows the rate at which atoms are found."""
 
-TOO_MANY, FEW = 3.5, 2.5
-"""Steps taken for each that is there in the end: above, blocks are halved; below, doubled.
-
-Many rows at once are what a GPU is good at, so that blocks are halved only when most steps are for nothing."""
+ROUND = 700
+"""Pursuits that take a GPU as long as it takes to start a round: some 0.5 ms."""
 
 PROOF = 8
 """Rows of the first block that kernels and torch take through a pursuit in as many rows before them, to be compared."""
@@ -72,7 +70,8 @@ class DeviceGrowth:
         self._atoms = GrowingAtoms(torch.empty(0, d_model, dtype=torch.float32), 0)
         self._novelty: list[Tensor] = []
         self._rows, self._adapts = block_size or FIRST_ROWS, block_size is None
-        self._expected = 0
+        self._expected, self._share = 0, 1.0
+        """The atoms that room is made for at first, and the share of the last block's rows that were appended."""
         self._ways: Ways | None = None
         self._on_cpu: CpuGrowth | None = None
 
@@ -156,14 +155,27 @@ class DeviceGrowth:
         )
         self._atoms.reserve(expected if expected > number and self._fits(expected, targets.device) else number)
         refit = rules_of(self.pursuit) is MP_REFIT
-        block = Block(targets, self._atoms, self.k, self._threshold, refit, self._ways_for(targets))
+        all_chosen = self._share > 0.5
+        ways = self._ways_for(targets)
+        block = Block(targets, self._atoms, self.k, self._threshold, refit, ways, all_chosen=all_chosen)
         rows = block.settle(most)
         self._novelty.append(torch.from_numpy(block.share[rows]))
+        self._share = len(rows) / len(targets)
         if self._adapts:
-            share, most = block.effort, rows_of_a_block(self.number, targets.shape[1])
-            wanted = self._rows // 2 if share > TOO_MANY else 2 * self._rows if share < FEW else self._rows
-            self._rows = min(most, max(LEAST_ROWS, wanted))
+            self._rows = self._next_size(block.rounds, block.pursuits, targets.shape[1])
         return rows.tolist()
+
+    def _next_size(self, rounds: int, pursuits: int, d_model: int) -> int:
+        """Return the rows of the next block, by what the last one took: larger ones start fewer rounds for each row.
+
+        They also guess worse which of their rows are appended, and take more pursuits for nothing.
+        """
+        wanted = self._rows
+        if rounds * ROUND > pursuits:
+            wanted = 2 * self._rows
+        elif rounds * ROUND < pursuits / 4:
+            wanted = self._rows // 2
+        return min(rows_of_a_block(self.number, d_model), max(LEAST_ROWS, wanted))
 
     def _ways_for(self, targets: Float[Tensor, "batch d_model"]) -> Ways:
         """Return the kernels, if pursuits of the first rows show that they have the bits of torch."""

@@ -166,28 +166,40 @@ def test_pursuits_are_taken_up_where_they_change_and_few_are_done_again(monkeypa
     assert len(steps) < 5 * 400
 
 
-def test_the_block_size_follows_the_steps_taken_for_nothing_and_stays_within_its_limits(monkeypatch):
+def test_the_block_size_follows_what_rounds_cost_beside_pursuits_and_stays_within_its_limits():
     grown = DeviceGrowth(4, 2, 0.3, "mp")
-    for effort, wanted in [(1.0, 1024), (1.0, 2048), (3.0, 2048), (4.0, 1024), *[(9.0, LEAST_ROWS)] * 3]:
-        monkeypatch.setattr(block.Block, "effort", property(lambda _, effort=effort: effort))
-        grown._offer_block(normal(3, 4), 100)
-        assert grown._rows == wanted or (effort == 9.0 and grown._rows >= wanted)
+    round_for = growth_device.ROUND
+    for rounds, pursuits, wanted in [
+        (1, 10, 1024),
+        (2, round_for, 2048),
+        (1, round_for, 2048),
+        (1, 4 * round_for, 2048),
+    ]:
+        grown._rows = grown._next_size(rounds, pursuits, 4)
+        assert grown._rows == wanted
+    for _ in range(5):
+        grown._rows = grown._next_size(1, 5 * round_for, 4)
     assert grown._rows == LEAST_ROWS
-    monkeypatch.setattr(block.Block, "effort", property(lambda _: 1.0))
     for _ in range(9):
-        grown._offer_block(normal(3, 4), 100)
+        grown._rows = grown._next_size(9, 300, 4)
     assert grown._rows == MOST_ROWS
 
 
 @BOTH
-def test_effort_is_one_where_nothing_is_done_again(pursuit):
-    d = unit_rows(20, 8)
-    for x, least, most in ((d[:1].repeat(30, 1), 0.0, 30.0), (coherent(), 1.0, 10.0)):
-        atoms = block.GrowingAtoms(torch.empty(0, x.shape[1]), 0)
-        atoms.reserve(len(x))
-        made = block.Block(x, atoms, 4, 0.1, refit=pursuit == "mp_refit")
-        made.settle(1000)
-        assert least <= made.effort <= most
+@pytest.mark.parametrize("most", [1, 30, 10**6])
+def test_whatever_rows_are_guessed_first_the_same_are_appended(pursuit, most):
+    found = []
+    for all_chosen in (False, True):
+        atoms = block.GrowingAtoms(torch.empty(0, 16), 0)
+        for part in coherent().split(125):
+            atoms.reserve(atoms.number + len(part))
+            made = block.Block(part, atoms, 4, 0.1, refit=pursuit == "mp_refit", all_chosen=all_chosen)
+            rows = made.settle(most).tolist()
+            found.append((all_chosen, rows, atoms.number))
+            assert 1 <= made.rounds <= len(part) + 1
+            assert 1 <= made.pursuits <= made.rounds * len(part)
+    half = len(found) // 2
+    assert [each[1:] for each in found[:half]] == [each[1:] for each in found[half:]]
 
 
 @BOTH
