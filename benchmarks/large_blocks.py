@@ -163,7 +163,7 @@ def make_dictionaries(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     now, digest = disk_reads(), hashlib.sha256()
     for dictionary in made.values():
-        digest.update(dictionary.atoms.contiguous().numpy().tobytes())
+        digest.update(dictionary.atoms.cpu().contiguous().numpy().tobytes())
         digest.update(repr([label.key for label in dictionary.labels]).encode())
     streamed = isinstance(model, StreamedModel)
     return {

@@ -372,7 +372,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(measured_once, tmp_path, mon
 def test_this_machine_is_measured(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(measuring, "WRITTEN_BYTES", 2**24)
     monkeypatch.setattr(measuring, "PRODUCT_S", 0.0)
-    monkeypatch.setattr(measuring_dictionaries, "TIMED", 32)
+    monkeypatch.setattr(measuring_dictionaries, "TIMED", {"cpu": 32})
     main(["plan", "tiny", "--layers", "2", "--k", "4", "--atoms", "600", "--measure", "--json"])
     shown = capsys.readouterr()
     found = json.loads(shown.out)["measured"]

@@ -23,8 +23,8 @@ SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
 """Numbers of atoms at which tokens are timed, by type of device."""
 ENOUGH_S = 3.0
 """Seconds after which no larger dictionary is grown, once there are two sizes."""
-TIMED = 256
-"""Tokens that are timed at a size, after as many that are not; and tokens that are offered at once."""
+TIMED = {"cpu": 256, "cuda": 1024}
+"""Tokens that are timed at a size, after as many that are not; and that are offered at once. By type of device."""
 REPEATS, LONG_S = 3, 0.5
 """Times that tokens are timed at a size, unless they take long: the least counts, as other work only makes it more."""
 MOST, FEW = 0.8, 0.02
@@ -42,8 +42,8 @@ def dictionary_costs(d_model: int, k: int, atoms: int, device: torch.device) -> 
     the threshold is set so that few do.
     """
     sizes = tuple(size for size in SIZES[device.type] if size <= atoms) or (max(2, atoms),)
-    stream = _Stream(d_model, 2 * sizes[-1] + (3 + REPEATS) * TIMED * len(sizes), device)
-    stream.offer(_trainer(d_model, k), min(TIMED, sizes[0]))  # compiles
+    stream = _Stream(d_model, 2 * sizes[-1] + (3 + REPEATS) * TIMED[device.type] * len(sizes), device)
+    stream.offer(_trainer(d_model, k), min(stream.timed, sizes[0]))  # compiles
     trainer, started = _trainer(d_model, k), time.perf_counter()
     middles: list[float] = []
     appending: list[float] = []
@@ -53,13 +53,13 @@ def dictionary_costs(d_model: int, k: int, atoms: int, device: torch.device) -> 
         before = len(trainer)
         appending.append(_grown(trainer, stream, size))
         middles.append((before + len(trainer)) / 2)
-        trainer.threshold = _threshold(trainer, stream.next(TIMED), FEW)
-        stream.offer(trainer, TIMED)
-        growing.append(_least(lambda: stream.offer(trainer, TIMED)) / TIMED)
+        trainer.threshold = _threshold(trainer, stream.next(stream.timed), FEW)
+        stream.offer(trainer, stream.timed)
+        growing.append(_least(lambda: stream.offer(trainer, stream.timed)) / stream.timed)
         timed.append(len(trainer))
         if len(timed) > 1 and time.perf_counter() - started > ENOUGH_S:
             break
-        trainer.threshold = _threshold(trainer, stream.next(TIMED), MOST)
+        trainer.threshold = _threshold(trainer, stream.next(stream.timed), MOST)
     dictionary = trainer.finish()
     least = _product(dictionary, stream)
     grow, append = Cost.fitted(timed, growing, least), Cost.fitted(middles, appending, least)
@@ -72,10 +72,10 @@ def _trainer(d_model: int, k: int) -> Trainer:
 
 def _grown(trainer: Trainer, stream: _Stream, size: int) -> float:
     """Offer tokens until there are `size` atoms, or twice as many tokens were; return the seconds of a token."""
-    seconds, tokens, most = 0.0, 0, 2 * max(TIMED, size - len(trainer))
+    seconds, tokens, most = 0.0, 0, 2 * max(stream.timed, size - len(trainer))
     while len(trainer) < size and tokens < most:
-        seconds += stream.offer(trainer, TIMED)
-        tokens += TIMED
+        seconds += stream.offer(trainer, stream.timed)
+        tokens += stream.timed
     return seconds / max(1, tokens)
 
 
@@ -90,7 +90,7 @@ def _product(dictionary: ITDA, stream: _Stream) -> float:
 
     Times at sizes that are close together, on a machine that is busy, may say less.
     """
-    x = stream.next(TIMED)
+    x = stream.next(stream.timed)
     atoms = dictionary.atoms.to(x.device)
     with full_precision_products(x.device):
         call = partial(torch.nn.functional.linear, x, atoms)
@@ -101,7 +101,7 @@ def _product(dictionary: ITDA, stream: _Stream) -> float:
 def _encoding(dictionary: ITDA, stream: _Stream, least: float) -> Cost:
     """Time `ITDA.encode` in a quarter of a dictionary's atoms, and in all."""
     sizes = sorted({max(1, len(dictionary) // 4), len(dictionary)})
-    x = stream.next(TIMED)
+    x = stream.next(stream.timed)
     seconds = []
     for size in sizes:
         part = ITDA(
@@ -138,7 +138,7 @@ class _Stream:
     def __init__(self, d_model: int, number: int, device: torch.device) -> None:
         draw = torch.Generator().manual_seed(0)
         self._x = _activations(number, d_model, draw).to(device)
-        self._at = 0
+        self._at, self.timed = 0, TIMED[device.type]
 
     def next(self, number: int) -> Float[Tensor, "batch d_model"]:
         """Return the next activations; from the beginning again where there are no more."""
