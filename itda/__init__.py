@@ -11,6 +11,7 @@ from itda.version import __version__ as __version__
 if TYPE_CHECKING:
     from itda import similarity
     from itda.api.commands import explore, index, plan, probe
+    from itda.api.fingerprints import fingerprint
     from itda.api.models import load_model
     from itda.api.runs import compare, decompose, evaluate, harvest, open_run, train, uses
     from itda.core.batch import ActivationBatch, ActivationSource, Site
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from itda.core.training.refine import refine
     from itda.core.training.trainer import Trainer
     from itda.errors import ItdaError
+    from itda.store.fingerprints import Fingerprint
 
 __all__ = [
     "ActivationBatch",
     "ActivationSource",
+    "Fingerprint",
     "ITDA",
     "ItdaError",
     "Label",
@@ -44,6 +47,7 @@ __all__ = [
     "decompose",
     "evaluate",
     "explore",
+    "fingerprint",
     "fit",
     "harvest",
     "index",
@@ -64,6 +68,7 @@ __all__ = [
 
 _HOMES = {
     "itda.api.commands": ("explore", "index", "plan", "probe"),
+    "itda.api.fingerprints": ("fingerprint",),
     "itda.api.models": ("load_model",),
     "itda.api.runs": ("compare", "decompose", "evaluate", "harvest", "open_run", "train", "uses"),
     "itda.core.batch": ("ActivationBatch", "ActivationSource"),
@@ -79,6 +84,7 @@ _HOMES = {
     "itda.core.site": ("Site",),
     "itda.core.training.trainer": ("Trainer",),
     "itda.errors": ("ItdaError",),
+    "itda.store.fingerprints": ("Fingerprint",),
 }
 """Where each public name is made."""
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

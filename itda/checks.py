@@ -41,6 +41,8 @@ def check(command: object) -> None:
             check_seed(command)
             check_elsewhere(command)
             _local(command.model, command.corpus, command)
+        case settings.Fingerprint():
+            check_fingerprint(command)
         case settings.Plan():
             check_plan(command)
             folder_of(command.model)
@@ -74,6 +76,49 @@ def check(command: object) -> None:
                     chosen_site(run, command.layer)
         case _:
             pass
+
+
+def check_fingerprint(options: settings.Fingerprint) -> None:
+    """Raises `SettingError` for settings that clash, `StoreError` for a file that cannot be made."""
+    if options.out is None and options.push is None:
+        raise SettingError("no file to write: name one with --out a.itda")
+    if options.push is not None and (options.push.count("/") != 1 or options.push[0] in "./~"):
+        raise SettingError(f"no repository {options.push!r}: name one as user/name")
+    if options.out is not None:
+        check_free_file(options.out)
+    check_fingerprint_source(options)
+    if options.activations is None:
+        _local(options.model, options.corpus, options)
+
+
+def check_fingerprint_source(options: settings.Fingerprint) -> None:
+    """Raises `SettingError` unless the settings name one source of activations: a model and a corpus, or a folder."""
+    check_shape(options)
+    check_seed(options)
+    check_elsewhere(options)
+    if options.activations is not None:
+        if options.model or options.corpus:
+            raise SettingError("--activations has been read from a model and a corpus already: leave those out")
+        check_activations(options.activations)
+    elif not options.model or not options.corpus:
+        missing = "model" if not options.model else "--corpus"
+        raise SettingError(f"no {missing} given: itda fingerprint MODEL --corpus CORPUS --out a.itda")
+    if options.tokens < 1:
+        raise SettingError(f"--tokens is {options.tokens}: it must be at least 1")
+
+
+def check_free_file(path: Path) -> None:
+    """Raises `StoreError` if a new file exists already, or its folder does not."""
+    if path.exists():
+        raise StoreError(f"{path} exists already: name another file, or remove it")
+    if not path.parent.is_dir():
+        raise StoreError(f"no folder {path.parent} for {path.name}: make it, or name another")
+
+
+def check_activations(folder: Path) -> None:
+    """Raises `StoreError` if a folder has no activations."""
+    if not (folder / "manifest.json").exists():
+        raise StoreError(f"no activations in {folder}: check the path, or make them with `itda harvest`")
 
 
 def check_index_batch(batch_size: int) -> None:
@@ -158,9 +203,8 @@ def _train(options: settings.Train) -> None:
         check_free(options.out)
     if options.activations is None:
         _local(options.model, options.corpus, options)
-    elif not (options.activations / "manifest.json").exists():
-        folder = options.activations
-        raise StoreError(f"no activations in {folder}: check the path, or make them with `itda harvest`")
+    else:
+        check_activations(options.activations)
 
 
 def _readable(folder: Path) -> RunRecord:

@@ -100,6 +100,8 @@ def _dispatch(command: Any) -> None:
             _evaluate(command)
         case settings.Probe():
             _probe(command)
+        case settings.Fingerprint():
+            _fingerprint(command)
         case settings.Compare():
             _compare(command)
         case settings.Index():
@@ -209,6 +211,20 @@ def _probe(options: settings.Probe) -> None:
         for site, readouts in results.items()
     }
     _print_json({"run": str(options.run), "classes": names, "sites": finite(sites)})
+
+
+def _fingerprint(options: settings.Fingerprint) -> None:
+    from itda import report
+    from itda.recipes.fingerprint import fingerprint, fingerprint_values
+
+    made = fingerprint(options, bars(options.quiet), remarks(options.quiet))
+    address = made.push_to_hub(options.push) if options.push is not None else None
+    if options.json:
+        _print_json({"out": str(options.out) if options.out else None, "pushed": address, **fingerprint_values(made)})
+    else:
+        print(report.fingerprint_summary(made, options.out))
+        if address is not None:
+            print(f"Pushed: {address}")
 
 
 def _compare(options: settings.Compare) -> None:
@@ -395,8 +411,7 @@ def _demo_page(options: settings.Demo, site: Site, say: Callable[[str], None]) -
 
 def _spelled(arguments: list[str]) -> list[str]:
     """Return the arguments with --layer or --layers spelled as the command has it: users may give either."""
-    named = {"train": "--layers", "harvest": "--layers", "plan": "--layers"}.get(arguments[0] if arguments else "")
-    named = named or "--layer"
+    named = "--layers" if arguments[:1] and arguments[0] in ("train", "harvest", "plan", "fingerprint") else "--layer"
 
     def one(argument: str) -> str:
         flag, equals, value = argument.partition("=")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from itda.parsing import AtomNumbers, Bytes, Count, FreeBytes, LayerNumbers, OneSite, SomeSites, SomeStreams
+from itda.parsing import AnyLayers, AtomNumbers, Bytes, Count, FreeBytes, LayerNumbers, OneSite, SomeSites, SomeStreams
 
 Positional = tyro.conf.Positional
 Mode = Literal["paper", "best", "reference"]
@@ -314,6 +314,42 @@ class Compare(PursuitOptions, Output):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fingerprint(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Output):
+    """Find out which tokens are new to each layer of a model, to compare it with others by. Begun again, it goes on."""
+
+    model: Positional[str] = ""
+    """A Hub id, a local folder, a GGUF file (owner/name:file.gguf on the Hub), or tiny (the bundled model)."""
+    corpus: str = ""
+    """python-docs, a file or folder (.txt .md .py .jsonl .json .csv .parquet, or .gz of one), or a Hub data set."""
+    out: Path | None = None
+    """The file to make, such as a.itda: Needed unless --push is given."""
+    layers: AnyLayers = ()
+    """Layers to read, for example 3,4-6."""
+    streams: SomeStreams = ("resid_post",)
+    """Outputs to read at each layer: resid_post, mlp_out, attn_out, or several with commas."""
+    tokens: Count = 10_000
+    """Activations to read: 50000, 50k, 1M."""
+    activations: Path | None = None
+    """A folder made by `itda harvest`, instead of a model and a corpus."""
+    push: str | None = None
+    """A repository of the Hub, user/name, to upload it to."""
+    order: Literal["corpus", "shuffled"] = "shuffled"
+    """The order of the documents. What is new depends on what came before."""
+    seed: int = 0
+    """The seed of the shuffled order."""
+    window: int = 128
+    """Tokens that the model reads at once, special ones included."""
+    bos: Literal["auto", "always", "never"] = "auto"
+    """In front of each window: what the tokenizer puts there (auto), a BOS in any case (always), or nothing (never)."""
+    revision: str | None = None
+    """The commit, tag or branch of a Hub model."""
+    part: Literal["train", "heldout", "all"] = "all"
+    """all documents; or train leaves one in ten; or heldout is those."""
+    checkpoint_every: float = 60.0
+    """Seconds between checkpoints at least; more if they would take over 2% of the time."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Index(RunCorpusOptions, RunOptions, LargeOptions, ElsewhereOptions, PursuitOptions, Output):
     """Keep the codes of a corpus in the run, by token and by atom, for the explorer. Started again, it goes on."""
 
@@ -372,6 +408,7 @@ Command = (
     | Annotated[Decompose, tyro.conf.subcommand("decompose")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
+    | Annotated[Fingerprint, tyro.conf.subcommand("fingerprint")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Index, tyro.conf.subcommand("index")]
     | Annotated[Explore, tyro.conf.subcommand("explore")]

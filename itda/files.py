@@ -23,7 +23,7 @@ from itda.errors import StoreError
 
 FORMAT_VERSION = 1
 RUN_FORMAT, DICTIONARY_FORMAT, METRICS_FORMAT = "itda-run", "itda-dictionary", "itda-metrics"
-TOKENS_FORMAT = "itda-tokens"
+TOKENS_FORMAT, FINGERPRINT_FORMAT = "itda-tokens", "itda-fingerprint"
 DICTIONARY_FILES = ("config.json", "atoms.safetensors", "labels.parquet", "README.md")
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -72,6 +72,11 @@ def parse_layers(text: str) -> tuple[int, ...]:
     return tuple(sorted(layers))
 
 
+def parse_any_layers(text: str) -> tuple[int, ...]:
+    """Read layer numbers, or `all`, which is (). Raises `SettingError`."""
+    return () if text == "all" else parse_layers(text)
+
+
 def parse_streams(text: str) -> tuple[Stream, ...]:
     """Read the names of streams: resid_post,mlp_out. Raises `SettingError`."""
     names = [name.strip() for name in text.split(",")]
@@ -144,6 +149,7 @@ Count = Annotated[int, _typed(parse_count, "COUNT")]
 Bytes = Annotated[int, _typed(parse_bytes, "SIZE", shown_bytes)]
 FreeBytes = Annotated[int, _typed(parse_free_bytes, "FOLDER|SIZE", shown_bytes)]
 LayerNumbers = Annotated[tuple[int, ...], _typed(parse_layers, "LAYERS", listed)]
+AnyLayers = Annotated[tuple[int, ...], _typed(parse_any_layers, "LAYERS", lambda layers: listed(layers) or "all")]
 SomeStreams = Annotated[tuple[Stream, ...], _typed(parse_streams, "STREAMS", listed)]
 OneSite = Annotated[Site, _typed(parse_site, "SITE", lambda site: site.short)]
 SomeSites = Annotated[tuple[Site, ...], _typed(parse_some_sites, "SITES", listed)]

@@ -5,7 +5,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from itda.config import Harvest, Index, Plan, Train
+from itda.config import Fingerprint, Harvest, Index, Plan, Train
 from itda.core.checks import check_k, check_number, check_offset_tokens, check_refinement, check_threshold
 from itda.core.site import STREAMS, Site, Stream
 from itda.errors import SettingError
@@ -89,7 +89,7 @@ def check_dictionary(options: Train) -> None:
         check_number(options.atoms, options.tokens)
 
 
-def check_shape(options: Train | Harvest) -> None:
+def check_shape(options: Train | Harvest | Fingerprint) -> None:
     """Raises `SettingError` if the window or the batch size is less than 1."""
     if options.batch_size < 1 or options.window < 1:
         raise SettingError("--batch-size and --window must be at least 1")
@@ -146,7 +146,7 @@ def check_source(options: Train) -> None:
     check_elsewhere(options)
 
 
-def check_elsewhere(options: Train | Index | Harvest) -> None:
+def check_elsewhere(options: Train | Index | Harvest | Fingerprint) -> None:
     """Raises `SettingError` for settings that name two places to run the model, or a negative number of workers."""
     if options.remote and (options.stream or options.workers or options.ray):
         raise SettingError("--remote runs the model at NDIF: leave out --stream, --workers and --ray")
@@ -169,7 +169,7 @@ def with_free(stored: Train, given: Train) -> Train:
     return replace(stored, **changed)
 
 
-def check_seed(options: Harvest) -> None:
+def check_seed(options: Harvest | Fingerprint) -> None:
     """Raises `SettingError` if there is a seed and the order is not shuffled."""
     if options.seed and options.order != "shuffled":
         raise SettingError("--seed chooses a shuffled order: leave out --order corpus, or the seed")

@@ -62,7 +62,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_info_and_help_import_no_tensors(run):
-    commands = ("demo", "train", "harvest", "plan", "info", "decompose", "evaluate", "probe", "compare", "index")
+    commands = ("demo", "train", "harvest", "plan", "info", "decompose", "evaluate", "probe", "compare", "index", "fingerprint")
     helps = [["--help"], *([each, "--help"] for each in (*commands, "explore")), ["--version"]]
     found = told(["info", str(run)], ["info", str(run), "--json"], *helps)
     assert [status for status, *_ in found] == [0] * len(found)
@@ -128,6 +128,11 @@ SLIPS: dict[str, tuple[list[str], str]] = {
     "no activations": (["train", "--activations", "./nowhere"], "no activations in nowhere"),
     "no harvest": (["harvest", "tiny", *TRAIN, "--out", "x", "--window", "0"], "at least 1"),
     "a seed of no order": (["harvest", "tiny", *TRAIN, "--out", "x", "--seed", "1", "--order", "corpus"], "leave out"),
+    "no fingerprint": (["fingerprint", "tiny", "--corpus", "python-docs"], "name one with --out a.itda"),
+    "a fingerprint of nothing": (["fingerprint", "tiny", "--out", "a.itda"], "no --corpus given"),
+    "a fingerprint in no folder": (["fingerprint", "tiny", *TRAIN[2:], "--out", "nowhere/a.itda"], "no folder nowhere"),
+    "layers that are not all": (["fingerprint", "tiny", "--layers", "any"], "'any' is not a list of layers"),
+    "a repository of no name": (["fingerprint", "tiny", *TRAIN[2:], "--push", "me"], "name one as user/name"),
     "no plan": (["plan", "tiny", "--layers", "2", "--k", "0"], "--k must be at least 1"),
     "usage": (["fly"], ""),
 }

@@ -73,7 +73,7 @@ def train(
     >>> run["layer_4"].atoms.shape
     torch.Size([16, 192])
     """
-    lm = _in_memory(model, given)
+    lm = in_memory(model, given)
     documents = None if isinstance(corpus, str | Path) else any_corpus(corpus)
     options = made(
         settings.Train,
@@ -288,7 +288,7 @@ def harvest(
     yield iter(source)
 
 
-def _in_memory(model: AnyModel, given: Mapping[str, Any]) -> ActivationModel | None:
+def in_memory(model: AnyModel, given: Mapping[str, Any]) -> ActivationModel | None:
     """Return a model that is in memory; None for a name. Raises `SettingError` for settings of how to load it."""
     if not isinstance(model, ActivationModel):
         return None

@@ -34,6 +34,23 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.document)
 
+    def first(self, number: int) -> Tokens:
+        """Return the first tokens alone."""
+        some = slice(number)
+        documents = self.documents[: int(self.document[some].max(initial=-1)) + 1]
+        return Tokens(documents, self.document[some], self.position[some], self.char_end[some])
+
+    def followed_by(self, more: Tokens) -> Tokens:
+        """Return these tokens and then those of the rest of the stream."""
+        number = {name: i for i, name in enumerate(self.documents)}
+        places = np.array([number.setdefault(name, len(number)) for name in more.documents], dtype=np.int32)
+        return Tokens(
+            list(number),
+            np.concatenate([self.document, places[more.document]]),
+            np.concatenate([self.position, more.position]),
+            np.concatenate([self.char_end, more.char_end]),
+        )
+
     @property
     def per_document(self) -> Int64[np.ndarray, " documents"]:
         """Number of tokens read of each document."""

@@ -16,7 +16,7 @@ MODEL = "model_fingerprint"
 """The key of the model's fingerprint in run.json; older runs lack it, and their models are not checked."""
 
 T = TypeVar("T", bound=settings.ModelOptions)
-Made = TypeVar("Made", settings.Train, settings.Harvest)
+Made = TypeVar("Made", settings.Train, settings.Harvest, settings.Fingerprint)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from itda import config as settings
-from itda.core.batch import ActivationBatch, Site
+from itda.core.batch import ActivationBatch, ActivationSource, Site
 from itda.core.dictionary import ITDA
 from itda.core.tokens import TokenLog, Tokens
 from itda.core.training.state import TrainingState
@@ -171,22 +171,12 @@ class TrainingPass:
             self.read.add(fresh[self.lead].labels)
         return fresh
 
-    @contextmanager
-    def _reading(self, start: int, progress: Progress) -> Iterator[Iterable[Mapping[Site, ActivationBatch]]]:
+    def _reading(
+        self, start: int, progress: Progress
+    ) -> AbstractContextManager[Iterable[Mapping[Site, ActivationBatch]]]:
         """Give the stream without its first activations; read ahead, where the model may run beside the trainers."""
-        model, source = self.recorded.model, self.recorded.source(start)
-        if model is None:
-            yield source
-            return
-        if not may_run_ahead(model):
-            with model.watched(self._watching(progress, lambda: False)):
-                yield source
-            return
-        # The weights of a streamed model come and go on the one stream that all threads use by themselves.
-        own = not isinstance(model, StreamedModel)
-        reading = ReadAhead(source, device=torch.device(model.device), own_stream=own)
-        with model.watched(self._watching(progress, lambda: reading.leaving)), reading:
-            yield reading
+        source = self.recorded.source(start)
+        return read_ahead(self.recorded.model, source, lambda leaving: self._watching(progress, leaving))
 
     def _watching(self, progress: Progress, leaving: Callable[[], bool]) -> Callable[[str], object]:
         """Return what a model calls while it yields nothing: it shows what is done, and ends the pass on request.
@@ -226,6 +216,31 @@ class TrainingPass:
             # Rows of the Gram matrix in memory: all, or the number of those that fit.
             "gram_rows": {str(site): rows for site, rows in self.trainers.gram_rows().items()},
         }
+
+
+@contextmanager
+def read_ahead(
+    model: ActivationModel | None,
+    source: ActivationSource,
+    watching: Callable[[Callable[[], bool]], Callable[[str], object]],
+) -> Iterator[Iterable[Mapping[Site, ActivationBatch]]]:
+    """Give the batches of a source, which a model, if there is one, computes ahead in a thread where it may.
+
+    What the model calls while it yields nothing is made by `watching`, of a function that says if nothing more is
+    wanted of it.
+    """
+    if model is None:
+        yield source
+        return
+    if not may_run_ahead(model):
+        with model.watched(watching(lambda: False)):
+            yield source
+        return
+    # The weights of a streamed model come and go on the one stream that all threads use by themselves.
+    own = not isinstance(model, StreamedModel)
+    reading = ReadAhead(source, device=torch.device(model.device), own_stream=own)
+    with model.watched(watching(lambda: reading.leaving)), reading:
+        yield reading
 
 
 def may_run_ahead(model: ActivationModel) -> bool:

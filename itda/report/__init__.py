@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from itda.report.comparisons import comparison
+    from itda.report.fingerprints import fingerprint_summary
     from itda.report.measures import evaluation, probes
     from itda.report.plans import plan_summary
     from itda.report.runs import harvest_summary, index_summary, run_summary
@@ -19,6 +20,7 @@ __all__ = [
     "comparison",
     "decomposition",
     "evaluation",
+    "fingerprint_summary",
     "harvest_summary",
     "index_summary",
     "plan_summary",
@@ -32,6 +34,7 @@ __all__ = [
 
 _HOMES = {
     "comparisons": ("comparison",),
+    "fingerprints": ("fingerprint_summary",),
     "measures": ("evaluation", "probes"),
     "plans": ("plan_summary",),
     "runs": ("harvest_summary", "index_summary", "run_summary"),

@@ -105,3 +105,18 @@ def test_the_index_by_workers_is_that_of_one_process(address, alone, tmp_path, m
     for file in expected:
         for name in ("workers", "streamed"):
             assert (tmp_path / name / "index" / file.name).read_bytes() == file.read_bytes(), (name, file.name)
+
+
+def test_a_fingerprint_by_workers_is_that_of_one_process(address, corpus, tmp_path):
+    from itda.config import Fingerprint
+    from itda.recipes.fingerprint import fingerprint
+
+    one = {"model": "tiny", "corpus": corpus, "tokens": 3000, "window": 32, "batch_size": 4}
+    alone = fingerprint(Fingerprint(**one))
+    for name, given in (("workers", {}), ("streamed", {"stream": True})):
+        elsewhere = {"workers": 2, "ray": address, "out": tmp_path / f"{name}.itda", **given}
+        made = fingerprint(Fingerprint(**one, **elsewhere))
+        assert len(made.sites) == 6
+        for site, found in made.sites.items():
+            for column in ("novelty", "bits", "norm"):
+                assert getattr(found, column).tolist() == getattr(alone[site], column).tolist(), (name, site)

@@ -48,6 +48,9 @@ STEPS = 65_534
 LEFT_OUT = 65_535
 """What is kept in place of the novelty of a massive activation."""
 
+MEDIAN = 16
+"""Octaves below the median at which the scale of norms begins; it ends as many above."""
+
 PARTS = 64
 """Partial sums of a mean: row i goes to sum i % 64."""
 
@@ -82,7 +85,7 @@ class FingerprintSettings:
 
 @dataclass(frozen=True, eq=False)
 class TokenNovelty:
-    """What a fingerprint keeps of the tokens of one site, in stream order: 3 bytes a token.
+    """What a fingerprint keeps of the tokens of one site, in stream order: 4 bytes a token.
 
     >>> found = fingerprint_of(torch.tensor([[3.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), FingerprintSettings(centred=False))
     >>> found.novelty.tolist(), found.is_atom(0).tolist()
@@ -93,6 +96,8 @@ class TokenNovelty:
     """Novelty in steps, from 0 to `STEPS`; `LEFT_OUT` for massive activations."""
     bits: UInt8[np.ndarray, " tokens"]
     """Bit r is 1 if the token is an atom at rung r."""
+    norm: UInt8[np.ndarray, " tokens"]
+    """Norm of the activation in eighths of an octave; 136 to 143 are those of 1 to 2 medians of the segment."""
 
     def __len__(self) -> int:
         return len(self.novelty)
@@ -106,15 +111,19 @@ class TokenNovelty:
         """Return a mask of the tokens that are atoms at a rung, given by its place in the ladder."""
         return (self.bits >> rung & 1).astype(bool)
 
+    def __getitem__(self, tokens: slice) -> TokenNovelty:
+        """Return some tokens that follow each other."""
+        return TokenNovelty(self.novelty[tokens], self.bits[tokens], self.norm[tokens])
+
     @staticmethod
     def joined(parts: Sequence[TokenNovelty]) -> TokenNovelty:
         """Return the tokens of several segments, one after the other."""
-        novelty = [np.empty(0, np.uint16), *(part.novelty for part in parts)]
-        return TokenNovelty(
-            np.concatenate(novelty), np.concatenate([np.empty(0, np.uint8), *(part.bits for part in parts)])
-        )
+        parts = [NOTHING, *parts]
+        columns = ([getattr(part, name) for part in parts] for name in ("novelty", "bits", "norm"))
+        return TokenNovelty(*(np.concatenate(column) for column in columns))
 
 
+NOTHING = TokenNovelty(np.empty(0, np.uint16), np.empty(0, np.uint8), np.empty(0, np.uint8))
 DEFAULT = FingerprintSettings()
 
 
@@ -144,18 +153,21 @@ def fingerprint_of_segment(
     """
     x = rows_of(activations)
     x = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
-    taken = _ordinary(x) if settings.massive else _everyone(x)
+    length = _norms(x)
+    middle = length.median().item() if len(x) else 0.0
+    limit = limit_of(middle) if settings.massive else None
+    taken = length <= limit if limit is not None else torch.ones(len(x), dtype=torch.bool, device=x.device)
     units = _units(x, _mean(x, taken) if settings.centred else None, taken)
     taken = taken.cpu().numpy()
     novelty, bits = np.zeros(len(x), np.uint16), np.zeros(len(x), np.uint8)
     if x.shape[1]:
         _compare(units, np.asarray(settings.rungs), novelty, bits)
     novelty[~taken] = LEFT_OUT
-    return TokenNovelty(novelty, bits)
+    return TokenNovelty(novelty, bits, _in_octaves(length.cpu().numpy(), middle))
 
 
-def _ordinary(x: Float[Tensor, "tokens d_model"]) -> Bool[Tensor, " tokens"]:
-    """Return a mask of the activations that are not massive. Raises `ActivationError` for a row that is not finite."""
+def _norms(x: Float[Tensor, "tokens d_model"]) -> Float64[Tensor, " tokens"]:
+    """Return the norms of activations, as `massive.norms`. Raises `ActivationError` for a row that is not finite."""
     if x.device.type == "cpu":
         found = torch.empty(len(x), dtype=torch.float64)
         over_rows(norms, np.arange(len(x)), x.numpy(), found.numpy())
@@ -163,13 +175,17 @@ def _ordinary(x: Float[Tensor, "tokens d_model"]) -> Bool[Tensor, " tokens"]:
         found = norms_on_any_device(x)
     if not bool(found.isfinite().all()):  # squares of float64 may overflow; a row that is not finite is refused here
         check_finite(x)
-    limit = limit_of(found.median().item()) if len(found) else None
-    return found <= limit if limit is not None else torch.ones_like(found, dtype=torch.bool)
+    return found
 
 
-def _everyone(x: Float[Tensor, "tokens d_model"]) -> Bool[Tensor, " tokens"]:
-    check_finite(x)
-    return torch.ones(len(x), dtype=torch.bool, device=x.device)
+def _in_octaves(length: Float64[np.ndarray, " tokens"], middle: float) -> UInt8[np.ndarray, " tokens"]:
+    """Return norms in eighths of an octave, by the bits of their quotient with the median alone."""
+    if not 0 < middle < np.inf:
+        return np.zeros(len(length), np.uint8)
+    with np.errstate(over="ignore"):
+        part, octave = np.frexp(np.minimum(length / middle, 2.0**MEDIAN))
+    found = 8 * (octave + MEDIAN) + np.floor((part - 0.5) * 16).astype(np.int64)
+    return np.where(part > 0, found.clip(0, 255), 0).astype(np.uint8)
 
 
 def _mean(x: Float[Tensor, "tokens d_model"], taken: Bool[Tensor, " tokens"]) -> Float64[Tensor, " d_model"]:

@@ -157,6 +157,14 @@ def test_massive_activations_are_left_out_and_decide_nothing():
     assert LEFT_OUT > STEPS
 
 
+def test_norms_are_kept_in_eighths_of_an_octave_about_the_median():
+    lengths = torch.tensor([1.0, 1.0, 1.0, 1.9999, 2.0, 3.0, 0.5, 0.0, 1e30, 1e-30])
+    found = fingerprint_of(lengths[:, None] * torch.tensor([[0.6, 0.8]]), PLAIN)
+    assert found.norm.tolist() == [136, 136, 136, 143, 144, 148, 128, 0, 255, 0]
+    scaled = fingerprint_of(7 * lengths[:, None] * torch.tensor([[0.6, 0.8]]), PLAIN)
+    assert np.abs(scaled.norm.astype(int) - found.norm).max() <= 1
+
+
 def test_no_tokens_and_no_width_have_empty_fingerprints():
     assert len(fingerprint_of(torch.zeros(0, 4))) == 0
     assert values(fingerprint_of(torch.zeros(3, 0))) == ([0, 0, 0], [0, 0, 0])
