@@ -11,14 +11,23 @@ QUICK = tests/test_imports.py tests/test_packaging.py tests/store tests/sources/
 	tests/test_cli.py::test_decompose_shows_each_token_with_its_atoms \
 	tests/test_cli.py::test_evaluate_measures_held_out_tokens_and_keeps_the_figures
 
-.PHONY: demo test quick
+# Python keeps what it compiled: else each of the hundred processes of a test run compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test quick types tests
 demo: $(READY)
 	.venv/bin/itda demo
 
 test: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	$(MAKE) --no-print-directory --keep-going --jobs 2 types tests
+
+# Side by side, so that no core waits: types are checked by one thread.
+types: $(READY)
 	.venv/bin/pyright --pythonpath .venv/bin/python
+
+tests: $(READY)
 	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 quick: $(READY)
@@ -29,5 +38,5 @@ quick: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	.venv/bin/pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)

@@ -1,6 +1,7 @@
 """Oracles and data for the tests of the core: slow, plain, in float64."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,14 @@ from itda.core.pursuit.gram_cpu import kind_of
 
 
 def labels(number: int, document: str = "essay") -> Labels:
-    return Labels.of(*(Label(document, i, i, i + 1, i, "", "x", "") for i in range(number)))
+    """Labels that count the tokens of a document."""
+    return _many_labels(max(number - 1, 0).bit_length(), document)[:number]
+
+
+@cache
+def _many_labels(exponent: int, document: str) -> Labels:
+    """2 to some power of them, made once: each is checked as it is made, which takes long."""
+    return Labels.of(*(Label(document, i, i, i + 1, i, "", "x", "") for i in range(2**exponent)))
 
 
 def unit_rows(rows: int, width: int, seed: int = 0) -> torch.Tensor:

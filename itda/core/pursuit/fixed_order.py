@@ -104,16 +104,16 @@ def _common_precision() -> AbstractContextManager[None] | None:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:  # torch refuses to name one precision when the backends' settings were used
         return None
+    return _highest_precision(before)
 
-    @contextmanager
-    def highest() -> Iterator[None]:
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
 
-    return highest()
+@contextmanager
+def _highest_precision(before: str) -> Iterator[None]:
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

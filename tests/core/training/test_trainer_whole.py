@@ -201,7 +201,7 @@ def test_the_whole_stream_gives_atoms_at_nearly_one_threshold(atoms, k):
     trainer = Trainer(32, **{**USUAL, "k": k}, tokens=len(x), atoms=atoms)
     used = []
     for start in range(0, len(x), 400):
-        trainer.offer(ActivationBatch(x[start : start + 400], labels(len(x))[start : start + 400]))
+        trainer.offer(batch(x, start, start + 400))
         used += [trainer.threshold] if trainer.threshold is not None else []
     model = trainer.finish()
     assert abs(trainer.found - atoms) <= 0.05 * atoms
@@ -238,7 +238,8 @@ def test_on_the_bundled_model_a_number_of_atoms_is_hit_to_5_percent_or_10_and_la
     assert abs(trainer.found - atoms) <= max(10, 0.05 * atoms)
     assert len(model) == min(atoms, trainer.found)
     assert model.site == site
-    rows = [stream.labels.keys().index(key) for key in model.labels.keys()]  # noqa: SIM118
+    keys = stream.labels.keys()
+    rows = [keys.index(key) for key in model.labels.keys()]  # noqa: SIM118
     assert rows == sorted(rows)
     z = stream.activations[rows].double() - model.offset.double()
     cosine = torch.nn.functional.cosine_similarity(model.atoms.double(), z, dim=1)
