@@ -28,7 +28,7 @@ FUNCTIONS = {
     "Gram matrix": ("gram_of", "KeptGram._compute", "GrowingAtoms.put", "GrowingAtoms.keep", "GrowingAtoms.reserve"),
     STEPS: ("advance", "advance_triton", "_pursue_rows"),
     "crowded rows anew": ("fresh",),
-    "refit": ("refit", "refit_at_once", "refitted_energy"),
+    "refit": ("refit", "refitted", "refitted_energy"),
     "replay": ("first_change",),
     "energies and scales": ("Start.of",),
 }

@@ -30,16 +30,22 @@ class SparseCode:
         indices: Int64[Tensor, "batch k"], coefficients: Float[Tensor, "batch k"], count: Int64[Tensor, " batch"]
     ) -> "SparseCode":
         """Merge atoms that were picked more than once: their coefficients add up, in pick order, at the first pick."""
-        k = indices.shape[1]
-        steps = torch.arange(k, device=indices.device)
+        steps = torch.arange(indices.shape[1], device=indices.device)
         picked = steps < count[:, None]  # batch k
-        same = (indices[:, :, None] == indices[:, None, :]) & picked[:, None, :]  # batch k k
-        first = same.to(torch.int8).argmax(dim=2)  # batch k: the first step that picked the same atom
-        merged = torch.zeros_like(coefficients)
-        rows = torch.arange(len(indices), device=indices.device)
-        for step in range(k):  # one step at a time: the order of a sum decides its last bit
-            merged[rows, first[:, step]] += coefficients[:, step].masked_fill(~picked[:, step], 0)
-        kept = picked & (first == steps)
+        # Picks of one atom become neighbours, in the order of the steps.
+        by_atom = torch.where(picked, indices, -1).argsort(dim=1, stable=True)
+        atom, sums = indices.gather(1, by_atom), torch.where(picked, coefficients, 0).gather(1, by_atom)
+        taken, terms = picked.gather(1, by_atom), sums
+        sums = sums + 0.0  # -0.0 becomes 0.0, as in a sum that begins with it
+        for later in range(1, indices.shape[1]):  # one term at a time: the order of a sum decides its last bit
+            same = taken[:, :-later] & taken[:, later:] & (atom[:, :-later] == atom[:, later:])
+            if not bool(same.any()):
+                break
+            sums[:, :-later] += torch.where(same, terms[:, later:], 0)
+        first = taken.clone()
+        first[:, 1:] &= ~taken[:, :-1] | (atom[:, 1:] != atom[:, :-1])
+        kept = torch.empty_like(picked).scatter_(1, by_atom, first)
+        merged = torch.empty_like(coefficients).scatter_(1, by_atom, sums)
         order = kept.logical_not().to(torch.int8).argsort(dim=1, stable=True)  # kept ones to the front, in order
         number = kept.sum(dim=1)
         padding = steps >= number[:, None]

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from itda.core.pursuit import gram_torch
 from itda.core.pursuit.fixed_order import fixed_dot
-from itda.core.pursuit.gram_torch import COARSE, Codes
+from itda.core.pursuit.gram_torch import COARSE
 from itda.core.pursuit.products import UNIT, product_error
 from itda.core.pursuit.rules import PursuitRules
+from itda.core.pursuit.start import Codes, Start
 
 DONE, CROWDED, NEEDS_ROW = 0, 1, 2
 """Why a row stopped: it is done; too many atoms are near its best; the Gram row of an atom picked is not there."""
@@ -59,7 +60,7 @@ class Rows:
     @staticmethod
     def of(targets: Float[Tensor, "rows d_model"], k: int, enough: float) -> Rows:
         """Return some targets before their first step; `enough` is the share of energy at which a row is done."""
-        start = gram_torch.Start.of(targets, enough)
+        start = Start.of(targets, enough)
         rows, device = len(targets), targets.device
         return Rows(
             start.z,
@@ -84,10 +85,8 @@ class Rows:
 
     def codes(self, table: Float32[Tensor, "room d_model"], rules: PursuitRules, dtype: torch.dtype) -> Codes:
         """Return the codes of rows that are done, and shares left over, as `plain.pursue`; `dtype` is the targets'."""
-        taken = torch.arange(self.picks.shape[1], device=self.picks.device) < self.step[:, None]
-        picks, coefficients = torch.where(taken, self.picks, 0).long(), torch.where(taken, self.coefficients, 0.0)
-        start = gram_torch.Start(self.z, self.exponent, self.energy, self.least, self.faint)
-        return start.finish((picks, coefficients, self.step.long(), self.left), table, rules, dtype)
+        start = Start(self.z, self.exponent, self.energy, self.least, self.faint)
+        return start.finish((self.picks, self.coefficients, self.step, self.left), table, rules, dtype)
 
 
 @dataclass(eq=False)

@@ -15,6 +15,8 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.nn import functional
 
+from itda.core.pursuit.or_torch import KernelOrTorch
+
 LANES = 256
 """The partial sums that a sum is folded to first: on a GPU, all numbers that one thread holds become one."""
 
@@ -73,11 +75,39 @@ def weighted_atoms(
     coefficients: Float64[Tensor, "batch k"], atoms: Tensor, indices: Tensor
 ) -> Float64[Tensor, "batch d_model"]:
     """Return sum_t coefficients[:, t] * atoms[indices[:, t]], one term after the other."""
+    some = coefficients.numel() > 0 and atoms.numel() > 0
+    form = WEIGHTED.on(atoms.device) if some else _weighted_torch
+    return form(coefficients, atoms, indices)[0]
+
+
+def _weighted_torch(coefficients: Tensor, atoms: Tensor, indices: Tensor) -> tuple[Float64[Tensor, "batch d_model"]]:
     total = coefficients.new_zeros(len(coefficients), atoms.shape[1])
     for step in range(coefficients.shape[1] if len(atoms) else 0):
         # A product and a sum, not addcmul: a fused multiply-add rounds once, and only where the hardware has one.
         total += coefficients[:, step, None] * atoms[indices[:, step]].double()
-    return total
+    return (total,)
+
+
+def weighted_triton(coefficients: Tensor, atoms: Tensor, indices: Tensor) -> tuple[Float64[Tensor, "batch d_model"]]:
+    """Return what `weighted_atoms` does in one kernel, a program for each row and some columns."""
+    from itda.core.pursuit.rows_kernel import sum_of_atoms
+
+    (rows, k), width = coefficients.shape, atoms.shape[1]
+    total = coefficients.new_empty(rows, width)
+    tile = min(TILE, max(32, 1 << (width - 1).bit_length()))
+    settings = {"TILE": tile, "num_warps": max(1, tile // 256), "enable_fp_fusion": False}
+    with torch.cuda.device_of(atoms):
+        sum_of_atoms[(rows, -(-width // tile))](
+            coefficients.contiguous(), indices.contiguous(), atoms.contiguous(), total, width, k, **settings
+        )
+    return (total,)
+
+
+TILE = 1024
+"""The most columns of a program of `weighted_triton`."""
+
+WEIGHTED = KernelOrTorch("sums of atoms", weighted_triton, _weighted_torch)
+"""`weighted_triton` where it can be trusted, else torch."""
 
 
 def scaled(x: Float64[Tensor, "*batch"], exponent: Tensor) -> Float64[Tensor, "*batch"]:

@@ -11,10 +11,10 @@ from torch import Tensor
 from itda.core.pursuit import advance, gram_torch, plain, stepwise
 from itda.core.pursuit.advance import Correlations, Rows
 from itda.core.pursuit.gram_kept import KeptGram, capacity_of
-from itda.core.pursuit.gram_torch import Codes
 from itda.core.pursuit.or_torch import holds
 from itda.core.pursuit.products import correlations, product_error
 from itda.core.pursuit.rules import Pursuit, rules_of
+from itda.core.pursuit.start import Codes
 from itda.core.pursuit.stepwise import Ways
 from itda.core.pursuit.triton_limits import REGISTERS, WIDEST, fits_on_chip, has_kernel, launch_of
 from itda.machine import free_device_memory, missing_for_triton

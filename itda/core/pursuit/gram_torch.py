@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
@@ -27,12 +26,12 @@ from torch import Tensor
 
 from itda.core.code import SparseCode
 from itda.core.pursuit import plain
-from itda.core.pursuit.fixed_order import fixed_dot, root, scaled
+from itda.core.pursuit.fixed_order import fixed_dot
 from itda.core.pursuit.plain import rows_at_once
 from itda.core.pursuit.products import UNIT, correlations, product_error
-from itda.core.pursuit.refit import refitted
 from itda.core.pursuit.rules import Pursuit, PursuitRules, rules_of
 from itda.core.pursuit.rules.base import Score, magnitude
+from itda.core.pursuit.start import Codes, Picks, Start
 from itda.core.pursuit.subtraction import LeastSquares, Projection
 
 CROWD = 64
@@ -40,9 +39,6 @@ CROWD = 64
 
 COARSE = 4.0
 """A fresh product may help where E is more than this many times its bound."""
-
-Codes = tuple[SparseCode, Float64[Tensor, " batch"]]
-Picks = tuple[Int64[Tensor, "batch k"], Float64[Tensor, "batch k"], Int64[Tensor, " batch"], Float64[Tensor, " batch"]]
 
 
 def pursue(
@@ -102,48 +98,14 @@ def crowd_of(number: int) -> int:
 
 def joined(parts: list[tuple[SparseCode, Tensor]]) -> Codes:
     """Join groups of rows, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
     code = SparseCode(
         torch.cat([code.indices for code, _ in parts]),
         torch.cat([code.coefficients for code, _ in parts]),
         torch.cat([code.count for code, _ in parts]),
     )
     return code, torch.cat([left for _, left in parts])
-
-
-@dataclass(frozen=True)
-class Start:
-    """The start of a pursuit: z = 2^-exponent targets, with entries near 1, and its energy ||z||^2."""
-
-    z: Float64[Tensor, "batch d_model"]
-    exponent: Tensor
-    energy: Float64[Tensor, " batch"]
-    least: Float64[Tensor, " batch"]
-    """A row is done once no more than this is left of its energy."""
-    faint: Float64[Tensor, " batch"]
-    """A row is done once its next coefficient is no larger than this."""
-
-    @staticmethod
-    def of(targets: Float[Tensor, "batch d_model"], enough: float) -> Start:
-        """Scale the targets, and set the limits at which rows are done."""
-        exponent = torch.frexp(targets.abs().amax(dim=1)).exponent
-        z = scaled(targets.double(), -exponent[:, None])
-        energy = fixed_dot(z, z)
-        least = energy * max(enough, plain.RESOLUTION**2)
-        return Start(z, exponent, energy, least, plain.RESOLUTION * root(energy))
-
-    def finish(
-        self, picks: Picks, atoms: Float[Tensor, "atoms d_model"], rules: PursuitRules, dtype: torch.dtype
-    ) -> Codes:
-        """Merge repeated picks, refit if the rules say so, and undo the scaling."""
-        indices, coefficients, count, left = picks
-        code = SparseCode.from_picks(indices, coefficients, count)
-        if rules.refit:
-            code, left = refitted(self.z, atoms, code)
-        left_over = torch.where(self.energy > 0, left / self.energy, 0.0)
-        coefficients = scaled(code.coefficients, self.exponent[:, None])
-        return SparseCode(
-            code.indices, coefficients.to(torch.promote_types(dtype, torch.float32)), code.count
-        ), left_over
 
 
 def _pursue_rows(

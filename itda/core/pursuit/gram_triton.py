@@ -9,11 +9,8 @@ from torch import Tensor
 from itda.core.pursuit import gram_torch, gram_triton_kernel
 from itda.core.pursuit.advance import SCALE, Atoms, Correlations, Rows
 from itda.core.pursuit.products import UNIT, product_error
-from itda.core.pursuit.triton_limits import LEAST_GROWN, Launch, lanes_of, launch_of, lines_of
+from itda.core.pursuit.triton_limits import LEAST_GROWN, UNFUSED, Launch, lanes_of, launch_of, lines_of
 from itda.machine import triton_is_interpreted
-
-UNFUSED = {"enable_fp_fusion": False}
-"""The compiler's setting that keeps products and sums apart; only what is off by a bound is fused, by name."""
 
 
 def advance_triton(

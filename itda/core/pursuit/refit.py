@@ -7,6 +7,8 @@ order in both, so that no bit differs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
@@ -16,36 +18,77 @@ from itda.core.pursuit.fixed_order import fixed_dot, root, weighted_atoms
 from itda.core.pursuit.or_torch import KernelOrTorch
 from itda.core.pursuit.plain import rows_at_once
 from itda.core.pursuit.subtraction import DEPENDENT
-from itda.core.pursuit.triton_limits import lanes_of
+from itda.core.pursuit.triton_limits import UNFUSED, WIDEST, lanes_of, places_of
+
+MOST = 64
+"""The most atoms of a row whose inner products a kernel holds in registers."""
 
 
 def refitted(
     z: Float64[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"], code: SparseCode
 ) -> tuple[SparseCode, Float64[Tensor, " batch"]]:
-    """Return the fit of `refit_at_once`, and what it leaves of each row's energy."""
-    code = refit_at_once(z, atoms, code)
-    r = z - weighted_atoms(code.coefficients, atoms, code.indices)
-    return code, fixed_dot(r, r)
-
-
-def refit_at_once(
-    z: Float64[Tensor, "batch d_model"], atoms: Float[Tensor, "atoms d_model"], code: SparseCode
-) -> SparseCode:
     """Fit a code's coefficients by least squares on its atoms, as `plain.refit`; atoms that depend on others go.
 
+    Also returns what the fit leaves of each row's energy, ||z - a D||^2.
+
     >>> code = SparseCode(torch.tensor([[0, 1]]), torch.tensor([[1.0, 1.0]]).double(), torch.tensor([2]))
-    >>> refit_at_once(torch.tensor([[3.0, 4.0]]).double(), torch.eye(2), code).coefficients.tolist()
-    [[3.0, 4.0]]
+    >>> code, left = refitted(torch.tensor([[3.0, 4.0, 1.0]]).double(), torch.eye(3), code)
+    >>> code.coefficients.tolist(), left.tolist()
+    ([[3.0, 4.0]], [1.0])
     """
-    size = max(1, rows_at_once(code.k * max(code.k, atoms.shape[1]), z.device))
-    fitted = []
-    for part in torch.arange(len(z), device=z.device).split(size):
-        indices, count = code.indices[part], code.count[part]
-        gram, value = PRODUCTS.on(z.device)(z[part], atoms, indices)
-        fitted.append(_fit(gram, value, indices, count))
-    columns = zip(*fitted, strict=True) if fitted else ([code.indices], [code.coefficients], [code.count])
-    indices, coefficients, count = (torch.cat(list(column)) for column in columns)
-    return SparseCode(indices, coefficients, count)
+    has_kernel = z.numel() > 0 and z.shape[1] <= WIDEST and 0 < code.k <= MOST
+    form = REFIT.on(z.device) if has_kernel else refit_torch
+    indices, coefficients, count, left = form(z, atoms, code.indices, code.count)
+    return SparseCode(indices, coefficients, count), left
+
+
+def refit_torch(
+    z: Float64[Tensor, "batch d_model"],
+    atoms: Float[Tensor, "atoms d_model"],
+    indices: Int64[Tensor, "batch k"],
+    count: Int64[Tensor, " batch"],
+) -> Sequence[Tensor]:
+    """Return indices, coefficients and count of the fit to each row's atoms, and the energy that it leaves."""
+    k = indices.shape[1]
+    size = rows_at_once(k * max(k, atoms.shape[1]), z.device)
+    parts = zip(z.split(size), indices.split(size), count.split(size), strict=True)
+    fitted = [_fit(*_products_torch(target, atoms, some), some, number) for target, some, number in parts]
+    indices, coefficients, count = (torch.cat(column) for column in zip(*fitted, strict=True))
+    r = z - weighted_atoms(coefficients, atoms, indices)
+    return indices, coefficients, count, fixed_dot(r, r)
+
+
+def refit_triton(
+    z: Float64[Tensor, "batch d_model"],
+    atoms: Float[Tensor, "atoms d_model"],
+    indices: Int64[Tensor, "batch k"],
+    count: Int64[Tensor, " batch"],
+) -> Sequence[Tensor]:
+    """Return what `refit_torch` does, by three kernels for a group of rows."""
+    from itda.core.pursuit.refit_kernel import fit, left_over, products
+
+    (rows, k), width = indices.shape, z.shape[1]
+    z, atoms, indices, count = z.contiguous(), atoms.contiguous(), indices.contiguous(), count.contiguous()
+    fitted, number = torch.empty_like(indices), torch.empty_like(count)
+    coefficients, left = z.new_empty(rows, k), z.new_empty(rows)
+    lanes = lanes_of(width)
+    wide = {"LANES": lanes, "num_warps": min(8, lanes // 256), **UNFUSED}
+    square = {"DEPENDENT": DEPENDENT, "K": places_of(k), "num_warps": 1 if k <= 32 else 2, **UNFUSED}
+    size = rows_at_once(k * k, z.device)
+    gram, with_z = z.new_empty(min(rows, size), k, k), z.new_empty(min(rows, size), k)
+    with torch.cuda.device_of(z):
+        for start in range(0, rows, size):
+            part = slice(start, start + size)
+            some, number_of_some = indices[part], count[part]
+            products[(len(some), k)](z[part], atoms, some, number_of_some, gram, with_z, width, k, **wide)
+            made = fitted[part], coefficients[part], number[part]
+            fit[(len(some),)](gram, with_z, some, number_of_some, *made, k, **square)
+        left_over[(rows,)](z, atoms, fitted, coefficients, number, left, width, k, **wide)
+    return fitted, coefficients, number, left
+
+
+REFIT = KernelOrTorch("refit", refit_triton, refit_torch)
+"""`refit_triton` where it can be trusted, else `refit_torch`."""
 
 
 def _products_torch(
@@ -57,26 +100,6 @@ def _products_torch(
     for t in range(k):
         gram[:, t, : t + 1] = fixed_dot(taken[:, : t + 1], taken[:, t, None].expand(-1, t + 1, -1))
     return gram, fixed_dot(taken, z[:, None].expand_as(taken))
-
-
-def products_triton(
-    z: Float64[Tensor, "some d_model"], atoms: Float[Tensor, "atoms d_model"], indices: Int64[Tensor, "some k"]
-) -> tuple[Float64[Tensor, "some k k"], Float64[Tensor, "some k"]]:
-    """Return what `_products_torch` does, by one program for each atom of a row."""
-    from itda.core.pursuit.refit_kernel import products
-
-    rows, k = indices.shape
-    gram, with_z = z.new_zeros(rows, k, k), z.new_zeros(rows, k)
-    lanes = lanes_of(z.shape[1])
-    settings = {"LANES": lanes, "num_warps": min(8, lanes // 256), "enable_fp_fusion": False}
-    atoms = atoms.contiguous()
-    with torch.cuda.device_of(z):
-        products[(rows, k)](z.contiguous(), atoms, indices.int().contiguous(), gram, with_z, z.shape[1], k, **settings)
-    return gram, with_z
-
-
-PRODUCTS = KernelOrTorch("refit", products_triton, _products_torch)
-"""`products_triton` where it can be trusted, else `_products_torch`."""
 
 
 def _fit(

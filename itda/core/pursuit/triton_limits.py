@@ -15,9 +15,11 @@ REGISTERS = 192 * 2**10
 WIDEST = 2**14
 """The widest residual, in float64, that the registers of a program hold."""
 
-
 LEAST_GROWN = 4096
 """Places for correlations in growth, however few atoms there are."""
+
+UNFUSED = {"enable_fp_fusion": False}
+"""The compiler's setting that keeps products and sums apart; only what is off by a bound is fused, by name."""
 
 
 def has_kernel(pursuit: Pursuit) -> bool:
@@ -54,6 +56,15 @@ def lanes_of(d: int) -> int:
     (256, 1024)
     """
     return max(256, power_of_two(d))
+
+
+def places_of(k: int) -> int:
+    """Return the places that a kernel has for the atoms of a row: a power of two, and not a kernel for each small one.
+
+    >>> places_of(5), places_of(40)
+    (16, 64)
+    """
+    return max(16, power_of_two(k))
 
 
 class Launch(NamedTuple):

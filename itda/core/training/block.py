@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int16, Int32
 from torch import Tensor
 
-from itda.core.code import SparseCode
 from itda.core.pursuit.advance import NEVER, Atoms, Correlations, Rows, entry_error, in_16_bits
 from itda.core.pursuit.fixed_order import root
 from itda.core.pursuit.gram_torch import rows_at_once
 from itda.core.pursuit.products import correlations, product_error
 from itda.core.pursuit.refit import refitted
+from itda.core.pursuit.start import merged
 from itda.core.pursuit.stepwise import Ways, run
 from itda.core.training.replay import first_change
 
@@ -202,6 +202,6 @@ def refitted_energy(rows: Rows, which: Int32[Tensor, " some"], atoms: Atoms) -> 
     """Return the energy that least squares on the picked atoms leave of some rows."""
     found = []
     for part in which.split(rows_at_once(rows.picks.shape[1] * atoms.table.shape[1], which.device)):
-        code = SparseCode.from_picks(rows.picks[part].long(), rows.coefficients[part], rows.step[part].long())
+        code = merged(rows.picks[part], rows.coefficients[part], rows.step[part])
         found.append(refitted(rows.z[part], atoms.table, code)[1])
     return torch.cat([rows.energy.new_empty(0), *found])

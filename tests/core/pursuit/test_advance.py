@@ -20,6 +20,7 @@ from itda.core.pursuit.advance import (
 )
 from itda.core.pursuit.products import correlations, product_error
 from itda.core.pursuit.rules import rules_of
+from itda.core.pursuit.start import Start
 from itda.core.pursuit.stepwise import run
 
 EVERY_CASE = pytest.mark.parametrize("name", [name for name in CASES if name != "float64 atoms"])
@@ -42,7 +43,7 @@ def all_rows(rows: Rows) -> torch.Tensor:
 def codes_of(rows: Rows, table: torch.Tensor, dtype: torch.dtype):
     picked = torch.arange(rows.picks.shape[1]) < rows.step[:, None]
     picks = torch.where(picked, rows.picks, 0).long(), torch.where(picked, rows.coefficients, 0.0)
-    start = gram_torch.Start(rows.z, rows.exponent, rows.energy, rows.least, rows.faint)
+    start = Start(rows.z, rows.exponent, rows.energy, rows.least, rows.faint)
     return start.finish((*picks, rows.step.long(), rows.left), table, rules_of("mp"), dtype)
 
 
