@@ -73,6 +73,7 @@ def refit_triton(
     coefficients, left = z.new_empty(rows, k), z.new_empty(rows)
     lanes = lanes_of(width)
     wide = {"LANES": lanes, "num_warps": min(8, lanes // 256), **UNFUSED}
+    # As few warps as hold the matrix without spilling: there is little to do between their exchanges.
     square = {"DEPENDENT": DEPENDENT, "K": places_of(k), "num_warps": 1 if k <= 32 else 2, **UNFUSED}
     size = rows_at_once(k * k, z.device)
     gram, with_z = z.new_empty(min(rows, size), k, k), z.new_empty(min(rows, size), k)
