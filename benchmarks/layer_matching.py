@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from classical import classical_matrices
 from common import RESULTS, Results, paragraph, table
 from family import CACHE, MEMBERS, new_model, shared_tokenizer, trained
 from family_data import Read, beginnings, read
 from matching import difference, jackknife, score, self_similarity
 
 from itda import ITDA, Trainer
-from itda.core.similarity import Linear, Relative, Statistics, rbf_cka_matrix, regression_r2, shared_neighbours_matrix
 from itda.core.similarity.overlap import Members, Universe, index_matrices
 from itda.core.similarity.transport import agreement, soft_overlap, transported
 from itda.sources.models.transformers import LanguageModel
@@ -32,7 +32,6 @@ DEVELOPMENT_TOKENS = 5000
 GRID = [(k, threshold, offset) for k in (2, 4, 8, 16) for threshold in (0.05, 0.1, 0.2) for offset in (0, 4096)]
 SETTINGS = (4, 0.05, 4096)
 """k, threshold and tokens of the offset; what `--choose` chose."""
-ANCHORS, DRAWS, SUBSAMPLE = 300, 5, 2000
 EVALUATED = 400
 """Tokens on which transported dictionaries are compared, evenly spread."""
 OURS = ("weighted", "jaccard", "adjusted", "overlap_coefficient", "matched")
@@ -114,42 +113,6 @@ def transported_matrices(several: list[Read], models: list[list[ITDA]]) -> dict[
     return {name: (matrix + matrix.T) / 2 for name, matrix in found.items()}
 
 
-def classical_matrices(several: list[Read]) -> dict[str, np.ndarray]:
-    """Every index of `itda.core.similarity`, on the same tokens: those that fit or draw anchors do so among them."""
-    parts = [x for one in several for x in one.activations]
-    widths, tokens = [x.shape[1] for x in parts], parts[0].shape[0]
-    documents = several[0].documents
-    found = {}
-    whole, fit, held_out = Statistics(widths), Statistics(widths), Statistics(widths)
-    # Documents, not tokens, are what is held out.
-    half = torch.from_numpy(documents % 2 == 0)
-    for rows in torch.arange(tokens).split(1024):
-        whole.add([x[rows] for x in parts])
-        fit.add([x[rows[half[rows]]] for x in parts])
-        held_out.add([x[rows[~half[rows]]] for x in parts])
-    linear = Linear(whole)
-    for name in ("cka", "cka_unbiased", "cka_zscored", "svcca", "cca", "pwcca", "procrustes"):
-        found[name] = linear.matrix(name).numpy()
-    found["regression"] = regression_r2(Linear(fit), held_out).numpy()
-    means = [whole.mean(i) for i in range(len(parts))]
-    for name, own in (("relative", None), ("relative_centred", means)):
-        draws = []
-        for draw in range(DRAWS):
-            order = torch.randperm(tokens, generator=torch.Generator().manual_seed(draw))
-            anchors, rest = order[: min(ANCHORS, tokens // 4)], order[min(ANCHORS, tokens // 4) :]
-            relative = Relative([x[anchors] for x in parts], means=own)
-            for rows in rest.split(1024):
-                relative.add([x[rows] for x in parts])
-            draws.append(relative.matrix().numpy())
-        found[name] = np.mean(draws, axis=0)
-    sample = torch.randperm(tokens, generator=torch.Generator().manual_seed(0))[:SUBSAMPLE]
-    found["rbf_cka"] = rbf_cka_matrix([x[sample] for x in parts]).numpy()
-    found["neighbours"] = shared_neighbours_matrix([x[sample] for x in parts]).numpy()
-    norms = torch.stack([x.norm(dim=1) for x in parts]).double()
-    found["norms"] = np.corrcoef(norms.numpy())
-    return found
-
-
 def shuffled(several: list[Read]) -> list[Read]:
     """The control: tokens paired at random between models. Labels stay, so activations move to others' labels."""
     moved = []
@@ -175,7 +138,8 @@ def measured(
         seconds["transported"] = time.process_time() - started
     if "classical" in parts:
         started = time.process_time()
-        matrices |= classical_matrices(several)
+        sites = [x for one in several for x in one.activations]
+        matrices |= classical_matrices(sites, several[0].documents)
         seconds["classical"] = time.process_time() - started
     return matrices, seconds, [len(model) for row in models for model in row]
 

@@ -2,6 +2,7 @@
 
 The unit of replication is the model: pairs share models and sites share pairs, so intervals are by the delete-one-model
 jackknife with Student's t of M - 1 degrees of freedom, and indices are compared by the jackknife of their difference.
+Over several families of models, errors of the families' means add as those of independent things do.
 """
 
 from dataclasses import dataclass
@@ -59,6 +60,17 @@ def jackknife(values: dict[tuple[int, int], float]) -> tuple[float, float]:
 def difference(a: dict[tuple[int, int], float], b: dict[tuple[int, int], float]) -> tuple[float, float]:
     """The mean of a - b over pairs of models, with the half width of its interval."""
     return jackknife({pair: a[pair] - b[pair] for pair in a})
+
+
+def over_families(several: list[tuple[float, float]], models: int) -> tuple[float, float]:
+    """The mean of families' means, and half its 95% interval: families are taken as given, models as drawn.
+
+    Errors of families add as those of independent things do; degrees of freedom are Satterthwaite's.
+    """
+    variances = np.array([(half / T[models - 1]) ** 2 for _, half in several])
+    freedom = models - 1 if not variances.any() else int(variances.sum() ** 2 * (models - 1) / (variances**2).sum())
+    half = T.get(freedom, 2.228) * np.sqrt(variances.sum()) / len(several)
+    return float(np.mean([mean for mean, _ in several])), float(half)
 
 
 def self_similarity(matrix: np.ndarray) -> float:

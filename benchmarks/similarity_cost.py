@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from classical import classical_matrices
 from common import RESULTS, Results, forget_peak, gib, labels_for, most_resident, paragraph, resident, table
 from family_data import Read
-from layer_matching import classical_matrices, dictionaries, label_matrices
+from layer_matching import dictionaries, label_matrices
 
 MODELS, SITES, WIDTH, LATENTS = 6, 12, 128, 40
 
@@ -63,7 +64,7 @@ def main() -> None:
     sizes = [len(model) for row in models for model in row]
     del models
     started = time.perf_counter()
-    classical_matrices(several)
+    classical_matrices([x for one in several for x in one.activations], several[0].documents)
     rows["classical: 14 matrices"] = time.perf_counter() - started
     total = time.perf_counter() - began
     peak = most_resident() - before
