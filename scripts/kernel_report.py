@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from itda.core.pursuit.triton_limits import Launch, launch_of, lines_of
+from itda.core.pursuit.triton_limits import Launch, kernel_for, launch_of
 
 REGISTERS, SHARED, PROGRAMS = 65536, 227 * 2**10, 32
 """What an SM of an H100 has for all its programs: registers, bytes of shared memory, places."""
@@ -51,19 +51,14 @@ def compiled(launch: Launch, m: int, growing: bool) -> Any:
     from triton.compiler import ASTSource
     from triton.compiler import compile as build
 
-    from itda.core.pursuit import gram_triton_kernel
+    from itda.core.pursuit.gram_triton import KERNELS, constants_of
 
-    kernel: Any = gram_triton_kernel.on_chip if launch.on_chip else gram_triton_kernel.streaming
-    constants = {
-        "BLOCK": launch.block,
-        "LANES": launch.lanes,
-        "WARPS": launch.warps,
-        "EACH": launch.each,
-        "LINES": lines_of(m),
-    }
-    constants |= {"COMPILED": True, "FAST": False, "SLOTS": False, "GROWING": growing}
+    kernel = KERNELS[launch.kernel]
+    constants = constants_of(launch, m) | {"COMPILED": True, "FAST": False, "SLOTS": False, "GROWING": growing}
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     types = types_of(kernel.arg_names) | dict.fromkeys(constants, "constexpr")
+    if launch.kernel == "packed":
+        types |= {"c": "*i64", "gram": "*i32"}
     whole = {"c_stride", "gram_stride", "reach", "width"}  # multiples of 16, as tensors' addresses are
     aligned = [i for i, name in enumerate(kernel.arg_names) if types[name].startswith("*") or name in whole]
     source = ASTSource(kernel, types, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
@@ -109,7 +104,7 @@ def line_of(m: int, d: int, launch: Launch, growing: bool) -> str:
     count = {name: len(re.findall(name, code.step)) for name in (r"BAR\.SYNC", "SHFL", "DADD", "DMUL", "F2F", "I2F")}
     fused = len(re.findall(r"\bDFMA\b", code.whole)), kernel.asm["ptx"].count("fma.rn.f64")
     cells = [
-        *(f"{m:,}", f"{d:,}", "on chip" if launch.on_chip else "streaming", launch.warps, registers),
+        *(f"{m:,}", f"{d:,}", launch.kernel, launch.warps, registers),
         *(f"{usage[2]} ({spills})", shared, programs, count[r"BAR\.SYNC"], count["SHFL"], loads),
         *(f"{count['DADD']} + {count['DMUL']}", f"{count['F2F']} + {count['I2F']}", code.step.count("\n")),
         f"{fused[0]}, {fused[1]}",
@@ -129,7 +124,7 @@ def profile(m: int, d: int) -> int:
     if shutil.which("ncu") is None:
         print("scripts/kernel_report.py: no ncu here; install NVIDIA Nsight Compute.", file=sys.stderr)
         return 2
-    command = ["ncu", "--set", "full", "--kernel-name", "regex:on_chip|streaming", "--launch-count", "2"]
+    command = ["ncu", "--set", "full", "--kernel-name", "regex:on_chip|packed|streaming", "--launch-count", "2"]
     return subprocess.run([*command, sys.executable, __file__, "--once", f"{m},{d}"], check=False).returncode
 
 
@@ -165,7 +160,7 @@ def main() -> int:
         return max(profile(m, d) for m, d in cases)
     print(HEADER + "\n" + "|---" * (HEADER.count("|") - 1) + "|")
     for m, d in cases:
-        launch = launch_of(m, d)
+        launch = launch_of(m, d, None if arguments.growing else kernel_for(m, d))
         launch = launch._replace(warps=arguments.warps or launch.warps)
         launch = launch._replace(registers=arguments.registers or launch.registers)
         print(line_of(m, d, launch, arguments.growing), flush=True)

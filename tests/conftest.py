@@ -4,16 +4,12 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import inspect
 import sys
-import typing
 
-import jaxtyping
 import pytest
+import shape_checks
 import torch
-from beartype import BeartypeConf, beartype
 from hypothesis import settings
-from jaxtyping import _decorator as decorator
 
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("house")
@@ -28,34 +24,7 @@ LONG = (
     "tests/core/training/test_growth.py",
 )
 
-shape_checked = jaxtyping.jaxtyped
-type_checked = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
-
-
-def has_shapes(hint) -> bool:
-    return (inspect.isclass(hint) and issubclass(hint, jaxtyping.AbstractArray)) or any(
-        has_shapes(part) for part in typing.get_args(hint)
-    )
-
-
-def checked(function=None, *, typechecker=None):
-    """As jaxtyping's import hook checks a function, but one without shapes by beartype alone; errors are the same.
-
-    jaxtyping binds the arguments of every call by name, which took a third of the whole run.
-    """
-    if function is None:
-        return lambda given: checked(given, typechecker=typechecker)
-    if inspect.isfunction(function) and typechecker is not None:
-        try:
-            if not any(map(has_shapes, typing.get_type_hints(function).values())):
-                return type_checked(function)
-        except Exception:  # a hint that cannot be read here: jaxtyping leaves it out and checks the others
-            pass
-    return shape_checked(function, typechecker=typechecker)
-
-
-# `decorator` is where jaxtyping takes methods, properties and dataclasses apart.
-jaxtyping.jaxtyped = decorator.jaxtyped = checked
+shape_checks.check_everything()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -95,6 +95,7 @@ class Atoms:
 
     table: Float32[Tensor, "room d_model"]
     gram: Int16[Tensor, "held width"]
+    """Where every row sees all atoms, columns past them hold 0."""
     slots: Int32[Tensor, " known"] | None
     """Row of `gram` that an atom has, -1 for none; None if atom j has row j."""
     number: int

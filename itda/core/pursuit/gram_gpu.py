@@ -16,11 +16,18 @@ from itda.core.pursuit.products import correlations, product_error
 from itda.core.pursuit.rules import Pursuit, rules_of
 from itda.core.pursuit.start import Codes
 from itda.core.pursuit.stepwise import Ways
-from itda.core.pursuit.triton_limits import REGISTERS, WIDEST, fits_on_chip, has_kernel, launch_of
+from itda.core.pursuit.triton_limits import REGISTERS, WIDEST, Kernel, has_kernel, kernel_for, launch_of
 from itda.machine import free_device_memory, missing_for_triton
 
-Method = Literal["triton-on-chip", "triton-streaming", "steps", "gram", "plain"]
+Method = Literal["triton-on-chip", "triton-packed", "triton-streaming", "steps", "gram", "plain"]
 """A way to run a pursuit on a GPU; `choose` describes each."""
+
+METHODS: dict[Kernel, Method] = {
+    "on chip": "triton-on-chip",
+    "packed": "triton-packed",
+    "streaming": "triton-streaming",
+}
+KERNELS: dict[Method, Kernel] = {method: kernel for kernel, method in METHODS.items()}
 
 RESERVE = 3 * 2**30
 """Bytes kept free of the Gram matrix: for the correlations of a group of rows, and the atoms that a refit gathers."""
@@ -45,12 +52,13 @@ def choose(m: int, d: int, k: int, free_bytes: int, stepwise: bool, has_triton: 
     - `steps`: in torch; reads and writes the m correlations of a row several times per step;
     - `triton-on-chip` reads m numbers of the Gram matrix per step, and nothing else of size m. For up to 2^15 atoms:
       4 m + 8 d bytes, each padded to a power of two, within `REGISTERS`. Only with the whole matrix;
+    - `triton-packed`, the same with correlations in 16 bits, for up to 2^16 atoms;
     - `triton-streaming`: any m; reads and writes the correlations once per step. d up to `WIDEST`.
 
     >>> choose(16384, 4096, 40, free_bytes=80 * 10**9, stepwise=True, has_triton=True)
     'triton-on-chip'
     >>> choose(65536, 4096, 40, free_bytes=80 * 10**9, stepwise=True, has_triton=True)
-    'triton-streaming'
+    'triton-packed'
     >>> choose(65536, 4096, 40, free_bytes=80 * 10**9, stepwise=False, has_triton=False)
     'gram'
     >>> choose(65536, 4096, 40, free_bytes=16 * 10**9, stepwise=False, has_triton=False)
@@ -63,7 +71,7 @@ def choose(m: int, d: int, k: int, free_bytes: int, stepwise: bool, has_triton: 
     if not has_triton or d > WIDEST:
         return "steps"
     whole = capacity_of(m, free_bytes - RESERVE, 0) == m
-    return "triton-on-chip" if whole and fits_on_chip(m, d) else "triton-streaming"
+    return METHODS[kernel_for(m, d) if whole else "streaming"]
 
 
 class GpuPursuit:
@@ -151,7 +159,8 @@ class GpuPursuit:
             return Ways(advance.advance, advance.units)
         from itda.core.pursuit.gram_triton import advance_triton, units_triton
 
-        launch = launch_of(*self.atoms.shape, on_chip=self.method == "triton-on-chip")
+        m, d = self.atoms.shape
+        launch = launch_of(m, d, KERNELS[self.method])
         return Ways(partial(advance_triton, fast=self.fast, launch=launch), units_triton)
 
     def _prove(self, targets: Float[Tensor, "batch d_model"], enough: float) -> None:
@@ -169,7 +178,7 @@ class GpuPursuit:
         elif self.method in ("steps", "gram"):
             why = missing or f"wider than {WIDEST:,}"
         else:
-            fits = "fit" if fits_on_chip(m, d) else "exceed"
+            fits = {"on chip": "fit", "packed": "in 16 bits fit", "streaming": "exceed"}[kernel_for(m, d)]
             why = f"correlations and residual {fits} {REGISTERS // 2**10} KiB of registers"
             why += "; fast: picks are approximate" if self.fast else ""
         if self.method not in ("plain", "gram"):

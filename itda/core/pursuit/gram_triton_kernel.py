@@ -153,10 +153,10 @@ def _norm(left, slack):
 
 
 @triton.jit
-def _fetch_ahead(gram_row, reach, LINES: tl.constexpr, COMPILED: tl.constexpr):
-    """Bring the start of a Gram row nearer, to the second cache, while other things are waited for."""
+def _fetch_ahead(gram_row, reach, LINES: tl.constexpr, LINE: tl.constexpr, COMPILED: tl.constexpr):
+    """Bring the start of a Gram row nearer, to the second cache, while other things are waited for: lines of LINE."""
     if COMPILED:
-        line = tl.minimum(tl.arange(0, LINES) * 64, reach - 1)
+        line = tl.minimum(tl.arange(0, LINES) * LINE, reach - 1)
         tl.inline_asm_elementwise(
             "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [gram_row + line], dtype=tl.int32, is_pure=False, pack=1
         )
@@ -297,7 +297,7 @@ def on_chip(
             going = row < 0
         else:
             slot = _slot_of(slots, best, SLOTS)
-            _fetch_ahead(gram + tl.maximum(slot, 0).to(tl.int64) * gram_stride, reach, BLOCK // 64, COMPILED)
+            _fetch_ahead(gram + tl.maximum(slot, 0).to(tl.int64) * gram_stride, reach, BLOCK // 64, 64, COMPILED)
             correlation = _fixed_sum(r * _atom(table, best, width, numbers), LANES)
             looked += found - 1
             if found > 1:
@@ -446,7 +446,7 @@ def streaming(
         correlation = left * 0
         if (found == 1) & (crowd > 0):
             slot = _slot_of(slots, best, SLOTS)
-            _fetch_ahead(gram + tl.maximum(slot, 0).to(tl.int64) * gram_stride, reach, LINES, COMPILED)
+            _fetch_ahead(gram + tl.maximum(slot, 0).to(tl.int64) * gram_stride, reach, LINES, 64, COMPILED)
             correlation = _fixed_sum(r * _atom(table, best, width, numbers), LANES)
         elif found > 0:
             many = tl.zeros([1, BLOCK], tl.int32)

@@ -1,6 +1,6 @@
 """Limits of the Triton kernels, in a module that can be imported where Triton is not installed."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from itda.core.pursuit.rules import Pursuit, rules_of
 from itda.core.pursuit.rules.mp import MP
@@ -21,6 +21,9 @@ LEAST_GROWN = 4096
 UNFUSED = {"enable_fp_fusion": False}
 """The compiler's setting that keeps products and sums apart; only what is off by a bound is fused, by name."""
 
+Kernel = Literal["on chip", "packed", "streaming"]
+"""Where a kernel has its correlations: in registers, in float32 or two in one; or in memory."""
+
 
 def has_kernel(pursuit: Pursuit) -> bool:
     """Tell if the kernels know the rules of a pursuit.
@@ -38,6 +41,25 @@ def fits_on_chip(m: int, d: int) -> bool:
     (True, False)
     """
     return 4 * power_of_two(m) + 8 * power_of_two(d) <= REGISTERS
+
+
+def fits_packed(m: int, d: int) -> bool:
+    """Tell if they fit with two correlations, in 16 bits each, in a register.
+
+    >>> fits_packed(65536, 4096), fits_packed(65537, 4096)
+    (True, False)
+    """
+    # What it unpacks takes some registers more.
+    return 2 * power_of_two(m) + 8 * power_of_two(d) <= REGISTERS - 2**15
+
+
+def kernel_for(m: int, d: int) -> Kernel:
+    """Choose a kernel for m atoms of width d, all of which every row sees, with their whole Gram matrix.
+
+    >>> kernel_for(16384, 4096), kernel_for(65536, 4096), kernel_for(131072, 4096)
+    ('on chip', 'packed', 'streaming')
+    """
+    return "on chip" if fits_on_chip(m, d) else "packed" if fits_packed(m, d) else "streaming"
 
 
 def power_of_two(n: int) -> int:
@@ -70,9 +92,9 @@ def places_of(k: int) -> int:
 class Launch(NamedTuple):
     """How a kernel is compiled and started."""
 
-    on_chip: bool
+    kernel: Kernel
     block: int
-    """Correlations that a program takes at a time: on chip all of a row, a power of two."""
+    """Correlations that a program takes at a time: all of a row, a power of two, unless they are in memory."""
     lanes: int
     """Places for the numbers of a residual: a power of two."""
     warps: int
@@ -83,8 +105,8 @@ class Launch(NamedTuple):
     """Most registers that a thread may have; None leaves it to the compiler."""
 
 
-def launch_of(m: int, d: int, on_chip: bool | None = None) -> Launch:
-    """Choose how to start the kernel for m atoms of width d; `on_chip` is by default what `fits_on_chip` says.
+def launch_of(m: int, d: int, kernel: Kernel | None = None) -> Launch:
+    """Choose how to start the kernel for m atoms of width d; `kernel` is by default on chip if that fits, or streaming.
 
     By what the kernels compile to (`scripts/kernel_report.py`): a program has eight warps, since sums in float64 leave
     eight numbers to exchange, and four where that leaves a thread little to hold. So many registers that next to
@@ -92,18 +114,21 @@ def launch_of(m: int, d: int, on_chip: bool | None = None) -> Launch:
     computes. The streaming kernel has an SM for itself: its correlations then stay in the second cache.
 
     >>> launch_of(16384, 4096)
-    Launch(on_chip=True, block=16384, lanes=4096, warps=8, each=8, registers=128)
-    >>> launch_of(65536, 768).on_chip
-    False
+    Launch(kernel='on chip', block=16384, lanes=4096, warps=8, each=8, registers=128)
+    >>> launch_of(65536, 768).kernel
+    'streaming'
     """
     lanes = lanes_of(d)
-    if not (fits_on_chip(m, d) if on_chip is None else on_chip):
-        return Launch(False, 8192 * 4096 // max(4096, lanes), lanes, 8, 4, None)
+    kernel = kernel or ("on chip" if fits_on_chip(m, d) else "streaming")
+    if kernel == "streaming":
+        return Launch(kernel, 8192 * 4096 // max(4096, lanes), lanes, 8, 4, None)
     block = max(256, power_of_two(m))
+    if kernel == "packed":
+        return Launch(kernel, max(1024, block), lanes, 8, 8, 255)
     warps = 4 if block + 2 * lanes <= 48 * 128 else 8
     held = (block + 2 * lanes) // (32 * warps)  # registers of a thread for c and r
     few = 96 if warps == 4 else 80
-    return Launch(True, block, lanes, warps, 8, few if held <= 48 else 128 if held <= 96 else None)
+    return Launch(kernel, block, lanes, warps, 8, few if held <= 48 else 128 if held <= 96 else None)
 
 
 def lines_of(m: int) -> int:

@@ -139,7 +139,10 @@ def test_a_gram_matrix_with_room_to_grow_is_taken_as_it_is():
         (16384, 16384, 40, 80, True, "triton-on-chip"),  # the residual takes half of the registers
         (16385, 16384, 40, 80, True, "triton-streaming"),
         (32768, 4096, 40, 80, True, "triton-on-chip"),
-        (32769, 768, 40, 80, True, "triton-streaming"),
+        (32769, 768, 40, 80, True, "triton-packed"),
+        (65536, 4096, 40, 80, True, "triton-packed"),
+        (65536, 4097, 40, 80, True, "triton-streaming"),
+        (65537, 768, 40, 80, True, "triton-streaming"),
         (16384, 16385, 40, 80, True, "steps"),
         (16384, 768, 40, 80, False, "steps"),
         (16384, 768, 40, 3, True, "triton-streaming"),  # nothing is left for the Gram matrix: some rows of it

@@ -23,10 +23,12 @@ from itda.core.pursuit.stepwise import Ways
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
-KERNELS = {"on chip": None, "streaming": 256}
+KERNELS = "on chip", "packed", "streaming"
+TILE = 256
 """The columns of a tile, of the kernel that has tiles."""
 
 EVERY_KERNEL = pytest.mark.parametrize("kernel", KERNELS)
+EVERY_KERNEL_IN_32_BITS = pytest.mark.parametrize("kernel", ["on chip", "streaming"])
 EVERY_CASE = pytest.mark.parametrize("name", [name for name in CASES if name != "float64 atoms"])
 
 
@@ -44,9 +46,9 @@ class Run:
         from itda.core.pursuit.gram_triton import advance_triton, units_triton
         from itda.core.pursuit.triton_limits import launch_of
 
-        launch = launch_of(*table.shape, on_chip=kernel == "on chip")
+        launch = launch_of(*table.shape, kernel)
         if kernel == "streaming":
-            launch = launch._replace(block=KERNELS[kernel])
+            launch = launch._replace(block=TILE)
         self.x, self.table = x.to(DEVICE), table.to(DEVICE)
         self.rows = Rows.of(self.x, k, enough)
         self.kept = KeptGram(self.table, 0 if rows_held else 10**9, rows_held or 0)
@@ -198,7 +200,7 @@ def put_back(case, kernel, back, applied, keep):
     return run.codes(), all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-@EVERY_KERNEL
+@EVERY_KERNEL_IN_32_BITS
 @settings(max_examples=6)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 20), st.integers(1, 6))
 def test_a_row_sees_only_the_atoms_born_before_it(worker, kernel, seed, number, width, k):
@@ -228,7 +230,7 @@ def pursued_in_growth(case, kernel, born):
     return run.to_the_end().codes()
 
 
-@EVERY_KERNEL
+@EVERY_KERNEL_IN_32_BITS
 @settings(max_examples=5)
 @given(st.integers(0, 10**6), st.integers(1, 3), st.integers(0, 20), st.integers(1, 7), st.booleans())
 def test_with_few_gram_rows_at_a_time_every_bit_is_that_of_plain(worker, kernel, seed, rows, more, k, keep):
@@ -257,25 +259,33 @@ def test_fast_picks_are_as_good_to_rounding_and_what_is_left_is_exact(worker, ke
     torch.testing.assert_close(left, residual.square().sum(1) / case.targets.double().square().sum(1))
 
 
-GPU_PURSUITS = {"on-chip": (None, "fits"), "streaming": (0, "60 of 100 rows fit")}
+GPU_PURSUITS = {
+    "on-chip": (None, "on chip", "residual fit 192 KiB of registers; the Gram matrix fits"),
+    "packed": (None, "packed", "residual in 16 bits fit 192 KiB of registers"),
+    "streaming": (0, "on chip", "60 of 100 rows fit"),
+}
 
 
 @pytest.mark.parametrize("method", GPU_PURSUITS)
 def test_gpu_pursuit_takes_the_kernels_and_gives_the_bits_of_plain(worker, method):
-    case, (memory, says) = Case(normal(9, 24), unit_rows(100, 24), 5), GPU_PURSUITS[method]
-    description, parts = worker(gpu_pursuit, case, memory)
+    case, (memory, kernel, says) = Case(normal(9, 24), unit_rows(100, 24), 5), GPU_PURSUITS[method]
+    description, parts = worker(gpu_pursuit, case, memory, kernel)
     assert description.startswith(f"pursuit: triton-{method} (100 atoms of width 24, k = 5; ")
     assert says in description
     assert differences(codes(parts), plain.pursue(*case)) == []
 
 
-def gpu_pursuit(case, memory):
-    """In the worker."""
+def gpu_pursuit(case, memory, kernel):
+    """In the worker, where one of the kernels is right for a whole Gram matrix."""
     from itda.core.pursuit import gram_gpu
 
-    gram_gpu.LEAST = 12
-    find = gram_gpu.GpuPursuit(case.atoms.to(DEVICE), case.k, memory=memory)
-    code, left = find(case.targets.to(DEVICE))
+    before = gram_gpu.LEAST, gram_gpu.kernel_for
+    gram_gpu.LEAST, gram_gpu.kernel_for = 12, lambda m, d: kernel
+    try:
+        find = gram_gpu.GpuPursuit(case.atoms.to(DEVICE), case.k, memory=memory)
+        code, left = find(case.targets.to(DEVICE))
+    finally:
+        gram_gpu.LEAST, gram_gpu.kernel_for = before
     return find.description, tuple(part.cpu() for part in (code.indices, code.coefficients, code.count, left))
 
 
@@ -297,10 +307,10 @@ SHARED = 256
 def test_compiled_for_a_gpu_no_float64_product_is_fused_with_a_sum_and_no_tensor_changes_threads(tmp_path):
     with triton_worker(interprets=False) as run:
         fused = run(fused_operations, str(tmp_path))
-    for name in ("on_chip", "streaming"):
+    for name in KERNELS:
         assert fused[name, False][0] == 0
         assert fused[name, False][1] <= SHARED
-    assert fused["on_chip", True][0] > 0  # or the search finds nothing
+    assert fused["on chip", True][0] > 0  # or the search finds nothing
 
 
 def fused_operations(cache):
@@ -310,7 +320,7 @@ def fused_operations(cache):
     from triton.compiler import ASTSource
     from triton.compiler import compile as build
 
-    from itda.core.pursuit import gram_triton_kernel
+    from itda.core.pursuit.gram_triton import KERNELS
 
     types = dict.fromkeys(["c", "table"], "*fp32") | dict.fromkeys(["growth", "coarse", "unit"], "fp32")
     types |= dict.fromkeys(["z", "energy", "least", "faint", "coefficients", "left_over", "bound"], "*fp64")
@@ -318,12 +328,14 @@ def fused_operations(cache):
     types |= {"gram": "*i16"}
     # As many columns as numbers of a residual: even then each keeps its own layout.
     sizes = {"BLOCK": 2048, "LINES": 32, "LANES": 2048, "WARPS": 8, "COMPILED": True, "FAST": False}
-    sizes |= {"SLOTS": True, "GROWING": True}
+    sizes |= {"SLOTS": True, "GROWING": True, "PAIRS": 4096}
     found = {}
-    for name, fuse in (("on_chip", False), ("streaming", False), ("on_chip", True)):
-        kernel = getattr(gram_triton_kernel, name)
-        sizes["EACH"] = 8 if name == "on_chip" else 4
-        signature = {n: "constexpr" if n in sizes else types.get(n, "i32") for n in kernel.arg_names}
+    for name, fuse in (("on chip", False), ("packed", False), ("streaming", False), ("on chip", True)):
+        kernel = KERNELS[name]
+        sizes["EACH"] = 8 if name == "on chip" else 4
+        pairs = {"c": "*i64", "gram": "*i32"} if name == "packed" else {}
+        known = types | pairs | dict.fromkeys(sizes, "constexpr")
+        signature = {n: known.get(n, "i32") for n in kernel.arg_names}
         source = ASTSource(kernel, signature, {n: sizes[n] for n in kernel.arg_names if n in sizes})
         options = {"num_warps": 8, "enable_fp_fusion": fuse}
         built = build(source, GPUTarget("cuda", 90, 32), options)
