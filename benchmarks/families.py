@@ -12,7 +12,7 @@ model, the families in processes of their own. Training needs torch, numpy and s
 
 On a machine without the package: prepare elsewhere and carry the cache. All weights together are 61 MiB.
 
-Small form: --small trains families of two blocks for seconds, which tests/test_families.py does.
+Small form: --small trains families of two blocks for seconds, which tests/test_tiny_families.py does.
 """
 
 import argparse

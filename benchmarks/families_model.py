@@ -2,7 +2,7 @@
 
 A parameter has the name it has in transformers, with {} for the number of the block: [member, ...] outside of blocks,
 [member, block, ...] inside. So one product does the work of five models, which keeps a GPU busy, and a member is had by
-taking a row. Tested equal to transformers' own models in tests/test_families.py.
+taking a row. Tested equal to transformers' own models in tests/test_tiny_families.py.
 """
 
 from dataclasses import dataclass
