@@ -17,12 +17,17 @@ settings.load_profile("house")
 TOGETHER = ("tests/explorer/", "tests/workers/")
 """Folders whose tests share a browser, or a cluster."""
 LONG = (
+    "tests/core/training/test_growth.py",
+    "tests/core/pursuit/test_triton.py",
     "tests/explorer/",
     "tests/test_resume.py",
     "tests/workers/",
     "tests/core/training/test_trainer_whole.py",
-    "tests/core/training/test_growth.py",
+    "tests/core/training/test_growth_device.py",
+    "tests/sources/test_growth_on_tiny.py",
+    "tests/test_cli.py",
 )
+"""What takes long. The first compiles the loops, which the second needs none of: else two processes compile them."""
 
 shape_checks.check_everything()
 
