@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# It forks while it has one thread: nothing ran in parallel yet.
+# A small run first: what it imports, and the loops that it loads, are then there for all: most of a run's time.
+# It forks while nothing runs in parallel: torch has one thread, and the tokenizer makes none.
 SCRIPT = """
-import json, os, resource, signal, sys
+import contextlib, io, json, os, pathlib, resource, signal, sys, tempfile
 import itda.cli, itda.recipes, itda.recipes.train, itda.sources.shards.writer
+with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    pathlib.Path(folder, "a.py").write_text("import os" + 200 * "\\nprint(os.getcwd())")
+    first = ["tiny", "--layers", "1", "--corpus", folder, "--tokens", "200", "--threshold", "0.3", "--part", "all"]
+    itda.cli.main(["train", *first, "--mode", "paper", "--order", "corpus", "--quiet", "--out", folder + "/run"])
 for line in sys.stdin:
     asked = json.loads(line)
     process = os.fork()
@@ -34,6 +39,8 @@ for line in sys.stdin:
     print(process, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
+
+ALONE = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class Command:
@@ -86,7 +93,7 @@ def forking(folder: Path) -> Iterator[Forking]:
     """What runs commands, with its files in a folder."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
     # One thread: threads that wait for each other are slow where other tests run beside these.
-    parent = subprocess.Popen([sys.executable, "-c", SCRIPT], env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
+    parent = subprocess.Popen([sys.executable, "-c", SCRIPT], env={**os.environ, **ALONE}, **pipes)
     try:
         yield Forking(parent, folder / "errors.txt")
     finally:
