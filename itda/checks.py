@@ -65,8 +65,9 @@ def check(command: object) -> None:
             _local(None, command.corpus, command)
         case settings.Compare():
             check_some(command.runs, "compare")
-            for folder in command.runs:
-                _readable(folder)
+            if not are_fingerprints(command.runs):
+                for folder in command.runs:
+                    _readable(folder)
         case settings.Explore():
             check_some(command.runs, "explore")
             check_export(command)
@@ -76,6 +77,29 @@ def check(command: object) -> None:
                     chosen_site(run, command.layer)
         case _:
             pass
+
+
+def are_fingerprints(paths: Sequence[Path]) -> bool:
+    """Return True for files of fingerprints and names of the Hub, False for run folders.
+
+    Raises `SettingError` for some of each, `StoreError` for a file that is not there.
+    """
+    kinds = {path: not path.is_dir() and (path.exists() or _may_be_fingerprint(path)) for path in paths}
+    if len(set(kinds.values())) > 1:
+        one, run = (next(path for path, kind in kinds.items() if kind == wanted) for wanted in (True, False))
+        raise SettingError(
+            f"{one} is a fingerprint and {run} a run: take a fingerprint of the run's model with `itda fingerprint`"
+        )
+    for path, kind in kinds.items():
+        if kind and path.suffix == ".itda" and not path.exists():
+            raise StoreError(f"no fingerprint {path}: check the path, or make one with `itda fingerprint`")
+    return all(kinds.values())
+
+
+def _may_be_fingerprint(path: Path) -> bool:
+    """Return True if a path that is not there has the name of a fingerprint, or of a repository of the Hub."""
+    name = str(path)
+    return path.suffix == ".itda" or (name.count("/") == 1 and name[0] not in "./~" and not path.parent.exists())
 
 
 def check_fingerprint(options: settings.Fingerprint) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from itda import config as settings
-from itda.checks import check
+from itda.checks import are_fingerprints, check
 from itda.errors import ItdaError
 from itda.parsing import RefusedError, listed
 from itda.progress import bars, remarks
@@ -236,8 +236,14 @@ def _compare(options: settings.Compare) -> None:
         from itda.plots import check_plots
 
         check_plots()  # before the comparison, which may take long
-    pairs = compare_runs(options, bars(options.quiet))
-    values = finite(comparison_values(pairs))
+    if are_fingerprints(options.runs):
+        from itda.recipes.compare_fingerprints import compare_fingerprints, fingerprint_comparison_values
+
+        pairs = compare_fingerprints(options, bars(options.quiet))
+        values, shown = finite(fingerprint_comparison_values(pairs)), report.fingerprint_comparison(pairs, options.all)
+    else:
+        pairs = compare_runs(options, bars(options.quiet))
+        values, shown = finite(comparison_values(pairs)), report.comparison(pairs)
     if options.out is not None:
         from itda.files import new_folder, write_json
         from itda.plots import heat_maps
@@ -248,7 +254,7 @@ def _compare(options: settings.Compare) -> None:
     if options.json:
         _print_json(values)
     else:
-        print(report.comparison(pairs))
+        print(shown)
         if options.out is not None:
             print(f"\nWritten: {options.out}/compare.json, overlap.png, overlap.svg")
 

@@ -303,12 +303,15 @@ class Probe(RunCorpusOptions, RunOptions, PursuitOptions, Output):
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(PursuitOptions, Output):
-    """Compare runs by the labels of their atoms, layer by layer, with the controls that such an index needs."""
+    """Compare fingerprints of models, or runs, layer by layer, with the controls that such an index needs."""
 
     runs: Positional[tuple[Path, ...]]
-    """Run folders, made on one corpus with one window; one alone is compared with itself."""
+    """Fingerprints (a.itda, or user/name on the Hub) or run folders, made on one corpus with one window; one alone is
+    compared with itself."""
     noise_floor: bool = False
-    """Make the first run again at another batch size: what differs then is noise. Takes as long as the run did."""
+    """Make the first one again at another batch size: what differs then is noise. Takes as long as that did."""
+    all: bool = False
+    """Fingerprints: show every index, not one and what it is made of."""
     out: Path | None = None
     """A folder to make, for compare.json and a heat map as PNG and SVG."""
 

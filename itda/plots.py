@@ -10,9 +10,14 @@ import numpy as np
 from itda.errors import SettingError
 from itda.files import whole_file
 from itda.recipes.compare import Pair
+from itda.recipes.compare_fingerprints import FingerprintPair
 
 PANELS = (("weighted", "weighted Jaccard"), ("jaccard", "Jaccard"), ("size_only", "sizes alone (control)"))
 """The similarity indices drawn side by side for each pair of runs, and their titles."""
+
+OF_FINGERPRINTS = (("ladder", "mean Jaccard over rungs"), ("equal sizes", "at equal sizes"))
+OF_FINGERPRINTS += (("sizes alone", "sizes alone (control)"),)
+"""The same for fingerprints."""
 
 
 def check_plots() -> None:
@@ -23,7 +28,7 @@ def check_plots() -> None:
         raise SettingError("pictures need matplotlib: pip install 'itda[plots]', or leave out --out") from error
 
 
-def heat_maps(pairs: Sequence[Pair], folder: Path) -> None:
+def heat_maps(pairs: Sequence[Pair] | Sequence[FingerprintPair], folder: Path) -> None:
     """Write overlap.png and overlap.svg: a row of panels for each pair, site by site; a ring marks the best of a row.
 
     Raises `SettingError` where matplotlib is missing.
@@ -32,12 +37,13 @@ def heat_maps(pairs: Sequence[Pair], folder: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    panels = PANELS if isinstance(pairs[0], Pair) else OF_FINGERPRINTS
     rows, columns = (max(len(pair.sites[i]) for pair in pairs) for i in (0, 1))
     width, height = 1.4 + 0.32 * max(columns, 6), 1.3 + 0.32 * max(rows, 6)
-    figure = Figure(figsize=(width * len(PANELS), height * len(pairs)), layout="constrained")
-    axes = figure.subplots(len(pairs), len(PANELS), squeeze=False)
+    figure = Figure(figsize=(width * len(panels), height * len(pairs)), layout="constrained")
+    axes = figure.subplots(len(pairs), len(panels), squeeze=False)
     for pair, line in zip(pairs, axes, strict=True):
-        for (name, title), panel in zip(PANELS, line, strict=True):
+        for (name, title), panel in zip(panels, line, strict=True):
             matrix = pair.matrices[name]
             # Its own scale: indices differ in height, and what is to be seen is where each is largest.
             shown = panel.imshow(matrix, cmap="viridis", aspect="equal")

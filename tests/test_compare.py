@@ -15,7 +15,7 @@ from itda import ITDA
 from itda.cli import main
 from itda.core.batch import Site
 from itda.core.similarity.overlap import OVERLAPS
-from itda.recipes.compare import _match
+from itda.recipes.compare import match
 from itda.sources.models.transformers import LanguageModel
 from itda.store.dictionaries import read_tokens
 
@@ -140,9 +140,9 @@ def test_runs_without_a_layer_in_common_have_a_dash_for_what_is_not_known(runs, 
 
 def test_of_several_best_matches_each_gets_its_share():
     sites = [Site(0), Site(1)]
-    match = _match(sites, sites, np.array([[0.5, 0.5], [0.1, 0.2]]))
-    assert match.best[Site(0)] == sites
-    assert match.accuracy == 0.75
+    found = match(sites, sites, np.array([[0.5, 0.5], [0.1, 0.2]]))
+    assert found.best[Site(0)] == sites
+    assert found.accuracy == 0.75
 
 
 def test_the_table_is_80_columns_wide(runs, capsys, monkeypatch):

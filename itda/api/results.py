@@ -10,11 +10,13 @@ import numpy as np
 
 from itda.core.atom import Atom
 from itda.core.display.markup import escaped
+from itda.core.similarity.fingerprint_index import THE_INDEX
 from itda.core.site import Site
 from itda.errors import SettingError
 from itda.evaluation.measures import Evaluation
 from itda.evaluation.probing import ProbeResult
 from itda.recipes.compare import Pair
+from itda.recipes.compare_fingerprints import FingerprintPair
 from itda.recipes.decompose import AtomUse
 
 if TYPE_CHECKING:
@@ -91,9 +93,11 @@ class Uses(list[AtomUse]):
 
 
 class Comparison:
-    """How similar two runs are, layer with layer, by one index: a matrix with the names of its rows and columns."""
+    """How similar two runs or fingerprints are, layer with layer, by one index: a matrix with names."""
 
-    def __init__(self, pair: Pair, index: str = "weighted") -> None:
+    def __init__(self, pair: Pair | FingerprintPair, index: str | None = None) -> None:
+        if index is None:
+            index = "weighted" if isinstance(pair, Pair) else THE_INDEX
         if index not in pair.matrices:
             raise SettingError(f"no index {index!r}: use one of {', '.join(pair.matrices)}")
         self.pair, self.index = pair, index

@@ -12,6 +12,7 @@ from itda.api.corpora import AnyCorpus, any_corpus
 from itda.api.models import any_model
 from itda.api.results import Comparison, Evaluations, Uses
 from itda.api.settings import layers_of, made, path_of, site_of, streams_of
+from itda.checks import are_fingerprints
 from itda.core.batch import ActivationBatch
 from itda.core.dictionary import ITDA
 from itda.core.site import Site
@@ -20,6 +21,7 @@ from itda.evaluation.evaluate import cost_of, spliceable
 from itda.evaluation.measures import Massive
 from itda.progress import bars, remarks
 from itda.recipes.compare import Side, compare_sides
+from itda.recipes.compare_fingerprints import compare_several
 from itda.recipes.decompose import Decomposition, Readout, decompose_text, top_uses
 from itda.recipes.evaluate import evaluate_on, still_growing
 from itda.recipes.runs import Run, corpus_of, limits_of
@@ -32,6 +34,7 @@ from itda.sources.models.base import ActivationModel
 from itda.sources.passes import tokens_as_long
 from itda.sources.source import ModelSource
 from itda.sources.tokenizing.special import Bos
+from itda.store.fingerprints import Fingerprint
 from itda.store.records import chosen_site
 
 AnyModel = ActivationModel | str | Path
@@ -225,25 +228,42 @@ def uses(
     return Uses(found, own)
 
 
-def compare(a: AnyRun, b: AnyRun | None = None, *, index: str = "weighted") -> Comparison:
-    """Compare the labels of two runs' dictionaries, layer with layer: `itda compare`. One alone with itself.
+def compare(a: AnyRun | Fingerprint, b: AnyRun | Fingerprint | None = None, *, index: str | None = None) -> Comparison:
+    """Compare two fingerprints, or the labels of two runs' dictionaries, layer with layer. One alone with itself.
 
-    Both runs must be of one corpus, with one window. The result is a labelled matrix of one `index`: `weighted`,
-    `jaccard`, `adjusted`, ...; `with_index` gives another, `pair` all that was found, with intervals.
-    Raises `SettingError` for runs that cannot be compared.
+    Both must be of one corpus, with one window: `itda compare`. Either may be a path. The result is a labelled matrix
+    of one `index`: of fingerprints `ladder`, `equal sizes`, ...; of runs `weighted`, `jaccard`, `adjusted`, ...;
+    `with_index` gives another, `pair` all that was found, with intervals. Raises `SettingError` for what cannot be
+    compared.
 
     >>> import itda
     >>> texts = ["import os", "def f(x): return x", "for line in open(path): print(line)"] * 8
     >>> a = itda.train("tiny", texts, layers=[2, 4], k=2, atoms=8, progress=False)
     >>> itda.compare(a)["layer_2", "layer_2"]
     1.0
+    >>> b = itda.fingerprint("tiny", texts, progress=False)
+    >>> itda.compare(b).matrix.shape
+    (6, 6)
     """
-    names = ("a", "b") if b is not None else ("a",)
+    given = (a, b) if b is not None else (a,)
+    if all(isinstance(each, Fingerprint) or _is_file(each) for each in given):
+        several = [_as_fingerprint(name, each) for name, each in zip(("a", "b"), given, strict=False)]
+        return Comparison(compare_several(several)[0], index)
+    if any(isinstance(each, Fingerprint) for each in given):
+        raise SettingError("one of the two is a fingerprint, the other a run: take fingerprints of both")
     sides = [
         Side.of(run, name if not run.folder.exists() else str(run.folder))
-        for name, run in zip(names, map(_as_run, (a, b) if b is not None else (a,)), strict=True)
+        for name, run in zip(("a", "b"), map(_as_run, given), strict=False)  # pyright: ignore[reportArgumentType]
     ]
     return Comparison(compare_sides(sides)[0], index)
+
+
+def _is_file(given: object) -> bool:
+    return isinstance(given, str | Path) and are_fingerprints([path_of(given)])
+
+
+def _as_fingerprint(name: str, given: Any) -> tuple[str, Fingerprint]:
+    return (name, given) if isinstance(given, Fingerprint) else (str(given), Fingerprint.load(given))
 
 
 @contextmanager

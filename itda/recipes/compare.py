@@ -173,7 +173,7 @@ def _pair(a: Side, b: Side) -> Pair:
         sites=(list(left), list(right)),
         matrices=matrices,
         same={site: _overlap(left[site], right[site], universe) for site in left if site in right},
-        matches={name: _match(list(left), list(right), matrices[name]) for name in MATCHED_BY},
+        matches={name: match(list(left), list(right), matrices[name]) for name in MATCHED_BY},
         union=_overlap(Members.union(list(left.values())), Members.union(list(right.values())), universe),
         notes=list(_differences(a, b)),
     )
@@ -190,7 +190,8 @@ def _overlap(a: Members, b: Members, universe: Universe) -> Overlap:
     return Overlap((len(a), len(b)), int(total[0]), values, intervals)
 
 
-def _match(rows: list[Site], columns: list[Site], matrix: np.ndarray) -> Match:
+def match(rows: list[Site], columns: list[Site], matrix: np.ndarray) -> Match:
+    """Find the most similar column of each row."""
     best = {
         site: [columns[i] for i in np.flatnonzero(values == values.max())]
         for site, values in zip(rows, matrix, strict=True)

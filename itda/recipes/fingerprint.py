@@ -17,8 +17,9 @@ import torch
 from itda import config as settings
 from itda.checks import check_fingerprint_source, check_free_file
 from itda.core.similarity.fingerprint import DEFAULT, STEPS, FingerprintSettings, TokenNovelty
-from itda.errors import CorpusError, StoreError
+from itda.errors import CorpusError, SettingError, StoreError
 from itda.files import explained, hidden, locked, make_folder
+from itda.parsing import listed, parse_any_layers, parse_streams
 from itda.recipes.activation_source import RecordedSource, closing_of, cluster_of, open_model, open_source
 from itda.recipes.fingerprint_pass import FingerprintPass
 from itda.recipes.run_in_progress import THREADS, Keeper, Stopped, versions
@@ -31,6 +32,11 @@ from itda.store.fingerprints import Fingerprint, read_fingerprint, write_fingerp
 
 SO_FAR = "so-far.itda"
 """The whole segments of an unfinished fingerprint, in the hidden folder beside it."""
+
+
+MADE_AGAIN_BY = ("batch_size", "device", "dtype", "trust_remote_code", "text_field", "dataset_config", "dataset_split")
+MADE_AGAIN_BY += ("dataset_revision", "order", "seed", "window", "bos", "revision", "part")
+"""Settings that a fingerprint keeps, to be made again by."""
 
 
 def fingerprint(
@@ -99,7 +105,23 @@ def _about(options: settings.Fingerprint, recorded: RecordedSource) -> dict[str,
     about = {**recorded.provenance, "tokens_asked": options.tokens, "device": recorded.device, "versions": versions()}
     about |= {name: value for name, value in recorded.about.items() if name == "activations"}
     about |= {"d_model": recorded.d_model, THREADS: torch.get_num_threads()}
+    if options.activations is None:
+        about["settings"] = {"layers": listed(options.layers), "streams": listed(options.streams)}
+        about["settings"] |= {name: getattr(options, name) for name in MADE_AGAIN_BY}
     return json.loads(json.dumps(about))
+
+
+def made_by(made: Fingerprint) -> settings.Fingerprint:
+    """Return the settings with which to take a fingerprint again. Raises `SettingError` if it does not know them."""
+    about = made.about
+    if "settings" not in about:
+        raise SettingError("it was made from activations on disk: name fingerprints that are made from a model")
+    known = dict(about["settings"])
+    layers, streams = parse_any_layers(known.pop("layers") or "all"), parse_streams(known.pop("streams"))
+    known["dataset_revision"] = about["corpus_revision"] or known["dataset_revision"]
+    known["revision"] = about["revision"] or known["revision"]
+    named = {"model": about["model"], "corpus": about["corpus"], "tokens": about["tokens_asked"]}
+    return settings.Fingerprint(layers=layers, streams=streams, **named, **known)
 
 
 def _read(

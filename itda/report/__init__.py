@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from itda.report.comparisons import comparison
+    from itda.report.fingerprint_comparisons import fingerprint_comparison
     from itda.report.fingerprints import fingerprint_summary
     from itda.report.measures import evaluation, probes
     from itda.report.plans import plan_summary
@@ -20,6 +21,7 @@ __all__ = [
     "comparison",
     "decomposition",
     "evaluation",
+    "fingerprint_comparison",
     "fingerprint_summary",
     "harvest_summary",
     "index_summary",
@@ -34,6 +36,7 @@ __all__ = [
 
 _HOMES = {
     "comparisons": ("comparison",),
+    "fingerprint_comparisons": ("fingerprint_comparison",),
     "fingerprints": ("fingerprint_summary",),
     "measures": ("evaluation", "probes"),
     "plans": ("plan_summary",),

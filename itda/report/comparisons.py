@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from itda.core.batch import Site
 from itda.recipes.compare import Overlap, Pair, noise_floors
-from itda.report.text import WIDTH, end, number, table
+from itda.report.text import WIDTH, end, number, strips, table
 
 
 def comparison(pairs: Sequence[Pair]) -> str:
@@ -57,6 +57,15 @@ def _pair(pair: Pair, floors: Mapping[Site, Overlap]) -> str:
         lines += ["", table([*header, *(["floor"] if with_floor else [])], rows)]
         if with_floor:
             lines.append("floor: the weighted index of a run with itself, made at another batch size.")
+    if pair.a == pair.b:
+        columns = [site.short for site in pair.sites[1]]
+        cells = [[f"{value:.3f}" for value in values] for values in pair.matrices["weighted"]]
+        lines += [
+            "",
+            "weighted, layer with layer:",
+            "",
+            *strips([site.short for site in pair.sites[0]], columns, cells),
+        ]
     names = {"weighted": "weighted", "adjusted": "adjusted", "jaccard": "Jaccard"}
     names |= {"matched": "equal sizes", "size_only": "sizes alone"}
     rows = [

@@ -45,6 +45,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
+def strips(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a matrix with names, in strips of as many columns as there is room for."""
+    width = max(5, *map(len, columns)) + 2
+    each = max(1, (WIDTH - max(map(len, rows)) - 1) // width)
+    lines: list[str] = []
+    for start in range(0, len(columns), each):
+        some = slice(start, start + each)
+        strip = table(["", *columns[some]], [[row, *line[some]] for row, line in zip(rows, cells, strict=True)])
+        lines += [*([""] if start else []), *strip.split("\n")]
+    return lines
+
+
 def number(value: float | None) -> str:
     """Return a measure with four decimals, or a dash for None."""
     return "-" if value is None else f"{value:.4f}"

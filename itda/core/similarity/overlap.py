@@ -51,8 +51,13 @@ class Universe:
             own = np.unique(_keys_of(tokens, documents, by_end))
             keys = own if keys is None else np.intersect1d(keys, own, assume_unique=True)
         if keys is None or not len(keys):
-            raise SettingError("the runs have read no token in common: train them on the same documents")
+            raise SettingError(f"there is no token in common: {_why_none(several)}")
         return Universe(documents, by_end, keys)
+
+    def rows_of(self, tokens: Tokens) -> Int64[np.ndarray, " tokens"]:
+        """Return the row of a table in which each token of the universe stands; the first of tokens that end alike."""
+        keys, first = np.unique(_keys_of(tokens, self.documents, self.by_end), return_index=True)
+        return first[np.isin(keys, self.keys, assume_unique=True)]
 
     @property
     def per_document(self) -> Int64[np.ndarray, " documents"]:
@@ -62,6 +67,15 @@ class Universe:
     def share(self, tokens: Tokens) -> float:
         """Return the share of a run's tokens that all the other runs have too."""
         return float(np.isin(_keys_of(tokens, self.documents, self.by_end), self.keys).mean())
+
+
+def _why_none(several: Sequence[Tokens]) -> str:
+    """Say why tables of tokens share none, and what to do."""
+    read = [set(tokens.documents) for tokens in several]
+    numbers = " and ".join(f"{len(documents):,}" for documents in read)
+    if set.intersection(*read):
+        return f"of {numbers} documents some are the same, but not the tokens read of them: give more --tokens"
+    return f"{numbers} documents were read, none of them the same: give more --tokens, or one --order and --seed"
 
 
 def _keys_of(tokens: Tokens, documents: dict[str, int], by_end: bool) -> Int64[np.ndarray, " tokens"]:
@@ -154,7 +168,7 @@ def coefficient_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
 
 def chance_of(sums: Sums) -> Float[np.ndarray, "*batch"]:
     """Return the Jaccard index at the overlap expected of two sets this large, drawn at random from the tokens."""
-    both = sums[..., A] * sums[..., B] / sums[..., TOKENS]
+    both = sums[..., A] * sums[..., B] / np.maximum(sums[..., TOKENS], 1)
     return _share(both, sums[..., A] + sums[..., B] - both)
 
 
