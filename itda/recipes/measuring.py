@@ -40,6 +40,8 @@ LEAST_FILE, WRITTEN_BYTES = 2**26, 2**28
 """Bytes from which on a file of the model is read; bytes of the file that is written where there is none."""
 COLUMNS, PRODUCT_S = 2048, 0.3
 """Outputs of a matrix product that is timed, at most, and seconds of it, at least."""
+CPU_OPERATIONS, LEAST_COLUMNS = 2e10, 256
+"""On a CPU, operations of such a product, at most, but so many outputs at least."""
 
 
 def measure(
@@ -50,7 +52,8 @@ def measure(
     `dtype` is that of the weights; None for float32 on a CPU and the model's own on a GPU. Raises `ItdaError`.
     """
     started = time.perf_counter()
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    # Where there is a GPU, both models and dictionaries are on it, and a wide model takes a CPU a minute to measure.
+    devices = ["cuda" if torch.cuda.is_available() else "cpu"]
     flops: dict[str, float] = {}
     costs: dict[str, DictionaryCosts] = {}
     sizes: dict[str, tuple[int, ...]] = {}
@@ -150,13 +153,16 @@ def link_rate(device: torch.device) -> float:
 def product_rate(products: Sequence[tuple[int, int]], tokens: int, dtype: torch.dtype, device: torch.device) -> float:
     """Return the operations per second of products of `tokens` rows with a block's matrices, all of them together.
 
-    Of a matrix with more than `COLUMNS` outputs, so many are multiplied.
+    Of a matrix with more than `COLUMNS` outputs, so many are multiplied; fewer, where that takes a CPU long.
     """
     operations = seconds = 0.0
     with torch.inference_mode(), full_precision_products(device):
         for inputs, outputs in products:
             x = torch.rand(tokens, inputs, device=device).to(dtype)
-            weights = torch.rand(min(outputs, COLUMNS), inputs, device=device).to(dtype)
+            columns = COLUMNS
+            if device.type == "cpu":
+                columns = min(columns, max(LEAST_COLUMNS, int(CPU_OPERATIONS / (2 * tokens * inputs))))
+            weights = torch.rand(min(outputs, columns), inputs, device=device).to(dtype)
             operations += 2.0 * tokens * inputs * outputs
             seconds += _seconds_of_product(x, weights) * outputs / len(weights)
     return operations / seconds
