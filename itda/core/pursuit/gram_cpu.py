@@ -6,7 +6,6 @@ picked and kept in 16 bits, all of them if memory allows, else those used last. 
 """
 
 import logging
-import math
 import threading
 
 import numpy as np
@@ -25,6 +24,7 @@ from itda.core.pursuit.rules import Pursuit, rules_of
 from itda.core.pursuit.rules.mp import MP
 from itda.core.pursuit.rules.mp_refit import MP_REFIT
 from itda.core.pursuit.rules.omp import OMP
+from itda.core.pursuit.scratch import Scratch
 from itda.core.pursuit.threads import over_rows
 
 log = logging.getLogger(__name__)
@@ -167,24 +167,6 @@ def _resized(array: np.ndarray, size: int, fill: int) -> np.ndarray:
     grown = np.full(size, fill, array.dtype)
     grown[: len(array)] = array[:size]
     return grown
-
-
-class Scratch:
-    """Arrays that are reused from block to block, so that the system provides their memory only once."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, np.ndarray] = {}
-
-    def array(self, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        """Return an array of undefined content, in the memory of the last one of that name."""
-        size = math.prod(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.size < size:
-            # An eighth more than needed: a dictionary that grows asks for a little more each time.
-            del buffer
-            self._buffers.pop(name, None)
-            buffer = self._buffers[name] = np.empty(size + size // 8, dtype)
-        return buffer[:size].reshape(shape)
 
 
 def new_block(

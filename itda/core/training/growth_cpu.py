@@ -19,7 +19,6 @@ from itda.core.pursuit.gram_cpu import (
     TARGETS_BYTES,
     GramEncoder,
     GramRows,
-    Scratch,
     correlate,
     kind_of,
     new_block,
@@ -27,6 +26,7 @@ from itda.core.pursuit.gram_cpu import (
 )
 from itda.core.pursuit.gram_cpu_kernel import Block
 from itda.core.pursuit.products import correlations
+from itda.core.pursuit.scratch import Scratch
 from itda.core.pursuit.threads import over_rows
 from itda.core.training import growth_kernel
 

@@ -28,7 +28,8 @@ from itda.core.pursuit import (
     threads,
 )
 from itda.core.pursuit.fixed_order import weighted_atoms
-from itda.core.pursuit.gram_cpu import GramEncoder, GramRows, Scratch
+from itda.core.pursuit.gram_cpu import GramEncoder, GramRows
+from itda.core.pursuit.scratch import Scratch
 
 FLOAT32 = {name: case for name, case in CASES.items() if name != "float64 atoms"}
 EVERY_CASE = pytest.mark.parametrize("name", FLOAT32)
