@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from itda.core.similarity.fingerprint_index import THE_INDEX
 from itda.errors import SettingError
 from itda.files import whole_file
 from itda.recipes.compare import Pair
@@ -15,7 +16,7 @@ from itda.recipes.compare_fingerprints import FingerprintPair
 PANELS = (("weighted", "weighted Jaccard"), ("jaccard", "Jaccard"), ("size_only", "sizes alone (control)"))
 """The similarity indices drawn side by side for each pair of runs, and their titles."""
 
-OF_FINGERPRINTS = (("ladder", "mean Jaccard over rungs"), ("equal sizes", "at equal sizes"))
+OF_FINGERPRINTS = ((THE_INDEX, "shared novelty"), ("equal sizes", "at equal sizes"))
 OF_FINGERPRINTS += (("sizes alone", "sizes alone (control)"),)
 """The same for fingerprints."""
 

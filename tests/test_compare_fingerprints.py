@@ -96,7 +96,7 @@ def test_a_model_with_a_little_noise_corresponds_layer_by_layer(made, capsys):
     said = " ".join(shown.split())
     assert "of the 6 sites that both have are most like the same site of the other (by chance it would be 1.0)" in said
     assert f"{sum(found['lead']['sure'])} of 6 are sure (95%)" in said
-    assert "novelty, a down" not in shown
+    assert "correlation, a down" not in shown
     everything = printed(capsys, "compare", str(made / "a.itda"), str(made / "near.itda"), "--all")
     assert all(f"{name}, a down and b across" in everything for name in NAMES)
     assert max(map(len, [line for line in everything.splitlines() if not line.startswith(("a: ", "b: "))])) <= 80

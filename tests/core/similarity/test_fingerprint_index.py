@@ -69,10 +69,12 @@ def slow_sets(found: TokenNovelty, sets: str) -> list[set[int]]:
 
 def slow_index(name: str, a: TokenNovelty, b: TokenNovelty) -> float:
     there = {i for i in range(len(a)) if LEFT_OUT not in (a.novelty[i], b.novelty[i])}
+    if OF_SUMS[name][0] == "new":
+        return slow_shares(name, [(int(a.novelty[i]), int(b.novelty[i])) for i in there])
     values = []
     for x, y in zip(*(slow_sets(each, OF_SUMS[name][0]) for each in (a, b)), strict=True):
         x, y = x & there, y & there
-        if name == "sizes alone":
+        if name == "ladder sizes":
             values.append(min(len(x), len(y)) / max(len(x), len(y)) if x or y else 1.0)
             continue
         jaccard = len(x & y) / len(x | y) if x or y else 1.0
@@ -82,6 +84,14 @@ def slow_index(name: str, a: TokenNovelty, b: TokenNovelty) -> float:
             jaccard = (jaccard - expected) / (1 - expected) if expected < 1 else 1.0
         values.append(jaccard)
     return float(np.mean(values))
+
+
+def slow_shares(name: str, pairs: list[tuple[int, int]]) -> float:
+    if name == THE_INDEX:
+        smaller, larger = (sum(of(x, y) for x, y in pairs) for of in (min, max))
+    else:
+        smaller, larger = sorted(sum(values) for values in zip(*pairs, strict=True)) if pairs else (0, 0)
+    return smaller / larger if larger else 1.0
 
 
 @given(st.data(), st.integers(1, 30))
@@ -114,8 +124,9 @@ def test_a_fingerprint_is_exactly_1_with_itself_and_sums_add_up_over_documents(d
     for name in OF_SUMS:
         assert (found[name].diagonal() == 1).all(), name
     group = np.arange(tokens) % 7
-    parts = overlap_sums(a.atoms, a.atoms, (a.there, a.there), group)
-    assert np.array_equal(parts.sum(axis=0), overlap_sums(a.atoms, a.atoms, (a.there, a.there), 0 * group)[0])
+    for what in (a.atoms, a.new):
+        parts = overlap_sums(what, what, (a.there, a.there), group)
+        assert np.array_equal(parts.sum(axis=0), overlap_sums(what, what, (a.there, a.there), 0 * group)[0])
 
 
 def drifting(sites: int, tokens: int, seed: int, basis: int) -> list[torch.Tensor]:
@@ -143,7 +154,7 @@ def index_of(a: list[torch.Tensor], b: list[torch.Tensor], name: str = THE_INDEX
 def test_planted_sites_are_found_through_rotation_scale_mean_and_noise():
     a = drifting(5, 2000, 0, basis=1)
     b = [(3 + i) * x + 10 for i, x in enumerate(drifting(5, 2000, 0, basis=2))]
-    for name in (THE_INDEX, "equal sizes", "novelty"):
+    for name in (THE_INDEX, "equal sizes", "ladder", "correlation"):
         found = index_of(a, b, name)
         assert found.argmax(axis=1).tolist() == [0, 1, 2, 3, 4], name
     left, right = ([fingerprint_of(x, SETTINGS) for x in sites] for sites in (a, b))
