@@ -64,17 +64,20 @@ OLD = {"weighted": "before: k = d/16, .05, weighted", "jaccard": "before: k = d/
 
 def fingerprint_matrices(read: FamilyRead) -> dict[str, np.ndarray]:
     """Every index of fingerprints."""
-    found = [fingerprint_of(x) for x in read.every_site()]
+    return matrices_of_sites(read.every_site(), len(read.activations))
+
+
+def matrices_of_sites(several: list[torch.Tensor], models: int) -> dict[str, np.ndarray]:
+    """Every index of the fingerprints of sites [tokens, d_model], those of the first model first."""
+    found = [fingerprint_of(x) for x in several]
     novelty = np.stack([np.where(f.novelty == LEFT_OUT, 0, f.novelty) / STEPS for f in found])
     atoms = np.stack([[f.is_atom(rung) for rung in range(len(RUNGS))] for f in found])
     rungs = range(len(RUNGS))
     random = np.random.default_rng(0)
-    orders = [random.permutation(novelty.shape[1]) for _ in read.activations]
-    shuffled = np.concatenate(
-        [novelty[m * read.sites : (m + 1) * read.sites][:, order] for m, order in enumerate(orders)]
-    )
+    orders = [random.permutation(novelty.shape[1]) for _ in range(models)]
+    shuffled = np.concatenate([part[:, o] for part, o in zip(np.split(novelty, models), orders, strict=True)])
     sizes = np.log(np.maximum(atoms.sum(2), 1))
-    raw = np.stack([fingerprint_of(x, FingerprintSettings(centred=False)).novelty for x in read.every_site()])
+    raw = np.stack([fingerprint_of(x, FingerprintSettings(centred=False)).novelty for x in several])
     return {
         INDEX: weighted(novelty),
         WITHOUT: weighted(np.where(raw == LEFT_OUT, 0, raw) / STEPS),

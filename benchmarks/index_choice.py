@@ -19,11 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from classical import classical_matrices
-from common import RESULTS, Results, paragraph, table
+from common import RESULTS, Results, labels_for, paragraph, table
 from families import CACHE, development
 from families_read import FamilyRead, read_family
 from families_train import Family
+from family_data import Read
 from label_indices import label_matrices
+from layer_matching import dictionaries
+from layer_matching import label_matrices as matrices_of_dictionaries
 from matching import difference, jackknife, over_families, score
 from novelty import Variant, novelty_of
 
@@ -41,6 +44,8 @@ BUDGETS = (1000, 2000, 4000)
 """Tokens at which the variants `mean` and `none` are measured."""
 
 
+PURSUITS = {f"k = {k}, {t}": (k, t) for k in (1, 2, 4, 8) for t in (0.05, 0.2)}
+"""Dictionaries of `itda.Trainer`, mean removed, at a threshold: does a larger k help?"""
 PAIRS = tuple(permutations(range(5), 2))
 
 
@@ -53,6 +58,13 @@ def accuracies(matrices: dict[str, np.ndarray], read: FamilyRead) -> dict[str, d
     return found
 
 
+def pursuit_matrices(read: FamilyRead, k: int, threshold: float) -> dict[str, np.ndarray]:
+    """Indices of the labels of dictionaries, by the names of layer_matching.py."""
+    labels = labels_for(read.activations[0].shape[1])
+    several = [Read([str(site) for site in range(read.sites)], x, labels) for x in read.activations]
+    return matrices_of_dictionaries(several, dictionaries(several, (k, threshold, 4096)))
+
+
 def measured(results: Results, family: Family, read: FamilyRead, variant: str, tokens: int) -> dict[str, dict]:
     """Accuracies of all indices of one variant, or of the classical ones."""
     key = {"family": family.name, "variant": variant, "tokens": tokens}
@@ -61,6 +73,8 @@ def measured(results: Results, family: Family, read: FamilyRead, variant: str, t
         some = read.rows(slice(0, tokens))
         if variant == "classical":
             matrices = classical_matrices(some.every_site(), some.document)
+        elif variant in PURSUITS:
+            matrices = pursuit_matrices(some, *PURSUITS[variant])
         else:
             matrices = label_matrices([novelty_of(x, VARIANTS[variant], some.document) for x in some.every_site()])
         row = results.add(key, {"accuracy": accuracies(matrices, some)})
@@ -132,6 +146,7 @@ def main() -> None:
     classical = {f"{a.budgets[-1]:,}": all_families("classical", a.budgets[-1])}
     budgets = {variant: {f"{n:,}": all_families(variant, n) for n in a.budgets} for variant in ("mean", "none")}
     variants = {variant: all_families(variant, a.tokens) for variant in a.variants}
+    pursuits = {variant: all_families(variant, a.tokens) for variant in PURSUITS}
     chance = ", ".join(f"{1 / reads[f.name].sites:.3f} ({f.name})" for f in families)
     about = f"Layer matching within development families of five models, {a.tokens:,} tokens. Chance: {chance}. "
     about += (
@@ -141,6 +156,7 @@ def main() -> None:
     parts = [paragraph(about), "## Chosen by the rule", paragraph(f"**{name}**. As good as the very best:"), best]
     parts += ["## Variants", by_index(variants, families)]
     parts += ["## Classical indices", by_index(classical, families)]
+    parts += ["## Dictionaries of larger k", by_index(pursuits, families)]
     for variant, rows in budgets.items():
         parts += [f"## By tokens, variant {variant}", by_index(rows, families)]
     print(results.write(parts))
