@@ -232,7 +232,7 @@ def compare(a: AnyRun | Fingerprint, b: AnyRun | Fingerprint | None = None, *, i
     """Compare two fingerprints, or the labels of two runs' dictionaries, layer with layer. One alone with itself.
 
     Both must be of one corpus, with one window: `itda compare`. Either may be a path. The result is a labelled matrix
-    of one `index`: of fingerprints `shared novelty`, `equal sizes`, ...; of runs `weighted`, `jaccard`, `adjusted`, ...;
+    of one `index`: of fingerprints `shared novelty`, `equal sizes`, ...; of runs `weighted`, `jaccard`, ...;
     `with_index` gives another, `pair` all that was found, with intervals. Raises `SettingError` for what cannot be
     compared.
 

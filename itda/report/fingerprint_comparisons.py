@@ -35,9 +35,9 @@ def fingerprint_comparison(pairs: Sequence[FingerprintPair], every: bool) -> str
     few = any(pair.documents < FEWEST for pair in pairs)
     how = f"stretches of the text,\nas there are fewer than {FEWEST} documents." if few else "documents."
     parts.append(
-        f"{THE_INDEX}: of how new each token is to the two, the sum of the smaller over the\n"
-        "sum of the larger. equal sizes: of as many tokens of each, the newest, so what\n"
-        "labels alone say. sizes alone: a control, how new all of them are together.\n"
+        f"{THE_INDEX}: of how new each token is to the two, the sum of the smaller\n"
+        "over the sum of the larger. equal sizes: of as many tokens of each, the newest,\n"
+        "so what labels alone say. sizes alone: a control, how new all are together.\n"
         f"[ ]: 95%, by resampling {how}"
     )
     return "\n\n".join(parts)

@@ -1,10 +1,10 @@
 """How alike two fingerprints are, site with site: THE index, the parts that it is made of, and controls.
 
 Two sites are alike if the same tokens are new to both, by as much: the index is the weighted Jaccard index of their
-novelty, sum of the smaller over sum of the larger value, over tokens. It was chosen on families of models by a rule that
-was written down before (`benchmarks/index_choice.py`). What it owes to how novel the sites are on the whole, whichever
-tokens that comes from, is a control, `sizes alone`; what labels say where sizes are equal is `equal sizes`: of each
-site as many tokens, the most novel ones. Of the atoms at each rung, the `ladder` is the mean of the Jaccard indices.
+novelty, sum of the smaller over sum of the larger value, over tokens. It was chosen on families of models by a rule
+that was written down before (`benchmarks/index_choice.py`). What it owes to how novel the sites are on the whole,
+whichever tokens that comes from, is a control, `sizes alone`; what labels say where sizes are equal is `equal sizes`:
+of each site as many tokens, the most novel ones. Of the atoms at each rung, the `ladder` is the mean of the Jaccard indices.
 
 A token that is massive at one of two sites is left out of that pair. All is a function of sums over documents.
 """
