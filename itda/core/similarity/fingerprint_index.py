@@ -4,7 +4,8 @@ Two sites are alike if the same tokens are new to both, by as much: the index is
 novelty, sum of the smaller over sum of the larger value, over tokens. It was chosen on families of models by a rule
 that was written down before (`benchmarks/index_choice.py`). What it owes to how novel the sites are on the whole,
 whichever tokens that comes from, is a control, `sizes alone`; what labels say where sizes are equal is `equal sizes`:
-of each site as many tokens, the most novel ones. Of the atoms at each rung, the `ladder` is the mean of the Jaccard indices.
+of each site as many tokens, the most novel ones. The `ladder` is the mean of the Jaccard indices of the atoms at each
+rung.
 
 A token that is massive at one of two sites is left out of that pair. All is a function of sums over documents.
 """
