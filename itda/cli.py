@@ -148,6 +148,18 @@ def _plan(options: settings.Plan) -> None:
 
 
 def _info(options: settings.Info) -> None:
+    if options.run.is_file():
+        from itda.recipes.fingerprint import fingerprint_values
+        from itda.recipes.runs import finite
+        from itda.report.fingerprints import fingerprint_summary
+        from itda.store.fingerprints import read_fingerprint
+
+        made = read_fingerprint(options.run)
+        if options.json:
+            _print_json({"fingerprint": str(options.run), **finite(fingerprint_values(made))})
+        else:
+            print(fingerprint_summary(made, options.run))
+        return
     from itda.report.runs import run_summary
     from itda.store.records import open_record
 
@@ -215,12 +227,14 @@ def _probe(options: settings.Probe) -> None:
 
 def _fingerprint(options: settings.Fingerprint) -> None:
     from itda import report
+    from itda.recipes import finite
     from itda.recipes.fingerprint import fingerprint, fingerprint_values
 
     made = fingerprint(options, bars(options.quiet), remarks(options.quiet))
     address = made.push_to_hub(options.push) if options.push is not None else None
     if options.json:
-        _print_json({"out": str(options.out) if options.out else None, "pushed": address, **fingerprint_values(made)})
+        said = {"out": str(options.out) if options.out else None, "pushed": address}
+        _print_json({**said, **finite(fingerprint_values(made))})
     else:
         print(report.fingerprint_summary(made, options.out))
         if address is not None:

@@ -250,10 +250,10 @@ class Plan(Output):
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Output):
-    """Show what is in a run folder."""
+    """Show what is in a run folder, or a fingerprint."""
 
     run: Positional[Path]
-    """The run folder."""
+    """The run folder, or the file of a fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True)

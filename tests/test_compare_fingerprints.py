@@ -94,7 +94,7 @@ def test_a_model_with_a_little_noise_corresponds_layer_by_layer(made, capsys):
     assert found["best_match"][THE_INDEX]["accuracy"] >= 5 / 6
     shown = printed(capsys, "compare", str(made / "a.itda"), str(made / "near.itda"))
     said = " ".join(shown.split())
-    assert "of the 6 sites that both have are most like the same site of the other (by chance it would be 1.0)" in said
+    assert "6 sites that both have are most like the same site of the other (by chance it would be 1.0)" in said
     assert f"{sum(found['lead']['sure'])} of 6 are sure (95%)" in said
     assert "correlation, a down" not in shown
     everything = printed(capsys, "compare", str(made / "a.itda"), str(made / "near.itda"), "--all")
@@ -169,6 +169,14 @@ def test_from_python_a_comparison_is_a_labelled_matrix(made):
     assert found.to_pandas().loc["layer_2", "layer_3"] == found.matrix[2, 3]
     with pytest.raises(itda.ItdaError, match="one of the two is a fingerprint, the other a run"):
         itda.compare(a, "nowhere")
+
+
+def test_info_shows_a_fingerprint(made, capsys):
+    shown = printed(capsys, "info", str(made / "a.itda"))
+    assert "1,500 tokens, 6 sites" in shown
+    values = json.loads(printed(capsys, "info", str(made / "a.itda"), "--json"))
+    assert (values["tokens"], values["window"], len(values["sites"])) == (1500, 64, 6)
+    assert "is no fingerprint" in refused(capsys, "info", __file__)
 
 
 def test_massive_tokens_are_told(corpus, capsys, tmp_path):

@@ -77,10 +77,13 @@ def verdict(pair: FingerprintPair, floors: Mapping[Site, float]) -> str:
     same = [i for i in shared if columns[best[i]] == rows[i]]
     if len(columns) < 2:
         return f"There is one site of b, so nothing to choose from: the index is {pair.index.max():.3f} at most."
-    said = f"{len(same)} of the {len(shared)} sites that both have are most like the same site of the other"
-    said += f" (by chance it would be {len(shared) / len(columns):.1f}); "
+    said = "They have no site in common"
+    if shared:
+        which = "All" if len(same) == len(shared) else f"{len(same)} of the"
+        said = f"{which} {len(shared)} sites that both have are most like the same site of the other"
+        said += f" (by chance it would be {len(shared) / len(columns):.1f})"
     others = [f"{rows[i].short} is most like {columns[best[i]].short}" for i in range(len(rows)) if i not in same]
-    said += (", ".join(others[:6]) + (", ..." if len(others) > 6 else "") + ". ") if others else "all correspond. "
+    said += ("; " + ", ".join(others[:6]) + (", ..." if len(others) > 6 else "") if others else "") + ". "
     said += f"{int(sure.sum())} of {len(rows)} are sure (95%). "
     return said + _more_tokens(pair) + _on_floor(floors)
 

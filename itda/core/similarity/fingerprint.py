@@ -152,6 +152,7 @@ def fingerprint_of_segment(
     Raises `ActivationError` for what is no matrix of finite numbers.
     """
     x = rows_of(activations)
+    x = x.cpu() if x.device.type == "mps" else x  # which has no float64
     x = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
     length = _norms(x)
     middle = length.median().item() if len(x) else 0.0
