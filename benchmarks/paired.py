@@ -5,9 +5,9 @@
 
 A process for each version, with one thread, both on the same core. Both get the same activations and work in turn:
 old new new old, for some tenths of a second at a time. A round's figure is the median of the ratios of neighbours.
-The same code differs by up to a tenth from one process to another, by where its memory happens to lie, and by a quarter
-in a process that had to compile its loops. So each round has new processes, which find all compiled, and what counts is
-the median of the rounds. Rows that were measured before are kept: run it again to go on, with `--fresh` to start anew.
+The same code differs from one process to another, by where its memory happens to lie, and a process that had to compile
+its loops is slower than the next. So each round has new processes, which find all compiled, and what counts is the
+median of the rounds. Rows that were measured before are kept: run it again to go on, with `--fresh` to start anew.
 """
 
 import hashlib
