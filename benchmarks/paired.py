@@ -5,9 +5,10 @@
 
 A process for each version, with one thread, both on the same core. Both get the same activations and work in turn:
 old new new old, for some tenths of a second at a time. A round's figure is the median of the ratios of neighbours.
-The same code differs from one process to another, by where its memory happens to lie, and a process that had to compile
-its loops is slower than the next. So each round has new processes, which find all compiled, and what counts is the
-median of the rounds. Rows that were measured before are kept: run it again to go on, with `--fresh` to start anew.
+The same code differs from one process to another, by where its memory happens to lie; in versions that do not ask for
+huge pages, a process that had to compile its loops is slower than the next. So each round has new processes, which find
+all compiled, and what counts is the median of the rounds. Rows that were measured before are kept: run it again to go
+on, with `--fresh` to start anew.
 """
 
 import hashlib
@@ -158,7 +159,7 @@ class Side:
 
 
 def compile_once(checkouts: tuple[Path, Path]) -> None:
-    """Have all loops compiled and kept: a process that compiles is slower for as long as it lives."""
+    """Have all loops compiled and kept, by processes that nothing is measured in."""
     for checkout in checkouts:
         with Side(checkout) as side:
             for setting in settings(quick=True):
