@@ -129,6 +129,8 @@ def check_fingerprint_source(options: settings.Fingerprint) -> None:
         raise SettingError(f"no {missing} given: itda fingerprint MODEL --corpus CORPUS --out a.itda")
     if options.tokens < 1:
         raise SettingError(f"--tokens is {options.tokens}: it must be at least 1")
+    if options.segment is not None and options.segment < 2:
+        raise SettingError(f"--segment is {options.segment}: it must be at least 2")
 
 
 def check_free_file(path: Path) -> None:

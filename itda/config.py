@@ -332,6 +332,8 @@ class Fingerprint(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, O
     """Outputs to read at each layer: resid_post, mlp_out, attn_out, or several with commas."""
     tokens: Count = 10_000
     """Activations to read: 50000, 50k, 1M."""
+    segment: Count | None = None
+    """Tokens whose novelty is found together: fewer take less time. Default: 8192. Compare those that have one."""
     activations: Path | None = None
     """A folder made by `itda harvest`, instead of a model and a corpus."""
     push: str | None = None

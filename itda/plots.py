@@ -16,7 +16,7 @@ from itda.recipes.compare_fingerprints import FingerprintPair
 PANELS = (("weighted", "weighted Jaccard"), ("jaccard", "Jaccard"), ("size_only", "sizes alone (control)"))
 """The similarity indices drawn side by side for each pair of runs, and their titles."""
 
-OF_FINGERPRINTS = ((THE_INDEX, "shared novelty"), ("equal sizes", "at equal sizes"))
+OF_FINGERPRINTS = ((THE_INDEX, "shared novelty"), ("equal sums", "at equal sums"))
 OF_FINGERPRINTS += (("sizes alone", "sizes alone (control)"),)
 """The same for fingerprints."""
 

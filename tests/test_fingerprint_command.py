@@ -151,6 +151,12 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(corpus, tmp_path, monkeypa
     assert not path.exists()
 
 
+def test_the_command_takes_the_length_of_a_segment(corpus, whole, tmp_path, capsys):
+    assert same(fingerprint(options(corpus, segment=400)), whole)
+    wrong = ["fingerprint", "tiny", "--corpus", str(corpus), "--out", str(tmp_path / "a.itda"), "--segment", "1"]
+    assert "--segment is 1: it must be at least 2" in refused(capsys, *wrong)
+
+
 def test_all_layers_are_read_unless_some_are_named(corpus):
     made = itda.fingerprint("tiny", str(corpus), tokens=50, window=48, progress=False)
     assert list(made.sites) == [Site(layer) for layer in range(6)]

@@ -46,7 +46,7 @@ def fingerprint(
     *,
     model: ActivationModel | None = None,
     corpus: Corpus | None = None,
-    how: FingerprintSettings = DEFAULT,
+    how: FingerprintSettings | None = None,
 ) -> Fingerprint:
     """`itda fingerprint`: one pass over the model; nothing is kept of the activations.
 
@@ -55,6 +55,7 @@ def fingerprint(
     what the user should know. Raises an `ItdaError` for bad input, and `Stopped` on Ctrl-C.
     """
     check_fingerprint_source(options)
+    how = how or replace(DEFAULT, segment=options.segment or DEFAULT.segment)
     options = located(options, model=model is None, corpus=corpus is None)
     with ExitStack() as stack:
         place = None

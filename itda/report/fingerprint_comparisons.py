@@ -15,7 +15,7 @@ from itda.report.text import WIDTH, end, strips, table
 MOST_PAIRS = 3
 """Pairs, at most, that are shown site by site."""
 
-PARTS = ("equal sizes", "sizes alone")
+PARTS = ("equal sums", "sizes alone")
 """What the index is made of: shown beside it."""
 
 ON_ORDER = " What is new depends on what came before, so make both in one order where you can."
@@ -36,8 +36,8 @@ def fingerprint_comparison(pairs: Sequence[FingerprintPair], every: bool) -> str
     how = f"stretches of the text,\nas there are fewer than {FEWEST} documents." if few else "documents."
     parts.append(
         f"{THE_INDEX}: of how new each token is to the two, the sum of the smaller\n"
-        "over the sum of the larger. equal sizes: of as many tokens of each, the newest,\n"
-        "so what labels alone say. sizes alone: a control, how new all are together.\n"
+        "over the sum of the larger. equal sums: of that divided by its mean, so that\n"
+        "only which tokens are new counts. sizes alone: a control, how new all are.\n"
         f"[ ]: 95%, by resampling {how}"
     )
     return "\n\n".join(parts)

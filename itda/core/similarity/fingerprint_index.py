@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, UInt8, UInt16
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8, UInt16
 
 from itda.core.bootstrap import interval
 from itda.core.similarity.fingerprint import LEFT_OUT, TokenNovelty
@@ -77,6 +77,13 @@ class Aligned:
         return np.where(self.there, self.novelty, 0)[None].astype(np.uint16)
 
     @property
+    def new_by_mean(self) -> Int64[np.ndarray, "1 sites tokens"]:
+        """The novelty of each token divided by the site's mean, in whole numbers of 1 / 65,536; 0 for massive ones."""
+        new = self.new[0].astype(np.float64)
+        mean = new.sum(axis=1, keepdims=True) / np.maximum(self.there.sum(axis=1, keepdims=True), 1)
+        return np.rint(new * (65_536 / np.where(mean > 0, mean, 1))).astype(np.int64)[None]
+
+    @property
     def most_novel(self) -> Masks:
         """As many tokens of each site for each of `SHARES`, the most novel; of equals the first."""
         number, there = self.novelty.shape[1], self.there
@@ -111,14 +118,14 @@ def groups_of(universe: Universe) -> Int64[np.ndarray, " tokens"]:
 
 
 def overlap_sums(
-    a: Bool[np.ndarray, "sets rows tokens"] | UInt16[np.ndarray, "sets rows tokens"],
-    b: Bool[np.ndarray, "sets columns tokens"] | UInt16[np.ndarray, "sets columns tokens"],
+    a: Shaped[np.ndarray, "sets rows tokens"],
+    b: Shaped[np.ndarray, "sets columns tokens"],
     there: tuple[np.ndarray, np.ndarray],
     group: Int64[np.ndarray, " tokens"],
 ) -> Float[np.ndarray, "groups rows columns sets 4"]:
     """Count, per group of documents and pair of sites: tokens in both sets, in a, in b, and all.
 
-    Of numbers in place of sets: the sum of the smaller ones, the sums of both, and the number of tokens.
+    Of whole numbers in place of sets: the sum of the smaller ones, the sums of both, and the number of tokens.
     """
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(int(group.max(initial=0)) + 2))
@@ -148,6 +155,7 @@ def _mean_of(measure: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarra
 
 OF_SUMS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     THE_INDEX: ("new", _mean_of(jaccard_of)),
+    "equal sums": ("new_by_mean", _mean_of(jaccard_of)),
     "equal sizes": ("most_novel", _mean_of(jaccard_of)),
     "sizes alone": ("new", _mean_of(size_only_of)),
     "ladder": ("atoms", _mean_of(jaccard_of)),
@@ -171,7 +179,7 @@ def matrices_of(a: Aligned, b: Aligned) -> dict[str, Matrix]:
     alike = np.zeros(a.bits.shape[1], np.int64)
     sums = {
         sets: overlap_sums(getattr(a, sets), getattr(b, sets), (a.there, b.there), alike)[0]
-        for sets in ("new", "atoms", "most_novel")
+        for sets in dict.fromkeys(sets for sets, _ in OF_SUMS.values())
     }
     found = {name: measure(sums[sets]) for name, (sets, measure) in OF_SUMS.items()}
     found["correlation"] = correlation(a.novelty, b.novelty, (a.there, b.there))

@@ -71,6 +71,10 @@ def slow_index(name: str, a: TokenNovelty, b: TokenNovelty) -> float:
     there = {i for i in range(len(a)) if LEFT_OUT not in (a.novelty[i], b.novelty[i])}
     if OF_SUMS[name][0] == "new":
         return slow_shares(name, [(int(a.novelty[i]), int(b.novelty[i])) for i in there])
+    if name == "equal sums":
+        one, other = (_by_mean(each) for each in (a, b))
+        smaller, larger = (sum(of(one[i], other[i]) for i in there) for of in (min, max))
+        return smaller / larger if larger else 1.0
     values = []
     for x, y in zip(*(slow_sets(each, OF_SUMS[name][0]) for each in (a, b)), strict=True):
         x, y = x & there, y & there
@@ -84,6 +88,13 @@ def slow_index(name: str, a: TokenNovelty, b: TokenNovelty) -> float:
             jaccard = (jaccard - expected) / (1 - expected) if expected < 1 else 1.0
         values.append(jaccard)
     return float(np.mean(values))
+
+
+def _by_mean(found: TokenNovelty) -> dict[int, int]:
+    """Novelty by its mean over the tokens that are not massive, in 65,536ths."""
+    there = {i: int(found.novelty[i]) for i in range(len(found)) if found.novelty[i] != LEFT_OUT}
+    mean = sum(there.values()) / max(1, len(there)) or 1
+    return {i: round(value * (65_536 / mean)) for i, value in there.items()}
 
 
 def slow_shares(name: str, pairs: list[tuple[int, int]]) -> float:
