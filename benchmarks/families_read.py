@@ -60,7 +60,8 @@ def read_family(family: Family, cache: Path, tokens: int = TOKENS, number: int |
         path = cache / "activations" / f"{family.name}-{member}-{tokens}.pt"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(_read(members(family, cache)[member], held_out_text(family.kind), tokens), path)
+            model = LanguageModel.load(str(members(family, cache)[member]))
+            torch.save(read_model(model, held_out_text(family.kind), tokens), path)
         kept = torch.load(path, weights_only=True)
         parts.append(kept["x"])
         shared = kept
@@ -68,8 +69,8 @@ def read_family(family: Family, cache: Path, tokens: int = TOKENS, number: int |
 
 
 @torch.no_grad()
-def _read(folder: Path, corpus: Corpus, tokens: int) -> dict[str, torch.Tensor]:
-    model = LanguageModel.load(str(folder))
+def read_model(model: LanguageModel, corpus: Corpus, tokens: int) -> dict[str, torch.Tensor]:
+    """Activations `x` [site, token, d_model], and the `document` and `position` of each token."""
     sites = [Site(layer, "resid_post") for layer in range(model.layers)]
     parts, documents_, positions = [], [], []
     for batches in ModelSource(model, corpus, sites, window=WINDOW, batch_size=BATCH, tokens=tokens):

@@ -107,6 +107,7 @@ def named_classical(read: FamilyRead) -> dict[str, np.ndarray]:
     return {NAMES[name]: m for name, m in classical_matrices(read.every_site(), read.document).items()}
 
 
+TOKENS_BEFORE = 2000
 PARTS: dict[str, Callable[[FamilyRead], dict[str, np.ndarray]]] = {
     "fingerprints": fingerprint_matrices,
     "classical": named_classical,
@@ -178,7 +179,16 @@ def main() -> None:
     results = Results(a.out or RESULTS / f"{kind.replace('-', '_')}.md")
     reads = [read_family(f, a.cache) for f in (development() if a.development else held_out())]
     scores = {
-        read.family.name: {name: s for part in PARTS for name, s in measured(results, read, part, TOKENS).items()}
+        read.family.name: {
+            name: s
+            for part in ("fingerprints", "classical")
+            for name, s in measured(results, read, part, TOKENS).items()
+        }
+        for read in reads
+    }
+    before = {
+        read.family.name: measured(results, read, "before", TOKENS_BEFORE)
+        | {INDEX: measured(results, read, "fingerprints", TOKENS_BEFORE)[INDEX]}
         for read in reads
     }
     shapes = "; ".join(
@@ -193,6 +203,9 @@ def main() -> None:
             "95% interval by the jackknife over models, families taken as given; differences are paired."
         ),
         main_table(scores),
+        "## Beside what was documented before",
+        paragraph(f"Dictionaries of k = d_model / 16 at a threshold of .05, mean removed; {TOKENS_BEFORE:,} tokens."),
+        main_table(before),
         "## Fingerprints by tokens",
         paragraph("Mean accuracy over the families."),
         curve(results, reads, "fingerprints", BUDGETS),
