@@ -10,8 +10,8 @@ length too. Families differ in architecture, width, depth, text, optimizer and l
 look at the end, so --unpack leaves them packed but with --held-out. All members of a family are trained as one stacked
 model, the families in processes of their own. Training needs torch, numpy and safetensors, and no network.
 
-On a machine without the package: prepare elsewhere and carry the cache. All weights together are 61 MiB. On an
-H100 with 16 cores the six families trained for 88 seconds side by side, stopped by --seconds after 1,090 to 1,580 steps.
+On a machine without the package: prepare elsewhere and carry the cache. All weights are 61 MiB. On an H100 with 16
+cores the six families trained for 88 seconds side by side, stopped by --seconds after 1,090 to 1,580 steps.
 
 Small form: --small trains families of two blocks for seconds, which tests/test_tiny_families.py does.
 """
