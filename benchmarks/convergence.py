@@ -1,5 +1,5 @@
-"""When does a layer take its final form? Dictionaries of the checkpoints of one training run, against the last one and
-against the checkpoint before, layer by layer; linear CKA and the noise floor beside them.
+"""When does a layer take its final form? Fingerprints of the checkpoints of one training run, against the last one and
+against the checkpoint before, layer by layer; beside them labels of dictionaries, linear CKA and the noise floor.
 
     python benchmarks/convergence.py                          gpt2-0 of the tiny family
     python benchmarks/convergence.py --checkpoints DIR ...    folders of one model, the last one final
@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import torch
 from common import RESULTS, Results, paragraph, table
 from family import BATCH as WINDOWS
 from family import CACHE, CHECKPOINTS, CONTEXT, STEPS, WITH_CHECKPOINTS, trained
@@ -21,10 +22,11 @@ from layer_matching import SETTINGS, dictionaries
 
 from itda import ITDA
 from itda.core.similarity import Linear, Statistics
+from itda.core.similarity.fingerprint import fingerprint_of
 from itda.core.similarity.overlap import OVERLAPS, Members, Universe, sums_of
 
-SHOWN = ("weighted", "jaccard", "adjusted", "cka")
-TITLES = {"weighted": "weighted Jaccard", "jaccard": "Jaccard", "adjusted": "Jaccard, adjusted", "cka": "linear CKA"}
+SHOWN = ("novelty", "weighted", "jaccard", "cka")
+TITLES = {"novelty": "shared novelty", "weighted": "weighted Jaccard", "jaccard": "Jaccard", "cka": "linear CKA"}
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 
 
@@ -34,13 +36,22 @@ def compared(a: Read, models_a: list[ITDA], b: Read, models_b: list[ITDA]) -> di
     found: dict[str, list[float]] = {name: [] for name in SHOWN}
     for site, (one, other) in enumerate(zip(models_a, models_b, strict=True)):
         total = sums_of(Members.of(one, universe), Members.of(other, universe), universe).sum(axis=0)
-        for name in SHOWN[:-1]:
+        for name in ("weighted", "jaccard"):
             found[name].append(float(OVERLAPS[name](total)))
+        found["novelty"].append(shared_novelty(a.activations[site], b.activations[site]))
         parts = [a.activations[site], b.activations[site]]
         statistics = Statistics([x.shape[1] for x in parts])
         statistics.add(parts)
         found["cka"].append(Linear(statistics).cka(0, 1))
     return found
+
+
+def shared_novelty(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The index of `itda compare` for two sites that have read the same tokens."""
+    one, other = (fingerprint_of(x) for x in (a, b))
+    there = ~one.massive & ~other.massive
+    values = np.stack([each.novelty[there].astype(np.int64) for each in (one, other)])
+    return float(values.min(axis=0).sum() / values.max(axis=0).sum())
 
 
 def step_of(folder: Path) -> int:
@@ -129,9 +140,11 @@ def main() -> None:
     draw(rows, floor, layers, per_step)
     parts = [
         paragraph(
-            f"{name}, {a.tokens:,} tokens of the first {a.characters:,} characters of held-out documents; k = "
-            f"{SETTINGS[0]}, threshold {SETTINGS[1]}. Noise floor, the last checkpoint in batches of {BATCH} and of "
-            f"{BATCH - 1} windows: " + ", ".join(f"{TITLES[n]} {min(floor[n]):.4f}" for n in SHOWN) + " (least layer)."
+            f"{name}, {a.tokens:,} tokens of the first {a.characters:,} characters of held-out documents; "
+            f"dictionaries: k = {SETTINGS[0]}, threshold {SETTINGS[1]}. Noise floor, the last checkpoint in batches of "
+            f"{BATCH} and of {BATCH - 1} windows: "
+            + ", ".join(f"{TITLES[n]} {min(floor[n]):.4f}" for n in SHOWN)
+            + " (least layer)."
         )
     ]
     for index in SHOWN:
