@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from families import members
 from families_text import documents
 from families_train import Family
+from model_families import members
 
 from itda import Site
 from itda.sources.corpora.corpus import Corpus, Document

@@ -1,4 +1,4 @@
-"""What the families of families.py read: code or prose of python-docs, cut by one tokenizer of 1,024 pieces.
+"""What the families of model_families.py read: code or prose of python-docs, cut by one tokenizer of 1,024 pieces.
 
 Code is the standard library's source, its tests included; prose is the reference's topics and the docstrings of the
 same source. One document in ten is held out of training, by its id, and so is never read by a model or the tokenizer.

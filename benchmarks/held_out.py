@@ -1,6 +1,6 @@
 """The verdict: the index that index_choice.py chose beside all others, on families that nothing was chosen on.
 
-    python benchmarks/held_out.py                  the three held-out families of families.py
+    python benchmarks/held_out.py                  the three held-out families of model_families.py
     python benchmarks/held_out.py --development    the same tables for the families that the choice was made on
 
 For each site (the residual stream after a block) of a model: is the most similar site of another model of its family
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from classical import classical_matrices
 from common import RESULTS, Results, labels_for, paragraph, table
-from families import CACHE, development, held_out
 from families_read import FamilyRead, read_family
 from family_data import Read
 from label_indices import (
@@ -33,6 +32,7 @@ from label_indices import (
 from layer_matching import dictionaries
 from layer_matching import label_matrices as old_matrices
 from matching import difference, jackknife, over_families, score
+from model_families import CACHE, development, held_out
 
 from itda.core.similarity.fingerprint import LEFT_OUT, RUNGS, STEPS, FingerprintSettings, fingerprint_of
 

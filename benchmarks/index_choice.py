@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from classical import classical_matrices
 from common import RESULTS, Results, labels_for, paragraph, table
-from families import CACHE, development
 from families_read import FamilyRead, read_family
 from families_train import Family
 from family_data import Read
@@ -28,6 +27,7 @@ from label_indices import label_matrices
 from layer_matching import dictionaries
 from layer_matching import label_matrices as matrices_of_dictionaries
 from matching import difference, jackknife, over_families, score
+from model_families import CACHE, development
 from novelty import Variant, novelty_of
 
 VARIANTS = {

@@ -2,8 +2,8 @@
 
     python benchmarks/model_similarity.py
 
-Families of families.py that read code, on the same tokens. A token is as novel to a model as to the site where it is
-most novel; two models are compared by the weighted Jaccard of that (`All sites together` of `itda compare`). Beside it:
+Families of model_families.py that read code, on the same tokens. A token is as novel to a model as to the site where
+it is most novel; two models are compared by the weighted Jaccard of that (`All sites together` of `itda compare`). Beside it:
 the mean over sites of the same relative depth, linear CKA there, and the mean novelty alone. The held-out family may be
 taken in since nothing is chosen here. Rows are kept in results/model_similarity.jsonl.
 """
@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import RESULTS, Results, paragraph, table
-from families import CACHE, FAMILIES
 from families_model import member_state, new_parameters
 from families_read import held_out_text, read_family, read_model
 from families_text import tokenizer
 from families_train import Family
 from label_indices import closeness, weighted
+from model_families import CACHE, FAMILIES
 
 from itda.core.similarity import Linear, Statistics
 from itda.core.similarity.fingerprint import LEFT_OUT, STEPS, fingerprint_of

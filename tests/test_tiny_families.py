@@ -1,10 +1,10 @@
-"""benchmarks/families.py in its small form: the stacked models are transformers' own, and every member comes out."""
+"""benchmarks/model_families.py in its small form: the stacked models are transformers' own, and every member comes out."""
 
 import json
 
-import families
 import families_model
 import families_train
+import model_families as families
 import numpy as np
 import pytest
 import torch

@@ -28,6 +28,7 @@ ALLOWED = {
     ("pursuit/compiled.py", "cache=True"): "numba keeps what it compiled in __pycache__",
     ("pursuit/compiled.py", "pathlib"): "what numba keeps is of use as long as its sources are the same",
     ("pursuit/compiled.py", "read_bytes"): "the sources, to see whether they are",
+    ("pursuit/scratch.py", "mmap"): "memory that no file is behind, in huge pages",
     ("pursuit/threads.py", "os"): "register_at_fork: a forked process has none of its parent's threads",
 }
 """Module of the core and what it uses, with the reason."""

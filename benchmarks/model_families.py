@@ -1,9 +1,9 @@
 """Families of tiny language models to compare indices of similarity on: three to develop with, three held out.
 
-    python benchmarks/families.py --prepare                    tokenizer and tokens into the cache (needs no GPU)
-    python benchmarks/families.py --seconds 100 --device cuda  all families at once, then packed files
-    python benchmarks/families.py --only d-gpt2 --device cpu   one family, resumable, hours on one core
-    python benchmarks/families.py --unpack FOLDER              model folders in the cache from packed files
+    python benchmarks/model_families.py --prepare                    tokenizer and tokens into the cache (needs no GPU)
+    python benchmarks/model_families.py --seconds 100 --device cuda  all families at once, then packed files
+    python benchmarks/model_families.py --only d-gpt2 --device cpu   one family, resumable, hours on one core
+    python benchmarks/model_families.py --unpack FOLDER              model folders in the cache from packed files
 
 A family has five members of one shape, which differ in seed (initial weights and order of data), in some families in
 length too. Families differ in architecture, width, depth, text, optimizer and length; held-out ones (h-) are for one
@@ -83,7 +83,7 @@ def members(family: Family, cache: Path = CACHE) -> list[Path]:
     """The folders of the members. Ends with a line that says how they are made where there are none."""
     folders = [cache / family.name / f"member-{number}" for number in range(len(family.seeds))]
     if not all((folder / "config.json").exists() for folder in folders):
-        raise SystemExit(f"no models of {family.name} in {cache}: python benchmarks/families.py makes them")
+        raise SystemExit(f"no models of {family.name} in {cache}: python benchmarks/model_families.py makes them")
     return folders
 
 
