@@ -1,4 +1,4 @@
-"""benchmarks/model_families.py in its small form: the stacked models are transformers' own, and every member comes out."""
+"""benchmarks/model_families.py in its small form: stacked models are transformers' own, and every member comes out."""
 
 import json
 
