@@ -72,6 +72,8 @@ def check(command: object) -> None:
             check_some(command.runs, "explore")
             check_export(command)
             for folder in command.runs:
+                if are_fingerprints([folder]):
+                    continue
                 run = _readable(folder)
                 if command.export is not None:
                     chosen_site(run, command.layer)
@@ -183,6 +185,9 @@ def check_export(options: settings.Explore) -> None:
         raise StoreError(f"cannot write {target}: name a file in a folder that is there")
     if options.top < 1:
         raise SettingError(f"--top is {options.top}: carry at least 1 atom")
+    for path in options.runs:
+        if are_fingerprints([path]):
+            raise SettingError(f"{path} is a fingerprint, and --export writes runs alone: leave --export out")
 
 
 def check_plan(options: settings.Plan) -> None:

@@ -372,10 +372,15 @@ class Index(RunCorpusOptions, RunOptions, LargeOptions, ElsewhereOptions, Pursui
 
 @dataclass(frozen=True, kw_only=True)
 class Explore(RunOptions, PursuitOptions, Output):
-    """See a run in a browser: its atoms, where they are used, prompts taken apart, comparisons; or as one file."""
+    """See a run in a browser: its atoms, where they are used, prompts taken apart, comparisons; or as one file.
+
+    Of fingerprints, see which layers are alike and which tokens are new to one of them alone.
+    """
 
     runs: Positional[tuple[Path, ...]]
-    """Run folders."""
+    """Run folders, and fingerprints (a.itda, or user/name on the Hub): these are compared, one alone with itself."""
+    corpus_path: str | None = None
+    """Where the corpus of the fingerprints is now, if it was moved."""
     memory: Bytes | None = 128 * 2**20
     """Memory for the Gram matrices of the dictionaries: rows that are used again and again fit into little."""
     port: int | None = None

@@ -21,7 +21,8 @@ from itda.explorer.pages import Explorer
 
 STATIC = Path(__file__).parent / "static"
 MODULES = (
-    "dom", "text", "state", "api", "list", "charts", "atoms", "atom", "prompt", "compare", "overview", "app",
+    "dom", "text", "state", "api", "list", "charts", "heat", "atoms", "atom", "prompt", "compare", "overview",
+    "fingerprints", "app",
 )  # fmt: skip
 """The JavaScript modules of the pages, each after those that it imports."""
 

@@ -18,8 +18,10 @@ from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.errors import ItdaError, MissingError, SettingError
 from itda.explorer.atoms import atom_list, atom_page
 from itda.explorer.contexts import indexed_window, text_window
+from itda.explorer.fingerprints import FingerprintPages
 from itda.explorer.next_tokens import average_logits, promoted
 from itda.explorer.overview import overview
+from itda.explorer.queries import Query, given, number
 from itda.explorer.run_cache import Cache, IndexedDictionary, RunCache, by_key
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.prompt import read_prompt
@@ -28,8 +30,6 @@ from itda.sources.tokenizing.partial_characters import partial_bytes
 MOST_CHARACTERS = 20_000
 """Characters of a text to decompose, at most; the model's context is another limit."""
 
-Query = Mapping[str, str]
-"""The parameters of a page by name."""
 Loader = Callable[[Path], LanguageModel]
 """A function that loads the language model of a run folder."""
 Comparer = Callable[[Path, Path], Mapping[str, Any]]
@@ -37,9 +37,9 @@ Comparer = Callable[[Path, Path], Mapping[str, Any]]
 
 
 class Explorer:
-    """Answers the queries of the explorer's pages about some runs. Thread-safe; a model is loaded when first needed.
+    """Answers the queries of the explorer's pages about some runs, some fingerprints, or both.
 
-    Raises `StoreError` for a folder that is not a run.
+    Thread-safe; a model is loaded when first needed. Raises `StoreError` for a folder that is not a run.
     """
 
     needs_model = frozenset({"decompose", "logits"})
@@ -53,7 +53,11 @@ class Explorer:
         compare: Comparer,
         batch_size: int = 1,
         limits: PursuitLimits = NO_LIMITS,
+        fingerprints: FingerprintPages | None = None,
     ) -> None:
+        if not folders and fingerprints is None:
+            raise SettingError("no run to explore: name one or more run folders, or fingerprints")
+        self.fingerprints = fingerprints
         self.runs, self._loader = RunCache(folders, limits), loader
         self._compare, self._batch_size = compare, batch_size
         self._models: dict[str, tuple[LanguageModel, dict[int, str]]] = {}
@@ -72,6 +76,7 @@ class Explorer:
             "decompose": self._decompose,
             "compare": self._compared,
             "labels": self._labels,
+            **(fingerprints.answers if fingerprints is not None else {}),
         }
 
     def answer(self, name: str, query: Query) -> dict[str, Any]:
@@ -83,7 +88,8 @@ class Explorer:
     def prepare(self) -> None:
         """Read what the first page shows, the middle dictionary of the first run, before somebody asks for it."""
         with suppress(ItdaError):  # the page itself will show the error
-            self.answer("atoms", self._first())
+            if self.runs.folders:
+                self.answer("atoms", self._first())
 
     def warm(self) -> None:
         """Load the model of the first run, compile, and run it once, so that the first prompt is quick."""
@@ -109,17 +115,18 @@ class Explorer:
                 runs.append({"run": run, "model": record["model"], "corpus": record["corpus"], "sites": sites})
             except ItdaError as error:
                 runs.append({"run": run, "trouble": str(error), "sites": []})
-        return {"runs": runs, "live": self._loader is not None}
+        fingerprints = self.fingerprints.listed() if self.fingerprints is not None else []
+        return {"runs": runs, "live": self._loader is not None, "fingerprints": fingerprints}
 
     def _overview(self, query: Query) -> Mapping[str, Any]:
-        run = _given(query, "run")
+        run = given(query, "run")
         return overview(self.runs, run)
 
     def _dictionary(self, query: Query) -> IndexedDictionary:
-        return self.runs.dictionary(_given(query, "run"), _given(query, "site"))
+        return self.runs.dictionary(given(query, "run"), given(query, "site"))
 
     def _atom_of(self, query: Query, dictionary: IndexedDictionary) -> int:
-        return _number(query, "atom", len(dictionary.itda), "atoms")
+        return number(query, "atom", len(dictionary.itda), "atoms")
 
     def _atom(self, query: Query) -> Mapping[str, Any]:
         dictionary = self._dictionary(query)
@@ -127,7 +134,7 @@ class Explorer:
 
     def _logits(self, query: Query) -> Mapping[str, Any]:
         atom = self._atom_of(query, self._dictionary(query))
-        return self.logits(_given(query, "run"), _given(query, "site"), [atom])[0]
+        return self.logits(given(query, "run"), given(query, "site"), [atom])[0]
 
     def logits(self, run: str, site: str, atoms: Sequence[int]) -> list[dict[str, Any]]:
         """Return the answers to `logits` for several atoms, in few passes of the model.
@@ -146,11 +153,11 @@ class Explorer:
         dictionary = self._dictionary(query)
         if dictionary.index is None:
             raise MissingError(dictionary.index_trouble or "the run has no index: make one with `itda index`")
-        token = _number(query, "token", dictionary.index.tokens, "indexed tokens")
+        token = number(query, "token", dictionary.index.tokens, "indexed tokens")
         return indexed_window(dictionary, dictionary.index, token)
 
     def _decompose(self, query: Query) -> Mapping[str, Any]:
-        run, site, text = _given(query, "run"), Site.parse(_given(query, "site")), query.get("text", "")
+        run, site, text = given(query, "run"), Site.parse(given(query, "site")), query.get("text", "")
         if len(text) > MOST_CHARACTERS:
             raise SettingError(f"the text has {len(text):,} characters: shorten it to {MOST_CHARACTERS:,}")
         dictionary = self._dictionary(query)
@@ -182,13 +189,13 @@ class Explorer:
             return self._models[key]
 
     def _compared(self, query: Query) -> Mapping[str, Any]:
-        a, b = (self.runs.folder(_given(query, name)) for name in ("a", "b"))
+        a, b = (self.runs.folder(given(query, name)) for name in ("a", "b"))
         return self._compare(a, b)
 
     def _labels(self, query: Query) -> Mapping[str, Any]:
         """Sort the atoms of two dictionaries by whether the other has their label; those needed most come first."""
-        a = self.runs.dictionary(_given(query, "a"), _given(query, "site_a"))
-        b = self.runs.dictionary(_given(query, "b"), _given(query, "site_b"))
+        a = self.runs.dictionary(given(query, "a"), given(query, "site_a"))
+        b = self.runs.dictionary(given(query, "b"), given(query, "site_b"))
         by_end = self._tokenizer(query["a"]) != self._tokenizer(query["b"])
         left, right = by_key(a.itda.labels, by_end), by_key(b.itda.labels, by_end)
         needed_a, needed_b = _needed(a), _needed(b)
@@ -208,18 +215,3 @@ def _needed(dictionary: IndexedDictionary) -> list[float]:
     """Return a sort key per atom: those needed most come first, or the oldest where novelty is not known."""
     novelty = dictionary.itda.novelty
     return (-novelty).tolist() if novelty is not None else list(range(len(dictionary.itda)))
-
-
-def _given(query: Query, name: str) -> str:
-    if not query.get(name):
-        raise SettingError(f"the question lacks {name}: add {name}=...")
-    return query[name]
-
-
-def _number(query: Query, name: str, most: int, what: str) -> int:
-    text = _given(query, name)
-    if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise SettingError(f"{name} is {text[:40]!r}: give a number from 0 to {most - 1:,}")
-    if int(text) >= most:
-        raise MissingError(f"no {name} {int(text):,}: there are {most:,} {what}, from 0")
-    return int(text)

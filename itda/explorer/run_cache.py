@@ -13,7 +13,7 @@ from itda.core.batch import Site
 from itda.core.dictionary import ITDA
 from itda.core.labels import Labels
 from itda.core.memory import NO_LIMITS, PursuitLimits
-from itda.errors import MissingError, SettingError, StoreError
+from itda.errors import MissingError, StoreError
 from itda.explorer.code_index import CodeIndex
 from itda.files import METRICS_FORMAT, RUN_FORMAT, read_json
 from itda.store.dictionaries import load_dictionary
@@ -80,12 +80,10 @@ class RunCache:
     """The runs of one explorer by name; what is read from their folders is kept until the files change.
 
     A run has the name of its folder, with a number behind it where two folders have the same name. Raises `StoreError`
-    for a folder that is not a run, `SettingError` if there is no folder.
+    for a folder that is not a run.
     """
 
     def __init__(self, folders: Sequence[Path], limits: PursuitLimits = NO_LIMITS) -> None:
-        if not folders:
-            raise SettingError("no run to explore: name one or more run folders")
         self.folders: dict[str, Path] = {}
         number_of_dictionaries = 0
         for folder in folders:

@@ -1,4 +1,4 @@
-"""`itda explore`: runs shown in a browser, or exported as one HTML file."""
+"""`itda explore`: runs and fingerprints shown in a browser, or runs exported as one HTML file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from itda import config as settings
-from itda.checks import check_export
+from itda.checks import are_fingerprints, check_export
 from itda.core.batch import Site
 from itda.errors import SettingError
 from itda.explorer import PORT
@@ -17,6 +17,7 @@ from itda.explorer.export import Contents, chosen_atoms, page
 from itda.explorer.pages import Explorer
 from itda.files import explained, write_whole
 from itda.recipes.compare import compare_runs, comparison_values
+from itda.recipes.explore_fingerprints import fingerprint_pages
 from itda.recipes.runs import Bar, finite, limits_of, no_bar, open_run
 from itda.sources.models.transformers import LanguageModel
 from itda.store.records import chosen_site
@@ -26,20 +27,22 @@ WARM_AFTER_S = 2.0
 
 
 def explorer_of(options: settings.Explore, say: Callable[[str], object] = lambda _line: None) -> Explorer:
-    """Make the explorer of some runs. `say` is told of models that have changed.
+    """Make the explorer of some runs and fingerprints. `say` is told of models that have changed.
 
-    Raises an `ItdaError` for a folder that is not a run.
+    Raises an `ItdaError` for what is neither, and for fingerprints that cannot be compared.
     """
 
     def load(folder: Path) -> LanguageModel:
         return open_run(folder).model(options, say)
 
+    found = tuple(path for path in options.runs if are_fingerprints([path]))
     return Explorer(
-        options.runs,
+        [path for path in options.runs if path not in found],
         loader=load if options.model else None,
         compare=_compared,
         batch_size=options.batch_size,
         limits=limits_of(options),
+        fingerprints=fingerprint_pages(found, options.corpus_path) if found else None,
     )
 
 
@@ -69,7 +72,9 @@ def explore(
 
     explorer = explorer_of(options, say)
     explorer.prepare()
-    if options.model:
+    if explorer.fingerprints is not None:
+        threading.Thread(target=explorer.fingerprints.prepare, daemon=True).start()
+    if options.model and explorer.runs.folders:
         # Later, as it would slow the first page; a prompt that comes earlier loads the model itself.
         warming = threading.Timer(WARM_AFTER_S, explorer.warm)
         warming.daemon = True

@@ -171,19 +171,26 @@ def corpus_of(
 
 def _reopened_corpus(run: Run, options: settings.CorpusOptions) -> Corpus:
     """Open a run's own corpus again: all documents, in its own order, read by the rules of that time."""
-    stored, spec = run.record["settings"], run.record["corpus"]
+    corpus = reopened_corpus(run.record, str(run.folder), options)
+    check_unchanged(corpus, run, "name a corpus with --corpus")
+    return corpus
+
+
+def reopened_corpus(record: Mapping[str, Any], of: str, options: settings.CorpusOptions) -> Corpus:
+    """Open the corpus that a record names: all documents, in its own order, read by the rules of that time.
+
+    `of` is what the record is of, for the message. Raises `CorpusError`; whether it has changed is not looked at.
+    """
+    stored, spec = record.get("settings", {}), record["corpus"]
     names = ("text_field", "dataset_config", "dataset_split", "dataset_revision")
-    again = replace(options, **{name: stored[name] for name in names})
-    again = replace(again, dataset_revision=run.record["corpus_revision"] or again.dataset_revision)
+    again = replace(options, **{name: stored[name] for name in names if name in stored})
+    again = replace(again, dataset_revision=record["corpus_revision"] or again.dataset_revision)
     given = getattr(options, "corpus_path", None)
     if given is None and Path(spec).is_absolute() and not Path(spec).exists():
         raise CorpusError(
-            f"the corpus of {run.folder} was in {spec}, and is not there now: put it back, or name its place with "
-            "--corpus-path"
+            f"the corpus of {of} was in {spec}, and is not there now: put it back, or name its place with --corpus-path"
         )
-    corpus = open_spec(given or spec, again, rules=run.record.get("corpus_rules", 1))
-    check_unchanged(corpus, run, "name a corpus with --corpus")
-    return corpus
+    return open_spec(given or spec, again, rules=record.get("corpus_rules", 1))
 
 
 def open_spec(spec: str, options: settings.CorpusOptions, say: Say = unsaid, *, rules: Rules = NEWEST) -> Corpus:

@@ -8,37 +8,50 @@ import { atomView } from "./atom.js";
 import { promptView } from "./prompt.js";
 import { compareView } from "./compare.js";
 import { overviewView } from "./overview.js";
+import { fingerprintsView, tokenView } from "./fingerprints.js";
 
 const VIEWS = { overview: overviewView, atoms: atomsView, atom: atomView, prompt: promptView, compare: compareView };
+const OF_FINGERPRINTS = { fingerprints: fingerprintsView, token: tokenView };
 const NAVIGATION = [["overview", "Overview"], ["atoms", "Atoms"], ["prompt", "Prompt"], ["compare", "Compare"]];
+const PARENTS = { atom: "atoms", token: "fingerprints" };
 const THEMES = ["auto", "light", "dark"];
 
 let known = null;
 let visit = 0;
 
 function context(params) {
-  const run = known.runs.find((each) => each.run === params.run) ?? known.runs.find((each) => !each.trouble) ?? known.runs[0];
+  const run = known.runs.find((each) => each.run === params.run) ?? known.runs.find((each) => !each.trouble) ?? known.runs[0] ?? { run: null, sites: [] };
   const sites = run.sites.map((each) => each.site);
   const site = sites.includes(params.site) ? params.site : sites[Math.floor(sites.length / 2)];
-  return { runs: known.runs, live: known.live, run: run.run, site, sites, trouble: run.trouble };
+  return { runs: known.runs, fingerprints: known.fingerprints ?? [], live: known.live, run: run.run, site, sites, trouble: run.trouble };
+}
+
+/** The views of what there is here: runs, fingerprints or both. */
+function viewsHere(here) {
+  return { ...(here.runs.length ? VIEWS : {}), ...(here.fingerprints.length ? OF_FINGERPRINTS : {}) };
 }
 
 async function render({ focus = true } = {}) {
   const mine = ++visit;
   const main = document.getElementById("main");
-  const { view, params } = parsed(location.hash);
   main.setAttribute("aria-busy", "true");
   const slow = setTimeout(() => mine === visit && main.replaceChildren(h("p", { class: "view muted" }, "Loading …")), 200);
   let made;
   try {
     known ??= await ask("runs");
+    // What a view changes of the address is added to it, so it has to have the view's name.
+    if (/^(#\/?)?$/.test(location.hash) && !known.runs.length) history.replaceState(history.state, "", link("fingerprints", {}));
+    const { view, params } = parsed(location.hash);
     const here = context(params);
+    const views = viewsHere(here);
     drawFrame(view, here);
-    if (here.trouble) throw new Error(here.trouble);
-    if (params.run && params.run !== here.run) throw new Error(`There is no run ${params.run} here. Choose one above.`);
-    if (params.site && params.site !== here.site && view !== "compare") throw new Error(`${here.run} has no ${params.site}. Choose a site above.`);
-    if (!(view in VIEWS)) throw new Error(`There is no page ${view}. Choose one above.`);
-    made = await VIEWS[view](params, here);
+    if (!(view in OF_FINGERPRINTS)) {
+      if (here.trouble) throw new Error(here.trouble);
+      if (params.run && params.run !== here.run) throw new Error(`There is no run ${params.run} here. Choose one above.`);
+      if (params.site && params.site !== here.site && view !== "compare") throw new Error(`${here.run} has no ${params.site}. Choose a site above.`);
+    }
+    if (!(view in views)) throw new Error(`There is no page ${view}. Choose one above.`);
+    made = await views[view](params, here);
   } catch (error) {
     made = { page: h("div", { class: "view" }, h("h1", { tabindex: -1 }, "Not to be had"), h("p", { class: "note", role: "alert" }, error.message)), title: "Not to be had" };
   }
@@ -60,13 +73,21 @@ function drawFrame(view, here) {
     h("label", { class: "pick" }, h("span", {}, title), h("select", { name, onchange: (event) => change(event.target.value) }, values.map((value) => h("option", { value, selected: value === chosen }, value))));
   const stay = view === "atom" ? "atoms" : view in VIEWS ? view : "atoms";
   const keptText = stay === "prompt" ? { text: parsed(location.hash).params.text } : {};
-  document.getElementById("picks").replaceChildren(
+  const picks = here.runs.length === 0 || view in OF_FINGERPRINTS ? [] : [
     select("run", "Run", here.runs.map((each) => each.run), here.run, (run) => go(stay === "compare" ? "atoms" : stay, { run, ...keptText })),
     here.sites.length ? select("site", "Site", here.sites, here.site, (site) => go(stay === "compare" || stay === "overview" ? "atoms" : stay, { run: here.run, site, ...keptText })) : "",
-  );
+  ];
+  document.getElementById("picks").replaceChildren(...picks);
+  const shown = [...(here.runs.length ? NAVIGATION : []), ...(here.fingerprints.length ? [["fingerprints", "Fingerprints"]] : [])];
   document.getElementById("views").replaceChildren(
-    ...NAVIGATION.map(([name, title]) => h("a", { href: link(name, where), "aria-current": name === view || (name === "atoms" && view === "atom") ? "page" : null }, title)),
+    ...shown.map(([name, title]) => h("a", { href: name in VIEWS ? link(name, where) : link(name, fingerprintState()), "aria-current": name === (PARENTS[view] ?? view) ? "page" : null }, title)),
   );
+}
+
+/** What an address says of fingerprints, to go back to. */
+function fingerprintState() {
+  const { a, b, site_a, site_b, rung, part, t } = parsed(location.hash).params;
+  return t === undefined ? {} : { a, b, site_a, site_b, rung, part };
 }
 
 function themeButton() {

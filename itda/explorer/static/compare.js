@@ -4,6 +4,7 @@ import { h, append, count, percent } from "./dom.js";
 import { ask, canAsk } from "./api.js";
 import { amend, go, parsed } from "./state.js";
 import { longTable } from "./list.js";
+import { focusChosen, heatMap } from "./heat.js";
 import { atomColumns, atomRow } from "./atoms.js";
 
 const INDICES = [["weighted", "weighted Jaccard", "Jaccard of the labels, weighted by how much each atom was needed"], ["adjusted", "adjusted Jaccard", "Jaccard, with what sets of these sizes share by chance taken out"], ["jaccard", "Jaccard", "Labels in both, as a share of labels in either"]];
@@ -35,22 +36,15 @@ export async function compareView(params, context) {
   function drawMap() {
     const title = INDICES.find(([key]) => key === index);
     const values = data.matrices[index];
+    const best = values.map((row) => Math.max(...row));
     map.replaceChildren(
-      h("div", { class: "scroll-x", tabindex: 0, role: "region", "aria-label": "Heat map of the layers" },
-        h("table", { class: "heat", "aria-label": `${title[1]} of the sites of a, in rows, and of b, in columns` },
-          h("thead", {}, h("tr", {}, h("td", {}), sitesB.map((site) => h("th", { scope: "col" }, shortSite(site))))),
-          h("tbody", {}, sitesA.map((siteA, i) => {
-            const best = Math.max(...values[i]);
-            return h("tr", {}, h("th", { scope: "row" }, shortSite(siteA)), sitesB.map((siteB, j) => {
-              const value = values[i][j];
-              const chosen = pair.a === siteA && pair.b === siteB;
-              return h("td", {}, h("button", {
-                type: "button", class: "heat-cell", "aria-pressed": chosen ? "true" : "false", "data-pair": siteA + siteB, style: { "--strength": Math.max(0, Math.min(1, value)).toFixed(3) },
-                "aria-label": `${siteA} of a and ${siteB} of b: ${value.toFixed(3)}${value === best ? ", the most similar of its row" : ""}`,
-                onclick: () => { pair = { a: siteA, b: siteB }; amend({ a, b, site_a: siteA, site_b: siteB }); drawMap(); map.querySelector(`[data-pair="${siteA + siteB}"]`).focus(); drawLists(); },
-              }, value === best ? h("b", {}, value.toFixed(2)) : value.toFixed(2)));
-            }));
-          })))),
+      heatMap({
+        rows: sitesA, columns: sitesB, values, sides: ["a: " + a, "b: " + b], isBest: (i, j) => values[i][j] === best[i],
+        label: `${title[1]} of the sites of a, in rows, and of b, in columns`,
+        describe: (i, j) => `${sitesA[i]} of a and ${sitesB[j]} of b: ${values[i][j].toFixed(3)}${values[i][j] === best[i] ? ", the most similar of its row" : ""}`,
+        chosen: [pair.a, pair.b],
+        onchoose: (siteA, siteB) => { pair = { a: siteA, b: siteB }; amend({ a, b, site_a: siteA, site_b: siteB }); drawMap(); focusChosen(map); drawLists(); },
+      }),
       h("p", { class: "muted" }, "Sites of a in rows, of b in columns; bold is the most similar of its row. ", title[2], ". Choose a cell to see its labels."));
   }
 
@@ -101,8 +95,4 @@ export async function compareView(params, context) {
   ]);
   drawMap();
   return { page, title: `Compare ${a} and ${b}`, shown: drawLists };
-}
-
-function shortSite(site) {
-  return site.replace("layer_", "");
 }
