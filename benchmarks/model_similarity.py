@@ -4,8 +4,8 @@
 
 Families of model_families.py that read code, on the same tokens. A token is as novel to a model as to the site where
 it is most novel; two models are compared by the weighted Jaccard of that (`All sites together` of `itda compare`).
-Beside it: the mean over sites of the same relative depth, linear CKA there, and the mean novelty alone. The held-out family may be
-taken in since nothing is chosen here. Rows are kept in results/model_similarity.jsonl.
+Beside it: the mean over sites of the same relative depth, linear CKA there, and the mean novelty alone. The held-out
+family may be taken in since nothing is chosen here. Rows are kept in results/model_similarity.jsonl.
 """
 
 import argparse
