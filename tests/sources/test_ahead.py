@@ -131,7 +131,15 @@ def test_a_source_that_takes_long_can_see_that_nobody_waits():
         fail_at(0, source.reading)
 
 
-def test_ctrl_c_while_nothing_comes_is_not_waited_for():
+@pytest.fixture
+def ctrl_c():
+    """Let an interrupt raise `KeyboardInterrupt`: a process that a shell began in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_nothing_comes_is_not_waited_for(ctrl_c):
     class Stuck:
         reading: ReadAhead
 
