@@ -6,6 +6,22 @@ import torch
 from itda.core.similarity import Linear, Relative, Statistics, rbf_cka_matrix, regression_r2, shared_neighbours_matrix
 
 ANCHORS, DRAWS, SUBSAMPLE = 300, 5, 2000
+TITLES = {
+    "cka": "linear CKA",
+    "cka_unbiased": "linear CKA, unbiased",
+    "cka_zscored": "linear CKA of z-scored features",
+    "svcca": "SVCCA (99% of the variance)",
+    "cca": "mean CCA",
+    "pwcca": "PWCCA",
+    "procrustes": "orthogonal Procrustes",
+    "regression": "linear regression, held-out R^2",
+    "relative": "relative representations",
+    "relative_centred": "relative representations, centred",
+    "rbf_cka": "RBF CKA (2,000 tokens)",
+    "neighbours": "mutual nearest neighbours (2,000 tokens)",
+    "norms": "control: correlation of token norms",
+}
+"""Of the matrices by name, in tables."""
 
 
 def classical_matrices(parts: list[torch.Tensor], documents: np.ndarray) -> dict[str, np.ndarray]:

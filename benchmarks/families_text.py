@@ -6,7 +6,7 @@ same source. One document in ten is held out of training, by its id, and so is n
 
 import ast
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +49,21 @@ def docstrings(source: str) -> Iterator[str]:
 
 def tokenizer(cache: Path) -> Any:
     """The byte-level BPE that all families share, trained once on the train parts."""
+    return trained_tokenizer(cache / "tokenizer", (d.text for kind in KINDS for d in documents(kind, "train")))
+
+
+def trained_tokenizer(folder: Path, texts: Iterable[str]) -> Any:
+    """A byte-level BPE of `VOCABULARY` pieces with BOS in front, trained on some texts unless the folder has it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    folder = cache / "tokenizer"
     if not (folder / "tokenizer.json").exists():
         made = Tokenizer(models.BPE())
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         made.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=[BOS, PAD], initial_alphabet=alphabet)
-        made.train_from_iterator((d.text for kind in KINDS for d in documents(kind, "train")), trainer)
+        made.train_from_iterator(texts, trainer)
         start = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, made.token_to_id(BOS))])
         made.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), start])
         PreTrainedTokenizerFast(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from families_text import CONTEXT, VOCABULARY, trained_tokenizer
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -28,8 +28,7 @@ from transformers import (
 from itda.sources.corpora.corpus import Document, python_docs
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "itda-family"
-VOCABULARY, CONTEXT, BATCH, BLOCKS, STEPS = 1024, 128, 32, 8, 500
-BOS, PAD = "<|bos|>", "<|pad|>"
+BATCH, BLOCKS, STEPS = 32, 8, 500
 MEMBERS = (*(f"gpt2-{seed}" for seed in range(8)), *(f"llama-{seed}" for seed in range(2)))
 WITH_CHECKPOINTS = "gpt2-0"
 SAVE_EVERY = 50
@@ -45,20 +44,7 @@ def documents() -> list[Document]:
 
 def shared_tokenizer(cache: Path) -> PreTrainedTokenizerFast:
     """A byte-level BPE, trained once."""
-    folder = cache / "tokenizer"
-    if not (folder / "tokenizer.json").exists():
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=[BOS, PAD], initial_alphabet=alphabet)
-        tokenizer.train_from_iterator((document.text for document in python_docs().split("train")), trainer)
-        start = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))])
-        tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), start])
-        PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=PAD, model_max_length=CONTEXT
-        ).save_pretrained(folder)
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    return trained_tokenizer(cache / "tokenizer", (document.text for document in python_docs().split("train")))
 
 
 def new_model(member: str) -> PreTrainedModel:

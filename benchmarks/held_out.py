@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from classical import classical_matrices
+from classical import TITLES, classical_matrices
 from common import RESULTS, Results, labels_for, paragraph, table
 from families_read import FamilyRead, read_family
 from family_data import Read
@@ -44,21 +44,6 @@ TOKENS = 10_000
 BUDGETS = (500, 1000, 2000, 5000, 10_000, 20_000)
 CLASSICAL_BUDGETS = (1000, 10_000)
 assert RUNGS == LADDER
-NAMES = {
-    "cka": "linear CKA",
-    "cka_unbiased": "linear CKA, unbiased",
-    "cka_zscored": "linear CKA of z-scored features",
-    "svcca": "SVCCA (99% of the variance)",
-    "cca": "mean CCA",
-    "pwcca": "PWCCA",
-    "procrustes": "orthogonal Procrustes",
-    "regression": "linear regression, held-out R^2",
-    "relative": "relative representations",
-    "relative_centred": "relative representations, centred",
-    "rbf_cka": "RBF CKA (2,000 tokens)",
-    "neighbours": "mutual nearest neighbours (2,000 tokens)",
-    "norms": "control: correlation of token norms",
-}
 OLD = {"weighted": "before: k = d/16, .05, weighted", "jaccard": "before: k = d/16, .05, Jaccard"}
 
 
@@ -104,7 +89,7 @@ def before_matrices(read: FamilyRead) -> dict[str, np.ndarray]:
 
 
 def named_classical(read: FamilyRead) -> dict[str, np.ndarray]:
-    return {NAMES[name]: m for name, m in classical_matrices(read.every_site(), read.document).items()}
+    return {TITLES[name]: m for name, m in classical_matrices(read.every_site(), read.document).items()}
 
 
 TOKENS_BEFORE = 2000

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from classical import classical_matrices
+from classical import TITLES, classical_matrices
 from common import RESULTS, Results, paragraph, table
 from family import CACHE, MEMBERS, new_model, shared_tokenizer, trained
 from family_data import Read, beginnings, read
@@ -46,19 +46,7 @@ NAMES = {
     "transported": "ITDA, errors of transported dictionaries",
     "soft": "ITDA, soft overlap (nearest atom)",
     "size_only": "control: dictionary sizes alone",
-    "norms": "control: correlation of token norms",
-    "cka": "linear CKA",
-    "cka_unbiased": "linear CKA, unbiased",
-    "cka_zscored": "linear CKA of z-scored features",
-    "svcca": "SVCCA (99% of the variance)",
-    "cca": "mean CCA",
-    "pwcca": "PWCCA",
-    "procrustes": "orthogonal Procrustes",
-    "regression": "linear regression, held-out R^2",
-    "relative": "relative representations",
-    "relative_centred": "relative representations, centred",
-    "rbf_cka": "RBF CKA (2,000 tokens)",
-    "neighbours": "mutual nearest neighbours (2,000 tokens)",
+    **TITLES,
 }
 
 

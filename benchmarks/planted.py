@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from classical import classical_matrices
 from common import RESULTS, Results, paragraph, table
-from held_out import EQUAL, INDEX, LABELS, NAMES, matrices_of_sites
+from held_out import EQUAL, INDEX, LABELS, TITLES, matrices_of_sites
 from matching import score
 
 MODELS, SITES, TOKENS, LATENTS, WIDTH, WORDS = 4, 6, 2000, 32, 64, 300
@@ -105,7 +105,7 @@ def accuracies(condition: str, seed: int) -> dict[str, float]:
         sites = [x[orders[place // SITES]] for place, x in enumerate(sites)]
     ours = matrices_of_sites(sites, MODELS)
     classical = classical_matrices(sites, np.arange(TOKENS) // 100)
-    found = {name: ours[name] for name in SHOWN} | {NAMES[name]: classical[name] for name in CLASSICAL}
+    found = {name: ours[name] for name in SHOWN} | {TITLES[name]: classical[name] for name in CLASSICAL}
     return {
         name: float(np.mean(list(score(np.nan_to_num(m), MODELS, SITES).accuracy.values())))
         for name, m in found.items()

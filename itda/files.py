@@ -329,9 +329,17 @@ def read_json(path: Path, expected: str) -> dict[str, Any]:
         raise StoreError(f"{path} cannot be read, it may be cut short: write it anew") from error
     if not isinstance(value, dict) or value.get("format") != expected:
         raise StoreError(f"{path} is not an {expected} file: name a folder written by itda")
+    check_format_version(path, value)
+    return value
+
+
+def check_format_version(path: Path, value: Mapping[str, Any]) -> None:
+    """Raises `StoreError` for what was written in another version of our formats.
+
+    >>> check_format_version(Path("config.json"), {"format_version": FORMAT_VERSION})
+    """
     if value.get("format_version") != FORMAT_VERSION:
         raise StoreError(
             f"{path} has format version {value.get('format_version')}, this itda reads {FORMAT_VERSION}: "
             "install the itda that wrote it"
         )
-    return value

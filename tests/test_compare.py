@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sources.models.families import byte_tokenizer
+from sources.models.families import save_small_llama
 from test_cli import printed, refused
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from itda import ITDA
 from itda.cli import main
@@ -38,12 +37,7 @@ def runs(corpus, tmp_path_factory) -> Path:
     model with another tokenizer."""
     folder = tmp_path_factory.mktemp("runs")
     torch.manual_seed(0)
-    tokenizer = byte_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4
-    )
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_small_llama(folder / "model")
     for name, model, more in (
         ("a", "tiny", []),
         ("again", "tiny", []),

@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from sources.models.families import byte_tokenizer
+from sources.models.families import save_small_llama
 from test_cli import printed, refused
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import itda
 from itda import Fingerprint, Site
@@ -40,12 +39,7 @@ def made(corpus, tmp_path_factory):
             parameter += 0.05 * parameter.std() * torch.randn_like(parameter)
     lm.model.save_pretrained(folder / "near")
     lm.tokenizer.save_pretrained(folder / "near")
-    tokenizer = byte_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4
-    )
-    LlamaForCausalLM(config).save_pretrained(folder / "other")
-    tokenizer.save_pretrained(folder / "other")
+    save_small_llama(folder / "other")
     for name, model, more in (
         ("a", "tiny", []),
         ("again", "tiny", []),

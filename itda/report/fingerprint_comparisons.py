@@ -33,7 +33,7 @@ def fingerprint_comparison(pairs: Sequence[FingerprintPair], every: bool) -> str
     if len(pairs) > 1:
         parts.append(_pairs(pairs))
     few = any(pair.documents < FEWEST for pair in pairs)
-    how = f"stretches of the text,\nas there are fewer than {FEWEST} documents." if few else "documents."
+    how = f"stretches of text: there are fewer than {FEWEST} documents." if few else "documents."
     parts.append(
         f"{THE_INDEX}: of how new each token is to the two, the sum of the smaller\n"
         "over the sum of the larger. equal sums: of that divided by its mean, so that\n"

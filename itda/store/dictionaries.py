@@ -35,6 +35,7 @@ from itda.files import (
     write_json,
     write_whole,
 )
+from itda.store.uploads import upload
 
 
 def save_dictionary(dictionary: ITDA, folder: Path) -> None:
@@ -115,20 +116,10 @@ def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
 
 def push_dictionary(dictionary: ITDA, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
     """Upload a dictionary to the Hub; returns the address of the commit. Raises `StoreError` if that fails."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_dictionary(_without_paths(dictionary), folder)
-        try:
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload an ITDA dictionary")
-        except Exception as error:  # the HTTP library's own errors, which change from release to release
-            raise StoreError(
-                f"cannot push to {repo_id} ({first_line(error)}): check the name, the network and `hf auth whoami`"
-            ) from error
-    return str(commit.commit_url)
+        return upload(folder, repo_id, "Upload an ITDA dictionary", private=private, token=token)
 
 
 def _without_paths(dictionary: ITDA) -> ITDA:

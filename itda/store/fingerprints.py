@@ -25,7 +25,16 @@ from itda.core.similarity.fingerprint import FingerprintSettings, TokenNovelty
 from itda.core.site import Site
 from itda.core.tokens import Tokens
 from itda.errors import SettingError, StoreError
-from itda.files import FINGERPRINT_FORMAT, FORMAT_VERSION, explained, first_line, whole_file, write_whole
+from itda.files import (
+    FINGERPRINT_FORMAT,
+    FORMAT_VERSION,
+    check_format_version,
+    explained,
+    first_line,
+    whole_file,
+    write_whole,
+)
+from itda.store.uploads import upload
 
 KEY = b"itda"
 """The name of the JSON in the header of the file."""
@@ -199,11 +208,7 @@ def read_header(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path} cannot be read, it may be cut short: make or copy it anew") from error
     if not isinstance(header, dict) or header.get("format") != FINGERPRINT_FORMAT:
         raise StoreError(f"{path} is no fingerprint: name a file made by `itda fingerprint`")
-    if header.get("format_version") != FORMAT_VERSION:
-        raise StoreError(
-            f"{path} has format version {header.get('format_version')}, this itda reads {FORMAT_VERSION}: "
-            "install the itda that wrote it"
-        )
+    check_format_version(path, header)
     return header
 
 
@@ -227,23 +232,13 @@ def push_fingerprint(
     fingerprint: Fingerprint, repo_id: str, *, private: bool | None = None, token: str | None = None
 ) -> str:
     """Upload a fingerprint to the Hub; returns the address of the commit. Raises `StoreError` if that fails."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
     about = {name: _without_path(name, value) for name, value in fingerprint.about.items()}
     shared = Fingerprint(fingerprint.tokens, fingerprint.sites, fingerprint.settings, about, fingerprint.arithmetic)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_fingerprint(shared, folder / ON_HUB)
         write_whole(folder / "README.md", _card(shared, repo_id))
-        try:
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload an ITDA fingerprint")
-        except Exception as error:  # the HTTP library's own errors, which change from release to release
-            raise StoreError(
-                f"cannot push to {repo_id} ({first_line(error)}): check the name, the network and `hf auth whoami`"
-            ) from error
-    return str(commit.commit_url)
+        return upload(folder, repo_id, "Upload an ITDA fingerprint", private=private, token=token)
 
 
 def _without_path(name: str, value: Any) -> Any:

@@ -84,8 +84,8 @@ class GrowingAtoms:
             self.gram[:start, start:stop] = entries[:, :start].T
         self.number = stop
 
-    def view(self, number: int, born: Tensor | None = None) -> Atoms:
-        """Return the first `number` atoms as pursuits see them."""
+    def view(self, number: int, born: Tensor) -> Atoms:
+        """Return the first `number` atoms as pursuits see them; `born` says which rows see each."""
         return Atoms(self.table, self.gram, None, number, entry_error(self.table.shape[1]), born)
 
 

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from itda.core.batch import Site
 from itda.sources.corpora.corpus import Document
@@ -18,6 +18,16 @@ WORDS = ("the", "cat", "sat", "on", "mat", "a", "dog", "ran", "to", "be", "or", 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "t"), ("c", "at"), ("Ġ", "cat"), ("Ġ", "a")]
 VOCABULARY = 2 + len(BYTES) + len(MERGES)
+
+
+def save_small_llama(folder) -> None:
+    """Write a Llama of 4 layers, 32 wide, of random weights, with `byte_tokenizer`."""
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def byte_tokenizer(*, bos: bool = True) -> PreTrainedTokenizerFast:
