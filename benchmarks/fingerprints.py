@@ -8,6 +8,8 @@
   the medians.
 - Made-up activations (rotated latents with noise, so that some tokens are atoms and some are not), in segments of
   two lengths: seconds for all tokens and sites, and what float32 products alone would take.
+
+Each with products that propose in 16 bits, if this CPU is fast at those, and in float32: the result is the same.
 """
 
 import os
@@ -26,6 +28,8 @@ from common import Results, arguments_for, most_resident, number, paragraph, res
 
 import itda
 from itda import Site
+from itda.core.pursuit.products import in_16_bits_fast
+from itda.core.similarity import fingerprint
 from itda.core.similarity.fingerprint import DEFAULT, SEGMENT, FingerprintSettings, TokenNovelty, fingerprint_of_segment
 from itda.core.site import STREAMS
 from itda.recipes.fingerprint_pass import FingerprintPass
@@ -37,8 +41,8 @@ LATENTS, REPEATS = 60, 3
 SEGMENTS = (2048, SEGMENT)
 
 
-def beside_the_model(results: Results, tokens: int, segment: int, repeats: int) -> None:
-    key = {"of": "tiny", "tokens": tokens, "segment": segment}
+def beside_the_model(results: Results, tokens: int, segment: int, bits: int, repeats: int) -> None:
+    key = {"of": "tiny", "tokens": tokens, "segment": segment, "bits": bits}
     if results.find(key) is not None:
         return
     model = LanguageModel.load("tiny")
@@ -84,8 +88,8 @@ def made_up(tokens: int, width: int, segment: int, seed: int) -> Iterator[torch.
         yield x + 0.05 * torch.randn(number, width, generator=random) + 1
 
 
-def on_made_up(results: Results, tokens: int, sites: int, width: int, segment: int) -> None:
-    key = {"of": "made up", "tokens": tokens, "sites": sites, "width": width, "segment": segment}
+def on_made_up(results: Results, tokens: int, sites: int, width: int, segment: int, bits: int) -> None:
+    key = {"of": "made up", "tokens": tokens, "sites": sites, "width": width, "segment": segment, "bits": bits}
     if results.find(key) is not None:
         return
     settings, wall, cpu, atoms = replace(DEFAULT, segment=segment), 0.0, 0.0, 0
@@ -123,10 +127,13 @@ def report(results: Results) -> str:
         rows[row["key"]["of"]].append(row)
     return results.write(
         [
-            paragraph("tiny, 12 sites: medians of seconds, the model's pass alone and with fingerprints, in turn."),
+            paragraph(
+                "tiny, 12 sites: medians of seconds, the model's pass alone and with fingerprints, in turn; beyond: "
+                "the seconds beyond the pass, as a multiple of it. bits: of the products that propose."
+            ),
             table(
-                ["tokens", "segment", "pass", "with", "quotient", "pass, CPU", "with, CPU", "quotient"],
-                [_of_tiny(row) for row in sorted(rows["tiny"], key=lambda row: row["key"]["segment"])],
+                ["tokens", "segment", "bits", "pass", "with", "beyond", "pass, CPU", "with, CPU", "beyond, CPU"],
+                [_of_tiny(row) for row in sorted(rows["tiny"], key=_order)],
             ),
             paragraph(
                 "Made-up activations: wall and CPU seconds for all sites; products: CPU seconds of float32 products of "
@@ -134,24 +141,28 @@ def report(results: Results) -> str:
                 "the tokens at rung 0.1."
             ),
             table(
-                ["tokens", "sites", "d_model", "segment", "seconds", "CPU", "products", "atoms"],
-                [_of_made_up(row) for row in sorted(rows["made up"], key=lambda row: row["key"]["segment"])],
+                ["tokens", "sites", "d_model", "segment", "bits", "seconds", "CPU", "products", "atoms"],
+                [_of_made_up(row) for row in sorted(rows["made up"], key=_order)],
             ),
         ]
     )
 
 
+def _order(row: dict[str, Any]) -> tuple[int, int]:
+    return row["key"]["segment"], row["key"]["bits"]
+
+
 def _of_tiny(row: dict[str, Any]) -> list[str]:
-    cells = [f"{row['key']['tokens']:,}", f"{row['key']['segment']:,}"]
+    cells = [f"{row['key'][name]:,}" for name in ("tokens", "segment", "bits")]
     for clock in (0, 1):
         alone, beside = (statistics.median(each[clock] for each in row[name]) for name in ("alone", "with"))
-        cells += [number(alone), number(beside), f"{beside / alone:.2f}"]
+        cells += [number(alone), number(beside), f"{beside / alone - 1:.2f}"]
     return cells
 
 
 def _of_made_up(row: dict[str, Any]) -> list[str]:
     key = row["key"]
-    sizes = [f"{key[name]:,}" for name in ("tokens", "sites", "width", "segment")]
+    sizes = [f"{key[name]:,}" for name in ("tokens", "sites", "width", "segment", "bits")]
     return [*sizes, number(row["seconds"]), number(row["cpu"]), number(row["products"]), f"{row['atoms']:.0%}"]
 
 
@@ -159,10 +170,13 @@ def main() -> None:
     arguments = arguments_for(__doc__, "fingerprints").parse_args()
     results = results_for(arguments, "fingerprints")
     quick = arguments.quick
-    for segment in SEGMENTS:
-        beside_the_model(results, 2000 if quick else 10_000, segment, 1 if quick else REPEATS)
-    for segment in SEGMENTS:
-        on_made_up(results, 5000 if quick else 100_000, 2 if quick else 12, 128 if quick else 768, segment)
+    fast = fingerprint.in_16_bits_fast
+    for bits in (16, 32) if in_16_bits_fast(torch.device("cpu")) else (32,):
+        fingerprint.in_16_bits_fast = fast if bits == 16 else lambda _device: False
+        for segment in SEGMENTS:
+            beside_the_model(results, 2000 if quick else 10_000, segment, bits, 1 if quick else REPEATS)
+        for segment in SEGMENTS:
+            on_made_up(results, 5000 if quick else 100_000, 2 if quick else 12, 128 if quick else 768, segment, bits)
     print(report(results))
 
 

@@ -13,7 +13,8 @@ are compared by (`itda compare`). Neither their codes nor the atoms are needed f
    atoms of this rung so far is above t.
 
 All of it is exact: a function of the activations, not of the device, the number of threads or the library that
-multiplies. Products in float32 propose, and what is within their proven error is decided by `fixed_order`.
+multiplies. Products propose, in 16 bits where the CPU is fast at those, else in float32; what is within their proven
+error is decided by `fixed_order`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,13 @@ from itda.core.intake import check_finite, rows_of
 from itda.core.massive import limit_of
 from itda.core.massive import norms as norms_on_any_device
 from itda.core.pursuit.fixed_order import fixed_dot, root
-from itda.core.pursuit.products import correlations, product_error
+from itda.core.pursuit.products import (
+    correlations,
+    correlations_in_16_bits,
+    error_in_16_bits,
+    in_16_bits_fast,
+    product_error,
+)
 from itda.core.pursuit.threads import over_rows
 from itda.core.similarity.fingerprint_kernel import nearest, norms, partial_sums, unit_rows, walk
 from itda.errors import SettingError
@@ -56,6 +63,9 @@ PARTS = 64
 
 BLOCK = 512
 """Rows whose products with all earlier ones are in memory at once."""
+
+OPEN = 64
+"""Where products in 16 bits leave more than one of so many cosines open, the segment goes on in float32."""
 
 
 @dataclass(frozen=True)
@@ -226,14 +236,35 @@ def _compare(
 ) -> None:
     """Fill in novelty and bits, block by block."""
     there = units.any(dim=1).cpu().numpy()
-    rows, error = units.cpu().numpy(), product_error(units.shape[1])
-    buffer = torch.empty(min(BLOCK, len(units)) * len(units), dtype=torch.float32, device=units.device)
+    rows, products = units.cpu().numpy(), _Products(units)
     for start in range(0, len(units), BLOCK):
         stop = min(len(units), start + BLOCK)
-        shape = stop - start, stop
-        out = buffer[: shape[0] * shape[1]].view(shape)
-        products = correlations(units[start:stop], units[:stop], out=out).cpu().numpy()
-        largest = np.empty(shape[0], np.float64)
-        over_rows(nearest, np.arange(shape[0]), products, start, rows, error, STEPS, largest, novelty)
-        walk(products, start, stop, rows, error, rungs, largest, there, bits)
+        cosines, error = products.of(start, stop)
+        largest, decided = np.empty(stop - start, np.float64), np.zeros(stop - start, np.int64)
+        over_rows(nearest, np.arange(stop - start), cosines, start, rows, error, STEPS, largest, novelty, decided)
+        more = walk(cosines, start, stop, rows, error, rungs, largest, there, bits)
+        if (int(decided.sum()) + more) * OPEN > cosines.size:
+            products.in_float32()
     novelty[~there] = 0
+
+
+class _Products:
+    """The cosines of a segment's rows, each with those before it in the segment and in its block."""
+
+    def __init__(self, units: Float32[Tensor, "tokens d_model"]) -> None:
+        self._units, self._width = units, units.shape[1]
+        self._short = units.bfloat16() if in_16_bits_fast(units.device) else None
+        self._buffer = torch.empty(min(BLOCK, len(units)) * len(units), dtype=torch.float32, device=units.device)
+
+    def of(self, start: int, stop: int) -> tuple[Float32[np.ndarray, "rows earlier"], float]:
+        """Return the cosines of rows `start` to `stop` with rows 0 to `stop`, and the largest error of any of them."""
+        out = self._buffer[: (stop - start) * stop].view(stop - start, stop)
+        if self._short is not None:
+            correlations_in_16_bits(self._short[start:stop], self._short[:stop], out)
+            return out.numpy(), error_in_16_bits(self._width)
+        correlations(self._units[start:stop], self._units[:stop], out=out)
+        return out.cpu().numpy(), product_error(self._width)
+
+    def in_float32(self) -> None:
+        """Compute what follows in float32."""
+        self._short = None

@@ -1,7 +1,7 @@
 """The compiled loops of `fingerprint`: unit rows, the nearest earlier row, and the dictionaries of the rungs.
 
-Products in float32 only propose. What they leave open within their proven error is decided by `fixed_dot`, so every
-result here is a function of the unit rows alone.
+Products in 32 or 16 bits only propose. What they leave open within their proven error is decided by `fixed_dot`, so
+every result here is a function of the unit rows alone.
 """
 
 # pyright: reportCallIssue=false
@@ -72,11 +72,12 @@ def nearest(
     steps: int,
     largest: np.ndarray,
     novelty: np.ndarray,
+    decided: np.ndarray,
 ) -> None:
     """Find, for rows `start + b` of the units, the largest cosine, signs aside, to an earlier row.
 
     `products[b]` are the cosines of row `start + b`, each within `error`. `largest[b]` becomes the largest of them, and
-    `novelty[start + b]` the novelty in steps, which is exact.
+    `novelty[start + b]` the novelty in steps, which is exact. `decided[b]` counts the cosines that products left open.
     """
     terms = scratch(units.shape[1])
     for b in rows:
@@ -95,6 +96,7 @@ def nearest(
             for j in range(part, end):
                 value = np.float64(abs(values[j]))
                 if value >= most - 2 * error and value + error > best:
+                    decided[b] += 1
                     best = max(best, abs(fixed_dot(units[j], units[i], terms)))
             if in_steps(best, steps) == 0:
                 break
@@ -112,12 +114,13 @@ def walk(
     largest: np.ndarray,
     taken: np.ndarray,
     bits: np.ndarray,
-) -> None:
+) -> int:
     """Go through the rows from `start` to `stop` in order: bit r of `bits[i]` is set if row i is an atom of rung r.
 
     It is, if no earlier atom of that rung has 1 - cosine^2 <= rungs[r]. The rungs ascend. `largest` is by `nearest`.
+    Returns how many cosines the products left open.
     """
-    terms = scratch(units.shape[1])
+    terms, decided = scratch(units.shape[1]), 0
     cosines = np.sqrt(1 - rungs)
     for i in range(start, stop):
         if not taken[i]:
@@ -138,11 +141,13 @@ def walk(
                     if bits[j] & unknown and np.float64(abs(values[j])) >= least:
                         near = _covered(bits[j] & unknown, np.float64(abs(values[j])), error, rungs, cosines)
                         if near < 0:
+                            decided += 1
                             cosine = abs(fixed_dot(units[j], units[i], terms))
                             near = _covered(bits[j] & unknown, cosine, 0.0, rungs, cosines)
                         bits[i] &= ~np.uint8(near)
                         unknown &= ~near
             part = end
+    return decided
 
 
 @as_written

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itda.core.pursuit import advance, gram_cpu_kernel, gram_torch, products
-from itda.core.pursuit.products import UNIT, correlations, product_error
+from itda.core.pursuit.products import (
+    UNIT,
+    correlations,
+    correlations_in_16_bits,
+    error_in_16_bits,
+    in_16_bits_fast,
+    product_error,
+)
 
 
 def worst(x: torch.Tensor, atoms: torch.Tensor, found: torch.Tensor) -> float:
@@ -44,6 +51,21 @@ def test_no_entry_is_further_off_than_the_bound(kind, width):
     x, atoms = hard_rows(kind, 5, width, 0), hard_rows(kind, 7, width, 1)
     atoms[:5] = x  # the largest products there are
     assert worst(x, atoms, correlations(x, atoms)) <= product_error(width)
+
+
+@pytest.mark.skipif(not in_16_bits_fast(torch.device("cpu")), reason="not used on this CPU")
+@pytest.mark.parametrize("kind", HARD)
+@pytest.mark.parametrize("rows", [5, 300])
+@pytest.mark.parametrize("width", [1, 7, 768, 1025, 4096, 9000, 16384])
+def test_no_entry_in_16_bits_is_further_off_than_its_bound(kind, width, rows):
+    x, atoms = hard_rows(kind, rows, width, 0), hard_rows(kind, 350, width, 1)
+    atoms[:rows] = x
+    found = correlations_in_16_bits(x.bfloat16(), atoms.bfloat16(), torch.empty(rows, 350))
+    assert worst(x, atoms, found) <= error_in_16_bits(width)
+
+
+def test_other_devices_have_no_products_in_16_bits():
+    assert not in_16_bits_fast(torch.device("meta"))
 
 
 @given(

@@ -50,11 +50,14 @@ def streams(draw) -> torch.Tensor:
         [(0.05, 0.1, 0.15, 0.2, 0.3), (0.5,), (1e-9, 1e-7, 1e-3, 0.9), (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)]
     ),
     st.sampled_from([1, 4, 512]),
+    st.sampled_from([None, 0, 1, 64, 10**9]),
 )
-def test_fingerprints_have_the_bits_of_the_slow_loop(x, centred, massive, segment, rungs, block):
+def test_fingerprints_have_the_bits_of_the_slow_loop(x, centred, massive, segment, rungs, block, left_open):
     settings = FingerprintSettings(rungs=rungs, segment=segment, centred=centred, massive=massive)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fingerprint, "BLOCK", block)
+        patch.setattr(fingerprint, "in_16_bits_fast", lambda _device: left_open is not None)
+        patch.setattr(fingerprint, "OPEN", left_open or 0)
         assert values(fingerprint_of(x, settings)) == slow_fingerprint(x, settings)
 
 
@@ -77,6 +80,7 @@ def test_products_that_are_wrong_by_the_whole_of_their_bound_change_nothing(monk
     x[250:] = x[100:150]
     wanted = values(fingerprint_of(x))
     exact, bound = fingerprint.correlations, 3e-3
+    monkeypatch.setattr(fingerprint, "in_16_bits_fast", lambda _device: False)
     monkeypatch.setattr(fingerprint, "product_error", lambda _width: bound)
 
     def wrong(a, b, out):
@@ -84,6 +88,28 @@ def test_products_that_are_wrong_by_the_whole_of_their_bound_change_nothing(monk
 
     monkeypatch.setattr(fingerprint, "correlations", wrong)
     assert values(fingerprint_of(x)) == wanted
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_products_in_16_bits_change_nothing_and_give_way_where_they_leave_much_open(monkeypatch, crowded):
+    random = torch.Generator().manual_seed(6)
+    x = torch.randn(600, 200, generator=random) / torch.arange(1, 201)
+    if crowded:
+        x = torch.randn(3, 200, generator=random)[torch.randint(3, (600,), generator=random)] + 0.02 * x
+    monkeypatch.setattr(fingerprint, "BLOCK", 100)
+    monkeypatch.setattr(fingerprint, "OPEN", 8)
+    monkeypatch.setattr(fingerprint, "in_16_bits_fast", lambda _device: False)
+    wanted = values(fingerprint_of(x))
+    exact, in_float32 = fingerprint.correlations, []
+
+    def counted(a, b, out):
+        in_float32.append(len(a))
+        return exact(a, b, out=out)
+
+    monkeypatch.setattr(fingerprint, "in_16_bits_fast", lambda _device: True)
+    monkeypatch.setattr(fingerprint, "correlations", counted)
+    assert values(fingerprint_of(x)) == wanted
+    assert len(in_float32) == (5 if crowded else 0)  # of six blocks; the first tells
 
 
 def test_the_number_of_threads_and_the_block_change_nothing(monkeypatch):
