@@ -10,7 +10,7 @@ from itda.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from itda import similarity
-    from itda.api.commands import explore, index, plan, probe
+    from itda.api.commands import explore, index, plan, probe, replicate
     from itda.api.fingerprints import fingerprint
     from itda.api.models import load_model
     from itda.api.runs import compare, decompose, evaluate, harvest, open_run, train, uses
@@ -59,6 +59,7 @@ __all__ = [
     "probe",
     "pursue",
     "refine",
+    "replicate",
     "set_fast",
     "set_memory",
     "similarity",
@@ -67,7 +68,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "itda.api.commands": ("explore", "index", "plan", "probe"),
+    "itda.api.commands": ("explore", "index", "plan", "probe", "replicate"),
     "itda.api.fingerprints": ("fingerprint",),
     "itda.api.models": ("load_model",),
     "itda.api.runs": ("compare", "decompose", "evaluate", "harvest", "open_run", "train", "uses"),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from itda import config as settings
 from itda.core.checks import check_refinement
+from itda.core.replication import check_cosine, check_draws
 from itda.errors import SettingError, StoreError
 from itda.files import locked
 from itda.resolving import check_elsewhere, check_seed, check_shape, resolved
@@ -63,6 +64,8 @@ def check(command: object) -> None:
             for site in command.layer:
                 chosen_site(run, site)
             _local(None, command.corpus, command)
+        case settings.Replicate():
+            check_replicable(_readable(command.run), command)
         case settings.Compare():
             check_some(command.runs, "compare")
             if not are_fingerprints(command.runs):
@@ -153,6 +156,18 @@ def check_index_batch(batch_size: int) -> None:
     """Raises `SettingError` for a negative batch size; 0 means that of the run."""
     if batch_size < 0:
         raise SettingError(f"--batch-size is {batch_size}: it must be at least 1, or 0 for that of the run")
+
+
+def check_replicable(run: RunRecord, options: settings.Replicate) -> None:
+    """Raises `SettingError` for settings out of range, and for a run whose dictionaries cannot be made of documents."""
+    check_draws(options.draws)
+    check_cosine(options.cosine)
+    check_index_batch(options.batch_size)
+    check_elsewhere(options)
+    if run.record["settings"]["mode"] == "reference":
+        raise SettingError(
+            "mode reference goes through a model batch by batch: train in mode best or paper to replicate"
+        )
 
 
 def check_text(text: str) -> None:

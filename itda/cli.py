@@ -106,6 +106,8 @@ def _dispatch(command: Any) -> None:
             _compare(command)
         case settings.Index():
             _index(command)
+        case settings.Replicate():
+            _replicate(command)
         case settings.Explore():
             _explore(command)
         case settings.Demo():
@@ -286,6 +288,19 @@ def _index(options: settings.Index) -> None:
         _print_json({**record, "run": str(options.run), "index": str(made.folder), "new": made.new, "sites": sites})
     else:
         print(report.index_summary(options.run, made))
+
+
+def _replicate(options: settings.Replicate) -> None:
+    from itda import report
+    from itda.recipes import finite
+    from itda.recipes.replicate import replicate, replication_values
+
+    with _resumable():
+        made = replicate(options, bars(options.quiet), remarks(options.quiet))
+    if options.json:
+        _print_json(finite(replication_values(made)))
+    else:
+        print(report.replication_summary(made))
 
 
 def _explore(options: settings.Explore) -> None:

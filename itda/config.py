@@ -371,6 +371,26 @@ class Index(RunCorpusOptions, RunOptions, LargeOptions, ElsewhereOptions, Pursui
 
 
 @dataclass(frozen=True, kw_only=True)
+class Replicate(RunCorpusOptions, RunOptions, LargeOptions, ElsewhereOptions, PursuitOptions, Output):
+    """Find out which atoms come back in dictionaries of other documents, in a few times the time of training.
+
+    A draw splits the run's documents into two halves at random and makes a dictionary of each, with the run's settings.
+    An atom is looked for in the one of the half without its own document. Started again, it goes on.
+    """
+
+    run: Positional[Path]
+    """The run folder."""
+    draws: int = 5
+    """How often the documents are split. Each takes about as long as training did, without the model."""
+    cosine: float = 0.8
+    """Size of the cosine, of either sign, from which on two atoms count as the same."""
+    seed: int = 0
+    """The seed of the halves."""
+    batch_size: int = 0
+    """Windows per forward pass; 0 for as many as when the run was made, which gives the same activations to the bit."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Explore(RunOptions, PursuitOptions, Output):
     """See a run in a browser: its atoms, where they are used, prompts taken apart, comparisons; or as one file.
 
@@ -421,5 +441,6 @@ Command = (
     | Annotated[Fingerprint, tyro.conf.subcommand("fingerprint")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Index, tyro.conf.subcommand("index")]
+    | Annotated[Replicate, tyro.conf.subcommand("replicate")]
     | Annotated[Explore, tyro.conf.subcommand("explore")]
 )

@@ -23,8 +23,10 @@ from itda.errors import StoreError
 
 FORMAT_VERSION = 1
 RUN_FORMAT, DICTIONARY_FORMAT, METRICS_FORMAT = "itda-run", "itda-dictionary", "itda-metrics"
-TOKENS_FORMAT, FINGERPRINT_FORMAT = "itda-tokens", "itda-fingerprint"
+TOKENS_FORMAT, FINGERPRINT_FORMAT, REPLICATION_FORMAT = "itda-tokens", "itda-fingerprint", "itda-replication"
 DICTIONARY_FILES = ("config.json", "atoms.safetensors", "labels.parquet", "README.md")
+FILES_THAT_MAY_LACK = ("replication.safetensors",)
+"""Files of a dictionary's folder that a command adds later."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The numbers of the errors for a full disk, a quota, and a limit on the size of files."""

@@ -5,7 +5,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from itda.config import Fingerprint, Harvest, Index, Plan, Train
+from itda.config import Fingerprint, Harvest, Index, Plan, Replicate, Train
 from itda.core.checks import check_k, check_number, check_offset_tokens, check_refinement, check_threshold
 from itda.core.site import STREAMS, Site, Stream
 from itda.errors import SettingError
@@ -146,7 +146,7 @@ def check_source(options: Train) -> None:
     check_elsewhere(options)
 
 
-def check_elsewhere(options: Train | Index | Harvest | Fingerprint) -> None:
+def check_elsewhere(options: Train | Index | Replicate | Harvest | Fingerprint) -> None:
     """Raises `SettingError` for settings that name two places to run the model, or a negative number of workers."""
     if options.remote and (options.stream or options.workers or options.ray):
         raise SettingError("--remote runs the model at NDIF: leave out --stream, --workers and --ray")

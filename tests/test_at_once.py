@@ -63,7 +63,11 @@ def run(tmp_path_factory) -> Path:
 
 def test_info_and_help_import_no_tensors(run):
     commands = ("demo", "train", "harvest", "plan", "info", "decompose", "evaluate", "probe", "compare", "index")
-    helps = [["--help"], *([each, "--help"] for each in (*commands, "fingerprint", "explore")), ["--version"]]
+    helps = [
+        ["--help"],
+        *([each, "--help"] for each in (*commands, "fingerprint", "replicate", "explore")),
+        ["--version"],
+    ]
     found = told(["info", str(run)], ["info", str(run), "--json"], *helps)
     assert [status for status, *_ in found] == [0] * len(found)
     assert not found[-1][3] & HEAVY
@@ -96,6 +100,9 @@ SLIPS: dict[str, tuple[list[str], str]] = {
     "no run to probe": (["probe", "./nowhere"], "no run folder"),
     "no run to compare": (["compare", "./nowhere"], "no run folder"),
     "no run to index": (["index", "./nowhere"], "no run folder"),
+    "no run to replicate": (["replicate", "./nowhere"], "no run folder"),
+    "no draws": (["replicate", "RUN", "--draws", "0"], "it must be at least 1"),
+    "a cosine above 1": (["replicate", "RUN", "--cosine", "1.1"], "above 0 and at most 1"),
     "no run to explore": (["explore", "./nowhere"], "no run folder"),
     "a layer that the run lacks": (["decompose", "RUN", "text", "--layer", "3"], "it has 2, 4"),
     "no site": (["decompose", "RUN", "text", "--layer", "x"], "no site 'x'"),

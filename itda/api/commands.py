@@ -1,4 +1,4 @@
-"""The commands that work on run folders, from Python: plan, probe, index and explore."""
+"""The commands that work on run folders, from Python: plan, probe, index, replicate and explore."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from itda import config as settings
-from itda.api.results import Probes
+from itda.api.results import Probes, Replications
 from itda.api.runs import AnyRun
 from itda.api.settings import layers_of, made, path_of, site_of, streams_of
+from itda.core.replication import COSINE, DRAWS
 from itda.errors import SettingError
 from itda.progress import bars, remarks
 from itda.recipes.explore import explore as serve_pages
@@ -18,6 +19,7 @@ from itda.recipes.index import Indexing, index_run
 from itda.recipes.plan import Planned
 from itda.recipes.plan import plan as planned
 from itda.recipes.probe import probe_run
+from itda.recipes.replicate import replicate as replicate_run
 from itda.recipes.runs import Run
 
 
@@ -75,6 +77,26 @@ def index(
     place = str(corpus) if corpus is not None else None
     options = made(settings.Index, run=folder_of(run), corpus=place, tokens=tokens, **given)
     return index_run(options, bars(not progress), remarks(not progress))
+
+
+def replicate(
+    run: AnyRun, *, draws: int = DRAWS, cosine: float = COSINE, seed: int = 0, progress: bool = True, **given: Any
+) -> Replications:
+    """Find out which atoms of a run come back in dictionaries of halves of its documents: `itda replicate`.
+
+    Each of the `draws` splits the run's documents into two halves and makes a dictionary of each with the run's
+    settings; an atom is looked for in the one of the half without its own document, within `cosine` of either sign.
+    Reads the run's model once, and takes about `draws` times as long as training besides. What is found is kept in the
+    run folder, and is `replication` of its dictionaries. Called again, it goes on where it was stopped. Returns, by
+    site, a `Replication`. Raises an `ItdaError`.
+
+    >>> import itda
+    >>> itda.replicate("nowhere")
+    Traceback (most recent call last):
+    itda.errors.StoreError: no run folder nowhere: check the path, or make one with `itda train`
+    """
+    options = made(settings.Replicate, run=folder_of(run), draws=draws, cosine=cosine, seed=seed, **given)
+    return Replications(replicate_run(options, bars(not progress), remarks(not progress)))
 
 
 def explore(

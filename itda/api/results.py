@@ -10,6 +10,7 @@ import numpy as np
 
 from itda.core.atom import Atom
 from itda.core.display.markup import escaped
+from itda.core.replication import Replication
 from itda.core.similarity.fingerprint_index import THE_INDEX
 from itda.core.site import Site
 from itda.errors import SettingError
@@ -18,6 +19,7 @@ from itda.evaluation.probing import ProbeResult
 from itda.recipes.compare import Pair
 from itda.recipes.compare_fingerprints import FingerprintPair
 from itda.recipes.decompose import AtomUse
+from itda.recipes.replicate import Replicated
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -68,6 +70,47 @@ class Probes(dict[Site, dict[str, list[ProbeResult]]]):
 
     def _repr_html_(self) -> str:
         return preformatted(repr(self))
+
+
+class Replications(dict[Site, Replication]):
+    """The replication of each dictionary of a run; also by name, as in `found["layer_4"].share`."""
+
+    def __init__(self, made: Replicated) -> None:
+        super().__init__(made.sites)
+        self.made = made
+
+    def __getitem__(self, site: Site | str | int) -> Replication:
+        """Return the replication at a site, by its name or layer too."""
+        wanted = Site.of(site)
+        if wanted not in self:
+            raise SettingError(f"no layer {wanted.short}: there are {', '.join(each.short for each in self)}")
+        return super().__getitem__(wanted)
+
+    def __repr__(self) -> str:
+        from itda.report import replication_summary
+
+        return replication_summary(self.made)
+
+    def _repr_html_(self) -> str:
+        return preformatted(repr(self))
+
+    def to_pandas(self) -> DataFrame:
+        """One row for each atom of each site: its replication, mean cosine, readout, and label."""
+        from pandas import DataFrame
+
+        rows = []
+        for site, found in self.items():
+            columns = zip(
+                found.share.tolist(),
+                found.cosines.mean(axis=1).tolist(),
+                found.readout.tolist(),
+                self.made.labels[site],
+                strict=True,
+            )
+            for atom, (share, cosine, readout, label) in enumerate(columns):
+                row = {"site": str(site), "atom": atom, "replication": share, "cosine": cosine, "readout": readout}
+                rows.append(row | asdict(label))
+        return DataFrame(rows)
 
 
 class Uses(list[AtomUse]):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from itda.core.display import markup
 from itda.core.labels import Label
+from itda.core.replication import NOT_FOUND_AGAIN
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,6 +32,8 @@ class Atom:
     of: int
     """Number of atoms in its dictionary."""
     site: str | None
+    replication: float | None = None
+    """Share of draws of other documents in which the atom came back; None if `itda replicate` was not run."""
 
     def __repr__(self) -> str:
         where = f" at {self.site}" if self.site is not None else ""
@@ -51,6 +54,9 @@ class Atom:
         if self.fidelity is not None:
             shown = f"{markup.bar(0.0, self.fidelity, markup.SHARE)} {self.fidelity:.3f}"
             rows.append(("fidelity", f"{shown}, its cosine to the token's activation: it was refined"))
+        if self.replication is not None:
+            word = "" if self.replication >= NOT_FOUND_AGAIN else ": it does not replicate, so it is no finding"
+            rows.append(("replication", f"it came back in {self.replication:.0%} of the draws{word}"))
         source = "this text" if label.whole else "the marked token"
         title = f"<div><b>Atom {self.index:,}</b> of {self.of:,}{where}: the activation of {source}</div>"
         table = markup.facts("Where it comes from", rows) if rows else ""

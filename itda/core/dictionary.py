@@ -25,6 +25,7 @@ from itda.core.metrics import energies
 from itda.core.pursuit import Encoder, Pursuit, decoded, encoder
 from itda.core.pursuit.rules import rules_of
 from itda.core.readout import all_cosines, best_cosines
+from itda.core.replication import Replication
 from itda.core.site import Site
 from itda.errors import ActivationError, SettingError
 
@@ -60,6 +61,8 @@ class ITDA:
     """Cosine of each atom to the activation that its label names (after the offset); None if atoms were not refined."""
     novelty: Float32[Tensor, " atoms"] | None = None
     """Error of each atom's activation in the dictionary just before it was added: how much the atom was needed."""
+    replication: Replication | None = None
+    """How often each atom came back from other documents; None if `itda replicate` was not run."""
     massive_norm: float | None = None
     """Norm above which an activation is massive (`itda.core.massive`) and left out of measures; None for no limit."""
     arithmetic: tuple[int, ...] = (ARITHMETIC,)
@@ -81,6 +84,8 @@ class ITDA:
         for name, values in (("fidelity", self.fidelity), ("novelty", self.novelty)):
             if values is not None and values.shape != (len(self.atoms),):
                 raise SettingError(f"a {name} of shape {tuple(values.shape)}: give one number per atom")
+        if self.replication is not None and len(self.replication) != len(self.atoms):
+            raise SettingError(f"a replication of {len(self.replication)} atoms: give one row per atom")
         # In parts: a float64 copy of a large dictionary would be as large as two of it.
         norms = torch.cat([part.double().norm(dim=1) for part in self.atoms.split(4096)])
         if not bool(((norms - 1).abs() < 1e-5).all()):
@@ -119,6 +124,7 @@ class ITDA:
             vector=self.atoms[index].clone(),
             fidelity=self.fidelity[index].item() if self.fidelity is not None else None,
             novelty=self.novelty[index].item() if self.novelty is not None else None,
+            replication=float(self.replication.share[index]) if self.replication is not None else None,
             of=len(self),
             site=str(self.site) if self.site is not None else None,
         )

@@ -155,7 +155,7 @@ def chosen_documents(corpus: Corpus, options: settings.Train | settings.Harvest)
 
 def open_model(
     name: str,
-    options: settings.Train | settings.Harvest | settings.Index,
+    options: settings.Train | settings.Harvest | settings.Index | settings.Replicate,
     revision: str | None,
     cluster: Any = None,
 ) -> ActivationModel:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,41 +110,36 @@ def _filled(
         if before:
             progress.update(before)
             progress.set_postfix_str(f"{before:,} from before")
-        new = _write(writer, options, model, corpus, sites, tokens, progress)
+        source = partial(
+            ModelSource,
+            model,
+            corpus,
+            sites,
+            window=options.window,
+            batch_size=options.batch_size,
+            bos=options.bos,
+        )
+        new = fill_gaps(writer, source, tokens, progress)
         if before + new == 0:
             raise CorpusError(f"{options.corpus} has no token to read: name another corpus with --corpus")
         writer.finish()
     return _harvest(ShardSource(options.out, verify=False), new, time.monotonic() - started)
 
 
-def _write(
-    writer: ShardWriter,
-    options: settings.Harvest,
-    model: ActivationModel,
-    corpus: Corpus,
-    sites: list[Site],
-    tokens: int,
-    progress: Progress,
-) -> int:
-    """Write the activations of each gap of a folder; return the number of tokens read."""
+def fill_gaps(writer: ShardWriter, source: Callable[..., ModelSource], tokens: int, progress: Progress) -> int:
+    """Write the activations of each gap of a folder; return the number of tokens read.
+
+    `source` is called with the number of activations after which the stream ends (`tokens`), and of those to `skip`.
+    """
     received = shown = 0
     for first, end in writer.gaps:
-        source = ModelSource(
-            model,
-            corpus,
-            sites,
-            window=options.window,
-            batch_size=options.batch_size,
-            tokens=tokens if end is None else end,
-            skip=first,
-            bos=options.bos,
-        )
-        for batches in source:
+        reading = source(tokens=tokens if end is None else end, skip=first)
+        for batches in reading:
             writer.add(batches)
             received += sum(len(batch) for batch in batches.values())
             # Sites may come one after the other: a token counts in parts, one for each site.
-            progress.update(received // len(sites) - shown)
-            shown = received // len(sites)
+            progress.update(received // len(reading.sites) - shown)
+            shown = received // len(reading.sites)
     return shown
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from itda.report.fingerprints import fingerprint_summary
     from itda.report.measures import evaluation, probes
     from itda.report.plans import plan_summary
+    from itda.report.replication import replication_summary
     from itda.report.runs import harvest_summary, index_summary, run_summary
     from itda.report.text import WIDTH, prompt, table, visible
     from itda.report.tokens import decomposition, uses
@@ -28,6 +29,7 @@ __all__ = [
     "plan_summary",
     "probes",
     "prompt",
+    "replication_summary",
     "run_summary",
     "table",
     "uses",
@@ -40,6 +42,7 @@ _HOMES = {
     "fingerprints": ("fingerprint_summary",),
     "measures": ("evaluation", "probes"),
     "plans": ("plan_summary",),
+    "replication": ("replication_summary",),
     "runs": ("harvest_summary", "index_summary", "run_summary"),
     "text": ("WIDTH", "prompt", "table", "visible"),
     "tokens": ("decomposition", "uses"),

@@ -11,6 +11,7 @@ import numpy as np
 
 from itda.core.arithmetic import on_other_bits
 from itda.core.site import Site
+from itda.report.replication import replication_lines
 from itda.report.text import WIDTH, number, place, table
 from itda.store.records import DictionaryRecord, RunRecord
 
@@ -58,6 +59,9 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
         lines += ["it reconstructs better. Fidelity is the cosine between the two.", ""]
         rows = [[str(site), *(f"{np.quantile(f, q):.3f}" for q in (0.5, 0.1, 0.0))] for site, f in refined.items()]
         lines.append(table(["site", "fidelity: median", "a tenth below", "least"], rows))
+    replication = {site: each.replication for site, each in loaded.items() if each.replication is not None}
+    if replication:
+        lines += ["", *replication_lines(replication)]
     if not evaluated:
         lines += ["", f"Not evaluated yet: itda evaluate {run.folder}"]
     return "\n".join(lines)

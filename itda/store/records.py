@@ -11,9 +11,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from itda.core.arithmetic import FIRST
+from itda.core.replication import Replication
 from itda.core.site import Site
 from itda.errors import SettingError, StoreError
 from itda.files import DICTIONARY_FORMAT, METRICS_FORMAT, RUN_FORMAT, first_line, read_json
+from itda.store.replication import read_replication
 
 UNFINISHED = "unfinished.json"
 """The name of the file that marks a run that is being made: see `itda.recipes.run_in_progress`."""
@@ -33,6 +35,8 @@ class DictionaryRecord:
     """[atoms], sorted: the cosine of each atom to the activation that its label names; None if it is not refined."""
     metrics: Mapping[str, Any] | None
     """The measures by `itda evaluate`; None if it was not evaluated."""
+    replication: Replication | None = None
+    """How often each atom came back from other documents; None if `itda replicate` was not run."""
 
     def __repr__(self) -> str:
         return f"<DictionaryRecord {self.folder}: {self.atoms:,} atoms of width {self.config['d_model']}>"
@@ -62,6 +66,8 @@ class DictionaryRecord:
         if self.fidelity is not None and len(self.fidelity):
             middle = self.fidelity[(len(self.fidelity) - 1) // 2]
             found["fidelity"] = {"median": float(middle), "least": float(self.fidelity[0])}
+        if self.replication is not None:
+            found["replication"] = self.replication.summary()
         return found | ({"metrics": dict(self.metrics)} if self.metrics is not None else {})
 
     @staticmethod
@@ -90,7 +96,8 @@ class DictionaryRecord:
                 f"{folder} is damaged or not whole ({first_line(error)}): write or download it anew"
             ) from error
         found = read_json(metrics, METRICS_FORMAT) if metrics.exists() else None
-        return DictionaryRecord(folder, config, fidelity, found)
+        replication = read_replication(folder, config["atoms"])
+        return DictionaryRecord(folder, config, fidelity, found, replication)
 
 
 @dataclass(frozen=True)
