@@ -130,7 +130,7 @@ def half_of(
     for fewer than two.
 
     >>> half_of(["a", "b", "c"], np.array([5, 5, 10]), seed=0, draw=0).tolist()
-    [False, False, True]
+    [True, False, False]
     """
     if len(documents) < 2:
         raise SettingError("the run read one document, which has no halves: train it on more documents")
