@@ -91,8 +91,8 @@ def _sum_of_parts(x: Tensor, atoms: Tensor, parts: list[slice], out: Tensor) -> 
 def in_16_bits_fast(device: torch.device) -> bool:
     """Tell if products in bfloat16, summed in float32, are several times faster there than those in float32.
 
-    True for CPUs with AVX-512 BF16 (AMD since Zen 4, Intel since Sapphire Rapids) where torch uses oneDNN. Not asked for
-    GPUs, whose products are no bottleneck here.
+    True for CPUs with AVX-512 BF16 (AMD since Zen 4, Intel since Sapphire Rapids) where torch uses oneDNN. Not asked
+    for GPUs, whose products are no bottleneck here.
     """
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch has no public name for it
     return device.type == "cpu" and torch.backends.mkldnn.enabled and supported is not None and bool(supported())
