@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from itda.core.labels import Label
+from itda.core.replication import Replication
 from itda.explorer.code_index import CodeIndex
 from itda.explorer.contexts import example, rounded
 from itda.explorer.run_cache import IndexedDictionary
@@ -26,7 +27,8 @@ BARS = 32
 
 
 def atom_list(dictionary: IndexedDictionary) -> dict[str, Any]:
-    """Return the list of atoms as columns: token and text around it, number of uses, fidelity, novelty."""
+    """Return the list of atoms as columns: token and text around it, number of uses, fidelity, novelty,
+    replication."""
     itda, index = dictionary.itda, dictionary.index
     before, token, after = ([each[i] for each in dictionary.shown] for i in range(3))
     documents: dict[str, int] = {}
@@ -43,6 +45,8 @@ def atom_list(dictionary: IndexedDictionary) -> dict[str, Any]:
         "strongest": _column(index.strongest) if index is not None else None,
         "fidelity": _column(itda.fidelity.numpy()) if itda.fidelity is not None else None,
         "novelty": _column(itda.novelty.numpy()) if itda.novelty is not None else None,
+        "replication": _column(itda.replication.share) if itda.replication is not None else None,
+        "replicates": itda.replication.replicates.tolist() if itda.replication is not None else None,
         "tokens": index.tokens if index is not None else None,
         "trouble": dictionary.index_trouble,
     }
@@ -72,10 +76,27 @@ def atom_page(dictionary: IndexedDictionary, atom: int) -> dict[str, Any]:
         "label": label_values(label, dictionary),
         "fidelity": rounded(itda.fidelity[atom].item()) if itda.fidelity is not None else None,
         "novelty": rounded(itda.novelty[atom].item()) if itda.novelty is not None else None,
+        "replication": replication_values(itda.replication, atom) if itda.replication is not None else None,
         "threshold": itda.threshold,
         "nearest": nearest(dictionary, atom),
         "uses": use_values(dictionary.index, atom) if dictionary.index is not None else None,
         "trouble": dictionary.index_trouble,
+    }
+
+
+def replication_values(found: Replication, atom: int) -> dict[str, Any]:
+    """Return how often an atom came back from other documents, and what all atoms and chance are beside it."""
+    tokens, summary = int(found.tokens[atom]), found.summary()
+    return {
+        "share": rounded(float(found.share[atom])),
+        "replicates": bool(found.replicates[atom]),
+        "draws": found.draws,
+        "cosine": found.cosine,
+        "cosines": [rounded(each) for each in found.cosines[atom].tolist()],
+        "strongest": rounded(int(found.kept[atom]) / tokens) if tokens else None,
+        "tokens": tokens,
+        "mean": rounded(summary["mean"]),
+        "chance": rounded(found.chance),
     }
 
 

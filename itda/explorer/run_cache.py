@@ -15,7 +15,7 @@ from itda.core.labels import Labels
 from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.errors import MissingError, StoreError
 from itda.explorer.code_index import CodeIndex
-from itda.files import METRICS_FORMAT, RUN_FORMAT, read_json
+from itda.files import FILES_THAT_MAY_LACK, METRICS_FORMAT, RUN_FORMAT, read_json
 from itda.store.dictionaries import load_dictionary
 from itda.store.records import dictionaries
 
@@ -124,6 +124,7 @@ class RunCache:
         folder = folders[parsed]
         root = self.folder(run)
         files = [folder / "config.json", folder / "atoms.safetensors", folder / "labels.parquet"]
+        files += [folder / name for name in FILES_THAT_MAY_LACK]
         files += [root / "index" / "index.json", root / "index" / f"{parsed}.safetensors"]
         return self._cache.get(
             ("dictionary", run, parsed), files, lambda: _dictionary(root, folder, parsed, self._limits)

@@ -76,7 +76,7 @@ def test_atoms_are_filtered_by_use_and_fidelity(visit, served):
     assert page.get_by_role("status").first.inner_text().startswith(f"{len(expected)} of ")
 
 
-@pytest.mark.parametrize("key", ["atom", "uses", "strongest", "fidelity", "novelty"])
+@pytest.mark.parametrize("key", ["atom", "uses", "strongest", "fidelity", "novelty", "replication"])
 def test_each_column_sorts_both_ways(visit, served, key):
     columns = served.ask("atoms", run="refined", site="layer_3")
     values = list(range(columns["atoms"])) if key == "atom" else columns[key]
@@ -87,6 +87,28 @@ def test_each_column_sorts_both_ways(visit, served, key):
         order = sorted(range(len(values)), key=lambda i: ((-1 if way == "descending" else 1) * values[i], i))
         assert shown_ids(page)[:10] == order[:10]
     assert "sort=" + key in page.url
+
+
+def test_an_atom_that_does_not_replicate_says_so_and_is_greyed(visit, served):
+    columns = served.ask("atoms", run="refined", site="layer_3")
+    kinds = {kind: columns["replicates"].index(kind) for kind in (True, False)}
+    for kind, atom in kinds.items():
+        found = served.ask("atom", run="refined", site="layer_3", atom=str(atom))["replication"]
+        page = visit(f"#/atom?run=refined&site=layer_3&atom={atom}")
+        said = page.locator("p.summary", has_text="came back in").inner_text()
+        assert said.startswith("Replicates: " if kind else "Does not replicate: ")
+        assert f"came back in {round(2 * found['share'])} of 2 draws" in said
+        assert ("it is no finding" in said) != kind
+        assert page.locator(".atom-head.unreplicated").count() == (0 if kind else 1)
+    page = visit("#/atoms?run=refined&site=layer_3&sort=atom&order=up")
+    first = page.locator(".rows .row")
+    shown = shown_ids(page)
+    greyed = ["unreplicated" in (row.get_attribute("class") or "") for row in first.all()]
+    assert greyed == [not columns["replicates"][atom] for atom in shown]
+    page.get_by_label("Replication from").fill("0.5")
+    expected = sum(share >= 0.5 for share in columns["replication"])
+    assert page.get_by_role("status").first.inner_text().startswith(f"{expected} of ")
+    assert visit("#/atom?run=plain&site=layer_3&atom=20").get_by_text("came back in").count() == 0
 
 
 def test_a_hundred_thousand_atoms_have_few_rows_in_the_page(visit, tabs, served):

@@ -17,10 +17,11 @@ export async function atomView(params, context) {
     return known && h("a", { class: "button", rel: step < 0 ? "prev" : "next", href: link("atom", { ...query, atom: other }) }, step < 0 ? "← previous" : "next →");
   };
   const page = append(h("article", { class: "view atom-view" }), [
-    h("header", { class: "atom-head" },
+    h("header", { class: data.replication && !data.replication.replicates ? "atom-head unreplicated" : "atom-head" },
       h("h1", { tabindex: -1 }, `Atom ${count(data.atom)} `, chip(label.token, label.bytes)),
       h("nav", { class: "steps", "aria-label": "Neighbouring atoms" }, near(-1), near(1))),
     h("p", { class: "summary" }, summary(data)),
+    replication(data.replication),
     h("section", { class: "card", "aria-labelledby": "own" },
       h("h2", { id: "own" }, "Its own prompt"),
       passage(label.before, label.token, label.after, label.bytes),
@@ -49,6 +50,18 @@ function summary(data) {
   if (data.novelty !== null && data.novelty !== undefined) parts.push(`When it was added, the atoms before it left ${percent(data.novelty)} of it unexplained. `);
   if (data.fidelity !== null && data.fidelity !== undefined) parts.push(`Refined: its cosine to the activation that its label names is ${data.fidelity.toFixed(3)}.`);
   return parts;
+}
+
+/** How often the atom came back, and a word of warning where it did not. */
+function replication(found) {
+  if (!found) return null;
+  const times = found.cosines.filter((cosine) => cosine >= found.cosine - 5e-7).length;
+  return h("p", { class: found.replicates ? "summary" : "summary note" },
+    h("strong", {}, found.replicates ? "Replicates: " : "Does not replicate: "),
+    `it came back in ${times} of ${found.draws} draws of other documents, within a cosine of ${found.cosine} (the nearest: ${found.cosines.map((cosine) => cosine.toFixed(2)).join(", ")}). `,
+    !found.replicates && "What it shows may be an accident of the documents that were read: it is no finding. ",
+    found.tokens > 0 && `Where it is the strongest atom, ${percent(found.strongest)} of the tokens keep its direction. `,
+    h("span", { class: "muted" }, `All atoms: ${percent(found.mean)} of the time; activations as they come: ${percent(found.chance)}.`));
 }
 
 function usesSection(data, context) {

@@ -15,6 +15,7 @@ export function atomColumns(data) {
     data.strongest && { key: "strongest", title: "Strongest", hint: "The largest coefficient of the atom in the indexed tokens", sort: true },
     data.fidelity && { key: "fidelity", title: "Fidelity", hint: "Cosine of the refined atom to the activation that its label names", sort: true },
     data.novelty && { key: "novelty", title: "Novelty", hint: "Share of the atom's activation that the atoms before it left unexplained", sort: true },
+    data.replication && { key: "replication", title: "Replication", hint: "Share of the draws of other documents in which the atom came back; grey: in fewer than half, so it is no finding", sort: true },
   ].filter(Boolean);
 }
 
@@ -24,7 +25,8 @@ export function atomRow(data, row, context) {
   const bytes = data.bytes[row];
   return {
     href: link("atom", { run: context.run, site: context.site, atom: id }),
-    name: `Atom ${id}, token ${named(data.token[row], bytes)}`,
+    name: `Atom ${id}, token ${named(data.token[row], bytes)}${data.replicates && !data.replicates[row] ? ", does not replicate" : ""}`,
+    className: data.replicates && !data.replicates[row] ? "unreplicated" : "",
     cells: [
       count(id),
       keyword(data.before[row], data.token[row], data.after[row], bytes),
@@ -32,6 +34,7 @@ export function atomRow(data, row, context) {
       data.strongest && short(data.strongest[row]),
       data.fidelity && data.fidelity[row].toFixed(3),
       data.novelty && percent(data.novelty[row]),
+      data.replication && (data.replicates[row] ? percent(data.replication[row]) : [percent(data.replication[row]), h("span", { class: "muted" }, " not again")]),
     ].filter((cell) => cell !== null && cell !== undefined),
   };
 }
@@ -65,6 +68,7 @@ export function chosenRows(data, params) {
     texts && ((row) => texts[row].includes(query)),
     limit("uses", data.uses),
     limit("fidelity", data.fidelity),
+    limit("replication", data.replication),
   ].filter(Boolean);
   const rows = [];
   for (let row = 0; row < data.token.length; row++) if (tests.every((test) => test(row))) rows.push(row);
@@ -77,7 +81,7 @@ export function chosenRows(data, params) {
 
 /** The order of a list: the most used first, unless the address says otherwise. */
 export function sortOf(data, params) {
-  const usable = ["atom", "uses", "strongest", "fidelity", "novelty"].filter((key) => key === "atom" || data[key]);
+  const usable = ["atom", "uses", "strongest", "fidelity", "novelty", "replication"].filter((key) => key === "atom" || data[key]);
   const key = usable.includes(params.sort) ? params.sort : data.uses ? "uses" : "atom";
   return { key, descending: params.order ? params.order === "down" : key !== "atom" };
 }
@@ -138,6 +142,7 @@ export async function atomsView(params, context) {
     data.uses && field("max_uses", "to", { type: "number", min: 0, inputmode: "numeric" }),
     data.fidelity && field("min_fidelity", "Fidelity from", { type: "number", min: 0, max: 1, step: "any" }),
     data.fidelity && field("max_fidelity", "to", { type: "number", min: 0, max: 1, step: "any" }),
+    data.replication && field("min_replication", "Replication from", { type: "number", min: 0, max: 1, step: "any" }),
   );
   const page = append(h("div", { class: "view list-view" }), [
     h("h1", { tabindex: -1 }, "Atoms of ", h("span", { class: "site" }, context.site)),

@@ -6,7 +6,7 @@ import { found, keep } from "./state.js";
 const BEYOND = 8; // rows above and below those in sight
 
 /**
- * `columns`: [{ key, title, hint, sort, numeric }]; `row(i)`: { href, cells: [node, ...] }, one cell for each column.
+ * `columns`: [{ key, title, hint, sort, numeric }]; `row(i)`: { href, name, className, cells: [node, ...] }, one cell for each column.
  * Arrow keys, Page Up and Down, Home and End move from row to row, Enter opens one.
  */
 export function longTable({ label, columns, sorted, onsort, className = "" }) {
@@ -45,12 +45,12 @@ export function longTable({ label, columns, sorted, onsort, className = "" }) {
     const focused = refocus && body.contains(document.activeElement) ? Number(document.activeElement.dataset.row) : null;
     const rows = [];
     for (let i = first; i < last; i++) {
-      const { href, cells, name } = makeRow(i);
+      const { href, cells, name, className: kind = "" } = makeRow(i);
       const inside = columns.map((column, place) => {
         const cell = h("span", { role: "cell", class: "cell " + column.key }, cells[place]);
         return cell;
       });
-      const attributes = { class: "row", role: "row", "aria-rowindex": i + 2, style: { transform: `translateY(${i * height}px)` } };
+      const attributes = { class: ("row " + kind).trim(), role: "row", "aria-rowindex": i + 2, style: { transform: `translateY(${i * height}px)` } };
       const row = h("div", attributes, inside);
       const target = inside[0];
       const anchor = href
