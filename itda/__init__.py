@@ -10,7 +10,7 @@ from itda.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from itda import similarity
-    from itda.api.commands import explore, index, plan, probe, replicate
+    from itda.api.commands import explore, features, index, plan, probe, replicate
     from itda.api.fingerprints import fingerprint
     from itda.api.models import load_model
     from itda.api.runs import compare, decompose, evaluate, harvest, open_run, train, uses
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from itda.core.memory import set_fast, set_memory
     from itda.core.metrics import Unexplained, atom_uses, ce_loss_score, l0
     from itda.core.pursuit import pursue
+    from itda.core.readout_features_fit import fit_features
     from itda.core.training.fit import fit
     from itda.core.training.reference import ReferenceTrainer
     from itda.core.training.refine import refine
@@ -47,8 +48,10 @@ __all__ = [
     "decompose",
     "evaluate",
     "explore",
+    "features",
     "fingerprint",
     "fit",
+    "fit_features",
     "harvest",
     "index",
     "jaccard",
@@ -68,7 +71,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "itda.api.commands": ("explore", "index", "plan", "probe", "replicate"),
+    "itda.api.commands": ("explore", "features", "index", "plan", "probe", "replicate"),
     "itda.api.fingerprints": ("fingerprint",),
     "itda.api.models": ("load_model",),
     "itda.api.runs": ("compare", "decompose", "evaluate", "harvest", "open_run", "train", "uses"),
@@ -79,6 +82,7 @@ _HOMES = {
     "itda.core.metrics": ("Unexplained", "atom_uses", "ce_loss_score", "l0"),
     "itda.core.dictionary": ("ITDA",),
     "itda.core.pursuit": ("pursue",),
+    "itda.core.readout_features_fit": ("fit_features",),
     "itda.core.training.fit": ("fit",),
     "itda.core.training.reference": ("ReferenceTrainer",),
     "itda.core.training.refine": ("refine",),

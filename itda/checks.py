@@ -66,6 +66,12 @@ def check(command: object) -> None:
             _local(None, command.corpus, command)
         case settings.Replicate():
             check_replicable(_readable(command.run), command)
+        case settings.Features():
+            check_index_batch(command.batch_size)
+            run = _readable(command.run)
+            for site in command.layer:
+                chosen_site(run, site)
+            _local(None, command.corpus, command)
         case settings.Compare():
             check_some(command.runs, "compare")
             if not are_fingerprints(command.runs):

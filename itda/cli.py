@@ -108,6 +108,8 @@ def _dispatch(command: Any) -> None:
             _index(command)
         case settings.Replicate():
             _replicate(command)
+        case settings.Features():
+            _features(command)
         case settings.Explore():
             _explore(command)
         case settings.Demo():
@@ -175,13 +177,14 @@ def _info(options: settings.Info) -> None:
 
 def _decompose(options: settings.Decompose) -> None:
     from itda import recipes, report
+    from itda.recipes.decompose import NUMBERS
     from itda.recipes.explore import prompt_address
 
     site, tokens = recipes.decompose(options, remarks(options.quiet))
     if options.json:
         _print_json({"run": str(options.run), "site": str(site), "tokens": [_token_values(t) for t in tokens]})
     else:
-        number = "cosine" if options.readout == "similarity" else "coefficient"
+        number = NUMBERS.get(options.readout, "coefficient")
         refined = ", fidelity" if any(use.fidelity is not None for token in tokens for use in token.atoms) else ""
         print(f"{site} of {options.run}\n{number}, atom{refined}, the atom's own prompt with its «token»\n")
         print(report.decomposition(tokens, options.top))
@@ -301,6 +304,18 @@ def _replicate(options: settings.Replicate) -> None:
         _print_json(finite(replication_values(made)))
     else:
         print(report.replication_summary(made))
+
+
+def _features(options: settings.Features) -> None:
+    from itda import report
+    from itda.recipes.features import fit_run
+
+    made = fit_run(options, bars(options.quiet), remarks(options.quiet))
+    if options.json:
+        sites = {str(site): dict(values) for site, values in made.sites.items()}
+        _print_json({"run": str(options.run), "tokens": made.tokens, "sites": sites})
+    else:
+        print(report.features_summary(options.run, made))
 
 
 def _explore(options: settings.Explore) -> None:

@@ -270,8 +270,9 @@ class Decompose(RunOptions, PursuitOptions, Output):
     """Only this token: 0 is the first, -1 the last; default: all."""
     top: int = 5
     """Atoms to show per token."""
-    readout: Literal["code", "levels", "similarity"] = "code"
-    """code: atoms whose sum the activation is. levels: broad ones first. similarity: those closest to it, by cosine."""
+    readout: Literal["code", "levels", "similarity", "features"] = "code"
+    """code: atoms whose sum the activation is. levels: broad ones first. similarity: those closest to it, by cosine.
+    features: those whose detectors stand out most, once `itda features` has fitted them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,6 +392,22 @@ class Replicate(RunCorpusOptions, RunOptions, LargeOptions, ElsewhereOptions, Pu
 
 
 @dataclass(frozen=True, kw_only=True)
+class Features(RunCorpusOptions, RunOptions, Output):
+    """Fit detectors of the atoms in one pass, for `--readout features`: a few active features a token."""
+
+    run: Positional[Path]
+    """The run folder."""
+    corpus: str | None = None
+    """Another corpus than that of the run; all of it is used. Default: the documents that the run was made from."""
+    tokens: Count | None = None
+    """Activations to fit on: 50000, 50k, 1M. Default: as many as the run read."""
+    layer: SomeSites = ()
+    """Layers (3) or sites (3.mlp_out) of the run, several with commas; default: all."""
+    batch_size: int = 0
+    """Windows per forward pass; 0 for as many as when the run was made, which gives the same activations to the bit."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Explore(RunOptions, PursuitOptions, Output):
     """See a run in a browser: its atoms, where they are used, prompts taken apart, comparisons; or as one file.
 
@@ -442,5 +459,6 @@ Command = (
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Index, tyro.conf.subcommand("index")]
     | Annotated[Replicate, tyro.conf.subcommand("replicate")]
+    | Annotated[Features, tyro.conf.subcommand("features")]
     | Annotated[Explore, tyro.conf.subcommand("explore")]
 )

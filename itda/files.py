@@ -25,7 +25,8 @@ FORMAT_VERSION = 1
 RUN_FORMAT, DICTIONARY_FORMAT, METRICS_FORMAT = "itda-run", "itda-dictionary", "itda-metrics"
 TOKENS_FORMAT, FINGERPRINT_FORMAT, REPLICATION_FORMAT = "itda-tokens", "itda-fingerprint", "itda-replication"
 DICTIONARY_FILES = ("config.json", "atoms.safetensors", "labels.parquet", "README.md")
-FILES_THAT_MAY_LACK = ("replication.safetensors",)
+FEATURES_FILE = "features.safetensors"
+FILES_THAT_MAY_LACK = ("replication.safetensors", FEATURES_FILE)
 """Files of a dictionary's folder that a command adds later."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -65,7 +65,7 @@ def test_info_and_help_import_no_tensors(run):
     commands = ("demo", "train", "harvest", "plan", "info", "decompose", "evaluate", "probe", "compare", "index")
     helps = [
         ["--help"],
-        *([each, "--help"] for each in (*commands, "fingerprint", "replicate", "explore")),
+        *([each, "--help"] for each in (*commands, "features", "fingerprint", "replicate", "explore")),
         ["--version"],
     ]
     found = told(["info", str(run)], ["info", str(run), "--json"], *helps)
@@ -103,6 +103,7 @@ SLIPS: dict[str, tuple[list[str], str]] = {
     "no run to replicate": (["replicate", "./nowhere"], "no run folder"),
     "no draws": (["replicate", "RUN", "--draws", "0"], "it must be at least 1"),
     "a cosine above 1": (["replicate", "RUN", "--cosine", "1.1"], "above 0 and at most 1"),
+    "no run to fit features of": (["features", "./nowhere"], "no run folder"),
     "no run to explore": (["explore", "./nowhere"], "no run folder"),
     "a layer that the run lacks": (["decompose", "RUN", "text", "--layer", "3"], "it has 2, 4"),
     "no site": (["decompose", "RUN", "text", "--layer", "x"], "no site 'x'"),

@@ -1,4 +1,4 @@
-"""The commands that work on run folders, from Python: plan, probe, index, replicate and explore."""
+"""The commands that work on run folders, from Python: plan, probe, index, replicate, features and explore."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from itda.errors import SettingError
 from itda.progress import bars, remarks
 from itda.recipes.explore import explore as serve_pages
 from itda.recipes.explore import export
+from itda.recipes.features import Fitted, fit_run
 from itda.recipes.index import Indexing, index_run
 from itda.recipes.plan import Planned
 from itda.recipes.plan import plan as planned
@@ -97,6 +98,24 @@ def replicate(
     """
     options = made(settings.Replicate, run=folder_of(run), draws=draws, cosine=cosine, seed=seed, **given)
     return Replications(replicate_run(options, bars(not progress), remarks(not progress)))
+
+
+def features(
+    run: AnyRun, *, corpus: str | Path | None = None, tokens: int | None = None, progress: bool = True, **given: Any
+) -> Fitted:
+    """Fit detectors of a run's atoms and keep them in its folder, for `ITDA.features`: `itda features`.
+
+    By default on the documents and as many tokens as the run was made from. For a run in memory, or activations of your
+    own, there is `itda.fit_features`. Raises an `ItdaError`.
+
+    >>> import itda
+    >>> itda.features("nowhere")
+    Traceback (most recent call last):
+    itda.errors.StoreError: no run folder nowhere: check the path, or make one with `itda train`
+    """
+    place = str(corpus) if corpus is not None else None
+    options = made(settings.Features, run=folder_of(run), corpus=place, tokens=tokens, **given)
+    return fit_run(options, bars(not progress), remarks(not progress))
 
 
 def explore(

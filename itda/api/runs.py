@@ -158,8 +158,9 @@ def decompose(
     """Take a text's activations apart, each token into its atoms with the prompts they came from: `itda decompose`.
 
     The text is read as the dictionary's own activations were (window and BOS), at its site. `readout` is `code`, or
-    `similarity` for the `top` atoms that are closest by cosine, or `levels` for broad atoms first. The result shows
-    itself in a notebook and in a terminal; `to_pandas` makes a table of it. Raises an `ItdaError`.
+    `similarity` for the `top` atoms that are closest by cosine, `features` for the `top` whose detectors stand out
+    most, or `levels` for broad atoms first. The result shows itself in a notebook and in a terminal; `to_pandas` makes
+    a table of it. Raises an `ItdaError`.
 
     >>> import itda
     >>> lm = itda.load_model("tiny")

@@ -25,6 +25,7 @@ from itda.core.metrics import energies
 from itda.core.pursuit import Encoder, Pursuit, decoded, encoder
 from itda.core.pursuit.rules import rules_of
 from itda.core.readout import all_cosines, best_cosines
+from itda.core.readout_features import FeatureEncoder
 from itda.core.replication import Replication
 from itda.core.site import Site
 from itda.errors import ActivationError, SettingError
@@ -65,6 +66,8 @@ class ITDA:
     """How often each atom came back from other documents; None if `itda replicate` was not run."""
     massive_norm: float | None = None
     """Norm above which an activation is massive (`itda.core.massive`) and left out of measures; None for no limit."""
+    feature_encoder: FeatureEncoder | None = None
+    """The detectors of `features`; None until they are fitted."""
     arithmetic: tuple[int, ...] = (ARITHMETIC,)
     """Versions of the order of summation that made it, which say what bits it has (`itda.core.arithmetic`)."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -86,6 +89,9 @@ class ITDA:
                 raise SettingError(f"a {name} of shape {tuple(values.shape)}: give one number per atom")
         if self.replication is not None and len(self.replication) != len(self.atoms):
             raise SettingError(f"a replication of {len(self.replication)} atoms: give one row per atom")
+        if self.feature_encoder is not None and self.feature_encoder.detectors.shape != self.atoms.shape:
+            shapes = tuple(self.feature_encoder.detectors.shape), tuple(self.atoms.shape)
+            raise SettingError(f"detectors of shape {shapes[0]} for atoms of shape {shapes[1]}: fit features anew")
         # In parts: a float64 copy of a large dictionary would be as large as two of it.
         norms = torch.cat([part.double().norm(dim=1) for part in self.atoms.split(4096)])
         if not bool(((norms - 1).abs() < 1e-5).all()):
@@ -137,7 +143,8 @@ class ITDA:
         1
         """
         offset = self.offset.to(device) if self.offset is not None else None
-        return replace(self, atoms=self.atoms.to(device), offset=offset)
+        encoder = self.feature_encoder.to(device) if self.feature_encoder is not None else None
+        return replace(self, atoms=self.atoms.to(device), offset=offset, feature_encoder=encoder)
 
     @torch.no_grad()
     def encode(self, activations: Activations) -> SparseCode:
@@ -239,6 +246,33 @@ class ITDA:
         if top is None and least is None:
             return all_cosines(targets, self.atoms).reshape(*lead, len(self)).to(activations.device)
         return best_cosines(targets, self.atoms, top=top, least=least).shaped(lead, activations.device)
+
+    @torch.no_grad()
+    def features(self, activations: Activations, *, top: int | None = None) -> SparseCode:
+        """Return the `top` (default: k) strongest features of activations [..., d_model], as [..., top].
+
+        For detecting a concept, sparsely: feature i is that of atom i, with its label. Coefficients are scores in
+        standard deviations, the largest first, and always positive (`itda.core.readout_features`). It does not decode.
+        The bits of a row depend on that row alone. Raises `ActivationError` as `encode`, and `SettingError` for a
+        `top` below 1 or a dictionary without a feature encoder.
+
+        >>> import torch, itda
+        >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(2)))
+        >>> x = torch.tensor([[2.0, 1.0], [-2.0, 1.0], [2.0, -1.0], [-2.0, -1.0]])
+        >>> dictionary = itda.fit_features(itda.ITDA(torch.eye(2), labels, k=1), x)
+        >>> dictionary.features(torch.tensor([[[3.0, 2.0]]]), top=2).coefficients.tolist()
+        [[[2.0, 1.5]]]
+        """
+        if self.feature_encoder is None:
+            raise SettingError(
+                "the dictionary has no feature encoder: make one with `itda features RUN` or itda.fit_features"
+            )
+        activations = tensor_of(activations)
+        check_width(activations, self.d_model)
+        flat, lead = activations.reshape(-1, self.d_model), activations.shape[:-1]
+        centred = target_of(flat, self.d_model, self.feature_encoder.mean).to(self.atoms.device)
+        found = self.feature_encoder.strongest(centred, self.k if top is None else top)
+        return found.shaped(lead, activations.device)
 
     def __call__(self, activations: Activations) -> Float[Tensor, "*batch d_model"]:
         """Return the reconstruction [..., d_model]: `decode(encode(activations))`."""

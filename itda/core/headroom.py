@@ -54,5 +54,10 @@ def _first(dictionary: ITDA, number: int) -> ITDA:
         return values[:number].clone() if values is not None else None
 
     atoms = dictionary.atoms[:number].clone()
-    parts = {"fidelity": cut(dictionary.fidelity), "novelty": cut(dictionary.novelty)}
+    parts = {
+        "fidelity": cut(dictionary.fidelity),
+        "novelty": cut(dictionary.novelty),
+        "replication": None,
+        "feature_encoder": None,
+    }
     return replace(dictionary, atoms=atoms, labels=dictionary.labels[:number], **parts)

@@ -178,5 +178,11 @@ def _spread(atoms: Float32[Tensor, "atoms d_model"], number: int) -> list[int]:
 
 def _part(dictionary: ITDA, atoms: Int64[Tensor, " part"]) -> ITDA:
     return replace(
-        dictionary, atoms=dictionary.atoms[atoms], labels=dictionary.labels[atoms.cpu()], fidelity=None, novelty=None
+        dictionary,
+        atoms=dictionary.atoms[atoms],
+        labels=dictionary.labels[atoms.cpu()],
+        fidelity=None,
+        novelty=None,
+        replication=None,
+        feature_encoder=None,
     )

@@ -29,7 +29,10 @@ from itda.store.records import chosen_site
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Readout = Literal["code", "levels", "similarity"]
+Readout = Literal["code", "levels", "similarity", "features"]
+
+NUMBERS: dict[Readout, str] = {"similarity": "cosine", "features": "deviations"}
+"""What the number of an atom is, where it is no coefficient."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class AtomUse:
     atom: int
     """The number of the atom in its dictionary."""
     coefficient: float
-    """The atom's coefficient in the code, or its cosine to the activation if the readout is "similarity"."""
+    """The atom's coefficient in the code; of the readout "similarity" its cosine to the activation, of "features" its
+    score in standard deviations."""
     label: Label
     """The label of the atom; in the results of `top_uses`, that of the activation."""
     fidelity: float | None = None
@@ -97,7 +101,7 @@ class Decomposition(list[TokenDecomposition]):
     def __repr__(self) -> str:
         # Short: the default one would have the prompt of every atom of every token.
         place = f" at {self.site}" if self.site is not None else ""
-        number = "cosine" if self.readout == "similarity" else "coefficient"
+        number = NUMBERS.get(self.readout, "coefficient")
         shown = f"\ntoken, share explained, strongest atoms: number «own token» {number}" if self else ""
         return decomposition_text(self, f"{len(self)} tokens{place}{shown}")
 
@@ -126,7 +130,7 @@ class Decomposition(list[TokenDecomposition]):
         )
 
     def _repr_html_(self) -> str:
-        return decomposition(self, self.site, "cosine" if self.readout == "similarity" else "coefficient")
+        return decomposition(self, self.site, NUMBERS.get(self.readout, "coefficient"))
 
 
 def decompose(
@@ -166,7 +170,8 @@ def decompose_text(
 
     Where the text fits, the model runs in the shape of the training run, `batch_size` windows of `window` tokens, so
     that a prompt of the training corpus gives to the bit the activations that became atoms. `readout` chooses the
-    atoms: those of the code, those of the code on two levels, or the `top` closest ones by cosine.
+    atoms: those of the code, those of the code on two levels, the `top` closest ones by cosine, or the `top` strongest
+    features.
     """
     labels, found_at = read_prompt(model, text, [site], window, batch_size, bos)
     x = found_at[site]
@@ -175,6 +180,8 @@ def decompose_text(
         found = dictionary.similarity(x, top=top)
         assert isinstance(found, SparseCode)
         code = found
+    if readout == "features":
+        code = dictionary.features(x, top=top)
     if readout == "levels":
         code = two_levels(dictionary).encode(x)
         error = dictionary.error(x, code)

@@ -25,7 +25,7 @@ from itda.sources.source import ModelSource
 LATENT_COUNTS = (1, 2, 5, 20, None)
 """Latents that probes read; None for all."""
 READOUTS = 5
-"""Number of readouts that `_features` yields."""
+"""Number of readouts that `_features` yields for a dictionary without a feature encoder; else one more."""
 CHARACTERS = 4000
 """Characters of each document that are read."""
 LEAST = 50
@@ -57,21 +57,23 @@ def probe_run(
         bos=run.bos,
     )
     found, labels = _read(source, sites, tokens, bar)
+    dictionaries = {site: run.dictionary(site, limits_of(options)) for site in sites}
     # All sites are probed on the same tokens.
     massive = torch.zeros(sum(map(len, labels)), dtype=torch.bool)
     for site in sites:
         found[site] = [torch.cat(found[site])] if found[site] else []
-        massive |= run.dictionary(site).is_massive(found[site][0]) if found[site] else massive
+        massive |= dictionaries[site].is_massive(found[site][0]) if found[site] else massive
     if bool(massive.any()):
         say(f"{int(massive.sum()):,} of {len(massive):,} tokens are massive and left out")
         found = {site: [x[~massive] for x in parts] for site, parts in found.items()}
         labels = [Labels.concatenate(labels)[~massive]]
     names, classes, documents = _classes(corpus, labels)
     results: dict[Site, dict[str, list[ProbeResult]]] = {}
-    with bar("probes", len(sites) * READOUTS) as progress:
+    readouts = sum(READOUTS + (each.feature_encoder is not None) for each in dictionaries.values())
+    with bar("probes", readouts) as progress:
         for site in sites:
             # Activations are on the CPU, where the probes are fitted; their codes are found where the model is.
-            dictionary, x = run.dictionary(site, limits_of(options)).to(model.device), torch.cat(found[site])
+            dictionary, x = dictionaries[site].to(model.device), torch.cat(found[site])
             results[site] = {}
             for name, features in _features(dictionary, x):
                 progress.set_postfix_str(f"{site} {name}")
@@ -102,6 +104,8 @@ def _features(dictionary: ITDA, x: Tensor) -> Iterator[tuple[str, Any]]:
     yield "code, two levels", (levels.encode(x), atoms)
     yield "code, by group", (levels.grouped(code), atoms)
     yield "similarity", dictionary.similarity(x)
+    if dictionary.feature_encoder is not None:
+        yield "features", (dictionary.features(x), atoms)
     yield "neurons", x
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from itda.report.measures import evaluation, probes
     from itda.report.plans import plan_summary
     from itda.report.replication import replication_summary
-    from itda.report.runs import harvest_summary, index_summary, run_summary
+    from itda.report.runs import features_summary, harvest_summary, index_summary, run_summary
     from itda.report.text import WIDTH, prompt, table, visible
     from itda.report.tokens import decomposition, uses
 
@@ -23,6 +23,7 @@ __all__ = [
     "decomposition",
     "evaluation",
     "fingerprint_comparison",
+    "features_summary",
     "fingerprint_summary",
     "harvest_summary",
     "index_summary",
@@ -43,7 +44,7 @@ _HOMES = {
     "measures": ("evaluation", "probes"),
     "plans": ("plan_summary",),
     "replication": ("replication_summary",),
-    "runs": ("harvest_summary", "index_summary", "run_summary"),
+    "runs": ("features_summary", "harvest_summary", "index_summary", "run_summary"),
     "text": ("WIDTH", "prompt", "table", "visible"),
     "tokens": ("decomposition", "uses"),
 }

@@ -16,6 +16,7 @@ from itda.report.text import WIDTH, number, place, table
 from itda.store.records import DictionaryRecord, RunRecord
 
 if TYPE_CHECKING:
+    from itda.recipes.features import Fitted
     from itda.recipes.harvest import Harvest
     from itda.recipes.index import Indexing
 
@@ -102,6 +103,13 @@ def _massive(found: Mapping[Site, Mapping[str, Any]]) -> list[str]:
     ]
     header = ["site", "massive tokens", "of all energy", "windows begun by one", "median norm"]
     return ["", *textwrap.wrap(said, WIDTH), "", table(header, rows)]
+
+
+def features_summary(run: Path, made: Fitted) -> str:
+    """Return a summary of fitted feature encoders: atoms and tokens at each site, and how to read by them."""
+    rows = [[str(site), f"{s['atoms']:,}", f"{s['tokens']:,}"] for site, s in made.sites.items()]
+    lines = [f"{made.tokens:,} tokens read", "", table(["site", "atoms", "tokens fitted on"], rows), ""]
+    return "\n".join([*lines, f"See them: itda decompose {run} TEXT --readout features"])
 
 
 def index_summary(run: Path, made: Indexing) -> str:

@@ -36,6 +36,7 @@ from itda.files import (
     write_json,
     write_whole,
 )
+from itda.store.features import read_features, write_features
 from itda.store.replication import read_replication, write_replication
 from itda.store.uploads import upload
 
@@ -73,6 +74,8 @@ def write_dictionary(dictionary: ITDA, folder: Path) -> None:
         tensors["novelty"] = dictionary.novelty.cpu().contiguous()
     with whole_file(folder / "atoms.safetensors", alone=True) as partial:
         save_file(tensors, partial, {"format": DICTIONARY_FORMAT})
+    if dictionary.feature_encoder is not None:
+        write_features(dictionary.feature_encoder, folder)
     pyarrow.parquet.write_table(_table_of(dictionary.labels), folder / "labels.parquet")
     if dictionary.replication is not None:
         write_replication(dictionary.replication, folder)
@@ -109,6 +112,7 @@ def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
             # Absent from what was written before there was the rule.
             massive_norm=config.get("massive_norm"),
             replication=read_replication(folder, len(atoms)),
+            feature_encoder=read_features(folder),
             arithmetic=tuple(config.get("arithmetic", [FIRST])),
             site=Site.parse(config["site"]) if config["site"] is not None else None,
             provenance=config["provenance"],

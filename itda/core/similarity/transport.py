@@ -35,7 +35,16 @@ def transported(
     norms = z.norm(dim=1, keepdim=True)
     if not bool((norms > 0).all()):
         raise SettingError("an activation is zero after the offset: leave out its label")
-    return replace(dictionary, atoms=(z / norms).float(), offset=offset, site=None, fidelity=None, novelty=None)
+    return replace(
+        dictionary,
+        atoms=(z / norms).float(),
+        offset=offset,
+        site=None,
+        fidelity=None,
+        novelty=None,
+        replication=None,
+        feature_encoder=None,
+    )
 
 
 def agreement(a: Float64[Tensor, " tokens"], b: Float64[Tensor, " tokens"]) -> float:
