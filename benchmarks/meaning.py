@@ -1,0 +1,167 @@
+"""Do atoms mean something, and do they come out again? On a real model, beside random atoms and the field's methods.
+
+    python scripts/fetch_smollm2.py models/smollm2
+    MODEL=models/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+    python benchmarks/meaning.py text --model $MODEL --wikitext wikitext2-valid.txt
+    python benchmarks/meaning.py prompts --model $MODEL           # of sae-probes, from its wheel
+    python benchmarks/meaning.py concepts --model $MODEL --axbench axbench/concept10
+    python benchmarks/meaning.py dictionaries --layers 20 10      # those of SAEs need sae-lens (requirements.txt)
+    python benchmarks/meaning.py probes
+    python benchmarks/meaning.py axbench
+    python benchmarks/meaning.py reconstruction
+    python benchmarks/meaning.py replication
+
+Each part goes on where it was stopped; what is slow is in `--cache`. A method whose dictionary is not in the cache is
+left out, and so is a set of prompts that has not been read. Tables: benchmarks/results/meaning.md, after each part.
+"""
+
+import argparse
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, Results
+from meaning_bench import DECODED, Bench, concepts, probes, rebuilt, replicated, with_labels
+from meaning_methods import DICTIONARIES, METHODS
+from meaning_report import report
+
+CACHE = Path("~/.cache/itda-meaning").expanduser()
+K = 20
+PAIRS = {
+    "orders": [((0, "a"), (1, "a")), ((0, "a"), (2, "a")), ((1, "a"), (2, "a"))],
+    "documents": [((0, "a"), (0, "b"))],
+}
+"""Dictionaries that are compared: the seed and the documents of each."""
+
+
+def read(arguments: argparse.Namespace) -> None:
+    """The parts that read the model."""
+    import meaning_model
+    import meaning_prompts
+    import meaning_text
+
+    model = meaning_model.load(arguments.model, half=arguments.part != "text")
+    match arguments.part:
+        case "text":
+            meaning_text.make_text(arguments.cache / "text", arguments.wikitext, model)
+        case "prompts":
+            meaning_prompts.make(arguments.cache / "prompts", meaning_prompts.fetch(arguments.cache), model)
+        case _:
+            for layer in arguments.layers:
+                file, folder = arguments.cache / "concepts" / f"{layer}.pt", arguments.axbench / f"prod_2b_l{layer}_v1"
+                if not file.exists():
+                    meaning_text.make_concepts(file, folder, layer, model)
+
+
+class Parts:
+    """The parts that measure: a row for each method, written as it is made."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.given = arguments
+        self.results = Results(arguments.out)
+        self.benches = [Bench(arguments.cache, layer, m, K) for m in arguments.sizes for layer in arguments.layers]
+
+    @property
+    def wheel(self) -> Path:
+        """sae-probes' wheel."""
+        from meaning_prompts import fetch
+
+        return fetch(self.given.cache)
+
+    def methods(self) -> Iterator[tuple[Bench, int, str, str, dict[str, Any]]]:
+        """Bench, seed, dictionary, readout and the key of a row, of what is in the cache."""
+        every = [("neurons", "dense"), ("whitened", "dense"), *METHODS]
+        for bench, seed, (name, readout) in itertools.product(self.benches, range(self.given.seeds), every):
+            wanted = self.given.only is None or name in self.given.only
+            if wanted and bench.has(name, seed) and (seed == 0 or readout != "dense"):
+                key = {"part": self.given.part, "layer": bench.layer, "m": bench.m, "k": bench.k, "seed": seed}
+                yield bench, seed, name, readout, key | {"dictionary": name, "readout": readout}
+
+    def show(self, key: dict[str, Any], values: dict[str, Any]) -> None:
+        """Keep a row and write the tables."""
+        self.results.add(key, values)
+        self.results.write(report(self.results.rows))
+        print(key["part"], key["layer"], key["seed"], key["dictionary"], key["readout"], flush=True)
+
+    def dictionaries(self) -> None:
+        """Make the dictionaries that are not in the cache."""
+        for seed, bench, name in itertools.product(
+            range(self.given.seeds), self.benches, self.given.only or DICTIONARIES
+        ):
+            for group in self.given.groups if seed == 0 else ["a"]:
+                made = bench.made(name, seed, group)
+                print(bench.layer, bench.m, seed, group, name, len(made.model), f"{made.seconds:.1f} s", flush=True)
+
+    def probes(self) -> None:
+        """sae-probes."""
+        for bench, seed, name, readout, key in self.methods():
+            for whole in [False, True] if name == "neurons" else [False]:
+                own = key | {"readout": "all" if whole else readout}
+                row = self.results.find(own)
+                known = row["sets"] if row else {}
+                found = probes(bench, self.wheel, bench.features(name, readout, seed), known, whole=whole)
+                if len(found) > len(known):
+                    self.show(own, {"sets": found})
+
+    def axbench(self) -> None:
+        """AxBench's concepts."""
+        for bench in self.benches:
+            key = {"part": "axbench", "layer": bench.layer, "m": bench.m, "k": bench.k, "seed": 0}
+            key |= {"dictionary": "difference of means", "readout": "with labels"}
+            if self.results.find(key) is None:
+                self.show(key, {"concepts": with_labels(bench)})
+        for bench, seed, name, readout, key in self.methods():
+            if self.results.find(key) is None:
+                self.show(key, {"concepts": concepts(bench, bench.features(name, readout, seed))})
+
+    def reconstruction(self) -> None:
+        """Held-out text."""
+        for bench, seed, name, readout, key in self.methods():
+            if readout in DECODED and self.results.find(key) is None:
+                self.show(key, rebuilt(bench, name, readout, seed))
+
+    def replication(self) -> None:
+        """Two orders of the same documents, and other documents."""
+        self.given.seeds = 1
+        for bench, _, name, readout, key in self.methods():
+            for (kind, pairs), number in itertools.product(PAIRS.items(), range(3)):
+                pair = pairs[number] if number < len(pairs) else None
+                own = key | {"kind": kind, "seed": number}
+                if readout == "dense" or pair is None or self.results.find(own):
+                    continue
+                if all(bench.has(name, seed, group) for seed, group in pair):
+                    self.show(own, replicated(bench, self.wheel, name, readout, pair))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    readers, measurers = ["text", "prompts", "concepts"], [name for name in vars(Parts) if name in PARTS]
+    parser.add_argument("part", choices=[*readers, *measurers, "report"])
+    parser.add_argument("--model", type=Path, help="the GGUF file of SmolLM2, for text, prompts and concepts")
+    parser.add_argument("--wikitext", type=Path, help="the validation split of WikiText-2, for text")
+    parser.add_argument("--axbench", type=Path, help="AxBench's folder concept10, for concepts")
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--layers", type=int, nargs="+", default=[20, 10])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[2048], help="atoms")
+    parser.add_argument("--seeds", type=int, default=1, help="orders of the documents, each with a seed")
+    parser.add_argument("--groups", nargs="+", default=["a"], help="documents to make dictionaries of: a to e")
+    parser.add_argument("--only", nargs="+", help="dictionaries")
+    parser.add_argument("--out", type=Path, default=RESULTS / "meaning.md")
+    arguments = parser.parse_args()
+    if arguments.part in readers:
+        read(arguments)
+        return
+    parts = Parts(arguments)
+    if arguments.part != "report":
+        getattr(parts, arguments.part)()
+    if arguments.part != "dictionaries":
+        parts.results.compact()
+        parts.results.write(report(parts.results.rows))
+
+
+PARTS = ("dictionaries", "probes", "axbench", "reconstruction", "replication")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""One layer and size of the benchmark of meaning: its activations, its dictionaries in the cache, and its measures."""
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from meaning_methods import DICTIONARIES, READOUTS, ROWS, Made, Neurons, Task, measured, reconstruction
+from meaning_prompts import SEED, load_set, saved
+from meaning_scores import auroc, by_mean_difference, cosines_to_nearest, probed, split
+from meaning_text import Concepts, Text, load_concepts, load_text
+from torch import Tensor
+
+SIZES = (1, 5, 16)
+MATCHED = 40
+"""Sets of prompts on which the choice of a feature is compared between dictionaries."""
+
+Features = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where everything of one layer and size is; what is slow is made once."""
+
+    folder: Path
+    layer: int
+    m: int
+    k: int
+
+    def text(self, group: str, seed: int = 0) -> Text:
+        """Running text: a group of documents in the order of a seed."""
+        return _text(self.folder / "text", group, self.layer, seed)
+
+    def file(self, name: str, seed: int, group: str) -> Path:
+        """Where a dictionary is kept."""
+        return self.folder / "made" / f"{self.layer}_{self.m}_{self.k}_{group}_{name}_{seed}.pkl"
+
+    def has(self, name: str, seed: int, group: str = "a") -> bool:
+        """True if a dictionary is in the cache, or needs no making."""
+        return name in ("neurons", "whitened") or self.file(name, seed, group).exists()
+
+    def made(self, name: str, seed: int, group: str = "a") -> Made:
+        """A dictionary of a group of documents, in the order of a seed and with that seed."""
+        file = self.file(name, seed, group)
+        if not file.exists():
+            budget = lambda: self.made("best", seed, group).seconds  # noqa: E731
+            task = Task(self.m, self.k, seed, budget, lambda: self.text("heldout").x)
+            made = DICTIONARIES[name](self.text(group, seed).x, task)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.with_suffix(".new").write_bytes(pickle.dumps(made))
+            file.with_suffix(".new").replace(file)
+        return pickle.loads(file.read_bytes())
+
+    def features(self, name: str, readout: str, seed: int, group: str = "a") -> Features:
+        """What turns activations into features [rows, m]."""
+        if name in ("neurons", "whitened"):
+            return Neurons(self.text(group).x, whitened=name == "whitened").features
+        made = self.made(name, seed, group)
+        return lambda x: READOUTS[readout](made, x)
+
+
+@cache
+def _text(folder: Path, group: str, layer: int, seed: int) -> Text:
+    return load_text(folder, group, layer).in_order(seed)
+
+
+# Parts
+
+
+def probes(bench: Bench, wheel: Path, features: Features, known: dict[str, Any], *, whole: bool) -> dict[str, Any]:
+    """By set of prompts: the test AUC with 1, 5 and 16 features (`whole`: with all), and the first feature."""
+    folder, sizes = bench.folder / "prompts", (None,) if whole else SIZES
+    found = dict(known)
+    for name in saved(folder, wheel):
+        if name not in found:
+            x, y = load_set(folder, name, bench.layer)
+            areas, order = probed(features(x), y, sizes, SEED)
+            found[name] = [round(area, 4) for area in areas] + order[:1]
+    return found
+
+
+def concepts(bench: Bench, features: Features) -> list[float]:
+    """AUROC of the best feature of each concept, chosen on the training texts, by the largest value over an answer."""
+    data = load_concepts(bench.folder / "concepts" / f"{bench.layer}.pt")
+    pooled = over_texts(features, data)
+    found = []
+    for concept in range(int(data.concept.max()) + 1):
+        train, test = data.rows(concept, train=True), data.rows(concept, train=False)
+        best = int(np.argmax(auroc(pooled[train], data.positive[train])))
+        found.append(round(float(auroc(pooled[test][:, [best]], data.positive[test])[0]), 4))
+    return found
+
+
+def over_texts(features: Features, data: Concepts) -> np.ndarray:
+    """The largest value of each feature over the tokens of each text [texts, m]."""
+    best: Tensor | None = None
+    text = torch.from_numpy(data.text)
+    for start in range(0, len(data.x), ROWS):
+        values = features(data.x[start : start + ROWS])
+        if best is None:
+            best = torch.full((len(data.concept), values.shape[1]), -torch.inf)
+        best.index_reduce_(0, text[start : start + ROWS], values, "amax")
+    assert best is not None
+    return best.numpy()
+
+
+def with_labels(bench: Bench) -> list[float]:
+    """AUROC by the difference of the classes' means, the ceiling that knows the labels."""
+    data = load_concepts(bench.folder / "concepts" / f"{bench.layer}.pt")
+    found = []
+    for concept in range(int(data.concept.max()) + 1):
+        train, test = data.rows(concept, train=True), data.rows(concept, train=False)
+        ours = np.isin(data.text, train)
+        side = data.positive[data.text]
+        direction = data.x[torch.from_numpy(ours & side)].mean(dim=0) - data.x[torch.from_numpy(ours & ~side)].mean(0)
+        scores = over_texts(lambda x, w=direction: (x @ w)[:, None], data)
+        found.append(round(float(auroc(scores[test], data.positive[test])[0]), 4))
+    return found
+
+
+def rebuilt(bench: Bench, name: str, readout: str, seed: int) -> dict[str, Any]:
+    """Reconstruction of held-out text, and costs."""
+    made = bench.made(name, seed)
+    values: dict[str, Any] = measured(made, readout, bench.text("heldout").x)
+    return values | {"seconds": made.seconds, "steps": made.steps, "atoms": len(made.model)}
+
+
+DECODED = {"code", "latents", "one-hot"}
+"""The readouts that decode."""
+
+
+def replicated(bench: Bench, wheel: Path, name: str, readout: str, pair: Sequence[tuple[int, str]]) -> dict[str, Any]:
+    """What two dictionaries share, made of the same documents in two orders or of different documents."""
+    both = [bench.made(name, seed, group) for seed, group in pair]
+    texts = [bench.text(group, seed) for seed, group in pair]
+    one, other = both
+    cosine, partner = cosines_to_nearest(one.model.atoms, other.model.atoms)
+    back, _ = cosines_to_nearest(other.model.atoms, one.model.atoms)
+    cosine_back = torch.cat([cosine, back])
+    x = bench.text("heldout").x
+    values = {
+        "mean": cosine_back.mean().item(),
+        "above_8": (cosine_back > 0.8).double().mean().item(),
+        "above_9": (cosine_back > 0.9).double().mean().item(),
+        "strongest": _strongest(both, readout, x, partner),
+        "labels": None,
+        "token": None,
+        "difference": None,
+    }
+    if one.row is not None and other.row is not None:
+        named = one.row.numpy(), other.row.numpy()
+        tokens = [text.token[row] for text, row in zip(texts, named, strict=True)]
+        top = [_most(made, readout, x).numpy() for made in both]
+        values["token"] = float((tokens[0][top[0]] == tokens[1][top[1]]).mean())
+        if pair[0][1] == pair[1][1]:
+            values["labels"] = _shared_rows(both, texts)
+    if readout in DECODED:
+        first, second = (reconstruction(made, readout, x) for made in both)
+        values["difference"] = float((first - second).square().sum() / (x - x.mean(dim=0)).square().sum())
+    return values | _same_probes(bench, wheel, both, readout, partner)
+
+
+def _most(made: Made, readout: str, x: Tensor) -> Tensor:
+    return torch.cat([READOUTS[readout](made, part).abs().argmax(dim=1) for part in x.split(ROWS)])
+
+
+def _strongest(both: list[Made], readout: str, x: Tensor, partner: Tensor) -> float:
+    """Share of tokens whose strongest feature in one is the nearest partner of the strongest in the other."""
+    one, other = (_most(made, readout, x) for made in both)
+    return (partner[one] == other).double().mean().item()
+
+
+def _shared_rows(both: list[Made], texts: list[Text]) -> float:
+    """Jaccard similarity of the activations that name the atoms: the same document and place in it."""
+    named = []
+    for made, text in zip(both, texts, strict=True):
+        assert made.row is not None
+        _, start = np.unique(text.document, return_index=True)
+        first = np.zeros(int(text.document.max()) + 1, dtype=np.int64)
+        first[np.unique(text.document)] = start
+        row = made.row.numpy()
+        named.append(set(zip(text.document[row].tolist(), (row - first[text.document[row]]).tolist(), strict=True)))
+    return len(named[0] & named[1]) / len(named[0] | named[1])
+
+
+def _same_probes(bench: Bench, wheel: Path, both: list[Made], readout: str, partner: Tensor) -> dict[str, Any]:
+    """Whether the same direction is chosen for the same probe: how often partners are, and the cosine of the two."""
+    folder, same, cosines = bench.folder / "prompts", [], []
+    for name in _first(saved(folder, wheel), MATCHED):
+        x, y = load_set(folder, name, bench.layer)
+        train = torch.from_numpy(split(y, SEED)[0])
+        classes = torch.from_numpy(y)[train]
+        one, other = (int(by_mean_difference(READOUTS[readout](made, x[train]), classes)[0]) for made in both)
+        same.append(int(partner[one]) == other)
+        cosines.append(float(both[0].model.atoms[one] @ both[1].model.atoms[other]))
+    return {"probe_same": float(np.mean(same)), "probe_cosine": float(np.mean(np.abs(cosines))), "probes": len(same)}
+
+
+def _first(names: Iterator[str], most: int) -> list[str]:
+    return [name for _, name in zip(range(most), names, strict=False)]

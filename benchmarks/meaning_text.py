@@ -1,0 +1,150 @@
+"""Running text and AxBench's answers as activations: what dictionaries are made from, where concepts are looked for.
+
+Text: the validation split of WikiText-2, cut at its headings, sections in the order of a hash: `heldout` takes the
+first 12,000 tokens, then `a` to `e` take 40,000 each, all of different documents, read in windows of 128 tokens.
+Concepts: AxBench's folder for layer 10 is read at layer 10, that for layer 20 at layer 20. To save time, and said in
+the tables, an instruction is cut to its last `BEFORE` tokens and an answer to its first `ANSWER` tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from real_model import MASSIVE, sections
+from torch import Tensor
+
+from itda import Labels, Site
+
+if TYPE_CHECKING:
+    from itda.sources.models.transformers import LanguageModel
+    from itda.sources.source import ModelSource
+
+LAYERS = (10, 20)
+SIZES = {"heldout": 12_000, **dict.fromkeys("abcde", 40_000)}
+BEFORE, ANSWER = 32, 64
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """The activations of some documents at one layer, the massive ones left out."""
+
+    x: Tensor  # tokens d_model
+    document: np.ndarray  # tokens
+    token: np.ndarray  # tokens
+
+    def in_order(self, seed: int) -> "Text":
+        """The same documents in the order of a seed; 0 is the one they came in."""
+        if seed == 0:
+            return self
+        names = np.unique(self.document)
+        place = np.random.default_rng(seed).permutation(len(names))[np.searchsorted(names, self.document)]
+        order = np.argsort(place, kind="stable")
+        return Text(self.x[torch.from_numpy(order)], self.document[order], self.token[order])
+
+
+def make_text(folder: Path, text: Path, model: LanguageModel) -> None:
+    """Write the activations of each group of sections that is not there yet: FOLDER/NAME.pt."""
+    from itda.sources.corpora.corpus import Corpus
+    from itda.sources.source import ModelSource
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lengths = ((part, len(model.tokenizer(part, add_special_tokens=False)["input_ids"])) for part in _parts(text))
+    for name, size in SIZES.items():
+        taken, seen = [], 0
+        while seen < size:
+            part, length = next(lengths)
+            taken, seen = [*taken, part], seen + length
+        if not (folder / f"{name}.pt").exists():
+            source = ModelSource(model, Corpus.from_texts(taken), [Site(at) for at in LAYERS], window=128, tokens=size)
+            save(folder / f"{name}.pt", _read(source))
+            print(name, len(taken), "documents", flush=True)
+
+
+def _parts(text: Path) -> Iterator[str]:
+    return iter(sections(text.read_text(encoding="utf-8")))
+
+
+def _read(source: ModelSource) -> dict[str, Any]:
+    x: dict[int, list[Tensor]] = {layer: [] for layer in LAYERS}
+    labels = []
+    for batch in source:
+        for layer, rows in x.items():
+            rows.append(batch[Site(layer)].activations.clone())
+        labels.append(batch[Site(LAYERS[0])].labels)
+    return {f"x{layer}": torch.cat(rows) for layer, rows in x.items()} | places(Labels.concatenate(labels))
+
+
+def places(labels: Labels) -> dict[str, Tensor]:
+    """By token: the number of its document and its id."""
+    document = np.array([int(name.rpartition(":")[2]) for name in labels.document])
+    return {"document": torch.from_numpy(document), "token": torch.from_numpy(np.asarray(labels.token_id))}
+
+
+def load_text(folder: Path, name: str, layer: int) -> Text:
+    """A group of sections at a layer."""
+    kept = torch.load(folder / f"{name}.pt", mmap=True)
+    x = kept[f"x{layer}"]
+    norms = x.norm(dim=1)
+    rows = norms <= MASSIVE * norms.median()
+    return Text(x[rows].clone(), kept["document"][rows].numpy(), kept["token"][rows].numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class Concepts:
+    """The answers of one of AxBench's folders: which text each token is from, and what each text is an example of."""
+
+    x: Tensor  # tokens d_model, in the order of texts
+    text: np.ndarray  # tokens
+    concept: np.ndarray  # texts; -1 where it is a negative of all
+    positive: np.ndarray  # texts
+    train: np.ndarray  # texts
+
+    def rows(self, concept: int, *, train: bool) -> np.ndarray:
+        """The texts to choose a detector of a concept by, or to test it on."""
+        return np.flatnonzero((self.train == train) & ((self.concept == concept) | (self.train & (self.concept == -1))))
+
+
+def make_concepts(target: Path, folder: Path, layer: int, model: LanguageModel) -> None:
+    """Write the activations of the answers in AxBench's folder for a layer."""
+    import pandas as pd
+    from meaning_model import read
+
+    tables = [pd.read_parquet(folder / f"{part}_data.parquet") for part in ("train", "latent_eval")]
+    both = pd.concat(tables, ignore_index=True)
+    texts, answers = [], []
+    for asked, answered in zip(both["input"], both["output"], strict=True):
+        before, answer = (
+            model.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (asked, " " + answered)
+        )
+        texts.append(before[-BEFORE:] + answer[:ANSWER])
+        answers.append(len(answer[:ANSWER]))
+    found: dict[int, Tensor] = {}
+    for row, x in read(model, texts, [layer]):
+        found[row] = x[layer][-answers[row] :].half()
+    kept = {
+        "x": torch.cat([found[row] for row in range(len(texts))]),
+        "text": torch.repeat_interleave(torch.tensor(answers)),
+        "concept": torch.tensor(both["concept_id"].to_numpy()),
+        "positive": torch.tensor((both["category"] == "positive").to_numpy()),
+        "train": torch.arange(len(both)) < len(tables[0]),
+    }
+    save(target, kept)
+    print(folder.name, len(texts), sum(map(len, texts)), flush=True)
+
+
+def load_concepts(file: Path) -> Concepts:
+    """What `make_concepts` has written."""
+    kept = torch.load(file)
+    return Concepts(kept["x"].float(), *(kept[name].numpy() for name in ("text", "concept", "positive", "train")))
+
+
+def save(target: Path, kept: dict[str, Any]) -> None:
+    """Write a file whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(kept, target.with_suffix(".new"))
+    target.with_suffix(".new").replace(target)
