@@ -151,6 +151,9 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     """Passes of refinement, of up to 20,000 tokens each, that improve the atoms. Default: 8 in mode best, else 0."""
     min_fidelity: float | None = None
     """Refinement holds each atom's cosine to the activation that its label names at this or above; mode best: 0.9."""
+    recipe: int = 1
+    """How mode best ends. 1: the atoms that grew are refined. 2: they make way for centres of groups of activations,
+    which come out again in other text; --refine is then rounds of k-means, 12 by default."""
     massive: Literal["skip", "atoms", "off"] | None = None
     """Activations of over 10 times the median norm, such as each window's first: skip (the default) leaves them out,
     atoms lets them be atoms, off (of mode reference) has no such rule."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from itda.config import Fingerprint, Harvest, Index, Plan, Replicate, Train
-from itda.core.checks import check_k, check_number, check_offset_tokens, check_refinement, check_threshold
+from itda.core.checks import check_k, check_number, check_offset_tokens, check_recipe, check_refinement, check_threshold
 from itda.core.site import STREAMS, Site, Stream
 from itda.errors import SettingError
 from itda.parsing import listed, parse_bytes, parse_count, parse_layers, parse_streams
@@ -24,6 +24,9 @@ MODES: dict[str, dict[str, object]] = {
     "reference": {"pursuit": "mp", "offset": 0, "order": "corpus", "refine": 0, "min_fidelity": 0.0, "massive": "off"},
 }
 """Defaults of each mode for settings that the user left out."""
+
+RECIPE_2: dict[str, object] = {"refine": 12, "min_fidelity": 0.0}
+"""What mode best has in place of these with `--recipe 2`."""
 
 ATOMS_PER_DIMENSION = 8
 """Atoms for each dimension of the model, if neither a number of atoms nor a threshold is given."""
@@ -54,11 +57,14 @@ def resolved(options: Train) -> Train:
             raise SettingError(f"mode reference has no --{flag} {given}: leave it out")
     if options.mode == "reference" and options.atoms is not None:
         raise SettingError("mode reference has no --atoms: give a --threshold")
-    filled = {name: value for name, value in MODES[options.mode].items() if getattr(options, name) is None}
+    defaults = MODES[options.mode] | (RECIPE_2 if options.recipe == 2 else {})
+    filled = {name: value for name, value in defaults.items() if getattr(options, name) is None}
     if not filled.get("refine", options.refine):
         if options.min_fidelity:
             raise SettingError("--min-fidelity says how far refinement may go: add --refine 8, or --mode best")
         filled["min_fidelity"] = 0.0
+    if options.recipe != 1 and options.mode != "best":
+        raise SettingError(f"--recipe {options.recipe} is of mode best: leave it out, or --mode {options.mode}")
     if options.seed and filled.get("order", options.order) != "shuffled":
         what = "--mode reference" if options.mode == "reference" else "--order corpus"
         raise SettingError(f"--seed chooses a shuffled order: leave out {what}, or the seed")
@@ -80,6 +86,7 @@ def check_dictionary(options: Train) -> None:
     if options.threshold is not None and options.mode != "reference":
         check_threshold(options.threshold)
     check_refinement(options.refine or 0, options.min_fidelity or 0.0)
+    check_recipe(options.recipe, options.min_fidelity or 0.0)
     check_offset_tokens(options.offset or 0)
     for name in ("atoms", "tokens"):
         value = getattr(options, name)

@@ -130,6 +130,30 @@ def test_probing_without_python_is_refused(run, tmp_path, capsys):
     assert "Python" in refused(capsys, "probe", str(run), "--corpus", str(tmp_path), "--quiet")
 
 
+def test_recipe_2_makes_centres_and_says_so(run, corpus, tmp_path, capsys):
+    other = tmp_path / "centres"
+    command = ["train", "tiny", "--layers", "2,3", "--corpus", str(corpus), *BEST]
+    main([*command, "--recipe", "2", "--out", str(other)])
+    first, model = (ITDA.from_pretrained(folder / "layer_3") for folder in (run, other))
+    assert 50 <= len(model) <= 60
+    assert (model.pursuit, model.mode, model.novelty) == ("mp_refit", "best", None)
+    assert float(model.fidelity.min()) > 0
+    assert not torch.equal(first.atoms[: len(model)], model.atoms)
+    record = json.loads((other / "run.json").read_text())
+    assert record["refinement"] == {"recipe": 2, "rounds": 12}
+    assert (record["settings"]["recipe"], record["settings"]["refine"]) == (2, 12)
+    shown = printed(capsys, "info", str(other))
+    assert "fidelity: median" in shown
+    assert "Recipe 2: each atom is the centre of a group" in shown
+    assert_narrow(shown, other)
+    assert "The atoms are centres of groups" in (other / "layer_3" / "README.md").read_text()
+    main([*command, "--recipe", "1", "--out", str(tmp_path / "one")])
+    assert torch.equal(first.atoms, ITDA.from_pretrained(tmp_path / "one" / "layer_3").atoms)
+    assert "is of recipe 1: leave it out" in refused(capsys, *command, "--recipe", "2", "--min-fidelity", "0.9")
+    assert "it must be 1" in refused(capsys, *command, "--recipe", "3")
+    assert "--recipe 2 is of mode best" in refused(capsys, *command, "--recipe", "2", "--mode", "paper")
+
+
 def test_the_number_of_atoms_and_a_threshold_exclude_each_other(corpus, tmp_path, capsys):
     command = ["train", "tiny", "--layers", "3", "--corpus", str(corpus), "--out", str(tmp_path / "run")]
     assert "exclude each other" in refused(capsys, *command, "--atoms", "50", "--threshold", "0.3")

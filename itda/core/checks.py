@@ -37,6 +37,16 @@ def check_refinement(passes: int, min_fidelity: float) -> None:
         )
 
 
+def check_recipe(recipe: int, min_fidelity: float) -> None:
+    """Raises `SettingError` unless the recipe of refinement is 1 or 2, and 1 where there is a least fidelity."""
+    if recipe not in (1, 2):
+        raise SettingError(f"recipe {recipe}: it must be 1, to refine the atoms that grew, or 2, for centres of groups")
+    if recipe == 2 and min_fidelity:
+        raise SettingError(
+            f"a fidelity of at least {min_fidelity} is of recipe 1: leave it out, as the atoms of recipe 2 are centres"
+        )
+
+
 def check_offset_tokens(offset_tokens: int) -> None:
     """Raises `SettingError` if `offset_tokens` is negative."""
     if offset_tokens < 0:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,9 @@ from itda.core.arithmetic import ARITHMETIC, combined
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
 from itda.core.memory import available
+from itda.core.training.centres import AFTER
 from itda.core.training.refine import pass_size
+from itda.core.training.settings import CENTRE_TOKENS
 from itda.errors import CorpusError, SettingError, StoreError
 from itda.files import FORMAT_VERSION, RUN_FORMAT, read_json
 from itda.recipes.activation_source import RecordedSource, closing_of, cluster_of, open_source, tokens_of, with_tokens
@@ -129,13 +132,28 @@ def _finish(reading: TrainingPass, bar: Bar, why: str, say: Callable[[str], obje
         say(f"{options.corpus or options.activations} ended after {seen:,} {asked}")
     provenance = {**recorded.provenance, "tokens": seen}
     if options.refine:
-        provenance["refinement"] = {"passes": options.refine, "min_fidelity": options.min_fidelity}
-    each_pass = sum(min(seen, pass_size(atoms, options.k)) for atoms in trainers.atom_counts().values())
-    with bar("refine", (options.refine or 0) * each_pass) as progress:
+        provenance["refinement"] = _refinement(options)
+    with bar("refine", _refined_tokens(options, seen, trainers.atom_counts().values())) as progress:
         parts = {site: {"mode": options.mode, "site": site, "provenance": provenance} for site in recorded.sites}
         made = trainers.finish(parts, progress.update)
     record = _record(reading, provenance, made, why)
     return place.finish(record, made, reading.read.table())
+
+
+def _refinement(options: settings.Train) -> dict[str, Any]:
+    """Say how the atoms were refined, as run.json has it."""
+    if options.recipe == 2:
+        return {"recipe": 2, "rounds": options.refine}
+    return {"passes": options.refine, "min_fidelity": options.min_fidelity}
+
+
+def _refined_tokens(options: settings.Train, seen: int, atoms: Iterable[int]) -> int:
+    """Return how many tokens refinement goes through, for all dictionaries together."""
+    rounds = options.refine or 0
+    if rounds and options.recipe == 2:
+        kept = math.ceil(seen / math.ceil(seen / CENTRE_TOKENS))
+        return sum((rounds + AFTER) * kept for _ in atoms)
+    return sum(rounds * min(seen, pass_size(number, options.k)) for number in atoms)
 
 
 def _record(reading: TrainingPass, provenance: dict[str, Any], made: Mapping[Site, ITDA], why: str) -> dict[str, Any]:

@@ -134,6 +134,7 @@ def trainer_of(options: settings.Train, d_model: int, memory: int | None) -> Dic
         offset_tokens=options.offset or 0,
         passes=options.refine or 0,
         min_fidelity=options.min_fidelity or 0.0,
+        recipe=options.recipe,
         massive=None if options.massive in (None, "off") else options.massive,
         memory=memory,
         grow_on=options.grow_on,

@@ -56,8 +56,12 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
     lines += _massive({site: each.massive for site, each in loaded.items() if each.massive is not None})
     refined = {site: each.fidelity for site, each in loaded.items() if each.fidelity is not None and each.atoms}
     if refined:
-        lines += ["", "Refined: each atom was moved from the activation that its label names to where"]
-        lines += ["it reconstructs better. Fidelity is the cosine between the two.", ""]
+        if record["settings"].get("recipe") == 2:
+            lines += ["", "Recipe 2: each atom is the centre of a group of activations, and its label"]
+            lines += ["names the one nearest to it. Fidelity is the cosine between the two.", ""]
+        else:
+            lines += ["", "Refined: each atom was moved from the activation that its label names to where"]
+            lines += ["it reconstructs better. Fidelity is the cosine between the two.", ""]
         rows = [[str(site), *(f"{np.quantile(f, q):.3f}" for q in (0.5, 0.1, 0.0))] for site, f in refined.items()]
         lines.append(table(["site", "fidelity: median", "a tenth below", "least"], rows))
     replication = {site: each.replication for site, each in loaded.items() if each.replication is not None}

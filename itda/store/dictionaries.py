@@ -256,9 +256,13 @@ def _on_quantisation(made: Mapping[str, Any]) -> str:
 def _on_refinement(dictionary: ITDA) -> str:
     if dictionary.fidelity is None:
         return ""
+    if dictionary.provenance.get("refinement", {}).get("recipe") == 2:
+        made = "The atoms are centres of groups of activations, each labelled by the one nearest to it."
+    else:
+        made = "The atoms are refined: each was moved from its activation to where it reconstructs better."
     return f"""
 
-The atoms are refined: each was moved from its activation to where it reconstructs better. Their cosine to the
+{made} Their cosine to the
 activation that the label names (`fidelity`) is {dictionary.fidelity.median():.3f} in the median and
 {dictionary.fidelity.min():.3f} at least."""
 

@@ -20,6 +20,7 @@ from itda.core.intake import check_finite, rows_of
 from itda.core.labels import Labels
 from itda.core.massive import Use
 from itda.core.pursuit import Pursuit
+from itda.core.training.centres import ROUNDS
 from itda.core.training.trainer import Trainer
 from itda.errors import ActivationError, SettingError
 
@@ -30,6 +31,9 @@ MODES: dict[FitMode, dict[str, Any]] = {
     "paper": {"pursuit": "mp", "centred": False, "passes": 0, "min_fidelity": 0.0},
 }
 """The settings that a mode stands for, as `itda train` has them."""
+
+RECIPE_2: dict[str, Any] = {"passes": ROUNDS, "min_fidelity": 0.0}
+"""What mode best has in place of these in recipe 2."""
 
 
 def fit(
@@ -44,6 +48,7 @@ def fit(
     centred: bool | None = None,
     passes: int | None = None,
     min_fidelity: float | None = None,
+    recipe: int = 1,
     massive: Use | None = None,
 ) -> ITDA:
     """Build a dictionary from the rows of a matrix [n, d]: each atom is a row, and says which.
@@ -54,6 +59,8 @@ def fit(
     - `mode`: "best" subtracts the mean of all rows (`centred`), fits coefficients by least squares (`pursuit` mp_refit)
       and refines the atoms in 8 `passes`, each within a cosine of 0.9 of its row (`min_fidelity`). "paper" does none
       of it. What else is given overrules the mode; `massive` is as in `itda.Trainer`.
+    - `recipe` 2 of mode "best": atoms are not rows but centres of groups of rows, each labelled by the row nearest to
+      it; `passes` are then rounds of k-means, 12 by default. They come out again in other rows of the same kind.
 
     Earlier rows become atoms first. Shuffle a sorted matrix together with its labels:
     `order = np.random.default_rng(0).permutation(len(x))`, then `x[order]` and `[texts[i] for i in order]`.
@@ -68,11 +75,15 @@ def fit(
     torch.Size([200, 4])
     """
     rows = _checked(x, mode, atoms, threshold)
+    if recipe != 1 and mode != "best":
+        raise SettingError(f"recipe {recipe} is of mode best: leave it out, or mode={mode!r}")
     batch = ActivationBatch(rows, labels_of(labels, len(rows)))
     given = {"pursuit": pursuit, "centred": centred, "passes": passes, "min_fidelity": min_fidelity}
     settings = {**MODES[mode], **{name: value for name, value in given.items() if value is not None}}
+    if recipe == 2:
+        settings |= RECIPE_2 | {name: given[name] for name in RECIPE_2 if given[name] is not None}
     settings["offset_tokens"] = len(rows) if settings.pop("centred") else 0
-    settings |= {"k": k, "threshold": threshold, "atoms": atoms, "massive": massive}
+    settings |= {"k": k, "threshold": threshold, "atoms": atoms, "recipe": recipe, "massive": massive}
     trainer = Trainer(rows.shape[1], tokens=len(rows), **settings)
     trainer.offer(batch)
     return trainer.finish(mode=mode)

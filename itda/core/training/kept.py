@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from itda.core.labels import Labels
 from itda.machine import free_device_memory
 
 log = logging.getLogger(__name__)
@@ -20,7 +22,7 @@ class KeptActivations:
     """Every `stride`-th activation of a stream, whatever its batches; none if the stride is 0.
 
     They stay on the device that they come from if the `expected` number of them fits there; else they are kept on the
-    CPU, and so are all if `on_cpu`.
+    CPU, and so are all if `on_cpu`. Their labels are kept too if they are given.
 
     >>> kept = KeptActivations(stride=2)
     >>> for part in torch.arange(5.0).reshape(5, 1).split(3):
@@ -37,16 +39,18 @@ class KeptActivations:
         self._room: Tensor | None = None
         """Room for all of them, so that they are nowhere twice; the first `_held` rows are filled."""
         self._held = 0
+        self._labels: list[Labels] = []
         self._from: torch.device | None = None
         """The device that activations came from last."""
 
     def __bool__(self) -> bool:
         return self._held > 0
 
-    def add(self, activations: Float[Tensor, "batch d_model"]) -> None:
-        """Keep copies of some of the next activations."""
+    def add(self, activations: Float[Tensor, "batch d_model"], labels: Labels | None = None) -> None:
+        """Keep copies of some of the next activations, and of their labels."""
         if not self.stride:
             return
+        rows = np.arange(-self.seen % self.stride, len(activations), self.stride)
         some = activations[-self.seen % self.stride :: self.stride]
         self.seen += len(activations)
         if not len(some):
@@ -54,13 +58,21 @@ class KeptActivations:
         room = self._room_for(some)
         room[self._held : self._held + len(some)] = some
         self._held += len(some)
+        if labels is not None:
+            self._labels.append(labels[rows])
+
+    def labels(self) -> Labels:
+        """Return the labels of all activations kept so far, of those that came with labels."""
+        self._labels = [Labels.concatenate(self._labels)]
+        return self._labels[0]
 
     def joined(self, d_model: int) -> Float[Tensor, "tokens d_model"]:
         """Return all activations kept so far, in stream order; a view."""
         return self._room[: self._held] if self._room is not None else torch.empty(0, d_model)
 
-    def restore(self, kept: Float[Tensor, "tokens d_model"] | None, seen: int) -> None:
-        """Go on with a copy of the activations kept among the first `seen`."""
+    def restore(self, kept: Float[Tensor, "tokens d_model"] | None, seen: int, labels: Labels | None = None) -> None:
+        """Go on with a copy of the activations kept among the first `seen`, and their labels."""
+        self._labels = [labels] if labels is not None else []
         self._room, self._held = (kept.clone(), len(kept)) if kept is not None else (None, 0)
         self._from, self.seen = None, seen
 

@@ -102,16 +102,15 @@ def refine(
     return result
 
 
-def refined_near(
+def near(
     kept: Float[Tensor, "tokens d_model"],
     dictionary: ITDA,
-    passes: int,
-    min_fidelity: float,
+    make: Callable[[ITDA, Callable[[int], object]], ITDA],
     progress: Callable[[int], object],
 ) -> ITDA:
-    """Refine on the device of the activations if it is a GPU with room for it, else on that of the dictionary or CPU.
+    """Make a dictionary of another on the device of the activations if it is a GPU with room for it, else on the CPU.
 
-    The bits are the same.
+    `make` takes the dictionary, and what tells its progress. The bits are the same.
     """
     if kept.device.type != "cpu":
         dictionary = dictionary.to(kept.device)
@@ -123,11 +122,11 @@ def refined_near(
         progress(tokens)
 
     try:
-        return refine(dictionary, kept, passes=passes, min_fidelity=min_fidelity, progress=tell)
+        return make(dictionary, tell)
     except torch.OutOfMemoryError:
         log.info("refinement: on the CPU, since the GPU's memory is short")
     progress(-told)
-    return refine(dictionary.to("cpu"), kept, passes=passes, min_fidelity=min_fidelity, progress=progress)
+    return make(dictionary.to("cpu"), progress)
 
 
 def _checked(activations: Rows, dictionary: ITDA) -> Float[Tensor, "tokens d_model"]:
@@ -156,7 +155,7 @@ def _fitted(
     start, limit = dictionary.atoms, dictionary.limits.memory
     atoms, velocity = start, torch.zeros_like(start)
     for part in parts:
-        targets = _targets(dictionary, activations[part.to(activations.device)])
+        targets = scaled_targets(dictionary, activations[part.to(activations.device)])
         # Plain matching pursuit: its codes cost less than those of a final fit, and atoms fitted to them do no worse.
         # In one expression, so that the encoder's Gram rows are let go of before the next ones are made.
         code = encoder(atoms, dictionary.k, "mp", memory=limit)(targets)[0]
@@ -200,7 +199,7 @@ def _turned_back(
     return torch.where(cosine < bound, turned, a)
 
 
-def _targets(dictionary: ITDA, activations: Tensor) -> Float64[Tensor, "tokens d_model"]:
+def scaled_targets(dictionary: ITDA, activations: Tensor) -> Float64[Tensor, "tokens d_model"]:
     """Return x - offset, divided by one power of two that brings the largest near 1: no energy overflows.
 
     They are on the device of the dictionary.
@@ -211,7 +210,7 @@ def _targets(dictionary: ITDA, activations: Tensor) -> Float64[Tensor, "tokens d
 
 
 def _error(dictionary: ITDA, activations: Tensor) -> float:
-    """Return the sum of ||x - x_hat||^2 over some activations, in the units of `_targets`."""
+    """Return the sum of ||x - x_hat||^2 over some activations, in the units of `scaled_targets`."""
     shares: Float64[Tensor, " tokens"] = dictionary.decompose(activations)[1].to(dictionary.atoms.device)
-    energy = torch.cat([fixed_dot(part, part) for part in _targets(dictionary, activations).split(ROWS)])
+    energy = torch.cat([fixed_dot(part, part) for part in scaled_targets(dictionary, activations).split(ROWS)])
     return math.fsum((shares * energy).tolist())

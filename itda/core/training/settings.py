@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from itda.core.checks import check_number, check_offset_tokens, check_refinement, check_threshold
+from itda.core.checks import check_number, check_offset_tokens, check_recipe, check_refinement, check_threshold
 from itda.core.dictionary import check_offset, check_pursuit
 from itda.core.massive import FIRST_TOKENS, Use
 from itda.core.pursuit import Pursuit
@@ -21,6 +21,9 @@ from itda.errors import SettingError
 
 KEPT_BYTES = 2**31
 """Most bytes that the activations kept for refinement may take."""
+
+CENTRE_TOKENS = 160_000
+"""The most activations whose groups are the atoms of recipe 2."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,6 +47,7 @@ class TrainerSettings:
     offset_tokens: int = 0
     passes: int = 0
     min_fidelity: float = 0.0
+    recipe: int = 1
     massive: Use | None = None
     most: int | None = None
     block_size: int | None = None
@@ -53,6 +57,7 @@ class TrainerSettings:
     def __post_init__(self) -> None:
         check_pursuit(self.k, self.pursuit)
         check_refinement(self.passes, self.min_fidelity)
+        check_recipe(self.recipe, self.min_fidelity)
         if (self.threshold is None) == (self.atoms is None):
             raise SettingError("give a threshold or a number of atoms, one of the two")
         if self.threshold is not None:
@@ -99,7 +104,9 @@ class TrainerSettings:
         """One activation in this many is kept for refinement; 0 if none is."""
         if self.passes == 0 or self.tokens is None:
             return 0
-        wanted = min(self.passes * PASS_TOKENS, max(1, KEPT_BYTES // (4 * self.d_model)))
+        # Recipe 2 reads all that are kept in each round, and has a copy of them, divided by their norms.
+        tokens, copies = (self.passes * PASS_TOKENS, 1) if self.recipe == 1 else (CENTRE_TOKENS, 2)
+        wanted = min(tokens, max(1, KEPT_BYTES // (4 * self.d_model * copies)))
         return math.ceil(self.tokens / wanted)
 
     @property
@@ -111,5 +118,6 @@ class TrainerSettings:
         """Return, as JSON values for a training state, all settings that decide the dictionary but the offset."""
         names = ("d_model", "tokens", "k", "threshold", "atoms", "pursuit", "offset_tokens", "passes", "min_fidelity")
         saved = {name: getattr(self, name) for name in (*names, "massive")}
-        # Left out where it is not used, so that the files are those of earlier versions.
-        return saved if self.most is None else {**saved, "most": self.most}
+        # Left out where they are not used, so that the files are those of earlier versions.
+        recipe = {} if self.recipe == 1 else {"recipe": self.recipe}
+        return saved | recipe | ({} if self.most is None else {"most": self.most})

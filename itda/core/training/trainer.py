@@ -18,12 +18,13 @@ from itda.core.massive import Tally, Use
 from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.core.pursuit import Pursuit
 from itda.core.training.base import ignored
+from itda.core.training.centres import centres
 from itda.core.training.first import FirstActivations
 from itda.core.training.greedy import GreedyPass
 from itda.core.training.growth import GrowOn
 from itda.core.training.kept import KeptActivations
 from itda.core.training.opening import opening_of
-from itda.core.training.refine import refined_near
+from itda.core.training.refine import near, refine
 from itda.core.training.schedule import Schedule
 from itda.core.training.settings import TrainerSettings
 from itda.core.training.state import TRAINER, TrainingState
@@ -46,6 +47,8 @@ class Trainer:
     - `offset` [d_model]: subtracted from all activations. Or `offset_tokens`: the mean of so many first ones is.
     - `passes` of refinement (`itda.refine`), over activations kept evenly from the whole stream; no atom's cosine to
       its label's own activation falls below `min_fidelity`.
+    - `recipe` 2, instead of that refinement: `passes` rounds of k-means over the activations kept. The atoms are
+      centres of groups, labelled by their medoids, and come out again in other text (`itda.core.training.centres`).
     - `massive`: activations whose norm is above 10 times the median of the first 4,096 (`itda.core.massive`) are left
       out of all of this ("skip"), or become atoms like the others and are left out of the rest ("atoms"); None for no
       such rule. The dictionary's `massive_norm` is the limit.
@@ -88,6 +91,7 @@ class Trainer:
         offset_tokens: int = 0,
         passes: int = 0,
         min_fidelity: float = 0.0,
+        recipe: int = 1,
         massive: Use | None = None,
         most: int | None = None,
         block_size: int | None = None,
@@ -105,6 +109,7 @@ class Trainer:
             offset_tokens=offset_tokens,
             passes=passes,
             min_fidelity=min_fidelity,
+            recipe=recipe,
             massive=massive,
             most=most,
             block_size=block_size,
@@ -202,13 +207,22 @@ class Trainer:
         if settings.passes:
             kept = self._kept.joined(settings.d_model)
             dictionary = replace(dictionary, limits=PursuitLimits(settings.memory))
-            dictionary = refined_near(kept, dictionary, settings.passes, settings.min_fidelity, progress)
+            dictionary = near(kept, dictionary, lambda grown, tell: self._refined(grown, kept, tell), progress)
         return replace(dictionary, limits=NO_LIMITS).to("cpu")
+
+    def _refined(self, grown: ITDA, kept: Float[Tensor, "tokens d_model"], tell: Callable[[int], object]) -> ITDA:
+        """Do what the recipe says with the dictionary that grew."""
+        settings = self.settings
+        if settings.recipe == 2:
+            return centres(grown, kept, self._kept.labels(), rounds=settings.passes, progress=tell)
+        return refine(grown, kept, passes=settings.passes, min_fidelity=settings.min_fidelity, progress=tell)
 
     def state(self) -> TrainingState:
         """Return a snapshot, from which `restore` goes on."""
         first, schedule = self._first.state(), self._schedule
-        tensors = dict(first.tensors)
+        tensors, labels = dict(first.tensors), dict(first.labels)
+        if self._kept and self.settings.recipe == 2:
+            labels["kept"] = self._kept.labels()
         if self._kept:
             tensors["kept"] = self._kept.joined(self.settings.d_model).to("cpu", copy=True)
         if self.settings.offset is not None:
@@ -222,7 +236,7 @@ class Trainer:
             "schedule": {**schedule.state(), "tokens": schedule.tokens} if schedule is not None else None,
             "trainer": None,
         }
-        state = TrainingState(values, tensors, first.labels)
+        state = TrainingState(values, tensors, labels)
         return state if self._pass is None else state.holding("trainer", self._pass.state())
 
     def restore(self, state: TrainingState) -> None:
@@ -243,7 +257,7 @@ class Trainer:
         if values["trainer"] is not None:
             self._pass = GreedyPass.restored(self.settings, state.part("trainer"))
         self._first.restore(state)
-        self._kept.restore(state.tensors.get("kept"), values["ordinary"])
+        self._kept.restore(state.tensors.get("kept"), values["ordinary"], state.labels.get("kept"))
         self.seen = values["tokens"]
         self.tally = Tally(**values["tally"]) if values["tally"] is not None else None
 
@@ -265,7 +279,7 @@ class Trainer:
             if bool(massive.any()):
                 kept = ~massive
                 ordinary = ActivationBatch(batch.activations[kept.to(batch.activations.device)], batch.labels[kept])
-        self._kept.add(ordinary.activations)
+        self._kept.add(ordinary.activations, ordinary.labels if self.settings.recipe == 2 else None)
         self._grow(batch if self.settings.massive == "atoms" else ordinary)
 
     def _grow(self, batch: ActivationBatch) -> None:

@@ -92,6 +92,9 @@ MAKERS = {
         WIDTH,
         **{**USUAL, "atoms": 30, "pursuit": "mp_refit", "offset_tokens": 30, "passes": 2, "min_fidelity": 0.8, **parts},
     ),
+    "recipe 2": lambda **parts: Trainer(
+        WIDTH, **{**USUAL, "atoms": 30, "pursuit": "mp_refit", "offset_tokens": 30, "passes": 4, "recipe": 2, **parts}
+    ),
     "offset": lambda **parts: Trainer(
         WIDTH, **{**USUAL, "threshold": 0.2, "pursuit": "omp", "offset_tokens": 90, "passes": 1, **parts}
     ),
@@ -215,6 +218,8 @@ def test_a_threshold_set_between_batches_is_kept_and_the_one_it_began_with_is_th
         ("best", {"atoms": 31}),
         ("best", {"passes": 1}),
         ("best", {"min_fidelity": 0.0}),
+        ("best", {"min_fidelity": 0.0, "recipe": 2}),
+        ("recipe 2", {"recipe": 1}),
         ("reference", {"k": 2}),
         ("reference", {"threshold": 0.01}),
         ("reference", {"atoms": 9}),

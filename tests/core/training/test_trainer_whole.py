@@ -70,6 +70,7 @@ SETTINGS = [
     {"atoms": 60, "offset_tokens": 0},
     {"atoms": 60, "offset_tokens": 50, "passes": 2},
     {"atoms": 90, "pursuit": "mp", "offset_tokens": 130, "passes": 3, "min_fidelity": 0.9},
+    {"atoms": 60, "offset_tokens": 50, "passes": 4, "recipe": 2},
 ]
 
 
