@@ -186,7 +186,12 @@ def _decompose(options: settings.Decompose) -> None:
     else:
         number = NUMBERS.get(options.readout, "coefficient")
         refined = ", fidelity" if any(use.fidelity is not None for token in tokens for use in token.atoms) else ""
-        print(f"{site} of {options.run}\n{number}, atom{refined}, the atom's own prompt with its «token»\n")
+        near = (
+            ",\n≈ the tokens nearest to it in other documents"
+            if any(use.nearest for token in tokens for use in token.atoms)
+            else ""
+        )
+        print(f"{site} of {options.run}\n{number}, atom{refined}, the atom's own prompt with its «token»{near}\n")
         print(report.decomposition(tokens, options.top))
         print(f"\nIn a browser: itda explore {options.run}, then")
         print(prompt_address(options.run, site, options.text, options.token))

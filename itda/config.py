@@ -379,7 +379,8 @@ class Replicate(RunCorpusOptions, RunOptions, LargeOptions, ElsewhereOptions, Pu
     """Find out which atoms come back in dictionaries of other documents, in a few times the time of training.
 
     A draw splits the run's documents into two halves at random and makes a dictionary of each, with the run's settings.
-    An atom is looked for in the one of the half without its own document. Started again, it goes on.
+    An atom is looked for in the one of the half without its own document. The nearest activations of each atom are kept
+    too. Started again, it goes on.
     """
 
     run: Positional[Path]

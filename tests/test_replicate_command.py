@@ -17,6 +17,7 @@ from itda.recipes.replicate import PARTIAL, RECORD, replicate
 from itda.sources.corpora.corpus import open_corpus
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.source import ModelSource
+from itda.store.nearest import AFTER, BEFORE, FILE
 from itda.store.replication import REPLICATION
 
 SITES = [Site(1), Site(3)]
@@ -59,7 +60,7 @@ def options(folder, **given) -> settings.Replicate:
 
 def files(run) -> dict[str, bytes]:
     """All that the command writes."""
-    names = [RECORD, *(f"{site}/{name}" for site in SITES for name in (REPLICATION, "README.md"))]
+    names = [RECORD, *(f"{site}/{name}" for site in SITES for name in (REPLICATION, FILE, "README.md"))]
     return {name: (run / name).read_bytes() for name in names}
 
 
@@ -155,6 +156,48 @@ def test_it_is_what_a_plain_loop_finds(run, corpus):
         assert 0 < found.share.mean() < 1
 
 
+def test_the_nearest_activations_are_those_of_a_plain_loop(run, corpus):
+    activations, labels = stream(corpus)
+    for site in SITES:
+        dictionary, x = open_run(run).dictionary(site), activations[site]
+        assert dictionary.nearest is not None
+        assert dictionary.offset is not None
+        z = x.double() - dictionary.offset.double()
+        cosines = (z / z.norm(dim=1, keepdim=True)) @ dictionary.atoms.double().T
+        cosines[dictionary.is_massive(x)] = 0
+        for atom in range(0, ATOMS, 7):
+            best: dict[str, tuple[float, int]] = {}
+            for row, document in enumerate(labels.document.tolist()):
+                cosine = float(cosines[row, atom])
+                if document != dictionary.labels[atom].document and cosine > best.get(document, (0.0, 0))[0]:
+                    best[document] = cosine, row
+            expected = sorted(best.values(), reverse=True)[:8]
+            found = dictionary.nearest.of(atom)
+            assert len(found) == 8
+            assert [cosine for _, cosine in found] == pytest.approx([cosine for cosine, _ in expected], abs=1e-6)
+            for label, cosine in found:
+                row = labels.keys().index(label.key)
+                assert cosine == pytest.approx(float(cosines[row, atom]), abs=1e-6)
+                whole = labels[row]
+                assert (label.token, label.token_id) == (whole.token, whole.token_id)
+                assert (label.before, label.after) == (whole.before[-BEFORE:], whole.after[:AFTER])
+
+
+def test_decompose_shows_the_tokens_of_the_three_nearest(run, trained, capsys):
+    text = printed(capsys, "decompose", str(run), "open = line(3)", "--layer", "3", "--top", "2")
+    assert "≈ the tokens nearest to it in other documents" in text
+    assert all(len(line) <= 80 for line in text.split("In a browser")[0].splitlines() if str(run) not in line)
+    values = json.loads(printed(capsys, "decompose", str(run), "open = line(3)", "--layer", "3", "--json"))
+    nearest = open_run(run).dictionary(SITES[1]).nearest
+    assert nearest is not None
+    for token in values["tokens"]:
+        for use in token["atoms"]:
+            assert use["nearest"] == [label.token for label, _ in nearest.of(use["atom"])[:3]]
+    first = values["tokens"][-1]["atoms"][0]["nearest"]
+    assert "≈" + "".join(f"«{token}»" for token in first) in text
+    assert "≈" not in printed(capsys, "decompose", str(trained), "open = line(3)", "--layer", "3")
+
+
 def test_the_same_run_gives_the_same_bytes_and_another_seed_others(run, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "again")
     replicate(options(tmp_path / "again"))
@@ -194,7 +237,7 @@ def test_killed_it_goes_on_without_the_model_and_without_the_draws_that_are_done
     replicate(options(tmp_path / "run"), lambda name, tokens: Counting(counted, tokens))
     assert drawn == [(SITES[1], 1)]
     assert len(read) == 1
-    assert counted == [2 * 2 * TOKENS]
+    assert counted == [2 * (2 + 1) * TOKENS]
     assert files(tmp_path / "run") == files(run)
 
 
@@ -228,7 +271,8 @@ def test_activations_of_a_harvest_give_the_same_and_need_no_model(corpus, run, t
     monkeypatch.setattr(LanguageModel, "load", None)
     replicate(options(folder))
     for site in SITES:
-        assert (folder / str(site) / REPLICATION).read_bytes() == (run / str(site) / REPLICATION).read_bytes()
+        for name in (REPLICATION, FILE):
+            assert (folder / str(site) / name).read_bytes() == (run / str(site) / name).read_bytes()
     assert (acts / "manifest.json").exists()
     # A harvest that is gone is read from the model again; here it cannot be.
     shutil.rmtree(acts)

@@ -22,6 +22,7 @@ from itda.core.labels import Labels
 from itda.core.massive import check_limit, massive
 from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.core.metrics import energies
+from itda.core.nearest import Nearest
 from itda.core.pursuit import Encoder, Pursuit, decoded, encoder
 from itda.core.pursuit.rules import rules_of
 from itda.core.readout import all_cosines, best_cosines
@@ -64,6 +65,8 @@ class ITDA:
     """Error of each atom's activation in the dictionary just before it was added: how much the atom was needed."""
     replication: Replication | None = None
     """How often each atom came back from other documents; None if `itda replicate` was not run."""
+    nearest: Nearest | None = None
+    """The activations nearest to each atom in other documents; None if `itda replicate` was not run."""
     massive_norm: float | None = None
     """Norm above which an activation is massive (`itda.core.massive`) and left out of measures; None for no limit."""
     feature_encoder: FeatureEncoder | None = None
@@ -92,6 +95,8 @@ class ITDA:
         if self.feature_encoder is not None and self.feature_encoder.detectors.shape != self.atoms.shape:
             shapes = tuple(self.feature_encoder.detectors.shape), tuple(self.atoms.shape)
             raise SettingError(f"detectors of shape {shapes[0]} for atoms of shape {shapes[1]}: fit features anew")
+        if self.nearest is not None and len(self.nearest) != len(self.atoms):
+            raise SettingError(f"nearest activations of {len(self.nearest)} atoms: give some for each atom")
         # In parts: a float64 copy of a large dictionary would be as large as two of it.
         norms = torch.cat([part.double().norm(dim=1) for part in self.atoms.split(4096)])
         if not bool(((norms - 1).abs() < 1e-5).all()):

@@ -79,6 +79,7 @@ def atom_page(dictionary: IndexedDictionary, atom: int) -> dict[str, Any]:
         "replication": replication_values(itda.replication, atom) if itda.replication is not None else None,
         "threshold": itda.threshold,
         "nearest": nearest(dictionary, atom),
+        "activations": nearest_activations(dictionary, atom),
         "uses": use_values(dictionary.index, atom) if dictionary.index is not None else None,
         "trouble": dictionary.index_trouble,
     }
@@ -121,6 +122,14 @@ def nearest(dictionary: IndexedDictionary, atom: int) -> list[dict[str, Any]]:
     best = cosines.topk(min(NEAREST, len(atoms) - 1))
     found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return [{"atom": i, "cosine": rounded(cosine), "text": dictionary.shown[i]} for i, cosine in found]
+
+
+def nearest_activations(dictionary: IndexedDictionary, atom: int) -> list[dict[str, Any]]:
+    """Return the activations nearest to an atom in other documents, the nearest first; none if they are not known."""
+    found = dictionary.itda.nearest
+    if found is None:
+        return []
+    return [{**label_values(label, dictionary), "cosine": rounded(cosine)} for label, cosine in found.of(atom)]
 
 
 def use_values(index: CodeIndex, atom: int) -> dict[str, Any]:

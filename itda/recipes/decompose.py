@@ -48,6 +48,8 @@ class AtomUse:
     """The label of the atom; in the results of `top_uses`, that of the activation."""
     fidelity: float | None = None
     """The cosine of a refined atom to the activation that its label names; None if atoms were not refined."""
+    nearest: tuple[str, ...] = ()
+    """The tokens of the three activations nearest to the atom in other documents, if `itda replicate` found them."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,7 @@ def decompose_text(
                     code.coefficients[row, place].item(),
                     dictionary.labels[atom],
                     fidelity[atom] if fidelity is not None else None,
+                    nearest_tokens(dictionary, atom),
                 )
                 for place, atom in enumerate(code.indices[row, : code.count[row]].tolist())
             ],
@@ -206,6 +209,11 @@ def decompose_text(
         for row, label in enumerate(labels)
     ]
     return Decomposition(tokens, site=str(site), readout=readout)
+
+
+def nearest_tokens(dictionary: ITDA, atom: int) -> tuple[str, ...]:
+    """Return the tokens of the three activations nearest to an atom in other documents; none if they are not known."""
+    return tuple(label.token for label, _ in dictionary.nearest.of(atom)[:3]) if dictionary.nearest is not None else ()
 
 
 def top_uses(

@@ -1,4 +1,7 @@
-"""`itda replicate`: which atoms of a run come back when its dictionaries are made anew from other documents."""
+"""`itda replicate`: which atoms of a run come back when its dictionaries are made anew from other documents.
+
+Since all activations pass by, it also keeps the nearest ones of each atom.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import numpy as np
 from itda import config as settings
 from itda.checks import check_replicable
 from itda.core.labels import Labels
+from itda.core.nearest import Nearest
 from itda.core.replication import NOT_FOUND_AGAIN, Replication, half_of
 from itda.core.site import Site
 from itda.core.tokens import TokenLog, Tokens
@@ -30,6 +34,7 @@ from itda.sources.shards.source import ShardSource
 from itda.sources.shards.writer import ShardWriter
 from itda.sources.source import ModelSource
 from itda.store.dictionaries import model_card
+from itda.store.nearest import write_nearest
 from itda.store.replication import write_replication
 
 PARTIAL = ".replication.partial"
@@ -73,11 +78,11 @@ def replicate(options: settings.Replicate, bar: Bar = no_bar, say: Say = unsaid)
             source = _activations(run, options, folder, asked, bar, say)
             _check_same_tokens(run, source, tokens)
             found = _draws(run, options, source, tokens, folder, bar)
-            for site, replication in found.items():
-                _keep(run, site, replication)
+            for site, (replication, nearest) in found.items():
+                _keep(run, site, replication, nearest)
             write_json(run.folder / RECORD, {"format": RECORD_FORMAT, "format_version": FORMAT_VERSION, **asked})
             shutil.rmtree(folder, ignore_errors=True)
-    return _result(run, found, new=True)
+    return _result(run, {site: replication for site, (replication, _) in found.items()}, new=True)
 
 
 def _asked(run: Run, options: settings.Replicate) -> dict[str, Any]:
@@ -98,11 +103,12 @@ def _existing(run: Run, asked: Mapping[str, Any]) -> Replicated | None:
         record = read_json(run.folder / RECORD, RECORD_FORMAT)
         if any(record.get(name) != value for name, value in asked.items()):
             return None
-        found = {site: run.dictionary(site).replication for site in run.sites}
+        made = {site: run.dictionary(site) for site in run.sites}
+        found = {site: each.replication for site, each in made.items() if each.nearest is not None}
     except StoreError:
         return None
     whole = {site: each for site, each in found.items() if each is not None}
-    return _result(run, whole, new=False) if len(whole) == len(found) else None
+    return _result(run, whole, new=False) if len(whole) == len(run.sites) else None
 
 
 def _result(run: Run, found: Mapping[Site, Replication], *, new: bool) -> Replicated:
@@ -199,22 +205,23 @@ def _check_same_tokens(run: Run, source: ShardSource, tokens: Tokens) -> None:
 
 def _draws(
     run: Run, options: settings.Replicate, source: ShardSource, tokens: Tokens, folder: Path, bar: Bar
-) -> dict[Site, Replication]:
+) -> dict[Site, tuple[Replication, Nearest]]:
     """Make the dictionaries of the halves that are not on disk yet, and join what was found of each site."""
     training = from_record(dict(run.record["settings"]))
     training = replace(training, memory=options.memory)
-    found: dict[Site, Replication] = {}
-    with bar("replicate", len(run.sites) * options.draws * len(tokens)) as progress:
+    found: dict[Site, tuple[Replication, Nearest]] = {}
+    with bar("replicate", len(run.sites) * (options.draws + 1) * len(tokens)) as progress:
         for site in run.sites:
             dictionary = run.dictionary(site, limits_of(options))
             one = ShardSource(source.folder, [site], source.tokens, verify=False)
             of_site = SiteDraws(site, dictionary, training, one, tokens, options.cosine, options.seed)
-            found[site] = of_site.replication(options.draws, folder, progress)
+            found[site] = of_site.replication(options.draws, folder, progress), of_site.nearest(progress)
     return found
 
 
-def _keep(run: Run, site: Site, replication: Replication) -> None:
-    """Write the replication of one dictionary into its folder, and say it on its card."""
+def _keep(run: Run, site: Site, replication: Replication, nearest: Nearest) -> None:
+    """Write what was found of one dictionary into its folder, and say it on its card."""
+    write_nearest(nearest, run.sites[site], synced=True)
     write_replication(replication, run.sites[site], synced=True)
     write_whole(run.sites[site] / "README.md", model_card(run.dictionary(site)))
 

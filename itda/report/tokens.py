@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from itda.core.labels import Label
 from itda.recipes import AtomUse, TokenDecomposition
-from itda.report.text import WIDTH, prompt
+from itda.report.text import WIDTH, prompt, visible
 
 
 def decomposition(tokens: Sequence[TokenDecomposition], top: int) -> str:
@@ -22,7 +22,8 @@ def decomposition(tokens: Sequence[TokenDecomposition], top: int) -> str:
         for use in token.atoms[:top]:
             faithful = f"  {use.fidelity:4.2f}" if use.fidelity is not None else ""
             start = f"  {use.coefficient:+9.3f}  {use.atom:>6}{faithful}  "
-            blocks.append(start + prompt(use.label, WIDTH - len(start)))
+            near = "  ≈" + "".join(f"«{clipped(token)}»" for token in use.nearest) if use.nearest else ""
+            blocks.append(start + prompt(use.label, WIDTH - len(start) - len(near)) + near)
         if len(token.atoms) > top:
             blocks.append(f"  {'':9}  and {len(token.atoms) - top} more atoms")
     if any(token.massive is not None for token in tokens):
@@ -32,6 +33,12 @@ def decomposition(tokens: Sequence[TokenDecomposition], top: int) -> str:
         )
         blocks += ["", *textwrap.wrap(said, WIDTH)]
     return "\n".join(blocks)
+
+
+def clipped(token: str) -> str:
+    """Return a token on one line, in seven characters at most."""
+    shown = visible(token)
+    return shown if len(shown) <= 7 else shown[:6] + "…"
 
 
 def uses(atom: int, label: Label, found: Sequence[AtomUse]) -> str:

@@ -37,6 +37,7 @@ from itda.files import (
     write_whole,
 )
 from itda.store.features import read_features, write_features
+from itda.store.nearest import read_nearest, write_nearest
 from itda.store.replication import read_replication, write_replication
 from itda.store.uploads import upload
 
@@ -79,6 +80,8 @@ def write_dictionary(dictionary: ITDA, folder: Path) -> None:
     pyarrow.parquet.write_table(_table_of(dictionary.labels), folder / "labels.parquet")
     if dictionary.replication is not None:
         write_replication(dictionary.replication, folder)
+    if dictionary.nearest is not None:
+        write_nearest(dictionary.nearest, folder)
     write_whole(folder / "README.md", model_card(dictionary))
     write_json(folder / "config.json", config)
 
@@ -113,6 +116,7 @@ def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
             massive_norm=config.get("massive_norm"),
             replication=read_replication(folder, len(atoms)),
             feature_encoder=read_features(folder),
+            nearest=read_nearest(folder, len(atoms)),
             arithmetic=tuple(config.get("arithmetic", [FIRST])),
             site=Site.parse(config["site"]) if config["site"] is not None else None,
             provenance=config["provenance"],

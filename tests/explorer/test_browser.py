@@ -111,6 +111,19 @@ def test_an_atom_that_does_not_replicate_says_so_and_is_greyed(visit, served):
     assert visit("#/atom?run=plain&site=layer_3&atom=20").get_by_text("came back in").count() == 0
 
 
+def test_the_nearest_activations_of_other_documents_are_listed(visit, served):
+    found = served.ask("atom", run="refined", site="layer_3", atom="3")["activations"]
+    dictionary = open_run(served.runs[1]).dictionary(Site(3))
+    assert 0 < len(found) <= 8
+    assert dictionary.labels[3].document not in {each["document"] for each in found}
+    page = visit("#/atom?run=refined&site=layer_3&atom=3")
+    card = page.locator("section.card", has_text="Nearest activations in other documents")
+    assert card.locator(".coefficient").all_inner_texts() == [f"{each['cosine']:.3f}" for each in found]
+    marked = card.locator("mark").all_inner_texts()
+    assert len(marked) == len(found)
+    assert visit("#/atom?run=plain&site=layer_3&atom=20").get_by_text("in other documents").count() == 0
+
+
 def test_a_hundred_thousand_atoms_have_few_rows_in_the_page(visit, tabs, served):
     number = 100_000
     large = served.ask("atoms", run="plain", site="layer_3")

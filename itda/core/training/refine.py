@@ -93,7 +93,7 @@ def refine(
     atoms = _fitted(dictionary, activations, parts, min_fidelity, progress)
     made_with = combined(dictionary.arithmetic, [ARITHMETIC])
     fidelity = _fidelity(atoms, dictionary.atoms)
-    made_anew = {"replication": None, "feature_encoder": None}
+    made_anew = {"replication": None, "nearest": None, "feature_encoder": None}
     result = replace(dictionary, atoms=atoms, fidelity=fidelity, arithmetic=made_with, **made_anew)
     fitted = order[: passes * pass_tokens]
     guard = activations[fitted[:: math.ceil(len(fitted) / GUARD_TOKENS)].to(activations.device)]

@@ -26,6 +26,7 @@ export async function atomView(params, context) {
       h("h2", { id: "own" }, "Its own prompt"),
       passage(label.before, label.token, label.after, label.bytes),
       h("p", { class: "muted source" }, "token ", count(label.position), " of ", h("bdi", {}, visible(label.document)))),
+    activationsCard(data),
     h("div", { class: "columns" },
       h("div", { class: "main-column" }, usesSection(data, context)),
       h("div", { class: "side-column" },
@@ -124,6 +125,18 @@ function example(one, largest, context) {
   return h("li", {}, canAsk("window", { run: context.run, site: context.site, token: String(one.token) })
     ? h("a", { href, class: "example", title: where }, inner)
     : h("span", { class: "example", title: where }, inner));
+}
+
+/** The nearest activations of other documents: what they share with the atom's own prompt is what it means. */
+function activationsCard(data) {
+  if (!data.activations?.length) return null;
+  return h("section", { class: "card", "aria-labelledby": "activations" },
+    h("h2", { id: "activations" }, "Nearest activations in other documents"),
+    h("p", { class: "muted" }, "One of each document, by the cosine to the atom. What they share with its own prompt is what it means."),
+    h("ol", { class: "examples" }, data.activations.map((one) =>
+      h("li", {}, h("span", { class: "example", title: `token ${one.position} of ${one.document}` },
+        h("span", { class: "coefficient", title: "cosine" }, one.cosine.toFixed(3)), meter(one.cosine, 1),
+        keyword(one.before.slice(-120), one.token, one.after.slice(0, 48), one.bytes))))));
 }
 
 function chartCard(title, note, chart) {
