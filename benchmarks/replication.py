@@ -2,9 +2,9 @@
 
     python benchmarks/replication.py a.pt b.pt --atoms 2048
 
-Each file holds, under names such as x10 and x20, activations [tokens, d_model] of one layer, as `torch.save` writes a dict; the
-two files are of documents that they do not share. Of each a dictionary is made with the settings of mode best. Beside them stands chance: as many
-activations, drawn evenly, of the first file for its atoms, and the same of both files in place of dictionaries.
+Each file holds, under names such as x10 and x20, activations [tokens, d_model] of one layer, as `torch.save` writes a
+dict; the two files are of documents that they do not share. Of each a dictionary is made, greedy and refined. Beside them
+stands chance: as many activations, spread evenly, of the first file for its atoms, and of both files for both.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def ordinary(x: Tensor) -> Tensor:
 
 
 def dictionary_of(x: Tensor, atoms: int, k: int) -> itda.ITDA:
-    """Make a dictionary with the settings of mode best."""
+    """Make a dictionary with the settings that mode best had on 2026-11-27: greedy, then refined."""
     trainer = Trainer(
         x.shape[1],
         tokens=len(x),
