@@ -1,10 +1,10 @@
-"""Do the atoms of two dictionaries from disjoint documents match? Mean largest |cosine|, and the shares above .8 and .9.
+"""Do the atoms of two dictionaries from disjoint documents match? The mean of the largest |cosine|, shares above .8, .9.
 
     python benchmarks/replication.py a.pt b.pt --atoms 2048
 
 Each file holds, under names such as x10 and x20, activations [tokens, d_model] of one layer, as `torch.save` writes a
-dict; the two files are of documents that they do not share. Of each a dictionary is made, greedy and refined. Beside them
-stands chance: as many activations, spread evenly, of the first file for its atoms, and of both files for both.
+dict; the two files are of documents that they do not share. Of each a dictionary is made, greedy and refined. Beside
+them stands chance: as many activations, spread evenly, of the first file for its atoms, and of both files for both.
 """
 
 from __future__ import annotations
