@@ -1,4 +1,4 @@
-"""Do the atoms of two dictionaries from disjoint documents match? The mean of the largest |cosine|, shares above .8, .9.
+"""Do the atoms of two dictionaries from disjoint documents match, and do activations as they come?
 
     python benchmarks/replication.py a.pt b.pt --atoms 2048
 
