@@ -23,7 +23,7 @@ from typing import Any
 
 from common import RESULTS, Results
 from meaning_bench import DECODED, Bench, concepts, probes, rebuilt, replicated, with_labels
-from meaning_methods import DICTIONARIES, METHODS
+from meaning_methods import DICTIONARIES, METHODS, READOUTS
 from meaning_report import report
 
 CACHE = Path("~/.cache/itda-meaning").expanduser()
@@ -73,7 +73,8 @@ class Parts:
         """Bench, seed, dictionary, readout and the key of a row, of what is in the cache."""
         every = [("neurons", "dense"), ("whitened", "dense"), *METHODS]
         for bench, seed, (name, readout) in itertools.product(self.benches, range(self.given.seeds), every):
-            wanted = self.given.only is None or name in self.given.only
+            chosen = (self.given.only, name), (self.given.readouts, readout)
+            wanted = all(those is None or each in those for those, each in chosen)
             if wanted and bench.has(name, seed) and (seed == 0 or readout != "dense"):
                 key = {"part": self.given.part, "layer": bench.layer, "m": bench.m, "k": bench.k, "seed": seed}
                 yield bench, seed, name, readout, key | {"dictionary": name, "readout": readout}
@@ -128,7 +129,7 @@ class Parts:
             for (kind, pairs), number in itertools.product(PAIRS.items(), range(3)):
                 pair = pairs[number] if number < len(pairs) else None
                 own = key | {"kind": kind, "seed": number}
-                if readout == "dense" or pair is None or self.results.find(own):
+                if readout not in READOUTS or pair is None or self.results.find(own):
                     continue
                 if all(bench.has(name, seed, group) for seed, group in pair):
                     self.show(own, replicated(bench, self.wheel, name, readout, pair))
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="orders of the documents, each with a seed")
     parser.add_argument("--groups", nargs="+", default=["a"], help="documents to make dictionaries of: a to e")
     parser.add_argument("--only", nargs="+", help="dictionaries")
+    parser.add_argument("--readouts", nargs="+", help="of them")
     parser.add_argument("--out", type=Path, default=RESULTS / "meaning.md")
     arguments = parser.parse_args()
     if arguments.part in readers:

@@ -15,6 +15,8 @@ from meaning_scores import auroc, by_mean_difference, cosines_to_nearest, probed
 from meaning_text import Concepts, Text, load_concepts, load_text
 from torch import Tensor
 
+from itda import fit_features
+
 SIZES = (1, 5, 16)
 MATCHED = 40
 """Sets of prompts on which the choice of a feature is compared between dictionaries."""
@@ -60,6 +62,9 @@ class Bench:
         if name in ("neurons", "whitened"):
             return Neurons(self.text(group).x, whitened=name == "whitened").features
         made = self.made(name, seed, group)
+        if readout == "features":
+            fitted = fit_features(made.model, self.text(group, seed).x)
+            return lambda x: fitted.features(x).dense(len(fitted))
         return lambda x: READOUTS[readout](made, x)
 
 

@@ -1,7 +1,8 @@
 """The methods that the benchmark of meaning compares: how a dictionary is made, and how an activation is read with it.
 
 A method is a dictionary and a readout. `DICTIONARIES` makes dictionaries from activations by name, `READOUTS` turns
-activations into features, one per atom; both may be added to. Every dictionary is centred: the mean of the activations
+activations into features, one per atom; both may be added to (readout `features`, which is fitted to activations, is in
+`meaning_bench`). Every dictionary is centred: the mean of the activations
 it is made from is subtracted first. An atom's `row` is the training activation that names it, if there is one.
 """
 
@@ -215,20 +216,24 @@ METHODS: list[tuple[str, str]] = [
     ("random", "code"),
     ("random", "similarity"),
     ("random", "largest"),
+    ("random", "features"),
     ("random_refined", "code"),
     ("best", "code"),
     ("best", "similarity"),
     ("best", "largest"),
+    ("best", "features"),
     ("exemplars", "one-hot"),
     ("exemplars", "code"),
     ("exemplars", "similarity"),
     ("kmeans", "code"),
     ("kmeans", "similarity"),
     ("kmeans", "largest"),
+    ("kmeans", "features"),
     ("topk", "latents"),
     ("topk", "code"),
     ("topk", "similarity"),
     ("topk", "largest"),
+    ("topk", "features"),
     ("topk_10x", "latents"),
     ("topk_10x", "code"),
     ("topk_10x", "similarity"),

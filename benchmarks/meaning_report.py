@@ -27,6 +27,7 @@ READ = {
     "code": "our pursuit",
     "similarity": "cosines",
     "largest": "k largest cosines",
+    "features": "itda `features`",
     "one-hot": "nearest atom, one-hot",
     "latents": "its own encoder",
     "dense": "chosen coordinates",
