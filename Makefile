@@ -28,7 +28,7 @@ types: $(READY)
 	.venv/bin/pyright --pythonpath .venv/bin/python
 
 tests: $(READY)
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 3 --dist loadfile
 
 quick: $(READY)
 	.venv/bin/ruff check .

@@ -9,6 +9,7 @@ it is made from is subtracted first. An atom's `row` is the training activation 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from common import BEST, batches, labels_for
@@ -20,6 +21,7 @@ from torch.nn.functional import normalize
 from itda import ITDA, Trainer, refine
 
 PASSES, MIN_FIDELITY = 8, 0.9
+CENTRE_ROUNDS = 12  # of recipe 2
 ROUNDS = 15  # of k-means
 ROWS = 2048  # at once
 PIECE = 1024  # activations that the trainer is offered at once
@@ -53,8 +55,17 @@ class Task:
 
 def by_best(x: Tensor, task: Task) -> Made:
     """Greedy atoms, refined: mode `best` of `itda.Trainer`."""
+    return _by_trainer(x, task, passes=PASSES, min_fidelity=MIN_FIDELITY)
+
+
+def by_recipe_2(x: Tensor, task: Task) -> Made:
+    """Centres of groups: recipe 2 of mode `best`."""
+    return _by_trainer(x, task, passes=CENTRE_ROUNDS, recipe=2)
+
+
+def _by_trainer(x: Tensor, task: Task, **refinement: Any) -> Made:
     started = time.process_time()
-    settings = {"k": task.k, "atoms": task.m, **BEST, "passes": PASSES, "min_fidelity": MIN_FIDELITY}
+    settings = {"k": task.k, "atoms": task.m, **BEST, **refinement}
     trainer = Trainer(x.shape[1], tokens=len(x), **settings)
     for batch in batches(x, PIECE):
         trainer.offer(batch)
@@ -164,6 +175,7 @@ def _itda(atoms: Tensor, mean: Tensor, task: Task) -> ITDA:
 
 DICTIONARIES: dict[str, Callable[[Tensor, Task], Made]] = {
     "best": by_best,
+    "recipe_2": by_recipe_2,
     "random": at_random,
     "random_refined": at_random_refined,
     "exemplars": by_exemplars,
@@ -222,6 +234,10 @@ METHODS: list[tuple[str, str]] = [
     ("best", "similarity"),
     ("best", "largest"),
     ("best", "features"),
+    ("recipe_2", "code"),
+    ("recipe_2", "similarity"),
+    ("recipe_2", "largest"),
+    ("recipe_2", "features"),
     ("exemplars", "one-hot"),
     ("exemplars", "code"),
     ("exemplars", "similarity"),

@@ -17,6 +17,7 @@ TITLES = {
     "random": "random activations",
     "random_refined": "random activations, refined",
     "best": "itda `best`",
+    "recipe_2": "itda `best`, recipe 2",
     "exemplars": "exemplar partitioning",
     "kmeans": "spherical k-means",
     "topk": "TopK SAE, time of `best`",
