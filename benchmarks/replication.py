@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from common import BEST
 from torch import Tensor
 
 import itda
@@ -33,17 +34,7 @@ def ordinary(x: Tensor) -> Tensor:
 
 def dictionary_of(x: Tensor, atoms: int, k: int) -> itda.ITDA:
     """Make a dictionary with the settings that mode best had on 2026-11-27: greedy, then refined."""
-    trainer = Trainer(
-        x.shape[1],
-        tokens=len(x),
-        k=k,
-        atoms=atoms,
-        pursuit="mp_refit",
-        offset_tokens=4096,
-        passes=8,
-        min_fidelity=0.9,
-        massive="skip",
-    )
+    trainer = Trainer(x.shape[1], tokens=len(x), k=k, atoms=atoms, **BEST, passes=8, min_fidelity=0.9)
     trainer.offer(ActivationBatch(x, Labels.of_rows(len(x))))
     return trainer.finish()
 

@@ -87,9 +87,9 @@ def replicate(
 
     Each of the `draws` splits the run's documents into two halves and makes a dictionary of each with the run's
     settings; an atom is looked for in the one of the half without its own document, within `cosine` of either sign.
-    Reads the run's model once, and takes about `draws` times as long as training besides. What is found is kept in the
-    run folder, and is `replication` of its dictionaries. Called again, it goes on where it was stopped. Returns, by
-    site, a `Replication`. Raises an `ItdaError`.
+    Reads the run's model once, and takes up to about twice `draws` times as long as training besides. What is found is
+    kept in the run folder, and is `replication` of its dictionaries. Called again, it goes on where it was stopped.
+    Returns, by site, a `Replication`. Raises an `ItdaError`.
 
     >>> import itda
     >>> itda.replicate("nowhere")

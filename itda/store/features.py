@@ -8,16 +8,17 @@ from safetensors.torch import save_file
 
 from itda.core.readout_features import FeatureEncoder
 from itda.errors import SettingError, StoreError
-from itda.files import FEATURES_FILE, first_line, whole_file
+from itda.files import FEATURES_FILE, FORMAT_VERSION, check_format_version, first_line, whole_file
 
-FEATURES_FORMAT, FEATURES_VERSION = "itda-features", 1
+FEATURES_FORMAT = "itda-features"
+REMEDY = "delete it, or make it anew with `itda features`"
 
 
 def write_features(encoder: FeatureEncoder, folder: Path) -> None:
     """Write the encoder into the folder of its dictionary, whole, in place of one that is there. Raises `OSError`."""
     about = {
         "format": FEATURES_FORMAT,
-        "format_version": FEATURES_VERSION,
+        "format_version": FORMAT_VERSION,
         "scale": encoder.scale,
         "tokens": encoder.tokens,
         "ridge": encoder.ridge,
@@ -35,11 +36,10 @@ def read_features(folder: Path) -> FeatureEncoder | None:
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["itda"])
-            if about["format"] != FEATURES_FORMAT or about["format_version"] > FEATURES_VERSION:
-                raise StoreError(f"{path} was written by a newer itda: upgrade with `pip install -U itda`")
+            if about["format"] != FEATURES_FORMAT:
+                raise StoreError(f"{path} is not an {FEATURES_FORMAT} file: {REMEDY}")
+            check_format_version(path, about)
             detectors, mean = file.get_tensor("detectors"), file.get_tensor("mean")
         return FeatureEncoder(detectors, about["scale"], mean, about["tokens"], about["ridge"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, SettingError) as error:
-        raise StoreError(
-            f"{path} is damaged or not whole ({first_line(error)}): delete it, or make it anew with `itda features`"
-        ) from error
+        raise StoreError(f"{path} is damaged or not whole ({first_line(error)}): {REMEDY}") from error
