@@ -14,7 +14,7 @@ QUICK = tests/test_imports.py tests/test_packaging.py tests/store tests/sources/
 # Python keeps what it compiled: else each of the hundred processes of a test run compiles the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick types tests
+.PHONY: demo test quick types tests bridges
 demo: $(READY)
 	.venv/bin/itda demo
 
@@ -35,6 +35,14 @@ quick: $(READY)
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright --pythonpath .venv/bin/python itda
 	.venv/bin/python -m pytest -n 2 --dist loadfile $(QUICK)
+
+# Each bridge to a tool of others is tested in an environment of its own, with that tool: one, or all.
+bridges:
+	$(MAKE) --no-print-directory --keep-going $(patsubst scripts/bridges/%.txt,bridge-%,$(wildcard scripts/bridges/*.txt))
+
+bridge-%:
+	scripts/bridges_env.sh $*
+	HF_HUB_OFFLINE=1 .bridges/$*/bin/python -m pytest -c bridges_tests/pytest.ini bridges_tests/$*
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -19,6 +19,7 @@ WHAT = {
     "evaluation": "what the model loses; probes",
     "explorer": "index, pages, server",
     "recipes": "one file for each command",
+    "bridges": "the tools of others",
     "report": "results as text",
     "plots": "results as pictures",
     "api": "what users call",
