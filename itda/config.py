@@ -6,103 +6,20 @@ from typing import Annotated, Literal
 
 import tyro
 
+from itda.options import (
+    CorpusOptions,
+    ElsewhereOptions,
+    LargeOptions,
+    ModelOptions,
+    Output,
+    PursuitOptions,
+    RunCorpusOptions,
+    RunOptions,
+)
 from itda.parsing import AnyLayers, AtomNumbers, Bytes, Count, FreeBytes, LayerNumbers, OneSite, SomeSites, SomeStreams
 
 Positional = tyro.conf.Positional
 Mode = Literal["paper", "best", "reference"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """Settings of a command's output."""
-
-    json: bool = False
-    """Print one JSON object on standard output and nothing else there."""
-    quiet: bool = False
-    """No progress on standard error."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """Settings of how the language model is run."""
-
-    batch_size: int = 8
-    """Windows per forward pass. Another number may change the last bits of the activations."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, mps; auto is a GPU where there is one."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto is float32 on a CPU, elsewhere the type in which the model is stored."""
-    trust_remote_code: bool = False
-    """Run code from the model's repository."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions(ModelOptions):
-    """Settings of how the language model of a run is run again."""
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto is the type that the run was made in, on any device."""
-    model_path: str | None = None
-    """Where the model of the run is now, if it was moved."""
-    changed_model: bool = False
-    """Go on with a model whose files are not what they were when the run was made."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PursuitOptions:
-    """Settings of pursuits: memory, and precision on a GPU."""
-
-    memory: Bytes | None = None
-    """Memory for the Gram matrices of the dictionaries, such as 8G; default: half of what is free. Less is slower."""
-    fast: bool = False
-    """Approximate: lets pursuits on a GPU pick atoms by TF32 products. Nothing changes on a CPU."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorpusOptions:
-    """Settings of where the text is within a corpus."""
-
-    text_field: str = "text"
-    """The key or column that holds the text, in tables (.jsonl .json .csv .parquet) and Hub data sets."""
-    dataset_config: str | None = None
-    """The configuration of a Hub data set."""
-    dataset_split: str = "train"
-    """The split of a Hub data set."""
-    dataset_revision: str | None = None
-    """The commit, tag or branch of a Hub data set."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunCorpusOptions(CorpusOptions):
-    """Settings of where the documents of a run are now."""
-
-    corpus_path: str | None = None
-    """Where the corpus of the run is now, if it was moved."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LargeOptions:
-    """Settings for models larger than memory."""
-
-    stream: bool = False
-    """Read the model block by block from its files: done anyway if its weights need more than --model-memory."""
-    model_memory: Bytes | None = None
-    """Memory for the model and its hidden states, such as 16G. Default: what is free on the GPU, or half of the RAM."""
-    scratch: Path | None = None
-    """A folder on a fast disk for hidden states that --model-memory has no room for. Default: none; more passes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ElsewhereOptions:
-    """Settings for models that run in other processes."""
-
-    workers: int = 0
-    """Ray workers that run the model, each with its own copy. The results are the same. 0: none, or with --ray one per
-    GPU of the cluster, per machine if it has none."""
-    ray: str | None = None
-    """The address of a Ray cluster, or auto. Default: RAY_ADDRESS, or one made on this machine."""
-    remote: bool = False
-    """Run the model at NDIF, by nnsight; needs NDIF_API_KEY."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,8 @@ ALLOWED = {
     "evaluation": MIDDLE,
     "explorer": MIDDLE,
     "parsing": {"errors", "core"},
-    "config": {"errors", "core", "parsing"},
+    "options": {"errors", "core", "parsing"},
+    "config": {"errors", "core", "options", "parsing"},
     "resolving": {"errors", "core", "config", "parsing"},
     "terminal": {"errors"},
     "progress": set(),
@@ -50,7 +51,8 @@ ALLOWED = {
     "report": {*MIDDLE, *READERS, *SETTINGS, "recipes", "bridges"},
     "api": {*MIDDLE, *READERS, *SETTINGS, "progress", "recipes", "bridges", "report"},
     "plots": {"errors", "files", "core", "recipes"},
-    "cli": {*MIDDLE, *READERS, *SETTINGS, "progress", "recipes", "bridges", "report", "plots"},
+    "demo": {*MIDDLE, *READERS, *SETTINGS, "progress", "recipes", "report"},
+    "cli": {*MIDDLE, *READERS, *SETTINGS, "progress", "recipes", "bridges", "report", "plots", "demo"},
     "__init__": {*MIDDLE, *READERS, *SETTINGS, "similarity", "recipes", "bridges", "api"},
 }
 # ITDA.save_pretrained, from_pretrained and push_to_hub: where people look for them first.
