@@ -80,9 +80,9 @@ WAYS: dict[str, Callable[[itda.ITDA, Tensor], itda.ITDA]] = {
     "as grown": lambda d, _: d,
     "recipe 1: 8 refinements at .9": lambda d, x: itda.refine(d, x, passes=8, min_fidelity=0.9),
     "12 rounds of k-means": middles(near=0, steps=0),
-    "the same, 1 step": middles(near=0, steps=1),
+    "the same, 3 steps": middles(near=0),
     "the same, overlapping": middles(steps=0),
-    "recipe 2: overlapping, 1 step": middles(),
+    "recipe 2: overlapping, 3 steps": middles(),
 }
 FIRST = "recipe 1: 8 refinements at .9"
 

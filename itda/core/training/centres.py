@@ -7,11 +7,11 @@ similar activations hardly does. So the second recipe of mode `best` keeps only 
 2. In each round every activation z, as u = z / ||z||, joins the atom d with the largest cosine <u, d>; then each atom
    moves to the direction of the sum of its group. This is spherical k-means (Dhillon and Modha 2001). In the first
    rounds an atom whose group is small starts anew from another activation: a group of one or two has no middle.
-3. Each atom moves to the weighted sum of all activations that have it among their three nearest atoms. The weight is
-   (c / c_1)^8, where c is the activation's cosine to this atom and c_1 that to its nearest. Groups that overlap are
+3. Each atom moves to the weighted sum of all activations that have it among their five nearest atoms. The weight is
+   (c / c_1)^4, where c is the activation's cosine to this atom and c_1 that to its nearest. Groups that overlap are
    larger, so their middles depend less on the sample.
-4. One step of refinement (`itda.core.training.refine`) over all activations at once: many more than a pass there has,
-   so that the step depends less on them too.
+4. Three steps of refinement (`itda.core.training.refine`) over all activations at once: many more than a pass there
+   has, so that a step depends less on them too. It is damped: atoms that few activations use move less.
 5. The activation of a group that is nearest to its atom, the *medoid*, gives the label; their cosine is the fidelity.
 
 The result is exact, and the same to the bit for any number of threads and on any device: float32 products only propose
@@ -45,11 +45,14 @@ EVERY, EARLY = 3, 9
 SMALL = 5
 """An atom with fewer activations in its group starts anew; fewer are enough where there are few activations."""
 
-NEAR = 3
+NEAR = 5
 """Atoms nearest to an activation that it counts for, when groups overlap."""
 
-STEPS = 1
+STEPS = 3
 """Steps of refinement at the end."""
+
+DAMPING = 1.0
+"""How much a step is damped, in the mean energy of an atom: atoms that few activations use move less."""
 
 AFTER = 1 + STEPS + 1
 """How often all activations are gone through after the rounds."""
@@ -186,7 +189,7 @@ def _overlapping(
         found = best_cosines(rows, atoms, top=min(near, len(atoms)))
         cosine = found.coefficients.double().clamp(min=0)
         weight = cosine / torch.where(cosine[:, :1] > 0, cosine[:, :1], 1.0)
-        for _ in range(3):  # to the eighth power, by products alone, which round the same way everywhere
+        for _ in range(2):  # to the fourth power, by products alone, which round the same way everywhere
             weight = weight * weight
         add_uses(Uses.of(found.indices, weight, len(atoms)), rows.double(), sums)
         progress(len(rows))
@@ -205,7 +208,7 @@ def _stepped(
     total = torch.zeros(atoms.shape, dtype=torch.float64, device=atoms.device)
     for part in range(parts):
         targets = scaled_targets(replace(dictionary, atoms=atoms), activations[part::parts])
-        total += improved(atoms, targets, encode(targets)[0]).double() - atoms.double()
+        total += improved(atoms, targets, encode(targets)[0], damping=DAMPING).double() - atoms.double()
         progress(len(targets))
     return unit((atoms.double() + total / parts).float(), atoms)
 

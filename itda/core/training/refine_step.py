@@ -46,11 +46,17 @@ class Uses(NamedTuple):
 
 
 def improved(
-    atoms: Float32[Tensor, "atoms d_model"], targets: Float[Tensor, "tokens d_model"], code: SparseCode
+    atoms: Float32[Tensor, "atoms d_model"],
+    targets: Float[Tensor, "tokens d_model"],
+    code: SparseCode,
+    *,
+    damping: float = 0.0,
 ) -> Float32[Tensor, "atoms d_model"]:
     """Return atoms after one damped block step, of unit norm. With their lengths put into the codes, no residual grows.
 
-    Atoms that the codes do not use stay. It all takes place on the device of the atoms.
+    Atoms that the codes do not use stay. An atom's step is the mean over its uses, weighted by their energy, the square
+    of the coefficient. With `damping` D it is as if each atom had D times the mean energy of an atom in uses that leave
+    it where it is: what little data moved moves less. It all takes place on the device of the atoms.
     """
     device = atoms.device
     z, indices = targets.double().to(device), code.indices.to(device)
@@ -61,6 +67,8 @@ def improved(
         residual = z[part] - decoded(coefficients[part], atoms, indices[part])
         add_uses(Uses.of(indices[part], coefficients[part], len(atoms)), residual, step)
     energy = _energies(indices, coefficients, len(atoms), parts).to(device)[:, None]
+    if damping:
+        energy += damping * math.fsum(energy[:, 0].tolist()) / len(atoms)
     step = (step.div_(torch.where(energy > 0, energy, 1.0))).float()
     products: list[list[float]] = []
     for part in parts:

@@ -36,10 +36,13 @@ def raw_code(rows: int, k: int, atoms: int, seed: int) -> SparseCode:
     return SparseCode(picks * there, torch.randn(rows, k, generator=random) * there, count)
 
 
-def oracle(atoms: torch.Tensor, targets: torch.Tensor, code: SparseCode) -> tuple[np.ndarray, np.ndarray]:
+def oracle(
+    atoms: torch.Tensor, targets: torch.Tensor, code: SparseCode, damping: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """The block-Jacobi step with exact line search, dense in float64: the atoms, and their lengths before division."""
     s, d, z = code.dense(len(atoms)).double().numpy(), atoms.double().numpy(), targets.double().numpy()
     energy, residual = (s**2).sum(axis=0), z - s @ d
+    energy = energy + damping * energy.mean()
     step = np.where(energy[:, None] > 0, (s.T @ residual) / np.where(energy > 0, energy, 1)[:, None], 0)
     change = s @ step
     square = (change**2).sum()
@@ -82,13 +85,19 @@ def cosines(model: ITDA, origin: ITDA) -> torch.Tensor:
 
 @settings(max_examples=30)
 @given(
-    st.integers(1, 60), st.integers(2, 20), st.integers(1, 30), st.integers(1, 5), st.integers(0, 4), st.integers(0, 99)
+    st.integers(1, 60),
+    st.integers(2, 20),
+    st.integers(1, 30),
+    st.integers(1, 5),
+    st.integers(0, 4),
+    st.integers(0, 99),
+    st.sampled_from([0.0, 0.5, 1.0, 3.0]),
 )
-def test_the_step_is_block_jacobi_with_exact_line_search_in_float64(rows, width, atoms, k, free, seed):
+def test_the_step_is_block_jacobi_with_exact_line_search_in_float64(rows, width, atoms, k, free, seed, damping):
     code = random_code(rows, k, atoms, seed, free=free)
     start, targets = unit(normal(atoms, width, seed)), normal(rows, width, seed + 1)
-    expected, length = oracle(start, targets, code)
-    result = improved(start, targets, code)
+    expected, length = oracle(start, targets, code, damping)
+    result = improved(start, targets, code, damping=damping)
     assert result.dtype == torch.float32
     np.testing.assert_allclose(result.double().numpy() * length[:, None], expected * length[:, None], atol=2e-6)
 

@@ -56,13 +56,13 @@ def test_the_sums_over_uses_have_one_order_on_a_cpu_and_in_torch_anywhere(rows, 
         assert np.array_equal(found.numpy(), wanted)
 
 
-@pytest.mark.parametrize("rows", [1, 300, ROWS + 70])
-def test_a_step_on_a_device_has_the_bits_of_the_cpu(rows):
+@pytest.mark.parametrize(("rows", "damping"), [(1, 0.0), (300, 0.0), (ROWS + 70, 0.0), (300, 1.0)])
+def test_a_step_on_a_device_has_the_bits_of_the_cpu(rows, damping):
     code, atoms, targets = codes(rows, 4, 60, rows), unit_rows(60, WIDTH), normal(rows, WIDTH, 1)
-    wanted = improved(atoms, targets, code)
+    wanted = improved(atoms, targets, code, damping=damping)
     with other_device() as device:
         moved = SparseCode(there(code.indices), there(code.coefficients), there(code.count))
-        found = improved(there(atoms), there(targets), moved)
+        found = improved(there(atoms), there(targets), moved, damping=damping)
         assert found.device == DEVICE
         assert device.copied_rows(WIDTH) == 0
     assert same_bits(here(found), wanted)
