@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int32, Int64, Integer, Shaped, UInt8
 from safetensors import SafetensorError, safe_open
 
 from itda.core.batch import Site
@@ -142,6 +142,52 @@ class TokenText:
         first, last = self.window(token)
         return self.token_strings(max(first, token - before), min(last, token + after + 1))
 
+    def packed_strings(
+        self, tokens: Integer[np.ndarray, " some"]
+    ) -> tuple[UInt8[np.ndarray, " bytes"], Int64[np.ndarray, " rows"]]:
+        """Return the strings of some tokens as UTF-8, one after the other, and where each begins, with the last end.
+
+        Raises `MissingError` for a token that is not there.
+        """
+        self.check_tokens(tokens)
+        a = self._file.arrays
+        base = a["window_text"][self._windows(tokens)]
+        return gathered(a["text"], base + a["begin"][tokens], base + a["end"][tokens])
+
+    def windows_of(self, tokens: Integer[np.ndarray, " some"]) -> Int64[np.ndarray, " some"]:
+        """Return the number of the window of each of some tokens. Raises `MissingError`."""
+        self.check_tokens(tokens)
+        return self._windows(tokens)
+
+    @property
+    def window_starts(self) -> Int64[np.ndarray, " rows"]:
+        """The first token of each window, and the number of all tokens."""
+        self.check()
+        return self._file.arrays["window_token"].copy()
+
+    @property
+    def window_documents(self) -> Int32[np.ndarray, " windows"]:
+        """The document of each window, as a row of `document_names`."""
+        self.check()
+        return self._file.arrays["window_document"].copy()
+
+    @property
+    def document_names(self) -> list[str]:
+        """The ids of all documents."""
+        self.check()
+        a = self._file.arrays
+        begins = a["document_name"].tolist()
+        return [
+            a["document_names"][begin:end].tobytes().decode(errors="replace")
+            for begin, end in zip(begins[:-1], begins[1:], strict=True)
+        ]
+
+    def positions(self, start: int, stop: int) -> Int32[np.ndarray, " tokens"]:
+        """Return the number in its document of each token from `start` up to `stop`. Raises `MissingError`."""
+        self.check()
+        _within(start, stop, self.tokens)
+        return self._file.arrays["position"][start:stop].copy()
+
     def partial(self, token: int) -> str | None:
         """Return the bytes of a token that is not whole characters, such as `F0 9F`, or None."""
         self.check()
@@ -170,7 +216,13 @@ class TokenText:
         _within(token, token + 1, self.tokens)
         return int(self._windows(np.array([token]))[0])
 
-    def _windows(self, tokens: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    def check_tokens(self, tokens: Integer[np.ndarray, " n"]) -> None:
+        """Raises `MissingError` if one of some tokens is not there, `StoreError` if the file has changed."""
+        self.check()
+        if len(tokens):
+            _within(int(tokens.min()), int(tokens.max()) + 1, self.tokens)
+
+    def _windows(self, tokens: Integer[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         return np.searchsorted(self._file.arrays["window_token"], tokens, side="right") - 1
 
 
@@ -306,6 +358,36 @@ class CodeIndex:
         own = slice(*a["atom_start"][atom : atom + 2].tolist())
         return a["token"][own].copy(), a["atom_coefficient"][own].copy()
 
+    def uses_between(
+        self, first: int, last: int
+    ) -> tuple[Int64[np.ndarray, " rows"], Int32[np.ndarray, " uses"], Float32[np.ndarray, " uses"]]:
+        """Return the uses of the atoms from `first` up to `last`: row starts and the last end, tokens, coefficients.
+
+        Each row is as `uses` returns it. Raises `MissingError` beyond the last atom.
+        """
+        self.check()
+        if first < last:
+            self._has(first)
+            self._has(last - 1)
+        a = self._file.arrays
+        rows = a["atom_start"][first : last + 1]
+        own = slice(int(rows[0]), int(rows[-1]))
+        return rows - rows[0], a["token"][own].copy(), a["atom_coefficient"][own].copy()
+
+    def codes_of(
+        self, tokens: Integer[np.ndarray, " some"]
+    ) -> tuple[Int64[np.ndarray, " rows"], Int32[np.ndarray, " codes"], Float32[np.ndarray, " codes"]]:
+        """Return the codes of some tokens, in any order: row starts and the last end, atoms, coefficients.
+
+        Raises `MissingError` for a token that is not there.
+        """
+        self.check()
+        self.text.check_tokens(tokens)
+        a = self._file.arrays
+        atoms, starts = gathered(a["atom"], a["start"][tokens], a["start"][tokens + 1])
+        coefficients, _ = gathered(a["coefficient"], a["start"][tokens], a["start"][tokens + 1])
+        return starts, atoms, coefficients
+
     def steps(self, atom: int) -> Int32[np.ndarray, " k"]:
         """Return how often an atom has each place in a code. Raises `MissingError` if there is no such atom."""
         self.check()
@@ -315,6 +397,20 @@ class CodeIndex:
     def _has(self, atom: int) -> None:
         if not 0 <= atom < self.atoms:
             raise MissingError(f"no atom {atom} in the index: it has {self.atoms}, use 0 to {self.atoms - 1}")
+
+
+def gathered(
+    values: Shaped[np.ndarray, " all"], begins: Integer[np.ndarray, " n"], ends: Integer[np.ndarray, " n"]
+) -> tuple[Shaped[np.ndarray, " some"], Int64[np.ndarray, " rows"]]:
+    """Return slices of an array, one after the other, and where each begins, with the last end.
+
+    >>> gathered(np.array([5, 6, 7, 8]), np.array([2, 0]), np.array([4, 1]))[0].tolist()
+    [7, 8, 5]
+    """
+    starts = np.zeros(len(begins) + 1, np.int64)
+    np.cumsum(ends - begins, out=starts[1:])
+    places = np.arange(starts[-1]) + np.repeat(begins - starts[:-1], ends - begins)
+    return values[places], starts
 
 
 def _rows(start: np.ndarray, end: int) -> bool:
