@@ -8,6 +8,7 @@
 #   #: constraints      the versions of constraints.txt too (where the tool can live with them)
 #   #: no-dependencies  this checkout without its dependencies, for tools that ask for other versions of these: the file
 #                       then lists what is needed of them
+#   #: alone            what the file lists without its dependencies: all that is needed of these is listed too
 #   #: python3.11       another Python than ${PYTHON:-python3}
 # Nothing is done again until one of these files changes. A failure leaves no environment that looks whole.
 set -euo pipefail
@@ -30,6 +31,9 @@ if [ "$(cat "$made" 2> /dev/null)" != "$of" ]; then
     if grep -qx '#: no-dependencies' "$list"; then
         "$folder/bin/python" -m pip install "${options[@]}" --requirement "$list" >&2
         "$folder/bin/python" -m pip install "${options[@]}" --no-deps --editable . >&2
+    elif grep -qx '#: alone' "$list"; then
+        "$folder/bin/python" -m pip install "${options[@]}" --no-deps --requirement "$list" >&2
+        "$folder/bin/python" -m pip install "${options[@]}" --editable . >&2
     else
         "$folder/bin/python" -m pip install "${options[@]}" --requirement "$list" --editable . >&2
     fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -180,18 +181,22 @@ def _groups(index: CodeIndex, atom: int, tokens: np.ndarray, coefficients: np.nd
         for low, high in BANDS:
             first, last = round(positive * (1 - high)), round(positive * (1 - low))
             if last > first:
-                yield group("band", _spread(first, last), PER_BAND, low, high)
+                yield group("band", spread(first, last), PER_BAND, low, high)
     if positive < len(tokens):
         yield group("negative", np.arange(len(tokens) - 1, positive - 1, -1), TOP // 2)
 
 
-def _spread(first: int, last: int) -> np.ndarray:
+def spread(first: int, last: int) -> np.ndarray:
     """Return ranks from `first` up to `last` in an order whose first few, however many, are spread evenly."""
     number = last - first
     if number <= 1:
         return np.arange(first, last)
-    # Reverse the bits of 0, 1, 2 ... (van der Corput): the middle comes first, then the middles of the halves.
     bits = min(int(number - 1).bit_length(), 10)
-    order = np.array([int(f"{i:0{bits}b}"[::-1], 2) for i in range(1 << bits)])
-    ranks = (first + (order + 0.5) * number / (1 << bits)).astype(np.int64)
+    ranks = (first + (_reversed(bits) + 0.5) * number / (1 << bits)).astype(np.int64)
     return ranks[np.sort(np.unique(ranks, return_index=True)[1])]
+
+
+@cache
+def _reversed(bits: int) -> np.ndarray:
+    """Return 0, 1, 2 ... with their bits reversed (van der Corput): the middle comes first, then those of the halves."""
+    return np.array([int(f"{i:0{bits}b}"[::-1], 2) for i in range(1 << bits)])
