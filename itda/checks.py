@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -86,6 +87,8 @@ def check(command: object) -> None:
                 run = _readable(folder)
                 if command.export is not None:
                     chosen_site(run, command.layer)
+        case settings.Export():
+            check_exportable(command)
         case _:
             pass
 
@@ -209,6 +212,52 @@ def check_export(options: settings.Explore) -> None:
     for path in options.runs:
         if are_fingerprints([path]):
             raise SettingError(f"{path} is a fingerprint, and --export writes runs alone: leave --export out")
+
+
+def export_folder(options: settings.Export) -> Path:
+    """Return the folder that an export makes."""
+    return options.out or options.run.parent / f"{options.run.resolve().name}-{options.to}"
+
+
+def check_exportable(options: settings.Export) -> None:
+    """Raises `SettingError` for an unknown format, or settings of another one; `StoreError` for what cannot be written.
+
+    Among the latter are a run without an index, where the format wants one, and a folder that has something in it.
+    """
+    formats = ", ".join(EXPORTED)
+    if options.to not in EXPORTED:
+        raise SettingError(f"no format {options.to!r}: give --to with one of {formats}")
+    if options.both_signs and options.to != "delphi":
+        raise SettingError(f"--both-signs is for --to delphi: leave it out of --to {options.to}")
+    if options.to == "neuronpedia":
+        check_neuronpedia(options.model, options.set)
+    elif options.model is not None or options.set is not None:
+        raise SettingError(f"--model and --set are for --to neuronpedia: leave them out of --to {options.to}")
+    run = _readable(options.run)
+    for site in options.layer:
+        chosen_site(run, site)
+    if EXPORTED[options.to] and not (options.run / "index" / "index.json").exists():
+        raise StoreError(f"{options.run} has no index: make one with `itda index {options.run}`")
+    folder = export_folder(options)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreError(f"{folder} has something in it: name another folder after the run, or remove that")
+
+
+EXPORTED = {"json": True, "parquet": True, "delphi": True, "neuronpedia": True}
+"""The formats of `itda export`, and whether each wants the index of the run."""
+
+MODEL_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}[a-z0-9]")
+SET_NAME = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
+
+
+def check_neuronpedia(model: str | None, name: str | None) -> None:
+    """Raises `SettingError` for a model's id or a name of a set of sources that Neuronpedia would refuse."""
+    if model is None:
+        raise SettingError("no model: give its id on Neuronpedia with --model, such as --model gpt2-small")
+    if not MODEL_ID.fullmatch(model):
+        raise SettingError(f"{model[:80]!r} is no model of Neuronpedia: its ids are such as gpt2-small or gemma-2-2b")
+    if name is not None and (not SET_NAME.fullmatch(name) or "--" in name or name == "neurons"):
+        raise SettingError(f"{name[:80]!r} is no name for --set: use lower-case letters, digits and single hyphens")
 
 
 def check_plan(options: settings.Plan) -> None:

@@ -105,6 +105,8 @@ def _dispatch(command: Any) -> None:
             _features(command)
         case settings.Explore():
             _explore(command)
+        case settings.Export():
+            _export(command)
         case settings.Demo():
             from itda.demo import demo
 
@@ -342,6 +344,20 @@ def _explore(options: settings.Explore) -> None:
             webbrowser.open(address)
 
     explore(options, ready, remarks(options.quiet))
+
+
+def _export(options: settings.Export) -> None:
+    from itda import report
+    from itda.bridges.export import export_run
+
+    made = export_run(options, bars(options.quiet), remarks(options.quiet))
+    if options.json:
+        sites = [str(site) for site in made.sites]
+        _print_json(
+            {"run": str(options.run), "to": made.to, "folder": str(made.folder), "sites": sites, "bytes": made.bytes}
+        )
+    else:
+        print(report.export_summary(made))
 
 
 def _spelled(arguments: list[str]) -> list[str]:

@@ -360,6 +360,28 @@ class Explore(RunOptions, PursuitOptions, Output):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export(Output):
+    """Write a run's dictionaries for other tools. All formats but saelens want the codes that `itda index` keeps."""
+
+    run: Positional[Path]
+    """The run folder."""
+    out: Positional[Path | None] = None
+    """The folder to make. Default: one beside the run, with the run's name and that of the format."""
+    to: str = ""
+    """The format: json, parquet, delphi, neuronpedia or saelens."""
+    layer: SomeSites = ()
+    """Layers (3) or sites (3.mlp_out) of the run, several with commas; default: all."""
+    both_signs: bool = False
+    """delphi: give each atom a second latent, for its negative part."""
+    model: str | None = None
+    """neuronpedia: the model's id there, such as gpt2-small."""
+    set: str | None = None
+    """neuronpedia: the name of the source set. Default: itda, the stream and the number of atoms."""
+    model_path: str | None = None
+    """delphi: where the model of the run is now, if it was moved: its tokenizer is read."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo(PursuitOptions, Output):
     """Train, evaluate, decompose and explore with the bundled model, offline, in a minute or two."""
 
@@ -382,4 +404,5 @@ Command = (
     | Annotated[Replicate, tyro.conf.subcommand("replicate")]
     | Annotated[Features, tyro.conf.subcommand("features")]
     | Annotated[Explore, tyro.conf.subcommand("explore")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
 )

@@ -214,15 +214,20 @@ def empty_folder(folder: Path) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path, *, synced: bool = False) -> Iterator[Path]:
+def whole_folder(path: Path, *, alone: bool = False, synced: bool = False) -> Iterator[Path]:
     """Give a hidden folder to write to: it becomes `path` when the block ends, and vanishes if it fails.
 
-    With `synced` the names in it and its own are on the disk then; its files are the block's matter. Raises `OSError`,
-    and `StoreError` if somebody else has made `path` meanwhile.
+    With `synced` the names in it and its own are on the disk then; its files are the block's matter. With `alone` the
+    hidden name is always the same, so that what a killed process left is removed first, and others are kept out.
+    Raises `OSError`, and `StoreError` if somebody else has made `path` meanwhile, or is writing it now.
     """
-    partial = hidden(path, f"{os.getpid()}-{next(_NUMBERS)}")
-    try:
-        partial.mkdir()
+    partial = hidden(path, "partial" if alone else f"{os.getpid()}-{next(_NUMBERS)}")
+    with ExitStack() as stack:
+        partial.mkdir(exist_ok=alone)
+        if alone:
+            stack.enter_context(locked(partial, "written"))
+            _empty(partial)
+        stack.callback(shutil.rmtree, partial, ignore_errors=True)  # gone already if all went well
         yield partial
         if synced:
             sync_folder(partial)
@@ -234,8 +239,15 @@ def whole_folder(path: Path, *, synced: bool = False) -> Iterator[Path]:
             raise StoreError(f"{path} appeared while this ran: name another folder") from error
         if synced:
             sync_folder(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # gone already if all went well
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a folder."""
+    for each in folder.iterdir():
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
 
 
 @contextmanager

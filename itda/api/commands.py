@@ -1,4 +1,4 @@
-"""The commands that work on run folders, from Python: plan, probe, index, replicate, features and explore."""
+"""The commands that work on run folders, from Python: plan, probe, index, replicate, features, explore and export."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from itda import config as settings
 from itda.api.results import Probes, Replications
 from itda.api.runs import AnyRun
 from itda.api.settings import layers_of, made, path_of, site_of, streams_of
+from itda.bridges.export import Exported, export_run
 from itda.core.replication import COSINE, DRAWS
 from itda.errors import SettingError
 from itda.progress import bars, remarks
 from itda.recipes.explore import explore as serve_pages
-from itda.recipes.explore import export
+from itda.recipes.explore import export as export_page
 from itda.recipes.features import Fitted, fit_run
 from itda.recipes.index import Indexing, index_run
 from itda.recipes.plan import Planned
@@ -150,7 +151,23 @@ def explore(
     if page is None:
         serve_pages(options, ready, say)
     else:
-        export(options, bars(not progress), say)
+        export_page(options, bars(not progress), say)
+
+
+def export(run: AnyRun, *, to: str, out: str | Path | None = None, progress: bool = True, **given: Any) -> Exported:
+    """Write a run's dictionaries, and the codes of an indexed corpus, for another tool: `itda export`.
+
+    `to` is the format: json, parquet, delphi, neuronpedia. `out` is the folder to make, by default one beside the run.
+    Raises an `ItdaError`.
+
+    >>> import itda
+    >>> itda.export("nowhere", to="parquet")
+    Traceback (most recent call last):
+    itda.errors.StoreError: no run folder nowhere: check the path, or make one with `itda train`
+    """
+    folder = path_of(out) if out is not None else None
+    options = made(settings.Export, run=folder_of(run), to=to, out=folder, **given)
+    return export_run(options, bars(not progress), remarks(not progress))
 
 
 def folder_of(run: AnyRun) -> Path:

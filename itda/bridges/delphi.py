@@ -14,6 +14,7 @@ both signs, latent `atoms + i` is the negative part of atom i.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ def _shards(index: CodeIndex, both_signs: bool) -> Iterator[tuple[int, int, int]
     number = min(index.atoms, max(SHARDS, -(-int(index.counts.sum()) // ENTRIES)))
     edges = np.linspace(0, index.atoms, number + 1).astype(int).tolist()
     for offset, sign in ((0, 1), (index.atoms, -1))[: 2 if both_signs else 1]:
-        for first, last in zip(edges[:-1], edges[1:], strict=True):
+        for first, last in itertools.pairwise(edges):
             yield offset + first, offset + last, sign
 
 

@@ -1,4 +1,4 @@
-"""Examples of the uses of many atoms at once: which uses, the tokens around each, and the atom's weight at each of them.
+"""Examples of the uses of many atoms at once: which uses, the tokens around each, the atom's weight at each of them.
 
 Examples are of the positive part of an atom: tools made for sparse autoencoders know no other.
 """
@@ -40,13 +40,13 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class Passages:
-    """The tokens around each of some examples, and the atom's coefficients there: 0 where it has none, or a negative."""
+    """The tokens around each of some examples, and the atom's coefficients there: 0 where it has no positive one."""
 
     tokens: pyarrow.Array
     """A list of strings for each example: none of them is empty, and none has a NUL."""
     values: pyarrow.Array
     """A list of float32 for each example, as long as that of its tokens."""
-    starts: Int64[np.ndarray, " rows"]
+    starts: Int64[np.ndarray, " ends"]
     """Where each list begins, and the end of the last."""
     at: Int64[np.ndarray, " rows"]
     """The place of the example's own token in its list."""
@@ -161,5 +161,3 @@ def _has_nul(packed: np.ndarray, starts: np.ndarray) -> np.ndarray:
 def positive_uses(index: CodeIndex, atoms: Sequence[int]) -> Int64[np.ndarray, " atoms"]:
     """Return how many tokens use each of some atoms with a positive coefficient."""
     return np.array([int((index.uses(atom)[1] > 0).sum()) for atom in atoms], np.int64)
-
-

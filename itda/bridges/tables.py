@@ -9,18 +9,18 @@ Both are written in blocks, so that memory does not depend on the length of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 from torch import Tensor
 
-from itda.bridges.indexed import Done, Indexed, Say
+from itda.bridges.indexed import Done, Indexed
 from itda.bridges.json_lines import json_lines
 from itda.core.labels import Labels
 from itda.core.nearest import Nearest
@@ -69,36 +69,20 @@ TOKEN_COLUMNS = {
 """The columns of the table of tokens."""
 
 
-class _Writer(Protocol):
-    def write(self, rows: pyarrow.RecordBatch) -> None: ...
-
-
-class _JsonLines:
-    """Writes batches of rows as lines of JSON."""
-
-    def __init__(self, path: Path, schema: pyarrow.Schema) -> None:  # noqa: ARG002 - as the other one
-        self._file = path.open("wb")
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
-
-    def write(self, rows: pyarrow.RecordBatch) -> None:
-        """Write some rows."""
-        self._file.write(json_lines(rows))
-
-
-def _writer(path: Path, schema: pyarrow.Schema) -> AbstractContextManager[Any]:
+@contextmanager
+def _writing(path: Path, schema: pyarrow.Schema) -> Iterator[Callable[[pyarrow.RecordBatch], object]]:
+    """Open a file; give the function that writes rows to it, as the suffix says."""
     if path.suffix == ".jsonl":
-        return _JsonLines(path, schema)
+        with path.open("wb") as file:
+            yield lambda rows: file.write(json_lines(rows))
+        return
     # Numbers that seldom repeat would make a dictionary that is as large as they are.
     texts = [name for name in schema.names if pyarrow.types.is_string(schema.field(name).type)]
-    return closing(pyarrow.parquet.ParquetWriter(path, schema, compression="zstd", use_dictionary=texts))
+    with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd", use_dictionary=texts) as writer:
+        yield writer.write
 
 
-def export(sources: Sequence[Indexed], folder: Path, suffix: str, done: Done, say: Say) -> None:  # noqa: ARG001
+def export(sources: Sequence[Indexed], folder: Path, suffix: str, done: Done) -> None:
     """Write the tables of each dictionary into a folder; `suffix` is `.parquet` or `.jsonl`. Raises `OSError`."""
     for source in sources:
         own = folder / str(source.site)
@@ -110,11 +94,9 @@ def export(sources: Sequence[Indexed], folder: Path, suffix: str, done: Done, sa
 
 def _write(path: Path, batches: Iterator[pyarrow.RecordBatch], done: Done) -> None:
     first = next(batches)
-    with _writer(path, first.schema) as writer:
-        writer.write(first)
-        done(len(first))
-        for rows in batches:
-            writer.write(rows)
+    with _writing(path, first.schema) as write:
+        for rows in itertools.chain([first], batches):
+            write(rows)
             done(len(rows))
 
 
@@ -213,8 +195,8 @@ def token_rows(source: Indexed) -> Iterator[pyarrow.RecordBatch]:
     """Yield the rows of all indexed tokens, `TOKENS` at a time: `TOKEN_COLUMNS`."""
     text = source.index.text
     names, documents = pyarrow.array(text.document_names, pyarrow.string()), text.window_documents
-    number = max(text.partial_ids, default=-1) + 2
-    partial = pyarrow.array([text.partial_ids.get(i) for i in range(number)], pyarrow.string())
+    known = max(text.partial_ids, default=-1) + 1
+    partial = pyarrow.array([text.partial_ids.get(i) for i in range(known + 1)], pyarrow.string())  # the last is null
     for start in range(0, source.index.tokens, TOKENS):
         stop = min(start + TOKENS, source.index.tokens)
         tokens = np.arange(start, stop)
@@ -230,7 +212,7 @@ def token_rows(source: Indexed) -> Iterator[pyarrow.RecordBatch]:
             "position": pyarrow.array(text.positions(start, stop)),
             "token_id": pyarrow.array(ids),
             "text": strings(*text.packed_strings(tokens)),
-            "bytes": partial.take(pyarrow.array(np.clip(ids, -1, number - 2) % number)),
+            "bytes": partial.take(pyarrow.array(np.where((ids >= 0) & (ids < known), ids, known))),
             "atoms": lists(starts, atoms),
             "coefficients": lists(starts, coefficients),
             "error": pyarrow.array(source.index.errors(start, stop)),

@@ -198,5 +198,5 @@ def spread(first: int, last: int) -> np.ndarray:
 
 @cache
 def _reversed(bits: int) -> np.ndarray:
-    """Return 0, 1, 2 ... with their bits reversed (van der Corput): the middle comes first, then those of the halves."""
+    """Return 0, 1, 2 ... with bits reversed (van der Corput): first the middle, then the middles of the halves."""
     return np.array([int(f"{i:0{bits}b}"[::-1], 2) for i in range(1 << bits)])

@@ -10,6 +10,7 @@ docs/run_folder.md lists the tensors; `indexing` writes them.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -179,7 +180,7 @@ class TokenText:
         begins = a["document_name"].tolist()
         return [
             a["document_names"][begin:end].tobytes().decode(errors="replace")
-            for begin, end in zip(begins[:-1], begins[1:], strict=True)
+            for begin, end in itertools.pairwise(begins)
         ]
 
     def positions(self, start: int, stop: int) -> Int32[np.ndarray, " tokens"]:

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from itda.report.bridges import export_summary
     from itda.report.comparisons import comparison
     from itda.report.fingerprint_comparisons import fingerprint_comparison
     from itda.report.fingerprints import fingerprint_summary
@@ -22,6 +23,7 @@ __all__ = [
     "comparison",
     "decomposition",
     "evaluation",
+    "export_summary",
     "fingerprint_comparison",
     "features_summary",
     "fingerprint_summary",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "bridges": ("export_summary",),
     "comparisons": ("comparison",),
     "fingerprint_comparisons": ("fingerprint_comparison",),
     "fingerprints": ("fingerprint_summary",),

@@ -1,0 +1,24 @@
+"""The text of what went to other tools."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from itda.bridges.export import Exported
+
+NEXT = {
+    "json": "pandas.read_json({folder!r} + '/{site}/tokens.jsonl', lines=True)",
+    "parquet": "duckdb.sql(\"SELECT * FROM '{folder}/{site}/tokens.parquet'\")",
+    "delphi": "delphi.latents.LatentDataset({folder!r} + '/latents', ...)",
+    "neuronpedia": "Ask Neuronpedia to import it, or send the same with itda push --to neuronpedia",
+    "saelens": "sae_lens.SAE.load_from_disk({folder!r} + '/{site}')",
+}
+"""How to go on with what was exported, by format."""
+
+
+def export_summary(made: Exported) -> str:
+    """Return what was exported where, and how to go on."""
+    sites = ", ".join(map(str, made.sites))
+    after = NEXT[made.to].format(folder=str(made.folder), site=made.sites[0])
+    return f"Written: {made.folder}, {made.bytes / 1e6:.1f} MB, {sites} for {made.to}\n{after}"
