@@ -8,6 +8,9 @@ from typing import Any
 import pyarrow
 import pyarrow.compute
 
+compute: Any = pyarrow.compute
+"""Its functions are made at import, so type checkers do not know them."""
+
 
 def json_lines(rows: pyarrow.RecordBatch) -> bytes:
     r"""Return a JSON object for each row, with a line break after it. NaN and infinity, which JSON lacks, are null.
@@ -20,7 +23,7 @@ def json_lines(rows: pyarrow.RecordBatch) -> bytes:
     parts: list[Any] = []
     for place, name in enumerate(rows.schema.names):
         parts += [("{" if place == 0 else ",") + json.dumps(name) + ":", _in_json(rows.column(place))]
-    lines = pyarrow.compute.binary_join_element_wise(*parts, "}\n", "")
+    lines = compute.binary_join_element_wise(*parts, "}\n", "")
     assert not isinstance(lines, pyarrow.Scalar)
     return _bytes(lines)
 
@@ -36,33 +39,33 @@ def _in_json(column: pyarrow.Array) -> pyarrow.Array:
         parts: list[Any] = []
         for place, field in enumerate(kind):
             parts += [("{" if place == 0 else ",") + json.dumps(field.name) + ":", _in_json(column.field(place))]
-        return _nulls_named(pyarrow.compute.binary_join_element_wise(*parts, "}", ""), column)
+        return _nulls_named(compute.binary_join_element_wise(*parts, "}", ""), column)
     if pyarrow.types.is_string(kind):
         return _text_in_json(column)
     if pyarrow.types.is_floating(kind):
-        column = pyarrow.compute.if_else(pyarrow.compute.is_finite(column), column, None)
-    return pyarrow.compute.fill_null(pyarrow.compute.cast(column, pyarrow.string()), "null")
+        column = compute.if_else(compute.is_finite(column), column, None)
+    return compute.fill_null(compute.cast(column, pyarrow.string()), "null")
 
 
 def _text_in_json(column: pyarrow.Array) -> pyarrow.Array:
     """Quote each text; one that occurs often is quoted once."""
     different = column.dictionary_encode()
     quoted = [json.dumps(text, ensure_ascii=False) for text in different.dictionary.to_pylist()]
-    return pyarrow.compute.fill_null(pyarrow.array(quoted, pyarrow.string()).take(different.indices), "null")
+    return compute.fill_null(pyarrow.array(quoted, pyarrow.string()).take(different.indices), "null")
 
 
 def _list_in_json(column: Any) -> pyarrow.Array:
-    column = pyarrow.compute.cast(column, pyarrow.list_(column.type.value_type))
+    column = compute.cast(column, pyarrow.list_(column.type.value_type))
     inner = _in_json(column.flatten())
-    lengths = pyarrow.compute.fill_null(pyarrow.compute.list_value_length(column), 0)
-    ends = pyarrow.compute.cumulative_sum(pyarrow.compute.cast(lengths, pyarrow.int32()))
+    lengths = compute.fill_null(compute.list_value_length(column), 0)
+    ends = compute.cumulative_sum(compute.cast(lengths, pyarrow.int32()))
     offsets = pyarrow.concat_arrays([pyarrow.array([0], pyarrow.int32()), ends])
-    joined = pyarrow.compute.binary_join(pyarrow.ListArray.from_arrays(offsets, inner), ",")
-    return _nulls_named(pyarrow.compute.binary_join_element_wise("[", joined, "]", ""), column)
+    joined = compute.binary_join(pyarrow.ListArray.from_arrays(offsets, inner), ",")
+    return _nulls_named(compute.binary_join_element_wise("[", joined, "]", ""), column)
 
 
 def _nulls_named(text: Any, column: pyarrow.Array) -> pyarrow.Array:
-    return pyarrow.compute.if_else(column.is_valid(), text, "null")
+    return compute.if_else(column.is_valid(), text, "null")
 
 
 def _bytes(lines: Any) -> bytes:

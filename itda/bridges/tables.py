@@ -77,7 +77,7 @@ def _writing(path: Path, schema: pyarrow.Schema) -> Iterator[Callable[[pyarrow.R
             yield lambda rows: file.write(json_lines(rows))
         return
     # Numbers that seldom repeat would make a dictionary that is as large as they are.
-    texts = [name for name in schema.names if pyarrow.types.is_string(schema.field(name).type)]
+    texts: Any = [name for name in schema.names if pyarrow.types.is_string(schema.field(name).type)]
     with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd", use_dictionary=texts) as writer:
         yield writer.write
 
