@@ -55,9 +55,16 @@ def parse_free_bytes(text: str) -> int:
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
-    """Read layer numbers: 3,4-6 is 3, 4, 5 and 6. Raises `SettingError`."""
+    """Read layer numbers: 3,4-6 is 3, 4, 5 and 6. Raises `SettingError`.
+
+    >>> parse_layers("blocks.3.hook_resid_post,5")
+    (3, 5)
+    """
     layers: set[int] = set()
     for part in text.split(","):
+        if part.strip().startswith("blocks."):
+            layers.add(_layer_of_hook(part.strip()))
+            continue
         first, dash, last = part.strip().partition("-")
         last = last if dash else first
         if not first.isdecimal() or not last.isdecimal():
@@ -70,6 +77,14 @@ def parse_layers(text: str) -> tuple[int, ...]:
             raise SettingError(f"{text[:80]!r} is not a list of layers: write it as 3,4-6")
         layers.update(range(int(first), int(last) + 1))
     return tuple(sorted(layers))
+
+
+def _layer_of_hook(name: str) -> int:
+    """Return the layer of a hook's name, which is to be that of a block's output. Raises `SettingError`."""
+    site = Site.parse(name)
+    if site.stream != "resid_post":
+        raise SettingError(f"{name} is no layer: write --layers {site.layer} --streams {site.stream}")
+    return site.layer
 
 
 def parse_any_layers(text: str) -> tuple[int, ...]:

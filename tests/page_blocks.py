@@ -1,7 +1,9 @@
 """Code blocks of a page of the docs, by the heading that they stand under, so that tests run what readers copy."""
 
+import linecache
 import re
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).parent.parent / "docs"
 PARTS = re.compile(
@@ -20,3 +22,13 @@ def blocks(page: str, heading: str, language: str = "python") -> list[str]:
     if not found:
         raise ValueError(f"{page} has no block of {language} under {heading!r}")
     return found
+
+
+def run_blocks(page: str, heading: str, names: dict[str, Any]) -> dict[str, Any]:
+    """Run the blocks of Python under a heading, one after the other, with some names; return all names after it."""
+    for number, code in enumerate(blocks(page, heading)):
+        file = f"<{page}, {heading}, block {number}>"
+        # Where tracebacks, and nnsight, look for the lines of what has no file.
+        linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)
+        exec(compile(code, file, "exec"), names)
+    return names

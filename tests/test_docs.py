@@ -9,8 +9,9 @@ import pytest
 
 import itda
 
-# Triton is for GPUs, and not for every system.
+# Triton is for GPUs, and not for every system; SAELens is in an environment of its own.
 ABSENT = () if importlib.util.find_spec("triton") else ("gram_triton_kernel", "gram_triton")
+ABSENT += () if importlib.util.find_spec("sae_lens") else ("bridges.saelens",)
 MODULES = [m.name for m in pkgutil.walk_packages(itda.__path__, "itda.") if not m.name.endswith(ABSENT)]
 
 

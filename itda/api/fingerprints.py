@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from itda import config as settings
-from itda.api.corpora import AnyCorpus, any_corpus
 from itda.api.runs import AnyModel, in_memory
 from itda.api.settings import layers_of, made, path_of, streams_of
 from itda.core.similarity.fingerprint import RUNGS, SEGMENT, FingerprintSettings
 from itda.progress import bars, remarks
 from itda.recipes.fingerprint import fingerprint as read
+from itda.sources.corpora.any_corpus import AnyCorpus, any_corpus
 from itda.store.fingerprints import Fingerprint
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,8 @@ def load_model(
     """Load a language model whose activations can be read and replaced.
 
     `model` is a Hub id, a folder, a GGUF file, or `tiny` (bundled); or a transformers model of your own, with its
-    `tokenizer` and a `name` for the records: it stays on its device, in its dtype. `device` auto is a GPU where there
+    `tokenizer` and a `name` for the records: it stays on its device, in its dtype. An nnsight model is taken for the
+    model that it wraps, with its tokenizer. `device` auto is a GPU where there
     is one; `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere. With `stream`, or if the weights need
     more than `model_memory` bytes, the model is read block by block. Raises `ModelError`, `SettingError`.
 
@@ -39,6 +42,7 @@ def load_model(
     (6, 192)
     """
     if not isinstance(model, str | Path):
+        model, tokenizer, name = without_nnsight(model, tokenizer, name)
         if tokenizer is None:
             raise SettingError("a model of your own needs its tokenizer: load_model(model, tokenizer)")
         if stream or model_memory is not None:
@@ -73,6 +77,23 @@ def own_model(model: Any, tokenizer: Any, name: str) -> LanguageModel:
             f"a {type(model).__name__} with a {type(tokenizer).__name__}: give a transformers model and its tokenizer"
         )
     return LanguageModel(model, tokenizer, name)
+
+
+def without_nnsight(model: Any, tokenizer: Any, name: str) -> tuple[Any, Any, str]:
+    """Return the model that nnsight wraps, its tokenizer and its name unless one is given; another model as it is.
+
+    Weights that nnsight has not loaded yet are loaded. The model itself stays as it is; its tokenizer is copied.
+    """
+    nnsight = sys.modules.get("nnsight")  # whoever has such a model has imported it
+    if nnsight is None or not isinstance(model, nnsight.Envoy):
+        return model, tokenizer, name
+    if not getattr(model, "dispatched", True):
+        model.dispatch()
+    own, repository = getattr(model, "tokenizer", None), getattr(model, "repo_id", None)
+    if tokenizer is None and own is not None:
+        tokenizer = copy.deepcopy(own)
+        tokenizer.padding_side = "right"  # nnsight's is the left
+    return model._module, tokenizer, str(repository) if repository and name == "model" else name
 
 
 def any_model(model: str | Path | ActivationModel) -> ActivationModel:

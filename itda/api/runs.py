@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from itda import config as settings
-from itda.api.corpora import AnyCorpus, any_corpus
 from itda.api.models import any_model
 from itda.api.results import Comparison, Evaluations, Uses
 from itda.api.settings import layers_of, made, path_of, site_of, streams_of
@@ -29,6 +28,7 @@ from itda.recipes.runs import open_run as open_folder
 from itda.recipes.train import train as train_to_folder
 from itda.recipes.train import train_in_memory
 from itda.resolving import crossed
+from itda.sources.corpora.any_corpus import AnyCorpus, any_corpus
 from itda.sources.corpora.corpus import Part
 from itda.sources.models.base import ActivationModel
 from itda.sources.passes import tokens_as_long

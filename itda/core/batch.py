@@ -14,7 +14,13 @@ from torch import Tensor
 from itda.core.intake import check_finite, rows_of, tensor_of
 from itda.core.labels import Labels
 from itda.core.site import Site as Site
-from itda.core.token_strings import check_finite_tokens, kept_of, labels_of_prompts
+from itda.core.token_strings import (
+    activations_of_cache,
+    check_finite_tokens,
+    kept_of,
+    labels_of_prompts,
+    read_token_ids,
+)
 from itda.errors import ActivationError, SettingError
 
 
@@ -86,6 +92,36 @@ class ActivationBatch:
         rows = rows_of(x)
         check_finite(rows)
         return ActivationBatch(rows, labels_of(labels, len(rows)))
+
+    @staticmethod
+    def from_cache(
+        cache: Mapping[str, Any],
+        tokens: Any,
+        site: Site | str | int,
+        *,
+        tokenizer: Any = None,
+        mask: Any = None,
+        documents: Sequence[str] | None = None,
+    ) -> ActivationBatch:
+        """Label what TransformerLens' `run_with_cache` kept at a site, or what any mapping has under a hook's name.
+
+        `tokens` are the strings of the tokens, a list for each prompt; or, with the model's `tokenizer`, the token ids
+        [batch, positions] that the model ran on: special tokens are then left out unless a `mask` says which to keep.
+        `site` is a layer, a site or the name of a hook. `mask` and `documents` are those of `of`.
+
+        Raises `SettingError` for a cache that lacks the hook, and as `of` does.
+
+        >>> import torch
+        >>> cache = {"blocks.3.hook_resid_post": torch.randn(1, 3, 8)}
+        >>> ActivationBatch.from_cache(cache, [["To", " be", " or"]], "blocks.3.hook_resid_post").labels
+        <Labels of 3 tokens: «To» be or, To« be» or, To be« or»>
+        """
+        x = tensor_of(activations_of_cache(cache, Site.of(site)))
+        if tokenizer is None:
+            return ActivationBatch.of(x, tokens=tokens, mask=mask, documents=documents)
+        ids, strings, special = read_token_ids(tokens, tokenizer)
+        kept = ~special if mask is None else mask
+        return ActivationBatch.of(x, tokens=strings, mask=kept, documents=documents, token_ids=ids)
 
     def __len__(self) -> int:
         return len(self.labels)

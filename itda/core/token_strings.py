@@ -6,7 +6,7 @@ counted in that. They are right where the strings are parts of the text with the
 signs for spaces ("Ġbe", "▁be").
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from itda.core.labels import NO_TOKEN_ID, Label, Labels
+from itda.core.site import HOOKS, Site
 from itda.errors import ActivationError, SettingError
 
 
@@ -64,6 +65,32 @@ def labels_of_prompts(
             found.append(label)
             start = end
     return Labels.of(*found)
+
+
+def activations_of_cache(cache: Mapping[str, Any], site: Site) -> Any:
+    """Return what a cache has at a site, under any name of its hook. Raises `SettingError` if it has nothing there."""
+    names = {*cache.keys()}  # TransformerLens' cache tells keys, but is no mapping otherwise
+    own = [f"blocks.{site.layer}.{hook}" for hook, stream in HOOKS.items() if stream == site.stream]
+    found = next((cache[name] for name in own if name in names), None)
+    if found is None:
+        has = ", ".join(sorted(names)[:4]) or "nothing"
+        raise SettingError(f"the cache has no {site.hook_name} (it has {has}, ...): cache that hook, or name another")
+    return found
+
+
+def read_token_ids(tokens: Any, tokenizer: Any) -> tuple[np.ndarray, list[Any], np.ndarray]:
+    """Read token ids [batch, positions], or those of one prompt [positions], for `ActivationBatch.of`.
+
+    Returns the ids, the string of each, and a mask that is True for the tokenizer's special tokens. Raises
+    `SettingError` for what are no integers.
+    """
+    ids = np.asarray(tokens.detach().cpu() if isinstance(tokens, Tensor) else tokens)
+    if ids.dtype.kind not in "iu" or ids.ndim not in (1, 2):
+        raise SettingError("with a tokenizer, tokens are ids [batch, positions]: give integers, or leave it out")
+    strings = {int(number): tokenizer.decode([int(number)]) for number in np.unique(ids)}
+    special = np.isin(ids, list(tokenizer.all_special_ids))
+    named = [[strings[int(number)] for number in row] for row in np.atleast_2d(ids)]
+    return ids, named if ids.ndim == 2 else named[0], special
 
 
 def check_finite_tokens(rows: Tensor, kept: np.ndarray, labels: Labels) -> None:

@@ -1,5 +1,7 @@
 """Sites and batches."""
 
+import re
+
 import pytest
 import torch
 from core.helpers import labels
@@ -20,6 +22,36 @@ def test_resid_post_is_the_stream_that_a_name_leaves_out():
     assert str(Site(3)) == "layer_3"
     assert str(Site(3, "attn_out")) == "layer_3.attn_out"
     assert Site.parse("7") == Site.parse("layer_7") == Site.parse("layer_7.resid_post") == Site(7)
+
+
+@given(st.integers(0, 10**4), st.sampled_from(STREAMS))
+def test_a_site_is_read_back_from_the_name_of_its_hook(layer, stream):
+    assert Site.parse(Site(layer, stream).hook_name) == Site(layer, stream)
+
+
+def test_hook_names_of_transformerlens_3_and_4_are_sites():
+    for name in ("blocks.3.hook_resid_post", "blocks.3.hook_out"):
+        assert Site.of(name) == Site(3)
+    assert Site.of("blocks.3.hook_mlp_out") == Site(3, "mlp_out")
+    assert Site.of("blocks.3.hook_attn_out") == Site(3, "attn_out")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("blocks.3.hook_resid_pre", "write blocks.2.hook_resid_post"),
+        ("blocks.3.hook_in", "write blocks.2.hook_resid_post"),
+        ("blocks.0.hook_resid_pre", "write blocks.3.hook_resid_post, with hook_resid_post, hook_out, hook_mlp_out"),
+        ("blocks.3.mlp.hook_out", "write blocks.3.hook_mlp_out"),
+        ("blocks.3.attn.hook_out", "write blocks.3.hook_attn_out"),
+        ("blocks.3.attn.hook_z", "no site 'blocks.3.attn.hook_z': write blocks.3.hook_resid_post"),
+        ("blocks.x.hook_out", "no site 'blocks.x.hook_out'"),
+        ("blocks.", "no site 'blocks.'"),
+    ],
+)
+def test_a_hook_that_is_no_site_is_refused_with_the_one_to_write(name, remedy):
+    with pytest.raises(SettingError, match=re.escape(remedy)):
+        Site.parse(name)
 
 
 def test_sites_sort_by_layer_as_numbers():

@@ -1,4 +1,4 @@
-"""Corpora for Python: by name, or texts that are in memory."""
+"""A corpus from what people give in Python: a name, a path, or texts that are in memory."""
 
 from __future__ import annotations
 
