@@ -10,7 +10,7 @@ from itda.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from itda import similarity
-    from itda.api.commands import explore, export, features, index, plan, probe, replicate
+    from itda.api.commands import explore, export, features, index, plan, probe, push, replicate
     from itda.api.fingerprints import fingerprint
     from itda.api.models import load_model
     from itda.api.runs import compare, decompose, evaluate, harvest, open_run, train, uses
@@ -62,6 +62,7 @@ __all__ = [
     "plan",
     "probe",
     "pursue",
+    "push",
     "refine",
     "replicate",
     "set_fast",
@@ -72,7 +73,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "itda.api.commands": ("explore", "export", "features", "index", "plan", "probe", "replicate"),
+    "itda.api.commands": ("explore", "export", "features", "index", "plan", "probe", "push", "replicate"),
     "itda.api.fingerprints": ("fingerprint",),
     "itda.api.models": ("load_model",),
     "itda.api.runs": ("compare", "decompose", "evaluate", "harvest", "open_run", "train", "uses"),

@@ -73,6 +73,9 @@ def check(command: object) -> None:
             for site in command.layer:
                 chosen_site(run, site)
             _local(None, command.corpus, command)
+        case settings.Push():
+            check_push(command)
+            _readable(command.run)
         case settings.Compare():
             check_some(command.runs, "compare")
             if not are_fingerprints(command.runs):
@@ -120,13 +123,25 @@ def check_fingerprint(options: settings.Fingerprint) -> None:
     """Raises `SettingError` for settings that clash, `StoreError` for a file that cannot be made."""
     if options.out is None and options.push is None:
         raise SettingError("no file to write: name one with --out a.itda")
-    if options.push is not None and (options.push.count("/") != 1 or options.push[0] in "./~"):
-        raise SettingError(f"no repository {options.push!r}: name one as user/name")
+    if options.push is not None:
+        check_repository(options.push)
     if options.out is not None:
         check_free_file(options.out)
     check_fingerprint_source(options)
     if options.activations is None:
         _local(options.model, options.corpus, options)
+
+
+def check_repository(name: str) -> None:
+    """Raises `SettingError` unless a name can be that of a Hub repository."""
+    parts = name.split("/")
+    if len(parts) != 2 or not all(re.fullmatch(r"\w[\w.-]{0,95}", part) for part in parts):
+        raise SettingError(f"no repository {name!r}: name one as user/name")
+
+
+def check_push(options: settings.Push) -> None:
+    """Raises `SettingError` unless there is a place to push to."""
+    check_repository(options.repository)
 
 
 def check_fingerprint_source(options: settings.Fingerprint) -> None:

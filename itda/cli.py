@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from itda import config as settings
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_output()
     try:
         check_arguments(given)
-        command = _parsed(_spelled(given))
+        command = _fetched(_parsed(_spelled(given)))
         check(command)
         _dispatch(command)
     except ItdaError as error:
@@ -65,6 +65,24 @@ def _parsed(arguments: list[str]) -> Any:
         )
     except RefusedError as refused:
         raise refused.args[0] from None
+
+
+def _fetched(command: Any) -> Any:
+    """Return the command with folders for runs that it names on the Hub. Raises `StoreError` for what is not there."""
+    from itda.store.hub import is_repository, local_run
+
+    several = isinstance(command, settings.Explore | settings.Compare)
+    named = command.runs if several else [command.run] if hasattr(command, "run") else []
+    if isinstance(command, settings.Push) or not any(is_repository(str(run)) and not run.exists() for run in named):
+        return command
+    if command.quiet or not sys.stderr.isatty():  # the Hub's own bars, of what may be many megabytes
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
+    if several:
+        index = isinstance(command, settings.Explore)
+        return replace(command, runs=tuple(local_run(run, index=index, or_fingerprint=True) for run in named))
+    return replace(command, run=local_run(command.run))
 
 
 def _dispatch(command: Any) -> None:
@@ -107,6 +125,8 @@ def _dispatch(command: Any) -> None:
             _explore(command)
         case settings.Export():
             _export(command)
+        case settings.Push():
+            _push(command)
         case settings.Demo():
             from itda.demo import demo
 
@@ -358,6 +378,19 @@ def _export(options: settings.Export) -> None:
         )
     else:
         print(report.export_summary(made))
+
+
+def _push(options: settings.Push) -> None:
+    from itda import report
+    from itda.bridges.hub import push_run
+
+    with _resumable():
+        pushed = push_run(options, bars(options.quiet), remarks(options.quiet))
+    if options.json:
+        files = {each.name: each.size for each in pushed.files}
+        _print_json({"run": str(options.run), "to": pushed.to, "address": pushed.address, "bytes": files})
+    else:
+        print(report.push_summary(pushed))
 
 
 def _spelled(arguments: list[str]) -> list[str]:

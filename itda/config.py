@@ -382,6 +382,27 @@ class Export(Output):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Push(Output):
+    """Share a run: its dictionaries, labels and records in a repository of the Hugging Face Hub, with a card.
+
+    Called again, it sends what has changed or was not sent. `itda info user/name`, or any command, reads it there.
+    """
+
+    run: Positional[Path]
+    """The run folder."""
+    repository: Positional[str] = ""
+    """The repository, user/name; it is made if there is none."""
+    to: Literal["hub"] = "hub"
+    """Where to."""
+    private: bool = False
+    """Make a repository that nobody else can read, if it has to be made."""
+    index: bool = False
+    """Send the code index of `itda index` too, so that others can explore the run at once. It may be large."""
+    dry_run: bool = False
+    """List what would be sent, and send nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo(PursuitOptions, Output):
     """Train, evaluate, decompose and explore with the bundled model, offline, in a minute or two."""
 
@@ -405,4 +426,5 @@ Command = (
     | Annotated[Features, tyro.conf.subcommand("features")]
     | Annotated[Explore, tyro.conf.subcommand("explore")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Push, tyro.conf.subcommand("push")]
 )

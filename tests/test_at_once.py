@@ -65,7 +65,7 @@ def test_info_and_help_import_no_tensors(run):
     commands = ("demo", "train", "harvest", "plan", "info", "decompose", "evaluate", "probe", "compare", "index")
     helps = [
         ["--help"],
-        *([each, "--help"] for each in (*commands, "features", "fingerprint", "replicate", "explore")),
+        *([each, "--help"] for each in (*commands, "features", "fingerprint", "replicate", "explore", "push")),
         ["--version"],
     ]
     found = told(["info", str(run)], ["info", str(run), "--json"], *helps)
@@ -141,6 +141,8 @@ SLIPS: dict[str, tuple[list[str], str]] = {
     "a fingerprint in no folder": (["fingerprint", "tiny", *TRAIN[2:], "--out", "nowhere/a.itda"], "no folder nowhere"),
     "layers that are not all": (["fingerprint", "tiny", "--layers", "any"], "'any' is not a list of layers"),
     "a repository of no name": (["fingerprint", "tiny", *TRAIN[2:], "--push", "me"], "name one as user/name"),
+    "no repository": (["push", "RUN", "--dry-run"], "name one as user/name"),
+    "no run to push": (["push", "./nowhere", "user/name"], "no run folder"),
     "no plan": (["plan", "tiny", "--layers", "2", "--k", "0"], "--k must be at least 1"),
     "usage": (["fly"], ""),
 }

@@ -11,6 +11,8 @@ from itda.api.results import Probes, Replications
 from itda.api.runs import AnyRun
 from itda.api.settings import layers_of, made, path_of, site_of, streams_of
 from itda.bridges.export import Exported, export_run
+from itda.bridges.hub import Pushed, push_run
+from itda.checks import check_push
 from itda.core.replication import COSINE, DRAWS
 from itda.errors import SettingError
 from itda.progress import bars, remarks
@@ -23,6 +25,7 @@ from itda.recipes.plan import plan as planned
 from itda.recipes.probe import probe_run
 from itda.recipes.replicate import replicate as replicate_run
 from itda.recipes.runs import Run
+from itda.store.hub import local_run
 
 
 def plan(
@@ -170,10 +173,34 @@ def export(run: AnyRun, *, to: str, out: str | Path | None = None, progress: boo
     return export_run(options, bars(not progress), remarks(not progress))
 
 
+def push(
+    run: AnyRun,
+    repository: str,
+    *,
+    private: bool = False,
+    index: bool = False,
+    dry_run: bool = False,
+    progress: bool = True,
+) -> Pushed:
+    """Share a run in a repository `user/name` of the Hugging Face Hub: `itda push`.
+
+    Dictionaries, labels, records and a card, with `index` the code index too. Called again, it sends what has changed
+    or was not sent. Returns the files and the address; with `dry_run` nothing is sent. Raises an `ItdaError`.
+
+    >>> import itda
+    >>> itda.push("nowhere", "user/name")
+    Traceback (most recent call last):
+    itda.errors.StoreError: no run folder nowhere: check the path, or make one with `itda train`
+    """
+    options = settings.Push(run=folder_of(run), repository=repository, private=private, index=index, dry_run=dry_run)
+    check_push(options)
+    return push_run(options, bars(not progress), remarks(not progress))
+
+
 def folder_of(run: AnyRun) -> Path:
-    """Return the folder of a run. Raises `SettingError` for one that is in memory."""
+    """Return the folder of a run, a copy of one on the Hub. Raises `SettingError` for one that is in memory."""
     if not isinstance(run, Run):
-        return path_of(run)
+        return local_run(path_of(run), index=True, or_fingerprint=True)
     if not run.folder.is_dir():
         raise SettingError("the run is in memory, and this needs its folder: run.save(folder) first")
     return run.folder

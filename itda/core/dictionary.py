@@ -300,7 +300,7 @@ class ITDA:
 
     @staticmethod
     def from_pretrained(source: str | Path, *, revision: str | None = None) -> ITDA:
-        """Read a dictionary from a folder (RUN/layer_3) or a Hub repository. Raises `StoreError`."""
+        """Read a dictionary from a folder, RUN/layer_3, or the Hub, user/name (/layer_3). Raises `StoreError`."""
         from itda.store.dictionaries import load_dictionary
 
         return load_dictionary(source, revision=revision)

@@ -22,6 +22,7 @@ from itda.sources.models.base import ActivationModel
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.tokenizing.special import Bos
 from itda.store.dictionaries import load_dictionary, read_tokens
+from itda.store.hub import local_run
 from itda.store.records import RunRecord, chosen_site, open_record
 
 
@@ -136,8 +137,8 @@ def bos_of(record: Mapping[str, Any]) -> Bos:
 
 
 def open_run(folder: Path) -> Run:
-    """Open a run folder. Raises `StoreError` if it is missing, foreign or not whole."""
-    made = open_record(folder)
+    """Open a run folder, or a run on the Hub. Raises `StoreError` if it is missing, foreign or not whole."""
+    made = open_record(local_run(folder))
     return Run(made.folder, made.record, made.sites)
 
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from itda.report.bridges import export_summary
+    from itda.report.bridges import export_summary, push_summary
     from itda.report.comparisons import comparison
     from itda.report.fingerprint_comparisons import fingerprint_comparison
     from itda.report.fingerprints import fingerprint_summary
@@ -32,6 +32,7 @@ __all__ = [
     "plan_summary",
     "probes",
     "prompt",
+    "push_summary",
     "replication_summary",
     "run_summary",
     "table",
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "bridges": ("export_summary",),
+    "bridges": ("export_summary", "push_summary"),
     "comparisons": ("comparison",),
     "fingerprint_comparisons": ("fingerprint_comparison",),
     "fingerprints": ("fingerprint_summary",),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from itda.report.text import table
+
 if TYPE_CHECKING:
     from itda.bridges.export import Exported
+    from itda.bridges.hub import Pushed
 
 NEXT = {
     "json": "pandas.read_json({folder!r} + '/{site}/tokens.jsonl', lines=True)",
@@ -22,3 +25,12 @@ def export_summary(made: Exported) -> str:
     sites = ", ".join(map(str, made.sites))
     after = NEXT[made.to].format(folder=str(made.folder), site=made.sites[0])
     return f"Written: {made.folder}, {made.bytes / 1e6:.1f} MB, {sites} for {made.to}\n{after}"
+
+
+def push_summary(pushed: Pushed) -> str:
+    """Return what was sent, or of a dry run what would be."""
+    total = f"{sum(each.size for each in pushed.files) / 1e6:.1f} MB"
+    if pushed.address is not None:
+        return f"Pushed {len(pushed.files)} files, {total}: {pushed.address}\nRead it: itda info {pushed.to}"
+    rows = [[each.name, f"{each.size:,}"] for each in pushed.files]
+    return f"{table(['file', 'bytes'], rows)}\n\nTo {pushed.to}: {total}. Nothing was sent (--dry-run)."

@@ -24,9 +24,7 @@ from itda.core.labels import Label, Labels
 from itda.core.tokens import Tokens
 from itda.errors import SettingError, StoreError
 from itda.files import (
-    DICTIONARY_FILES,
     DICTIONARY_FORMAT,
-    FILES_THAT_MAY_LACK,
     FORMAT_VERSION,
     TOKENS_FORMAT,
     first_line,
@@ -37,6 +35,7 @@ from itda.files import (
     write_whole,
 )
 from itda.store.features import read_features, write_features
+from itda.store.hub import download_dictionary
 from itda.store.nearest import read_nearest, write_nearest
 from itda.store.replication import read_replication, write_replication
 from itda.store.uploads import upload
@@ -87,10 +86,10 @@ def write_dictionary(dictionary: ITDA, folder: Path) -> None:
 
 
 def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
-    """Read a dictionary from a folder, or from a Hub repository. Raises `StoreError`."""
+    """Read a dictionary from a folder, or the Hub (user/name, user/name/layer_3 of a run). Raises `StoreError`."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        folder = _download(str(source), revision)
+        folder = download_dictionary(str(source), revision)
     config = read_json(folder / "config.json", DICTIONARY_FORMAT)
     try:
         tensors = load_file(folder / "atoms.safetensors")
@@ -291,18 +290,3 @@ def _labels_of(table: pyarrow.Table) -> Labels:
     columns = {name: table[name].to_pylist() for name in table.column_names}
     names = ("document", "position", "char_start", "char_end", "token_id", "before", "token", "after")
     return Labels.of(*(Label(*row) for row in zip(*(columns[name] for name in names), strict=True)))
-
-
-def _download(repo_id: str, revision: str | None) -> Path:
-    if repo_id.count("/") != 1 or repo_id[0] in "./~":
-        raise StoreError(f"no folder {repo_id}: check the path, or name a Hub repository as user/name")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(repo_id, revision=revision, allow_patterns=[*DICTIONARY_FILES, *FILES_THAT_MAY_LACK])
-        )
-    except Exception as error:  # the HTTP library's own errors, which change from release to release
-        raise StoreError(
-            f"no folder {repo_id}, and it cannot be had from the Hub: check the name, the network and `hf auth whoami`"
-        ) from error

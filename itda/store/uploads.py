@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from itda.errors import StoreError
-from itda.files import first_line
+from itda.store.hub import hub_error
 
 
 def upload(folder: Path, repo_id: str, message: str, *, private: bool | None, token: str | None) -> str:
@@ -20,7 +19,5 @@ def upload(folder: Path, repo_id: str, message: str, *, private: bool | None, to
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
     except Exception as error:  # the HTTP library's own errors, which change from release to release
-        raise StoreError(
-            f"cannot push to {repo_id} ({first_line(error)}): check the name, the network and `hf auth whoami`"
-        ) from error
+        raise hub_error(error, f"cannot push to {repo_id}") from error
     return str(commit.commit_url)
