@@ -258,7 +258,7 @@ def check_exportable(options: settings.Export) -> None:
         raise StoreError(f"{folder} has something in it: name another folder after the run, or remove that")
 
 
-EXPORTED = {"json": True, "parquet": True, "delphi": True, "neuronpedia": True}
+EXPORTED = {"json": True, "parquet": True, "delphi": True, "neuronpedia": True, "saelens": False}
 """The formats of `itda export`, and whether each wants the index of the run."""
 
 MODEL_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}[a-z0-9]")

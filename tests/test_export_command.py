@@ -30,7 +30,7 @@ def options(to):
     return ["--to", to, *(["--model", "gpt2-small"] if to == "neuronpedia" else []), "--quiet"]
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", [*FORMATS, "saelens"])
 def test_each_format_is_written_beside_the_run_and_said(run, capsys, to):
     main(["export", str(run), *options(to)])
     out = run.parent / f"run-{to}"
@@ -115,7 +115,7 @@ def refused(arguments, expected, capsys):
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ([], "no format '': give --to with one of json, parquet, delphi, neuronpedia"),
+        ([], "no format '': give --to with one of json, parquet, delphi, neuronpedia, saelens"),
         (["--to", "csv"], "no format 'csv': give --to with one of json"),
         (["--to", "json", "--layer", "7"], "the run has no layer 7: it has 1, 3.mlp_out"),
         (["--to", "json", "--both-signs"], "--both-signs is for --to delphi: leave it out"),

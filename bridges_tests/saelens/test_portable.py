@@ -7,8 +7,9 @@ import pytest
 import torch
 from sae_lens import SAE, MatchingPursuitSAE
 
-from itda import Site
+from itda import ITDA, Site
 from itda.bridges.saelens_files import export
+from itda.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +60,14 @@ def test_paths_of_this_machine_are_left_out(dictionary, tmp_path):
     made = {**dictionary.provenance, "model": "/home/someone/models/tiny"}
     export({Site(3): replace(dictionary, provenance=made)}, tmp_path)
     assert json.loads((tmp_path / "layer_3" / "cfg.json").read_text())["metadata"]["model_name"] == "tiny"
+
+
+def test_the_command_writes_the_same(run_folder, tmp_path, capsys):
+    main(["export", str(run_folder), str(tmp_path / "out"), "--to", "saelens", "--layer", "3.mlp_out"])
+    said = capsys.readouterr()
+    assert "layer_3.mlp_out: SAELens' pursuit is mp, without the refit of mp_refit" in said.out + said.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["layer_3.mlp_out"]
+    sae = SAE.load_from_disk(tmp_path / "out" / "layer_3.mlp_out")
+    model = ITDA.from_pretrained(run_folder / "layer_3.mlp_out")
+    assert torch.equal(sae.W_dec[: len(model)], model.atoms)
+    assert sae.cfg.metadata.hook_name == "blocks.3.hook_mlp_out"

@@ -106,10 +106,19 @@ def _neuronpedia(run: Run, sites: Sequence[Site], options: settings.Export, say:
     return lambda folder, done: neuronpedia.export(sources, folder, places, done, say), _atoms(sources)
 
 
+def _saelens(run: Run, sites: Sequence[Site], options: settings.Export, say: Say) -> Writing:  # noqa: ARG001
+    from itda.bridges import saelens_files
+
+    dictionaries = {site: run.dictionary(site) for site in sites}
+    atoms = sum(len(dictionary) for dictionary in dictionaries.values())
+    return lambda folder, done: saelens_files.export(dictionaries, folder, done, say), atoms
+
+
 FORMATS: Mapping[str, Callable[..., Any]] = {
     "json": _tables(".jsonl"),
     "parquet": _tables(".parquet"),
     "delphi": _delphi,
     "neuronpedia": _neuronpedia,
+    "saelens": _saelens,
 }
 """For each format a function that prepares the writing: it reads what is needed and refuses what cannot be written."""
