@@ -9,15 +9,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from meaning_methods import DICTIONARIES, READOUTS, ROWS, Made, Neurons, Task, measured, reconstruction
+from meaning_methods import (
+    AUTOENCODERS,
+    DICTIONARIES,
+    READOUTS,
+    ROWS,
+    Made,
+    Neurons,
+    Task,
+    measured,
+    of_sae,
+    reconstruction,
+)
 from meaning_prompts import SEED, load_set, saved
-from meaning_scores import auroc, by_mean_difference, cosines_to_nearest, probed, split
+from meaning_saelens import load_sae, save_sae
+from meaning_scores import auroc, by_mean_difference, choose, cosines_to_nearest, probed, split
 from meaning_text import Concepts, Text, load_concepts, load_text
 from torch import Tensor
 
 from itda import fit_features
 
 SIZES = (1, 5, 16)
+SETS = 5
+"""Sets of prompts whose features are computed at once."""
 MATCHED = 40
 """Sets of prompts on which the choice of a feature is compared between dictionaries."""
 
@@ -38,8 +52,9 @@ class Bench:
         return _text(self.folder / "text", group, self.layer, seed)
 
     def file(self, name: str, seed: int, group: str) -> Path:
-        """Where a dictionary is kept."""
-        return self.folder / "made" / f"{self.layer}_{self.m}_{self.k}_{group}_{name}_{seed}.pkl"
+        """Where a dictionary is kept; an autoencoder as plain tensors."""
+        suffix = ".pt" if name in AUTOENCODERS else ".pkl"
+        return self.folder / "made" / f"{self.layer}_{self.m}_{self.k}_{group}_{name}_{seed}{suffix}"
 
     def has(self, name: str, seed: int, group: str = "a") -> bool:
         """True if a dictionary is in the cache, or needs no making."""
@@ -53,9 +68,12 @@ class Bench:
             task = Task(self.m, self.k, seed, budget, lambda: self.text("heldout").x)
             made = DICTIONARIES[name](self.text(group, seed).x, task)
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.with_suffix(".new").write_bytes(pickle.dumps(made))
-            file.with_suffix(".new").replace(file)
-        return pickle.loads(file.read_bytes())
+            if made.sae is not None:
+                save_sae(file, made.sae)
+            else:
+                file.with_suffix(".new").write_bytes(pickle.dumps(made))
+                file.with_suffix(".new").replace(file)
+        return of_sae(load_sae(file), self.k) if name in AUTOENCODERS else pickle.loads(file.read_bytes())
 
     def features(self, name: str, readout: str, seed: int, group: str = "a") -> Features:
         """What turns activations into features [rows, m]."""
@@ -78,14 +96,19 @@ def _text(folder: Path, group: str, layer: int, seed: int) -> Text:
 
 def probes(bench: Bench, wheel: Path, features: Features, known: dict[str, Any], *, whole: bool) -> dict[str, Any]:
     """By set of prompts: the test AUC with 1, 5 and 16 features (`whole`: with all), and the first feature."""
-    folder, sizes = bench.folder / "prompts", (None,) if whole else SIZES
-    found = dict(known)
-    for name in saved(folder, wheel):
-        if name not in found:
-            x, y = load_set(folder, name, bench.layer)
-            areas, order = probed(features(x), y, sizes, SEED)
-            found[name] = [round(area, 4) for area in areas] + order[:1]
-    return found
+    folder = bench.folder / "prompts"
+    most, sizes = (None, (None,)) if whole else (max(SIZES), SIZES)
+    missing = [name for name in saved(folder, wheel) if name not in known]
+    chosen = []
+    for start in range(0, len(missing), SETS):
+        data = [load_set(folder, name, bench.layer) for name in missing[start : start + SETS]]
+        found = features(torch.cat([x for x, _ in data])).split([len(x) for x, _ in data])
+        chosen += [choose(part, y, most, SEED) for part, (_, y) in zip(found, data, strict=True)]
+    areas = probed(chosen, sizes)
+    return known | {
+        name: [round(area, 4) for area in row] + each.order[:1]
+        for name, row, each in zip(missing, areas, chosen, strict=True)
+    }
 
 
 def concepts(bench: Bench, features: Features) -> list[float]:

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import meaning_saelens
 import torch
 from common import BEST, batches, labels_for
 from meaning_sae import Wanted, trained
-from saelens_sae import TrainedSae, fvu_of
+from meaning_saelens import ARCHITECTURES
+from saelens_sae import Architecture, TrainedSae, fvu_of
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -54,8 +56,8 @@ class Task:
 
 
 def by_best(x: Tensor, task: Task) -> Made:
-    """Greedy atoms, refined: mode `best` of `itda.Trainer`."""
-    return _by_trainer(x, task, passes=PASSES, min_fidelity=MIN_FIDELITY)
+    """Greedy atoms, refined: recipe 1 of mode `best` of `itda.Trainer`."""
+    return _by_trainer(x, task, passes=PASSES, min_fidelity=MIN_FIDELITY, recipe=1)
 
 
 def by_recipe_2(x: Tensor, task: Task) -> Made:
@@ -154,11 +156,21 @@ def nearest_of(z: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def by_topk(times: float) -> Callable[[Tensor, Task], Made]:
-    """A TopK sparse autoencoder, trained for so many times the processor seconds of `best`."""
+    """Our short TopK autoencoder, trained for so many times the processor seconds of `best`."""
 
     def make(x: Tensor, task: Task) -> Made:
         sae = trained(x, task.heldout(), Wanted(task.m, task.k, task.seed, times * task.budget()))
         return of_sae(sae, task.k)
+
+    return make
+
+
+def by_saelens(architecture: Architecture, times: float) -> Callable[[Tensor, Task], Made]:
+    """An autoencoder of SAELens, trained for so many times the processor seconds of `best`."""
+
+    def make(x: Tensor, task: Task) -> Made:
+        wanted = Wanted(task.m, task.k, task.seed, times * task.budget())
+        return of_sae(meaning_saelens.trained(architecture, x, wanted), task.k)
 
     return make
 
@@ -180,9 +192,14 @@ DICTIONARIES: dict[str, Callable[[Tensor, Task], Made]] = {
     "random_refined": at_random_refined,
     "exemplars": by_exemplars,
     "kmeans": by_kmeans,
-    "topk": by_topk(1),
-    "topk_10x": by_topk(10),
+    "own_topk": by_topk(1),
+    "own_topk_10x": by_topk(10),
+    **{name: by_saelens(name, 1) for name in ARCHITECTURES},
+    **{f"{name}_10x": by_saelens(name, 10) for name in ARCHITECTURES},
 }
+AUTOENCODERS = [name for name in DICTIONARIES if name.removesuffix("_10x").removeprefix("own_") in ARCHITECTURES]
+BY_SAELENS = [name for name in AUTOENCODERS if not name.startswith("own_")]
+"""Made in an environment that has sae-lens."""
 
 
 # Readouts: features [rows, atoms] of activations.
@@ -224,37 +241,26 @@ READOUTS: dict[str, Callable[[Made, Tensor], Tensor]] = {
     "one-hot": one_hot,
     "latents": latents,
 }
-METHODS: list[tuple[str, str]] = [
-    ("random", "code"),
-    ("random", "similarity"),
-    ("random", "largest"),
-    ("random", "features"),
-    ("random_refined", "code"),
-    ("best", "code"),
-    ("best", "similarity"),
-    ("best", "largest"),
-    ("best", "features"),
-    ("recipe_2", "code"),
-    ("recipe_2", "similarity"),
-    ("recipe_2", "largest"),
-    ("recipe_2", "features"),
-    ("exemplars", "one-hot"),
-    ("exemplars", "code"),
-    ("exemplars", "similarity"),
-    ("kmeans", "code"),
-    ("kmeans", "similarity"),
-    ("kmeans", "largest"),
-    ("kmeans", "features"),
-    ("topk", "latents"),
-    ("topk", "code"),
-    ("topk", "similarity"),
-    ("topk", "largest"),
-    ("topk", "features"),
-    ("topk_10x", "latents"),
-    ("topk_10x", "code"),
-    ("topk_10x", "similarity"),
-    ("topk_10x", "largest"),
-]
+OF_ITDA = {
+    "random": ("code", "similarity", "largest", "features"),
+    "random_refined": ("code",),
+    "best": ("code", "similarity", "largest", "features"),
+    "recipe_2": ("code", "similarity", "largest", "features"),
+    "exemplars": ("one-hot", "code", "similarity"),
+    "kmeans": ("code", "similarity", "largest", "features"),
+}
+OF_AUTOENCODERS = {
+    "topk": ("latents", "code", "similarity", "features"),
+    "batchtopk": ("latents", "code", "similarity"),
+    "matryoshka": ("latents", "code", "similarity"),
+    "topk_10x": ("latents", "code", "similarity"),
+    "batchtopk_10x": ("latents", "code"),
+    "matryoshka_10x": ("latents", "code"),
+    "own_topk": ("latents", "code"),
+    "own_topk_10x": ("latents", "code"),
+}
+METHODS = [(name, each) for name, readouts in (OF_ITDA | OF_AUTOENCODERS).items() for each in readouts]
+"""The dictionary and the readout of each method."""
 
 
 def reconstruction(made: Made, readout: str, x: Tensor) -> Tensor:

@@ -20,8 +20,14 @@ TITLES = {
     "recipe_2": "itda `best`, recipe 2",
     "exemplars": "exemplar partitioning",
     "kmeans": "spherical k-means",
-    "topk": "TopK SAE, time of `best`",
-    "topk_10x": "TopK SAE, ten times as long",
+    "topk": "TopK SAE",
+    "batchtopk": "BatchTopK SAE",
+    "matryoshka": "Matryoshka SAE",
+    "topk_10x": "TopK SAE, 10 times as long",
+    "batchtopk_10x": "BatchTopK SAE, 10 times as long",
+    "matryoshka_10x": "Matryoshka SAE, 10 times as long",
+    "own_topk": "TopK SAE, our short script",
+    "own_topk_10x": "TopK SAE, our short script, 10 times",
     "difference of means": "difference of the classes' means",
 }
 READ = {

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from itda import SparseCode
 
-Architecture = Literal["topk", "batchtopk", "relu"]
+Architecture = Literal["topk", "batchtopk", "matryoshka", "relu"]
 Inference = Literal["k", "threshold", "relu"]
 
 ROWS = 2048  # that are encoded at once
@@ -228,12 +228,19 @@ def _untrained(
         settings |= {"k": k, "rescale_acts_by_decoder_norm": not recipe.sparse}
     if architecture == "topk":
         settings["use_sparse_activations"] = recipe.sparse
-    if architecture == "batchtopk":
+    if architecture == "matryoshka":
+        settings["matryoshka_widths"] = [latents * share // 32 for share in NESTED]
+    if architecture in ("batchtopk", "matryoshka"):
         # The threshold is a running mean that starts at 0; at SAELens' 0.01 a short run leaves it far too low.
         settings["topk_threshold_lr"] = min(1.0, max(0.01, 10 / steps))
-    name = {"topk": "TopK", "batchtopk": "BatchTopK", "relu": "Standard"}[architecture] + "TrainingSAE"
+    name = NAMES[architecture] + "TrainingSAE"
     return getattr(sae_lens, name)(getattr(sae_lens, name + "Config")(**settings))
 
+
+NAMES = {"topk": "TopK", "batchtopk": "BatchTopK", "matryoshka": "MatryoshkaBatchTopK", "relu": "Standard"}
+"""SAELens' classes."""
+NESTED = (1, 3, 7, 15, 32)
+"""The nested dictionaries of a Matryoshka SAE, in 32nds of its latents: those of SAEBench."""
 
 # Latents, seconds, recipe: best in results/saelens_tuning.jsonl (layer 2, Python code, k 20, one core). For TopK
 # 2048, 20 s, batch 512, fvu is .215 at lr 1e-3, .177 at 3e-3, .176 at 5e-3. ReLU is hardly tuned.
@@ -248,6 +255,7 @@ BEST = {
     "batchtopk": [(2048, 5, Recipe(batch_size=256)), (2048, 20, Recipe()), (8192, 20, Recipe())],
     "relu": [(2048, 20, Recipe())],
 }
+BEST["matryoshka"] = BEST["batchtopk"]  # not tuned
 
 
 def best_settings(architecture: Architecture, latents: int, seconds: float) -> Recipe:
@@ -271,7 +279,7 @@ def find_l1(activations: Tensor, *, k: float, tolerance: float = 0.1, rounds: in
     return tried
 
 
-COST = {"topk": 24e-9, "batchtopk": 34e-9, "relu": 28e-9}
+COST = {"topk": 24e-9, "batchtopk": 34e-9, "matryoshka": 60e-9, "relu": 28e-9}
 """Nominal seconds per activation and latent on a quiet core of an AMD EPYC; and an optimizer step's per latent:"""
 STEP_COST = 2.4e-6
 
@@ -321,9 +329,9 @@ def check() -> None:
     from sae_lens import SAE  # pyright: ignore[reportMissingImports]
 
     x = 5 * torch.randn(4000, 24, generator=torch.Generator().manual_seed(0)) ** 3 + 20
-    for architecture, sparse in product(("topk", "batchtopk", "relu"), (True, False)):
+    for architecture, sparse in product(("topk", "batchtopk", "matryoshka", "relu"), (True, False)):
         sae = train(architecture, x, latents=96, k=5, steps=60, l1=1.0, recipe=Recipe(1e-3, 256, sparse))
-        inference: Inference = "threshold" if architecture == "batchtopk" else sae.inference
+        inference: Inference = "threshold" if architecture in ("batchtopk", "matryoshka") else sae.inference
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             sae.sae.save_inference_model(folder)
             theirs = fvu_of(x, SAE.load_from_disk(folder)(x))

@@ -12,6 +12,7 @@ from meaning_scores import (
     PENALTIES,
     auroc,
     by_mean_difference,
+    choose,
     cosines_to_nearest,
     logistic,
     paired,
@@ -78,15 +79,29 @@ def test_a_feature_that_tells_the_classes_apart_is_found_and_one_is_enough() -> 
     y = generator.permutation(np.arange(400) % 2)
     features = torch.from_numpy(generator.normal(size=(400, 50))).float().relu()
     features[:, 17] += torch.from_numpy(3.0 * y)
-    areas, order = probed(features, y, (1, 5), 42)
-    assert order[0] == 17
-    assert min(areas) > 0.95
+    chosen = choose(features, y, 5, 42)
+    assert chosen.order[0] == 17
+    assert min(probed([chosen], (1, 5))[0]) > 0.95
 
 
 def test_without_a_choice_all_features_are_used() -> None:
     y = np.arange(400) % 2
     features = torch.from_numpy(np.stack([y - 0.5, np.zeros(400)], axis=1)).float()
-    assert probed(features, y, (None,), 42) == ([1.0], [])
+    assert probed([choose(features, y, None, 42)], (None,)) == [[1.0]]
+
+
+def test_data_sets_solved_together_have_the_areas_they_have_alone() -> None:
+    generator = np.random.default_rng(0)
+    chosen = []
+    for rows in (400, 300, 400, 400):
+        y = generator.permutation(np.arange(rows) % 2)
+        features = torch.from_numpy(generator.normal(size=(rows, 30)) + y[:, None] * generator.normal(size=30) / 3)
+        chosen.append(choose(features, y, 16, 42))
+    together = probed(chosen, (1, 5, 16))
+    assert together == [probed([each], (1, 5, 16))[0] for each in chosen]
+    train = chosen[0].train
+    parts = chosen[0].x[:train, :5], chosen[0].y[:train], chosen[0].x[train:, :5], chosen[0].y[train:]
+    assert together[0][1] == probe_auc(*(part.numpy() for part in parts))
 
 
 @given(SEEDS.filter(lambda seed: seed < 2**31))
