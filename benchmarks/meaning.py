@@ -5,10 +5,12 @@
     python benchmarks/meaning.py text --model $MODEL --wikitext wikitext2-valid.txt
     python benchmarks/meaning.py prompts --model $MODEL           # of sae-probes, from its wheel
     python benchmarks/meaning.py concepts --model $MODEL --axbench axbench/concept10
-    python benchmarks/meaning.py dictionaries --layers 20 10      # those of SAEs need sae-lens (requirements.txt)
+    python benchmarks/meaning.py dictionaries
+    python benchmarks/meaning.py saes                             # by SAELens: needs sae-lens, see requirements.txt
     python benchmarks/meaning.py probes
     python benchmarks/meaning.py axbench
     python benchmarks/meaning.py reconstruction
+    python benchmarks/meaning.py ce --model $MODEL --wikitext wikitext2-valid.txt
     python benchmarks/meaning.py replication
 
 Each part goes on where it was stopped; what is slow is in `--cache`. A method whose dictionary is not in the cache is
@@ -23,7 +25,7 @@ from typing import Any
 
 from common import RESULTS, Results
 from meaning_bench import DECODED, Bench, concepts, probes, rebuilt, replicated, with_labels
-from meaning_methods import DICTIONARIES, METHODS, READOUTS
+from meaning_methods import BY_SAELENS, DICTIONARIES, METHODS, READOUTS
 from meaning_report import report
 
 CACHE = Path("~/.cache/itda-meaning").expanduser()
@@ -87,12 +89,15 @@ class Parts:
 
     def dictionaries(self) -> None:
         """Make the dictionaries that are not in the cache."""
-        for seed, bench, name in itertools.product(
-            range(self.given.seeds), self.benches, self.given.only or DICTIONARIES
-        ):
+        every = [name for name in DICTIONARIES if (name in BY_SAELENS) == (self.given.part == "saes")]
+        for seed, bench, name in itertools.product(range(self.given.seeds), self.benches, self.given.only or every):
             for group in self.given.groups if seed == 0 else ["a"]:
                 made = bench.made(name, seed, group)
                 print(bench.layer, bench.m, seed, group, name, len(made.model), f"{made.seconds:.1f} s", flush=True)
+
+    def saes(self) -> None:
+        """Train the autoencoders by SAELens that are not in the cache."""
+        self.dictionaries()
 
     def probes(self) -> None:
         """sae-probes."""
@@ -122,6 +127,26 @@ class Parts:
             if readout in DECODED and self.results.find(key) is None:
                 self.show(key, rebuilt(bench, name, readout, seed))
 
+    def ce(self) -> None:
+        """What the model predicts with reconstructions: the methods of a layer that have no row yet, together."""
+        import meaning_ce
+        import meaning_model
+
+        model, methods = None, list(self.methods())
+        for bench in self.benches:
+            wanted = {
+                f"{name} {readout} {seed}": (key, bench.rebuilder(name, readout, seed))
+                for one, seed, name, readout, key in methods
+                if one == bench and readout in DECODED and self.results.find(key) is None
+            }
+            if not wanted:
+                continue
+            model = model or meaning_model.load(self.given.model, half=False)
+            rebuild = {name: each for name, (_, each) in wanted.items()}
+            found = meaning_ce.spliced(model, self.given.wikitext, bench.layer, rebuild, bench.massive_norm())
+            for name, (key, _) in wanted.items():
+                self.show(key, found[name])
+
     def replication(self) -> None:
         """Two orders of the same documents, and other documents."""
         self.given.seeds = 1
@@ -139,8 +164,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     readers, measurers = ["text", "prompts", "concepts"], [name for name in vars(Parts) if name in PARTS]
     parser.add_argument("part", choices=[*readers, *measurers, "report"])
-    parser.add_argument("--model", type=Path, help="the GGUF file of SmolLM2, for text, prompts and concepts")
-    parser.add_argument("--wikitext", type=Path, help="the validation split of WikiText-2, for text")
+    parser.add_argument("--model", type=Path, help="the GGUF file of SmolLM2, for text, prompts, concepts and ce")
+    parser.add_argument("--wikitext", type=Path, help="the validation split of WikiText-2, for text and ce")
     parser.add_argument("--axbench", type=Path, help="AxBench's folder concept10, for concepts")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--layers", type=int, nargs="+", default=[20, 10])
@@ -157,12 +182,12 @@ def main() -> None:
     parts = Parts(arguments)
     if arguments.part != "report":
         getattr(parts, arguments.part)()
-    if arguments.part != "dictionaries":
+    if arguments.part not in ("dictionaries", "saes"):
         parts.results.compact()
         parts.results.write(report(parts.results.rows))
 
 
-PARTS = ("dictionaries", "probes", "axbench", "reconstruction", "replication")
+PARTS = ("dictionaries", "saes", "probes", "axbench", "reconstruction", "ce", "replication")
 
 
 if __name__ == "__main__":

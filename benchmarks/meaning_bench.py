@@ -25,6 +25,7 @@ from meaning_prompts import SEED, load_set, saved
 from meaning_saelens import load_sae, save_sae
 from meaning_scores import auroc, by_mean_difference, choose, cosines_to_nearest, probed, split
 from meaning_text import Concepts, Text, load_concepts, load_text
+from real_model import MASSIVE
 from torch import Tensor
 
 from itda import fit_features
@@ -84,6 +85,15 @@ class Bench:
             fitted = fit_features(made.model, self.text(group, seed).x)
             return lambda x: fitted.features(x).dense(len(fitted))
         return lambda x: READOUTS[readout](made, x)
+
+    def rebuilder(self, name: str, readout: str, seed: int) -> Features:
+        """What turns activations into their reconstructions [rows, d_model]."""
+        made = self.made(name, seed)
+        return lambda x: reconstruction(made, readout, x)
+
+    def massive_norm(self) -> float:
+        """The norm above which an activation is massive."""
+        return MASSIVE * float(self.text("heldout").x.norm(dim=1).median())
 
 
 @cache

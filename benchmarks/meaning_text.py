@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LAYERS = (10, 20)
 SIZES = {"heldout": 12_000, **dict.fromkeys("abcde", 40_000)}
+WINDOW = 128
 BEFORE, ANSWER = 32, 64
 
 
@@ -53,20 +54,23 @@ def make_text(folder: Path, text: Path, model: LanguageModel) -> None:
     from itda.sources.source import ModelSource
 
     folder.mkdir(parents=True, exist_ok=True)
-    lengths = ((part, len(model.tokenizer(part, add_special_tokens=False)["input_ids"])) for part in _parts(text))
-    for name, size in SIZES.items():
-        taken, seen = [], 0
-        while seen < size:
-            part, length = next(lengths)
-            taken, seen = [*taken, part], seen + length
+    for name, taken in groups_of(text, model):
         if not (folder / f"{name}.pt").exists():
-            source = ModelSource(model, Corpus.from_texts(taken), [Site(at) for at in LAYERS], window=128, tokens=size)
+            sites = [Site(layer) for layer in LAYERS]
+            source = ModelSource(model, Corpus.from_texts(taken), sites, window=WINDOW, tokens=SIZES[name])
             save(folder / f"{name}.pt", _read(source))
             print(name, len(taken), "documents", flush=True)
 
 
-def _parts(text: Path) -> Iterator[str]:
-    return iter(sections(text.read_text(encoding="utf-8")))
+def groups_of(text: Path, model: LanguageModel) -> Iterator[tuple[str, list[str]]]:
+    """The name and the sections of each group, one after the other."""
+    parts = iter(sections(text.read_text(encoding="utf-8")))
+    for name, size in SIZES.items():
+        taken, seen = [], 0
+        while seen < size:
+            taken.append(next(parts))
+            seen += len(model.tokenizer(taken[-1], add_special_tokens=False)["input_ids"])
+        yield name, taken
 
 
 def _read(source: ModelSource) -> dict[str, Any]:
