@@ -12,6 +12,7 @@
     python benchmarks/meaning.py reconstruction
     python benchmarks/meaning.py ce --model $MODEL --wikitext wikitext2-valid.txt
     python benchmarks/meaning.py replication
+    python benchmarks/meaning.py report                           # the tables of docs/meaning.md
 
 Each part goes on where it was stopped; what is slow is in `--cache`. A method whose dictionary is not in the cache is
 left out, and so is a set of prompts that has not been read. Tables: benchmarks/results/meaning.md, after each part.
@@ -23,16 +24,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import meaning_docs
 from common import RESULTS, Results
-from meaning_bench import DECODED, Bench, concepts, probes, rebuilt, replicated, with_labels
-from meaning_methods import BY_SAELENS, DICTIONARIES, METHODS, READOUTS
+from meaning_bench import DECODED, Bench, concepts, probes, rebuilt, with_labels
+from meaning_methods import BY_SAELENS, DICTIONARIES, METHODS
 from meaning_report import report
 
 CACHE = Path("~/.cache/itda-meaning").expanduser()
 K = 20
 PAIRS = {
-    "orders": [((0, "a"), (1, "a")), ((0, "a"), (2, "a")), ((1, "a"), (2, "a"))],
-    "documents": [((0, "a"), (0, "b"))],
+    "orders": [((0, "a"), (seed, "a")) for seed in range(1, 5)],
+    "documents": [((0, "a"), (0, group)) for group in "bcde"],
 }
 """Dictionaries that are compared: the seed and the documents of each."""
 
@@ -149,15 +151,18 @@ class Parts:
 
     def replication(self) -> None:
         """Two orders of the same documents, and other documents."""
+        from meaning_pairs import Reading, replicated
+
         self.given.seeds = 1
         for bench, _, name, readout, key in self.methods():
-            for (kind, pairs), number in itertools.product(PAIRS.items(), range(3)):
-                pair = pairs[number] if number < len(pairs) else None
-                own = key | {"kind": kind, "seed": number}
-                if readout not in READOUTS or pair is None or self.results.find(own):
-                    continue
-                if all(bench.has(name, seed, group) for seed, group in pair):
-                    self.show(own, replicated(bench, self.wheel, name, readout, pair))
+            if readout == "dense":
+                continue
+            first = Reading(bench, self.wheel, name, readout, 0, "a")
+            for kind, pairs in PAIRS.items():
+                for number, ((_, _), (seed, group)) in enumerate(pairs[: self.given.pairs]):
+                    own = key | {"kind": kind, "seed": number}
+                    if self.results.find(own) is None and bench.has(name, seed, group):
+                        self.show(own, replicated(first, Reading(bench, self.wheel, name, readout, seed, group)))
 
 
 def main() -> None:
@@ -172,6 +177,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[2048], help="atoms")
     parser.add_argument("--seeds", type=int, default=1, help="orders of the documents, each with a seed")
     parser.add_argument("--groups", nargs="+", default=["a"], help="documents to make dictionaries of: a to e")
+    parser.add_argument("--pairs", type=int, help="of dictionaries of each kind, for replication; default: all made")
     parser.add_argument("--only", nargs="+", help="dictionaries")
     parser.add_argument("--readouts", nargs="+", help="of them")
     parser.add_argument("--out", type=Path, default=RESULTS / "meaning.md")
@@ -185,6 +191,8 @@ def main() -> None:
     if arguments.part not in ("dictionaries", "saes"):
         parts.results.compact()
         parts.results.write(report(parts.results.rows))
+    if arguments.part == "report":
+        meaning_docs.write(parts.results.rows)
 
 
 PARTS = ("dictionaries", "saes", "probes", "axbench", "reconstruction", "ce", "replication")

@@ -1,7 +1,7 @@
 """One layer and size of the benchmark of meaning: its activations, its dictionaries in the cache, and its measures."""
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from meaning_methods import (
 )
 from meaning_prompts import SEED, load_set, saved
 from meaning_saelens import load_sae, save_sae
-from meaning_scores import auroc, by_mean_difference, choose, cosines_to_nearest, probed, split
+from meaning_scores import auroc, choose, probed
 from meaning_text import Concepts, Text, load_concepts, load_text
 from real_model import MASSIVE
 from torch import Tensor
@@ -33,8 +33,6 @@ from itda import fit_features
 SIZES = (1, 5, 16)
 SETS = 5
 """Sets of prompts whose features are computed at once."""
-MATCHED = 40
-"""Sets of prompts on which the choice of a feature is compared between dictionaries."""
 
 Features = Callable[[Tensor], Tensor]
 
@@ -169,74 +167,3 @@ def rebuilt(bench: Bench, name: str, readout: str, seed: int) -> dict[str, Any]:
 
 DECODED = {"code", "latents", "one-hot"}
 """The readouts that decode."""
-
-
-def replicated(bench: Bench, wheel: Path, name: str, readout: str, pair: Sequence[tuple[int, str]]) -> dict[str, Any]:
-    """What two dictionaries share, made of the same documents in two orders or of different documents."""
-    both = [bench.made(name, seed, group) for seed, group in pair]
-    texts = [bench.text(group, seed) for seed, group in pair]
-    one, other = both
-    cosine, partner = cosines_to_nearest(one.model.atoms, other.model.atoms)
-    back, _ = cosines_to_nearest(other.model.atoms, one.model.atoms)
-    cosine_back = torch.cat([cosine, back])
-    x = bench.text("heldout").x
-    values = {
-        "mean": cosine_back.mean().item(),
-        "above_8": (cosine_back > 0.8).double().mean().item(),
-        "above_9": (cosine_back > 0.9).double().mean().item(),
-        "strongest": _strongest(both, readout, x, partner),
-        "labels": None,
-        "token": None,
-        "difference": None,
-    }
-    if one.row is not None and other.row is not None:
-        named = one.row.numpy(), other.row.numpy()
-        tokens = [text.token[row] for text, row in zip(texts, named, strict=True)]
-        top = [_most(made, readout, x).numpy() for made in both]
-        values["token"] = float((tokens[0][top[0]] == tokens[1][top[1]]).mean())
-        if pair[0][1] == pair[1][1]:
-            values["labels"] = _shared_rows(both, texts)
-    if readout in DECODED:
-        first, second = (reconstruction(made, readout, x) for made in both)
-        values["difference"] = float((first - second).square().sum() / (x - x.mean(dim=0)).square().sum())
-    return values | _same_probes(bench, wheel, both, readout, partner)
-
-
-def _most(made: Made, readout: str, x: Tensor) -> Tensor:
-    return torch.cat([READOUTS[readout](made, part).abs().argmax(dim=1) for part in x.split(ROWS)])
-
-
-def _strongest(both: list[Made], readout: str, x: Tensor, partner: Tensor) -> float:
-    """Share of tokens whose strongest feature in one is the nearest partner of the strongest in the other."""
-    one, other = (_most(made, readout, x) for made in both)
-    return (partner[one] == other).double().mean().item()
-
-
-def _shared_rows(both: list[Made], texts: list[Text]) -> float:
-    """Jaccard similarity of the activations that name the atoms: the same document and place in it."""
-    named = []
-    for made, text in zip(both, texts, strict=True):
-        assert made.row is not None
-        _, start = np.unique(text.document, return_index=True)
-        first = np.zeros(int(text.document.max()) + 1, dtype=np.int64)
-        first[np.unique(text.document)] = start
-        row = made.row.numpy()
-        named.append(set(zip(text.document[row].tolist(), (row - first[text.document[row]]).tolist(), strict=True)))
-    return len(named[0] & named[1]) / len(named[0] | named[1])
-
-
-def _same_probes(bench: Bench, wheel: Path, both: list[Made], readout: str, partner: Tensor) -> dict[str, Any]:
-    """Whether the same direction is chosen for the same probe: how often partners are, and the cosine of the two."""
-    folder, same, cosines = bench.folder / "prompts", [], []
-    for name in _first(saved(folder, wheel), MATCHED):
-        x, y = load_set(folder, name, bench.layer)
-        train = torch.from_numpy(split(y, SEED)[0])
-        classes = torch.from_numpy(y)[train]
-        one, other = (int(by_mean_difference(READOUTS[readout](made, x[train]), classes)[0]) for made in both)
-        same.append(int(partner[one]) == other)
-        cosines.append(float(both[0].model.atoms[one] @ both[1].model.atoms[other]))
-    return {"probe_same": float(np.mean(same)), "probe_cosine": float(np.mean(np.abs(cosines))), "probes": len(same)}
-
-
-def _first(names: Iterator[str], most: int) -> list[str]:
-    return [name for _, name in zip(range(most), names, strict=False)]

@@ -7,7 +7,7 @@ import numpy as np
 from common import number, paragraph, table
 from meaning_methods import METHODS
 from meaning_prompts import ROWS, TOKENS
-from meaning_scores import paired
+from meaning_scores import paired, ratio
 from meaning_text import ANSWER, BEFORE
 
 Row = dict[str, Any]
@@ -94,40 +94,64 @@ def methods(rows: Iterable[Row]) -> list[list[Row]]:
 def probes(rows: list[Row]) -> list[str]:
     """Means over sets of prompts, and differences."""
     groups = methods(rows)
-    sets = sorted(set.intersection(*(set(row["sets"]) for group in groups for row in group)))
-    values = {_name(group): _areas(group, sets) for group in groups}
+    sets = shared_sets(rows)
+    values = {_name(group): areas_of(group, sets) for group in groups}
     first = [group for group in groups if group[0]["key"]["readout"] != "all"]
     body = []
     for group in groups:
-        mean = values[_name(group)].mean(axis=0)
+        mean = np.mean([area.mean(axis=0) for area in values[_name(group)].values()], axis=0)
         cells = ["-", "-", number(mean[0])] if group not in first else [number(each) for each in mean]
         body.append([*title(group[0]["key"]), *cells])
-    seeds = max(len(group) for group in groups)
     about = f"""Test AUC, mean over {len(sets)} of the 113 sets of sae-probes, of probes on 1, 5 or 16 features. The
     choice of features, the split and the penalty are those of its code; {ROWS} rows a set, 300 of them to train on,
-    and the last {TOKENS} tokens of a prompt; {seeds} seed(s). All coordinates: in the last column."""
+    and the last {TOKENS} tokens of a prompt; mean over the seeds that were run. All coordinates: in the last column."""
     parts = [paragraph(about), table(["atoms", "read by", *SIZES], body)]
     for other in (("topk", "latents"), ("random", "")):
         body = []
         for group in first:
             against = other if other[1] else ("random", group[0]["key"]["readout"])
             if against in values and _name(group) != against:
-                both = values[_name(group)], values[against]
-                body.append([*title(group[0]["key"]), *(_over(*(v[:, at] for v in both)) for at in range(3))])
+                cells = over(values[_name(group)], values[against])
+                body.append([*title(group[0]["key"]), *cells])
         what = "the TopK SAE of equal time, by its own encoder" if other[1] else "random activations, read the same way"
         if body:
             parts += [f"Less {what} (± standard error over sets):", table(["atoms", "read by", *SIZES], body)]
-    return parts
+    return [*parts, *by_seed(first, values)]
+
+
+def by_seed(groups: list[list[Row]], values: dict[tuple[str, str], dict[int, np.ndarray]]) -> list[str]:
+    """The methods that were run with several seeds: how much a seed moves them."""
+    body = []
+    for group in groups:
+        areas = [area.mean(axis=0) for area in values[_name(group)].values()]
+        if len(areas) > 1:
+            spread = np.std(areas, axis=0, ddof=1)
+            cells = [f"{mean:.3f} ± {each:.3f}" for mean, each in zip(np.mean(areas, axis=0), spread, strict=True)]
+            body.append([*title(group[0]["key"]), len(areas), *cells])
+    header = ["atoms", "read by", "seeds", *SIZES]
+    return ["Mean and standard deviation over seeds:", table(header, body)] if body else []
+
+
+def shared_sets(rows: list[Row]) -> list[str]:
+    """The sets of prompts that all rows have."""
+    return sorted(set.intersection(*(set(row["sets"]) for row in rows)))
 
 
 def _name(group: list[Row]) -> tuple[str, str]:
     return group[0]["key"]["dictionary"], group[0]["key"]["readout"]
 
 
-def _areas(group: list[Row], sets: Sequence[str]) -> np.ndarray:
-    """Areas [sets, sizes], mean over seeds."""
+def areas_of(group: list[Row], sets: Sequence[str]) -> dict[int, np.ndarray]:
+    """Areas [sets, sizes] by seed."""
     width = 1 if group[0]["key"]["readout"] == "all" else len(SIZES)
-    return np.mean([[row["sets"][name][:width] for name in sets] for row in group], axis=0)
+    return {row["key"]["seed"]: np.array([row["sets"][name][:width] for name in sets]) for row in group}
+
+
+def over(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> list[str]:
+    """The difference of two methods at each size, over the seeds that both have; the error is over sets."""
+    seeds = sorted(set(one) & set(other))
+    means = [np.mean([areas[seed] for seed in seeds], axis=0) for areas in (one, other)]
+    return [_over(*(mean[:, at] for mean in means)) for at in range(len(SIZES))]
 
 
 def _over(one: np.ndarray, other: np.ndarray) -> str:
@@ -137,6 +161,14 @@ def _over(one: np.ndarray, other: np.ndarray) -> str:
 
 def axbench(rows: list[Row]) -> list[str]:
     """Means over concepts, and differences."""
+    about = f"""AUROC of one feature for each concept, chosen on the training texts, by its largest value over an
+    answer's tokens; mean over the ten concepts of AxBench's folder for this layer, ± standard error over concepts.
+    Instructions are cut to their last {BEFORE} tokens, answers to their first {ANSWER}."""
+    return [paragraph(about), table(["atoms", "read by", "AUROC", "less TopK", "less random"], axbench_cells(rows))]
+
+
+def axbench_cells(rows: list[Row]) -> list[list[str]]:
+    """A line for each method."""
     values = {_name(group): np.mean([row["concepts"] for row in group], axis=0) for group in methods(rows)}
     body = []
     for group in methods(rows):
@@ -145,10 +177,7 @@ def axbench(rows: list[Row]) -> list[str]:
         for against in (("topk", "latents"), ("random", group[0]["key"]["readout"])):
             cells.append(_over(own, values[against]) if against in values and against != _name(group) else "-")
         body.append([*title(group[0]["key"]), *cells])
-    about = f"""AUROC of one feature for each concept, chosen on the training texts, by its largest value over an
-    answer's tokens; mean over the ten concepts of AxBench's folder for this layer, ± standard error over concepts.
-    Instructions are cut to their last {BEFORE} tokens, answers to their first {ANSWER}."""
-    return [paragraph(about), table(["atoms", "read by", "AUROC", "less TopK", "less random"], body)]
+    return body
 
 
 def reconstruction(rows: list[Row]) -> list[str]:
@@ -167,6 +196,31 @@ def reconstruction(rows: list[Row]) -> list[str]:
     zero; processor seconds of one thread of a machine that others used too. A code's time is for a sparse code, all
     others' for dense features."""
     return [paragraph(about), table(["atoms", "read by", *cells], body)]
+
+
+def ce(rows: list[Row]) -> list[str]:
+    """What the model predicts with reconstructions in the place of activations."""
+    against = next((row for row in rows if _name([row]) == ("random_refined", "code")), None)
+    body = []
+    for group in methods(rows):
+        row = group[0]
+        score, kl = (ratio(*(row[name] for name in pair)) for pair in (CE_SCORE, CE_KL))
+        cells = [f"{mean:.4f} ± {error:.4f}" for mean, error in (score, kl)]
+        if against is None or against is row:
+            cells.append("-")
+        else:
+            mean, error = ratio(np.subtract(row["gained"], against["gained"]).tolist(), row["lost"])
+            cells.append(f"{mean:+.4f} ± {error:.4f}")
+        body.append([*title(row["key"]), *cells])
+    predicted, documents = int(sum(rows[0]["predicted"])), len(rows[0]["predicted"])
+    about = f"""CE loss score, (CE with zeros - CE with reconstructions) / (CE with zeros - CE of the model), and KL
+    in nats a token, on {predicted:,} predictions in the first window of each of {documents} held-out documents; massive
+    activations stay what they are. ± standard errors over documents, by leaving one out."""
+    header = ["atoms", "read by", "CE loss score", "KL", "score less random, refined"]
+    return [paragraph(about), table(header, body)]
+
+
+CE_SCORE, CE_KL = ("gained", "lost"), ("kl", "predicted")
 
 
 SHARED = {
@@ -188,12 +242,11 @@ def replication(rows: list[Row]) -> list[str]:
     for kind, what in (("orders", "Two orders of the same documents"), ("documents", "Disjoint documents")):
         mine = [row for row in rows if row["key"]["kind"] == kind]
         body = [
-            [*title(group[0]["key"]), *(_mean([row[name] for row in group]) for name in SHARED)]
+            [*title(group[0]["key"]), *(_mean([row[name] for row in group]) for name in SHARED), len(group)]
             for group in methods(mine)
         ]
         if body:
-            pairs = max(len(group) for group in methods(mine))
-            parts += [f"{what}, {pairs} pair(s):", table(["atoms", "read by", *SHARED.values()], body)]
+            parts += [f"{what}:", table(["atoms", "read by", *SHARED.values(), "pairs"], body)]
     return parts
 
 
@@ -201,23 +254,28 @@ REPLICATED = """Two dictionaries made alike. Mean cosine of an atom to the neare
 above .8 and .9; Jaccard similarity of the activations that name atoms; share of held-out tokens whose strongest
 feature in one is the partner of that in the other, and whose label's token is the same; squared difference of the
 reconstructions over the variance; and, over up to 40 sets of sae-probes, how often the one feature that is chosen in
-one dictionary is the partner of that in the other, and the cosine of the two."""
+one dictionary is the partner of that in the other, and the cosine of the two. Mean ± standard deviation over pairs,
+where there are several; the first dictionary is the same in all."""
 
 
 def _mean(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return number(float(np.mean(known))) if known else "-"
+    if len(known) > 1:
+        return f"{np.mean(known):.3f} ± {np.std(known, ddof=1):.3f}"
+    return number(known[0]) if known else "-"
 
 
 NAMES = {
     "probes": "Sparse probing",
     "axbench": "Concepts",
     "reconstruction": "Reconstruction",
+    "ce": "Predictions",
     "replication": "Replication",
 }
 PARTS: dict[str, Callable[[list[Row]], list[str]]] = {
     "probes": probes,
     "axbench": axbench,
     "reconstruction": reconstruction,
+    "ce": ce,
     "replication": replication,
 }

@@ -218,3 +218,15 @@ def paired(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
     if len(difference) < 2:
         return float(difference.mean()), float("nan")
     return float(difference.mean()), float(difference.std(ddof=1) / len(difference) ** 0.5)
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:
+    """Sum over sum, and its standard error by leaving out one term of both at a time (jackknife).
+
+    >>> ratio([1.0, 2.0], [2.0, 4.0])
+    (0.5, 0.0)
+    """
+    one, other = np.asarray(above), np.asarray(below)
+    without = (one.sum() - one) / (other.sum() - other)
+    n = len(one)
+    return float(one.sum() / other.sum()), float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))

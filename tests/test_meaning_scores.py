@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from meaning_ce import by_document
 from meaning_methods import leaders
 from meaning_model import batched
 from meaning_prompts import drawn
@@ -18,6 +19,7 @@ from meaning_scores import (
     paired,
     probe_auc,
     probed,
+    ratio,
     split,
 )
 from meaning_text import Text
@@ -154,6 +156,17 @@ def test_a_paired_difference_has_the_standard_error_of_its_mean() -> None:
     mean, error = paired([0.5, 0.7, 0.9], [0.4, 0.5, 0.6])
     assert mean == pytest.approx(0.2)
     assert error == pytest.approx(0.1 / 3**0.5)
+
+
+def test_a_ratio_of_sums_over_equal_terms_has_the_standard_error_of_a_mean() -> None:
+    values = [0.2, 0.5, 0.4, 0.9]
+    mean, error = ratio(values, [1.0] * 4)
+    assert mean == pytest.approx(0.5)
+    assert error == pytest.approx(np.std(values, ddof=1) / 2)
+
+
+def test_sums_of_documents_come_in_the_order_of_documents() -> None:
+    assert by_document(np.array([1.0, 2.0, 4.0, 8.0]), np.array(["b", "b", "c", "a"])) == [3.0, 4.0, 8.0]
 
 
 def test_an_order_moves_whole_documents() -> None:
