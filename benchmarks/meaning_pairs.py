@@ -35,6 +35,11 @@ class Reading:
         """The dictionary."""
         return self.bench.made(self.name, self.seed, self.group)
 
+    @property
+    def rows(self) -> np.ndarray | None:
+        """The row of the activation that names each atom; None where nothing does."""
+        return None if self.made.row is None else self.made.row.numpy()
+
     @cached_property
     def text(self) -> Text:
         """What it was made from."""
@@ -78,9 +83,9 @@ def replicated(one: Reading, other: Reading) -> dict[str, Any]:
         "token": None,
         "difference": None,
     }
-    if one.made.row is not None and other.made.row is not None:
-        first, second = (each.text.token[each.made.row.numpy()][each.strongest.numpy()] for each in (one, other))
-        values["token"] = float((first == second).mean())
+    if one.rows is not None and other.rows is not None:
+        named = one.text.token[one.rows], other.text.token[other.rows]
+        values["token"] = float((named[0][one.strongest.numpy()] == named[1][other.strongest.numpy()]).mean())
         if one.group == other.group:
             values["labels"] = _shared_rows([one, other])
     if one.readout in DECODED:
@@ -96,13 +101,12 @@ def _shared_rows(both: Sequence[Reading]) -> float:
     """Jaccard similarity of the activations that name the atoms: the same document and place in it."""
     named = []
     for each in both:
-        row, document = each.made.row, each.text.document
-        assert row is not None
+        rows, document = each.rows, each.text.document
+        assert rows is not None
         _, start = np.unique(document, return_index=True)
         first = np.zeros(int(document.max()) + 1, dtype=np.int64)
         first[np.unique(document)] = start
-        place = row.numpy() - first[document[row.numpy()]]
-        named.append(set(zip(document[row.numpy()].tolist(), place.tolist(), strict=True)))
+        named.append(set(zip(document[rows].tolist(), (rows - first[document[rows]]).tolist(), strict=True)))
     return len(named[0] & named[1]) / len(named[0] | named[1])
 
 

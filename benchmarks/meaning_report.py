@@ -16,7 +16,7 @@ TITLES = {
     "whitened": "whitened coordinates",
     "random": "random activations",
     "random_refined": "random activations, refined",
-    "best": "itda `best`",
+    "best": "itda `best`, recipe 1",
     "recipe_2": "itda `best`, recipe 2",
     "exemplars": "exemplar partitioning",
     "kmeans": "spherical k-means",

@@ -5,7 +5,7 @@ need neither its model nor its other packages. One thing differs: the same logis
 method, all penalties and all data sets at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,16 +78,10 @@ def logistics(x: Tensor, y: Tensor, penalties: Tensor) -> tuple[Tensor, Tensor]:
     for _ in range(NEWTON_STEPS):
         step = _newton(w, margin, z, y, ridge, cost)
         ahead = torch.einsum("rni,ri->rn", z, step)
-        share = x.new_ones(len(w), 1)
-        for _ in range(HALVINGS):
-            then = _loss(w - share * step, margin - share * ahead, y, ridge, cost)
-            worse = then > loss
-            if not worse.any():
-                break
-            share[worse] /= 2
-        share[worse] = 0
+        share = _halved(loss, lambda part: _loss(w - part * step, margin - part * ahead, y, ridge, cost))  # noqa: B023
         w, margin = w - share * step, margin - share * ahead
-        moved = (loss - then > 1e-9 * (1 + loss)) & ~worse
+        then = _loss(w, margin, y, ridge, cost)
+        moved = loss - then > 1e-9 * (1 + loss)
         found[each] = w
         if not moved.any():
             break
@@ -95,6 +89,21 @@ def logistics(x: Tensor, y: Tensor, penalties: Tensor) -> tuple[Tensor, Tensor]:
         z, y, ridge, cost = z[moved], y[moved], ridge[moved], cost[moved]
     found = found.reshape(problems, count, -1)
     return found[:, :, :-1] / scale[:, None], found[:, :, -1]
+
+
+def _halved(loss: Tensor, after: Callable[[Tensor], Tensor]) -> Tensor:
+    """The part of its step [regressions, 1] that makes no regression's loss larger: 1, halved as often as needed, or 0.
+
+    `after` gives the losses after such parts.
+    """
+    share = loss.new_ones(len(loss), 1)
+    for _ in range(HALVINGS):
+        worse = after(share) > loss
+        if not worse.any():
+            return share
+        share[worse] /= 2
+    share[after(share) > loss] = 0
+    return share
 
 
 def _loss(w: Tensor, margin: Tensor, y: Tensor, ridge: Tensor, cost: Tensor) -> Tensor:
