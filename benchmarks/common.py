@@ -27,8 +27,8 @@ from itda import ActivationBatch, Labels
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 80
 
-BEST: dict[str, Any] = {"pursuit": "mp_refit", "offset_tokens": 4096, "massive": "skip"}
-"""Settings of `itda.Trainer` in mode best, but for refinement."""
+BEST: dict[str, Any] = {"pursuit": "mp_refit", "offset_tokens": 4096, "massive": "skip", "recipe": 1}
+"""Settings of `itda.Trainer` in recipe 1 of mode best, but for refinement."""
 
 
 def seconds(call: Callable[[], Any]) -> float:

@@ -57,7 +57,7 @@ class Task:
 
 def by_best(x: Tensor, task: Task) -> Made:
     """Greedy atoms, refined: recipe 1 of mode `best` of `itda.Trainer`."""
-    return _by_trainer(x, task, passes=PASSES, min_fidelity=MIN_FIDELITY, recipe=1)
+    return _by_trainer(x, task, passes=PASSES, min_fidelity=MIN_FIDELITY)
 
 
 def by_recipe_2(x: Tensor, task: Task) -> Made:
