@@ -13,7 +13,7 @@ from meaning_report import CE_KL, CE_SCORE, Row, areas_of, axbench_cells, method
 from meaning_scores import ratio
 
 DOCS = Path(__file__).parent.parent / "docs" / "meaning.md"
-MARK = re.compile(r"(<!-- meaning: (\w+) (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- meaning: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SHORT = {
     ("neurons", "all"),
     ("neurons", "dense"),
@@ -114,7 +114,7 @@ def written(text: str, rows: list[Row], m: int = 2048) -> str:
         "decoded": lambda layer: decoded(of("reconstruction", layer), of("ce", layer)),
         "replication": lambda layer: replication(of("replication", layer)),
     }
-    return MARK.sub(lambda found: found[1] + "\n" + tables[found[2]](int(found[3])) + "\n" + found[4], text)
+    return MARK.sub(lambda found: f"{found[1]}\n{tables[found[2]](int(found[3]))}\n\n{found[4]}", text)
 
 
 def write(rows: Sequence[Row]) -> None:
