@@ -1,14 +1,18 @@
 """benchmarks/meaning_scores.py and around it: choice of features, probes, areas, matching, by their definitions."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from meaning_ce import by_document
+from meaning_docs import written
 from meaning_methods import leaders
 from meaning_model import batched
 from meaning_prompts import drawn
+from meaning_saelens import load_sae, save_sae
 from meaning_scores import (
     PENALTIES,
     auroc,
@@ -23,6 +27,7 @@ from meaning_scores import (
     split,
 )
 from meaning_text import Text
+from saelens_sae import Recipe, TrainedSae
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -167,6 +172,29 @@ def test_a_ratio_of_sums_over_equal_terms_has_the_standard_error_of_a_mean() -> 
 
 def test_sums_of_documents_come_in_the_order_of_documents() -> None:
     assert by_document(np.array([1.0, 2.0, 4.0, 8.0]), np.array(["b", "b", "c", "a"])) == [3.0, 4.0, 8.0]
+
+
+def test_the_tables_of_the_page_are_replaced_and_nothing_else() -> None:
+    key = {"part": "reconstruction", "layer": 7, "m": 2048, "k": 20, "seed": 0, "dictionary": "best", "readout": "code"}
+    row = {"key": key, "fvu": 0.25, "seconds": 3.0, "microseconds": 70.0}
+    page = (
+        "before\n<!-- meaning: decoded 7 -->\n<!-- end -->\nbetween\n<!-- meaning: decoded 8 -->\nold\n<!-- end -->\n"
+    )
+    found = written(page, [row])
+    assert "before\n<!-- meaning: decoded 7 -->\n\n| atoms |" in found
+    assert "| itda `best`, recipe 1 | our pursuit | 0.250 | - | - | 3.00 | 70.0 |\n\n<!-- end -->\nbetween\n" in found
+    assert "old" not in found
+    assert written(found, [row]) == found
+
+
+def test_an_autoencoder_comes_back_from_the_cache_as_it_was(tmp_path: Path) -> None:
+    parts = torch.randn(3, 5), torch.randn(5), torch.randn(5, 3), torch.randn(3)
+    sae = TrainedSae("topk", 2, *parts, 0.0, Recipe(3e-3, 8), 3e-3, 10, 80, 2.0, 0.2, None, None)
+    save_sae(tmp_path / "made" / "sae.pt", sae)
+    found = load_sae(tmp_path / "made" / "sae.pt")
+    x = torch.randn(4, 3)
+    assert torch.equal(found.reconstruct(x), sae.reconstruct(x))
+    assert (found.seconds, found.steps, found.k, found.recipe.batch_size) == (2.0, 10, 2, 8)
 
 
 def test_an_order_moves_whole_documents() -> None:
