@@ -106,17 +106,25 @@ def probes(rows: list[Row]) -> list[str]:
     choice of features, the split and the penalty are those of its code; {ROWS} rows a set, 300 of them to train on,
     and the last {TOKENS} tokens of a prompt; mean over the seeds that were run. All coordinates: in the last column."""
     parts = [paragraph(about), table(["atoms", "read by", *SIZES], body)]
-    for other in (("topk", "latents"), ("random", "")):
+    for other, what in AGAINST:
         body = []
         for group in first:
-            against = other if other[1] else ("random", group[0]["key"]["readout"])
+            against = other or ("random", group[0]["key"]["readout"])
             if against in values and _name(group) != against:
                 cells = over(values[_name(group)], values[against])
                 body.append([*title(group[0]["key"]), *cells])
-        what = "the TopK SAE of equal time, by its own encoder" if other[1] else "random activations, read the same way"
         if body:
             parts += [f"Less {what} (± standard error over sets):", table(["atoms", "read by", *SIZES], body)]
     return [*parts, *by_seed(first, values)]
+
+
+AGAINST = [
+    (("topk", "latents"), "the TopK SAE of equal time, by its own encoder"),
+    (("topk_10x", "latents"), "the TopK SAE of ten times the time, by its own encoder"),
+    (("neurons", "dense"), "the activation's own coordinates"),
+    (None, "random activations, read the same way"),
+]
+"""What the methods are compared with; None: random activations with the readout of each."""
 
 
 def by_seed(groups: list[list[Row]], values: dict[tuple[str, str], dict[int, np.ndarray]]) -> list[str]:
