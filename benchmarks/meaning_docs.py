@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from common import number, table
+from common import RESULTS, Results, number, table
 from meaning_report import CE_KL, CE_SCORE, Row, areas_of, axbench_cells, methods, over, shared_sets, title
 from meaning_scores import ratio
 
@@ -101,20 +101,36 @@ def replication(rows: list[Row]) -> str:
     return table(["atoms", "read by", "other", *header], body)
 
 
+def true_features() -> str:
+    """MCC and F1 on planted features, from the rows of `true_features.py`."""
+    rows = Results(RESULTS / "true_features.md").rows
+    body = []
+    for group in methods(rows):
+        found = {(row["key"]["kind"], column): row[column] for row in group for column in ("mcc", "f1")}
+        cells = [number(found.get((kind, column))) for column in ("mcc", "f1") for kind in KINDS]
+        body.append([*title(group[0]["key"]), *cells])
+    header = [f"{column}, {kind}" for column in ("MCC", "F1") for kind in KINDS]
+    return table(["atoms", "read by", *header], body)
+
+
+KINDS = ("independent", "correlated", "hierarchical")
+
+
 def written(text: str, rows: list[Row], m: int = 2048) -> str:
     """The document with its tables replaced by those of the rows."""
 
-    def of(part: str, layer: int) -> list[Row]:
-        wanted = {"part": part, "layer": layer, "m": m}
+    def of(part: str, layer: str) -> list[Row]:
+        wanted = {"part": part, "layer": int(layer), "m": m}
         return [row for row in rows if wanted.items() <= row["key"].items()]
 
-    tables: dict[str, Callable[[int], str]] = {
+    tables: dict[str, Callable[[str], str]] = {
         "probes": lambda layer: probes(of("probes", layer)),
         "axbench": lambda layer: axbench(of("axbench", layer)),
         "decoded": lambda layer: decoded(of("reconstruction", layer), of("ce", layer)),
         "replication": lambda layer: replication(of("replication", layer)),
+        "features": lambda _: true_features(),
     }
-    return MARK.sub(lambda found: f"{found[1]}\n{tables[found[2]](int(found[3]))}\n\n{found[4]}", text)
+    return MARK.sub(lambda found: f"{found[1]}\n{tables[found[2]](found[3])}\n\n{found[4]}", text)
 
 
 def write(rows: Sequence[Row]) -> None:

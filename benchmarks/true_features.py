@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 from common import Results, arguments_for, number, paragraph, results_for, table
-from meaning_methods import DICTIONARIES, OF_AUTOENCODERS, OF_ITDA, READOUTS, Made, Task, reconstruction
+from meaning_methods import DICTIONARIES, OF_ITDA, READOUTS, Made, Task, reconstruction
 from meaning_report import READ, TITLES
+from meaning_saelens import ARCHITECTURES
 from saelens_sae import fvu_of
 from torch import Tensor
 
@@ -35,7 +36,7 @@ METHODS = {
     "recipe_2": OF_ITDA["recipe_2"],
     "exemplars": OF_ITDA["exemplars"][:2],
     "kmeans": ("code", "features"),
-    **{name: ("latents", "code") for name in OF_AUTOENCODERS if not name.startswith("own_")},
+    **dict.fromkeys(ARCHITECTURES, ("latents", "code")),
 }
 DENSE = "similarity"  # all atoms are active: no l0 to compare at
 
