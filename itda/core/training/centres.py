@@ -90,7 +90,7 @@ def centres(
     >>> x = torch.tensor([[5.0, 0.0], [4.0, 2.0], [0.0, 1.0], [2.4, 0.7]])
     >>> found = centres(itda.ITDA(torch.eye(2), labels[:2], k=1), x, labels)
     >>> found.labels.position.tolist(), [round(value, 3) for value in found.fidelity.tolist()]
-    ([3, 2], [0.998, 1.0])
+    ([3, 2], [0.998, 0.999])
     """
     units, number = _units(dictionary, activations), len(dictionary)
     directed = units.any(dim=1)
