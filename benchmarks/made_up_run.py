@@ -73,7 +73,7 @@ def _dictionary(site: Site, atoms: int, d_model: int, k: int, rich: bool, random
 
 
 def _labels(number: int, random: np.random.Generator) -> Labels:
-    words, places = vocabulary(), random.integers(0, 5000, (number, 9))
+    words, places = vocabulary(), random.integers(0, 4000, (number, 9))
     before = ["".join(words[i] for i in row[:5]) for row in places]
     token = [words[row[5]] or "x" for row in places]
     after = ["".join(words[i] for i in row[6:]) for row in places]
@@ -104,8 +104,8 @@ def _nearest(atoms: int, random: np.random.Generator) -> Nearest:
 def vocabulary() -> list[str]:
     """The text of each token id: most begin with a space."""
     random = np.random.default_rng(7)
-    letters = random.integers(97, 123, (5000, 9)).astype(np.uint8)
-    lengths = random.integers(1, 10, 5000)
+    letters = random.integers(97, 123, (4000, 9)).astype(np.uint8)
+    lengths = random.integers(1, 10, 4000)
     words = [" " + row[:length].tobytes().decode() for row, length in zip(letters, lengths, strict=True)]
     words[: len(ODD)] = ODD
     return words

@@ -140,8 +140,24 @@ def check_repository(name: str) -> None:
 
 
 def check_push(options: settings.Push) -> None:
-    """Raises `SettingError` unless there is a place to push to."""
-    check_repository(options.repository)
+    """Raises `SettingError` unless there is a place to push to, and for settings of another place."""
+    others = ("model", "set", "layer", "vectors", "new_model", "server")
+    if options.to == "hub":
+        for name in others:
+            if getattr(options, name) not in (None, ()):
+                raise SettingError(f"--{name.replace('_', '-')} is for --to neuronpedia: leave it out")
+        check_repository(options.repository)
+        return
+    if options.repository or options.private or options.index:
+        raise SettingError("a repository, --private and --index are for the Hub: leave them out of --to neuronpedia")
+    check_neuronpedia(options.model, options.set)
+    if options.new_model is not None and not 1 <= options.new_model <= 127:
+        raise SettingError(f"--new-model is {options.new_model}: give its number of layers, from 1 to 127")
+    run = _readable(options.run)
+    sites = [chosen_site(run, site) for site in options.layer] or list(run.sites)
+    if options.vectors and len(sites) > 1:
+        raise SettingError("--vectors are atoms of one dictionary: name its layer with --layer")
+    check_indexed(options.run)
 
 
 def check_fingerprint_source(options: settings.Fingerprint) -> None:
@@ -251,11 +267,17 @@ def check_exportable(options: settings.Export) -> None:
     run = _readable(options.run)
     for site in options.layer:
         chosen_site(run, site)
-    if EXPORTED[options.to] and not (options.run / "index" / "index.json").exists():
-        raise StoreError(f"{options.run} has no index: make one with `itda index {options.run}`")
+    if EXPORTED[options.to]:
+        check_indexed(options.run)
     folder = export_folder(options)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError(f"{folder} has something in it: name another folder after the run, or remove that")
+
+
+def check_indexed(run: Path) -> None:
+    """Raises `StoreError` for a run folder without an index."""
+    if not (run / "index" / "index.json").exists():
+        raise StoreError(f"{run} has no index: make one with `itda index {run}`")
 
 
 EXPORTED = {"json": True, "parquet": True, "delphi": True, "neuronpedia": True, "saelens": False}

@@ -382,6 +382,18 @@ def _export(options: settings.Export) -> None:
 
 def _push(options: settings.Push) -> None:
     from itda import report
+
+    if options.to == "neuronpedia":
+        from itda.bridges.neuronpedia_push import push_run as push_atoms
+
+        with _resumable():
+            sources = push_atoms(options, bars(options.quiet), remarks(options.quiet))
+        if options.json:
+            values = {"run": str(options.run), "to": options.to, "sent": not options.dry_run}
+            _print_json({**values, "sources": [asdict(each) for each in sources]})
+        else:
+            print(report.atoms_summary(sources, sent=not options.dry_run))
+        return
     from itda.bridges.hub import push_run
 
     with _resumable():

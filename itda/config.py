@@ -385,21 +385,34 @@ class Export(Output):
 class Push(Output):
     """Share a run: its dictionaries, labels and records in a repository of the Hugging Face Hub, with a card.
 
-    Called again, it sends what has changed or was not sent. `itda info user/name`, or any command, reads it there.
+    Called again, it sends what has changed or was not sent. `itda info user/name`, or any command, reads it there. With
+    --to neuronpedia the atoms go there, each with its label and examples from what `itda index` keeps.
     """
 
     run: Positional[Path]
     """The run folder."""
     repository: Positional[str] = ""
     """The repository, user/name; it is made if there is none."""
-    to: Literal["hub"] = "hub"
-    """Where to."""
+    to: Literal["hub", "neuronpedia"] = "hub"
+    """Where to. neuronpedia wants your key in NEURONPEDIA_API_KEY."""
     private: bool = False
     """Make a repository that nobody else can read, if it has to be made."""
     index: bool = False
     """Send the code index of `itda index` too, so that others can explore the run at once. It may be large."""
     dry_run: bool = False
     """List what would be sent, and send nothing."""
+    model: str | None = None
+    """neuronpedia: the model's id there, such as gpt2-small."""
+    set: str | None = None
+    """neuronpedia: the name of the source set. Default: itda, the stream and the number of atoms."""
+    layer: SomeSites = ()
+    """neuronpedia: layers (3) or sites (3.mlp_out) of the run, several with commas; default: all."""
+    vectors: AtomNumbers | None = None
+    """neuronpedia: atoms, such as 3,17,25, of one layer, to make vectors of that one can steer by there."""
+    new_model: int | None = None
+    """neuronpedia: make the model there first, with so many layers, if there is none of that id."""
+    server: str | None = None
+    """neuronpedia: the API of another server that runs it, such as http://localhost:3000/api."""
 
 
 @dataclass(frozen=True, kw_only=True)

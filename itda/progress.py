@@ -13,7 +13,8 @@ EVERY_S = 10.0
 """Seconds between lines of progress, at least."""
 START_S = 0.5
 """Seconds after the start in which a first count is of work that was done before, by a process that was killed."""
-UNITS = {"export": "atoms", "probes": "readouts", "measure": "parts", "delphi": "latents", "neuronpedia": "atoms"}
+UNITS = {"export": "atoms", "probes": "readouts", "measure": "parts"}
+UNITS |= {"delphi": "latents", "neuronpedia": "atoms", "saelens": "atoms"}
 """The unit of what is counted, by the name of the progress, where it is not tokens."""
 
 

@@ -134,6 +134,13 @@ def test_bad_settings_are_one_line_that_names_the_remedy(run, capsys, more, expe
     assert [path.name for path in run.parent.iterdir()] == ["run"]
 
 
+def test_saelens_wants_no_index(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    without_index(tmp_path / "run")
+    itda.export(tmp_path / "run", to="saelens", out=tmp_path / "out", progress=False)
+    assert (tmp_path / "out" / "layer_1" / "sae_weights.safetensors").exists()
+
+
 def test_a_folder_that_has_something_in_it_stays_as_it_is(run, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")

@@ -45,14 +45,14 @@ class Client:
     ) -> None:
         """`server` is the address of its API, None for neuronpedia.org. Raises `SettingError` without client or key."""
         self._requests = client_package("neuronpedia.requests.base_request")
-        self._server, self._say, self._sleep = server, say, sleep
+        self.server, self._say, self._sleep = server, say, sleep
         self._answer: Any = None
         self._waited = 0.0
 
     @property
     def name(self) -> str:
         """The server, for messages."""
-        return self._server or "Neuronpedia"
+        return self.server or "Neuronpedia"
 
     def request(self, kind: str) -> Any:
         """Return one of the client's request objects by its name, such as `FeatureRequest`. Raises `SettingError`."""
@@ -65,7 +65,7 @@ class Client:
                     request, uri, method, timeout=(CONNECT_S, ANSWER_S), hooks={"response": self._keep}, **given
                 )
 
-        more = {"send_request": send} | ({"BASE_URL": self._server} if self._server is not None else {})
+        more = {"send_request": send} | ({"BASE_URL": self.server} if self.server is not None else {})
         try:
             return type(kind, (base,), more)()
         except self._requests.NPKeyMissingError:

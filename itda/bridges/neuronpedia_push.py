@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
-import pyarrow.compute
 
+from itda import config as settings
 from itda.bridges.indexed import Done, Indexed, Say
 from itda.bridges.neuronpedia import (
     BATCH,
@@ -26,13 +27,18 @@ from itda.bridges.neuronpedia import (
     Place,
     bands_of,
     explanation,
+    places,
     steering_strength,
 )
 from itda.bridges.neuronpedia_client import Client, NotFoundError, RefusedError, TooLargeError, client_package
+from itda.checks import check_push
 from itda.errors import SettingError, StoreError
-from itda.files import read_json, sync_folder, write_whole
+from itda.files import locked, read_json, write_whole
+from itda.recipes.runs import Bar, no_bar, open_run, unsaid
+from itda.store.records import chosen_site
 
 FORMAT = "itda-neuronpedia"
+WEB = "https://neuronpedia.org"
 MOST_DIMENSIONS = 24_576
 """Dimensions of a vector that Neuronpedia takes, at most."""
 
@@ -65,7 +71,6 @@ class Sent:
     def write(self) -> None:
         """Write the file, so that it outlives a failure of the machine."""
         write_whole(self.path, json.dumps(self.values, indent=1) + "\n", synced=True)
-        sync_folder(self.path.parent)
 
 
 def identity_of(source: Indexed) -> str:
@@ -74,6 +79,44 @@ def identity_of(source: Indexed) -> str:
         name: value for name, value in source.index.record.items() if name not in ("seconds", "versions", "pieces")
     }
     return hashlib.sha256(json.dumps([record, str(source.site)], sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class PushedSource:
+    """What is on Neuronpedia of one dictionary, or would be."""
+
+    model: str
+    source: str
+    atoms: int
+    """Atoms with an example; the others are not sent."""
+    vectors: Mapping[int, str]
+    """Where the atoms are that one can steer by."""
+    address: str | None = None
+    """The page of the source."""
+
+
+def push_run(options: settings.Push, bar: Bar = no_bar, say: Say = unsaid) -> list[PushedSource]:
+    """`itda push RUN --to neuronpedia`: send a run's atoms, 128 at a time; called again, go on.
+
+    `say` is told what the user should know. Raises an `ItdaError` for bad input and for whatever the server refuses.
+    """
+    check_push(options)
+    run = open_run(options.run)
+    wanted = [chosen_site(run, site) for site in options.layer] or list(run.sites)
+    sites, vectors = [site for site in run.sites if site in wanted], list(options.vectors or ())
+    sources, found = [Indexed.open(run, site) for site in sites], places(run, sites, str(options.model), options.set)
+    for source, place in zip(sources, found, strict=True):
+        check_vectors(source, place, vectors)
+    if options.dry_run:
+        used = [int((source.index.strongest > 0).sum()) for source in sources]
+        each = zip(found, used, strict=True)
+        return [PushedSource(p.model, p.source, atoms, dict.fromkeys(vectors, "to be made")) for p, atoms in each]
+    server = options.server.rstrip("/") if options.server is not None else None
+    model = Model(options.new_model, str(run.record["model"])) if options.new_model is not None else None
+    client = Client(server, say)
+    with locked(run.folder, "pushed"), bar("neuronpedia", sum(len(each.dictionary) for each in sources)) as progress:
+        push = Push(client, progress.update, say, model)
+        return [push.run(source, place, vectors) for source, place in zip(sources, found, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -94,8 +137,8 @@ class Push:
     new_model: Model | None = None
     """Make the model, if the server has none of its id."""
 
-    def run(self, source: Indexed, place: Place, vectors: Sequence[int]) -> dict[str, Any]:
-        """Send one dictionary; return the address of its source and how much is there. Raises an `ItdaError`."""
+    def run(self, source: Indexed, place: Place, vectors: Sequence[int]) -> PushedSource:
+        """Send one dictionary; return what is there then. Raises an `ItdaError`."""
         check_vectors(source, place, vectors)
         sent = Sent.open(state_file(source.folder, place), self.client.name)
         own = sent.source(place, identity_of(source))
@@ -112,8 +155,11 @@ class Push:
         unused = int((source.index.strongest <= 0).sum())
         if unused:
             self.say(f"{unused:,} atoms of {place.source} are left out: no indexed token uses them")
-        found = {"source": place.source, "atoms": number, "vectors": {int(k): v for k, v in own["vectors"].items()}}
-        return {"model": place.model, **found}
+        made = {int(atom): address for atom, address in own["vectors"].items()}
+        return PushedSource(place.model, place.source, number - unused, made, self._address(place))
+
+    def _address(self, place: Place) -> str:
+        return f"{(self.client.server or WEB).removesuffix('/api')}/{place.model}/{place.source}"
 
     def _set(self, source: Indexed, place: Place, sent: Sent) -> None:
         """Make the set of sources unless it is there and ours."""
@@ -259,7 +305,7 @@ def feature_of(place: Place, features: Features, atom: int) -> Any:
     own = slice(rows.start, rows.stop)
     bands = {name: column[own].to_pylist() for name, column in bands_of(features.examples).items()}
     tokens, values = features.passages.tokens[own].to_pylist(), features.passages.values[own]
-    flat, ends = shortest(values.flatten()), pyarrow.compute.cumulative_sum(values.value_lengths()).to_pylist()
+    flat, ends = shortest(values.flatten()), np.cumsum([len(each) for each in tokens]).tolist()
     place_in = int(atom - features.atoms[0])
     return classes.Feature(
         **where,

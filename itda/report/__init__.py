@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from itda.report.bridges import export_summary, push_summary
+    from itda.report.bridges import atoms_summary, export_summary, push_summary
     from itda.report.comparisons import comparison
     from itda.report.fingerprint_comparisons import fingerprint_comparison
     from itda.report.fingerprints import fingerprint_summary
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WIDTH",
+    "atoms_summary",
     "comparison",
     "decomposition",
     "evaluation",
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "bridges": ("export_summary", "push_summary"),
+    "bridges": ("atoms_summary", "export_summary", "push_summary"),
     "comparisons": ("comparison",),
     "fingerprint_comparisons": ("fingerprint_comparison",),
     "fingerprints": ("fingerprint_summary",),

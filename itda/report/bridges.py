@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from itda.report.text import table
@@ -9,6 +10,7 @@ from itda.report.text import table
 if TYPE_CHECKING:
     from itda.bridges.export import Exported
     from itda.bridges.hub import Pushed
+    from itda.bridges.neuronpedia_push import PushedSource
 
 NEXT = {
     "json": "pandas.read_json({folder!r} + '/{site}/tokens.jsonl', lines=True)",
@@ -34,3 +36,14 @@ def push_summary(pushed: Pushed) -> str:
         return f"Pushed {len(pushed.files)} files, {total}: {pushed.address}\nRead it: itda info {pushed.to}"
     rows = [[each.name, f"{each.size:,}"] for each in pushed.files]
     return f"{table(['file', 'bytes'], rows)}\n\nTo {pushed.to}: {total}. Nothing was sent (--dry-run)."
+
+
+def atoms_summary(sources: Sequence[PushedSource], *, sent: bool) -> str:
+    """Return what is on Neuronpedia now, or of a dry run what would be."""
+    rows = [[f"{each.model}/{each.source}", f"{each.atoms:,}", f"{len(each.vectors):,}"] for each in sources]
+    after = "\n".join(f"Steer by atom {atom}: {place}" for each in sources for atom, place in each.vectors.items())
+    text = table(["on Neuronpedia", "atoms", "vectors"], rows)
+    if not sent:
+        return f"{text}\n\nNothing was sent (--dry-run)."
+    see = "\n".join(f"See it: {each.address}" for each in sources if each.address)
+    return "\n\n".join(part for part in (text, after, see) if part)

@@ -2,16 +2,22 @@
 
 import json
 import re
+import shlex
 
 import pytest
 from bridges.conftest import SITES
 from bridges.neuronpedia_stub import KEY, Fault, Stub, serving
+from made_up_run import make_run
+from page_blocks import blocks
 
+from itda import Site
 from itda.bridges import neuronpedia_client, neuronpedia_push
 from itda.bridges.neuronpedia import places
 from itda.bridges.neuronpedia_client import Client
-from itda.bridges.neuronpedia_push import Model, Push, state_file
+from itda.bridges.neuronpedia_push import Model, Push, PushedSource, state_file
+from itda.cli import main
 from itda.errors import ItdaError, SettingError, StoreError
+from itda.files import locked
 from itda.store.records import open_record
 
 pytest.importorskip("neuronpedia", reason="pip install -e '.[dev]'")
@@ -71,8 +77,9 @@ def check_whole(stub, source, name="1-my-set"):
 
 
 def test_all_atoms_are_sent_with_what_the_real_server_checks(stub, pushing, sources):
-    made = pushing()
-    assert made == {"model": "gpt2-small", "source": "1-my-set", "atoms": 24, "vectors": {}}
+    made, number = pushing(), len(used(sources[0]))
+    address = stub.address.removesuffix("/api") + "/gpt2-small/1-my-set"
+    assert made == PushedSource("gpt2-small", "1-my-set", number, {}, address)
     check_whole(stub, sources[0])
     assert len(uploads(stub)) == 3
     assert stub.sets["gpt2-small", "my-set"]["description"] == "ITDA: 24 atoms, resid_post, each a token of words"
@@ -97,12 +104,12 @@ def test_the_layers_of_a_run_go_to_one_set(stub, pushing, sources):
 
 def test_atoms_become_vectors_to_steer_by(stub, pushing, sources):
     made = pushing(vectors=[3, 17])
-    assert list(made["vectors"]) == [3, 17]
+    assert list(made.vectors) == [3, 17]
     for atom, vector in zip((3, 17), stub.vectors, strict=True):
         assert vector["vector"] == pytest.approx(sources[0].dictionary.atoms[atom].tolist())
         assert vector["hookName"] == "blocks.1.hook_resid_post"
         assert vector["vectorDefaultSteerStrength"] == pytest.approx(min(100, sources[0].index.strongest[atom]))
-        assert made["vectors"][atom] == f"gpt2-small/1-neuronpedia-resid-post/{vector['index']}"
+        assert made.vectors[atom] == f"gpt2-small/1-neuronpedia-resid-post/{vector['index']}"
 
 
 @pytest.mark.parametrize("fault", [
@@ -119,7 +126,8 @@ def test_a_server_that_fails_for_a_while_is_asked_again(stub, slept, pushing, so
 
 
 @pytest.mark.parametrize("fault", [
-    Fault("upload-batch", None, after=True), Fault("upload-batch", 500, after=True), Fault("vector/new", None, after=True),
+    Fault("upload-batch", None, after=True), Fault("upload-batch", 500, after=True),
+    Fault("vector/new", None, after=True),
 ])  # fmt: skip
 def test_what_a_server_did_without_saying_so_is_not_done_twice(stub, pushing, sources, fault):
     stub.faults.append(fault)
@@ -256,7 +264,7 @@ def test_what_would_be_refused_is_one_line_and_sends_nothing(stub, pushing, give
 
 def test_a_model_of_fewer_layers_is_refused(stub, pushing):
     stub.models["gpt2-small"]["layers"] = 1
-    with pytest.raises(SettingError, match="gpt2-small on .* has no layer 1: check --model"):
+    with pytest.raises(SettingError, match=r"gpt2-small on .* has no layer 1: check --model"):
         pushing()
 
 
@@ -285,6 +293,80 @@ def test_a_wrong_key_is_refused_and_nothing_is_lost(stub, pushing, monkeypatch):
     monkeypatch.setenv("NEURONPEDIA_API_KEY", "wrong")
     with pytest.raises(StoreError, match=r"does not know the key \(401\)"):
         pushing()
+
+
+def push_command(run, stub, *more):
+    options = [
+        "--to",
+        "neuronpedia",
+        "--model",
+        "gpt2-small",
+        "--layer",
+        "1",
+        "--server",
+        f"{stub.address}/",
+        "--quiet",
+    ]
+    main(["push", str(run), *options, *more])
+
+
+def test_the_command_says_what_is_there_and_how_to_steer_by_it(run, sources, stub, pushing, capsys):
+    number = len(used(sources[0]))
+    push_command(run, stub, "--vectors", "3", "--dry-run")
+    assert re.search(rf"gpt2-small/1-itda-res-24 +{number} +1\n\nNothing was sent", capsys.readouterr().out)
+    assert stub.requests == []
+    push_command(run, stub, "--vectors", "3")
+    said = capsys.readouterr().out
+    assert "Steer by atom 3: gpt2-small/1-neuronpedia-resid-post/90000000" in said
+    assert f"See it: {stub.address.removesuffix('/api')}/gpt2-small/1-itda-res-24" in said
+    check_whole(stub, sources[0], "1-itda-res-24")
+    push_command(run, stub, "--json")
+    values = json.loads(capsys.readouterr().out)
+    assert values["sources"][0]["vectors"] == {"3": "gpt2-small/1-neuronpedia-resid-post/90000000"}
+    assert len(stub.vectors) == 1
+
+
+def test_the_commands_of_the_page_run(stub, slept, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "run", sites=(Site(3),), tokens=300)
+    for block in blocks("bridges.md", "Neuronpedia", "sh"):
+        for line in block.splitlines():
+            words = shlex.split(line)
+            if words[0] == "itda":
+                main([*words[1:], *(["--server", stub.address] if words[1] == "push" else [])])
+    assert (tmp_path / "run-neuronpedia" / "gpt2-small" / "3-itda-res-24" / "source.jsonl").exists()
+    assert len(stub.vectors) == 2
+    assert (tmp_path / "run" / "neuronpedia-gpt2-small-itda-res-24.json").exists()
+    assert "Nothing was sent (--dry-run)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--to", "neuronpedia"], "no model: give its id on Neuronpedia with --model"),
+        (["user/name", "--to", "neuronpedia", "--model", "m2"], "a repository, --private and --index are for the Hub"),
+        (["user/name", "--vectors", "3"], "--vectors is for --to neuronpedia: leave it out"),
+        (
+            ["--to", "neuronpedia", "--model", "m2", "--vectors", "1"],
+            "--vectors are atoms of one dictionary: name its layer",
+        ),
+        (["--to", "neuronpedia", "--model", "m2", "--new-model", "0"], "--new-model is 0: give its number of layers"),
+        (["--to", "neuronpedia", "--model", "m2", "--layer", "9"], "the run has no layer 9: it has 1, 3.mlp_out"),
+    ],
+)
+def test_slips_are_one_line(run, capsys, options, said):
+    with pytest.raises(SystemExit) as stop:
+        main(["push", str(run), *options])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_two_pushes_at_once_are_refused(run, stub, pushing, capsys):
+    with locked(run, "pushed"), pytest.raises(SystemExit):
+        push_command(run, stub)
+    assert "is being pushed by another process: wait for it, or end it" in capsys.readouterr().err
 
 
 def test_the_client_prints_nothing(pushing, capsys):

@@ -1,13 +1,16 @@
 """JSON and Parquet: both tables hold what a plain loop over dictionary and index finds, and others read them."""
 
 import json
+import re
 
 import numpy as np
 import pandas
 import pyarrow.parquet
 import pytest
 from bridges.conftest import SITES
+from page_blocks import DOCS, run_blocks
 
+import itda
 from itda.bridges import tables
 from itda.bridges.indexed import Indexed
 from itda.store.records import open_record
@@ -138,3 +141,20 @@ def test_duckdb_reads_each_table_in_one_line(written, sources, suffix):
         f"SELECT atom, count(*) FROM (SELECT unnest(atoms) AS atom FROM '{file}' WHERE massive IS NULL) GROUP BY atom"
     )
     assert dict(uses.fetchall()) == {atom: n for atom, n in enumerate(sources[0].index.counts.tolist()) if n}
+
+
+def test_the_blocks_of_the_page_run(run, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("duckdb", reason="pip install -e '.[dev]'")
+    monkeypatch.chdir(tmp_path)
+    for to in ("json", "parquet"):
+        itda.export(run, to=to, out=f"run-{to}", progress=False)
+    names = run_blocks("bridges.md", "JSON and Parquet", {})
+    assert len(names["tokens"]) == 1000
+    assert len(names["atoms"]) == 24
+    assert "uses" in capsys.readouterr().out
+
+
+def test_the_page_tells_the_columns():
+    rows = re.findall(r"^\| (atoms|tokens) \| (.*) \|$", (DOCS / "bridges.md").read_text(), re.MULTILINE)
+    told = {name: re.findall(r"[a-z_]+", re.sub(r"\([^)]*\)", "", columns)) for name, columns in rows}
+    assert told == {"atoms": list(tables.ATOM_COLUMNS), "tokens": list(tables.TOKEN_COLUMNS)}
