@@ -4,7 +4,8 @@
 
 The run is made up (`made_up_run.py`): 768 dimensions, windows of 127 tokens, all that a dictionary can have. Each
 format is written by a process of its own, from a cold start, without the look at the model's tokenizer that Delphi's
-wants.
+wants. Then 8,000 atoms of an index of 200,000 tokens are pushed by Neuronpedia's client to a stub of its server, in a
+process of its own, that checks each field (`tests/bridges/neuronpedia_stub.py`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +29,7 @@ FORMATS = {"json": "JSON", "parquet": "Parquet", "delphi": "Delphi", "neuronpedi
 
 def exported(run_folder: Path, out: Path, to: str) -> dict[str, Any]:
     """Write one format; seconds from the import of the package on, and the most memory of this process."""
-    start = time.perf_counter()
+    start, load = time.perf_counter(), os.getloadavg()[0]
     from itda.bridges import delphi, neuronpedia, tables
     from itda.bridges.indexed import Indexed
     from itda.store.records import open_record
@@ -40,7 +45,41 @@ def exported(run_folder: Path, out: Path, to: str) -> dict[str, Any]:
         tables.export(sources, out, {"json": ".jsonl", "parquet": ".parquet"}[to], ignored)
     used = os.times()
     processor = used.user + used.system
-    return {"seconds": time.perf_counter() - start, "processor_s": processor, "memory": most_resident()}
+    taken = time.perf_counter() - start
+    return {"seconds": taken, "processor_s": processor, "memory": most_resident(), "load": load}
+
+
+def pushed(run_folder: Path, server: str) -> dict[str, Any]:
+    """Push all atoms of a run to a server; seconds from the import of the package on."""
+    start, load = time.perf_counter(), os.getloadavg()[0]
+    from itda import config
+    from itda.bridges.neuronpedia_push import push_run
+
+    found = push_run(config.Push(run=run_folder, to="neuronpedia", model="gpt2-small", server=server))
+    used = os.times()
+    taken = {"seconds": time.perf_counter() - start, "processor_s": used.user + used.system}
+    return {**taken, "atoms": found[0].atoms, "memory": most_resident(), "load": load}
+
+
+@contextmanager
+def stub() -> Iterator[str]:
+    """Run the stub of Neuronpedia's server; give its address."""
+    script = Path(__file__).parent.parent / "tests" / "bridges" / "neuronpedia_stub.py"
+    process = subprocess.Popen([sys.executable, "-u", str(script)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def pushed_text(row: Mapping[str, Any]) -> str:
+    """What the push took, as a paragraph."""
+    return paragraph(
+        f"{row['atoms']:,} atoms pushed to the stub of Neuronpedia in {number(row['seconds'])} s, "
+        f"{number(row['processor_s'])} s of the processor, with {row['memory'] / 1e9:.2f} GB."
+    )
 
 
 def ignored(*_: object) -> None:
@@ -52,7 +91,9 @@ def main() -> None:
     a = parser.parse_args()
     if a.child is not None:
         task = a.child
-        print(json.dumps(exported(Path(task["run"]), Path(task["out"]), task["to"])))
+        run = Path(task["run"])
+        push = task["to"] == "push"
+        print(json.dumps(pushed(run, task["out"]) if push else exported(run, Path(task["out"]), task["to"])))
         return
     atoms, tokens = (2048, 50_000) if a.quick else (16_384, 1_000_000)
     results = Results(a.out or RESULTS / ("export_size_quick.md" if a.quick else "export_size.md"), fresh=a.fresh)
@@ -71,23 +112,41 @@ def main() -> None:
             size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
             results.add(key, {**found, "bytes": size})
             shutil.rmtree(out)
-    rows = [
-        [
-            title,
-            number(row["seconds"]),
-            number(row["processor_s"]),
-            f"{row['memory'] / 1e9:.2f}",
-            f"{row['bytes'] / 1e6:,.0f}",
-        ]
-        for name, title in FORMATS.items()
-        if (row := results.find({"to": name, "tokens": tokens}))
-    ]
-    parts = [
+    push_row(results, 500 if a.quick else 8_000)
+    print(results.write(parts_of(results, atoms, tokens)))
+
+
+def push_row(results: Results, atoms: int) -> None:
+    """Measure the push of a run of so many atoms, if that was not done."""
+    if results.find({"push": atoms}) is not None:
+        return
+    from made_up_run import make_run
+
+    os.environ["NEURONPEDIA_API_KEY"] = "a-key-of-the-stub"
+    with tempfile.TemporaryDirectory() as temporary, stub() as server:
+        run = Path(temporary) / "run"
+        make_run(run, atoms=atoms, tokens=25 * atoms, d_model=768, k=40, window=127)
+        results.add({"push": atoms}, child(__file__, {"run": str(run), "out": server, "to": "push"}))
+
+
+def parts_of(results: Results, atoms: int, tokens: int) -> list[str]:
+    """Paragraphs and the table of what was measured."""
+    rows = []
+    for name, title in FORMATS.items():
+        row = results.find({"to": name, "tokens": tokens})
+        if row is not None:
+            size = [f"{row['memory'] / 1e9:.2f}", f"{row['bytes'] / 1e6:,.0f}"]
+            rows.append([title, number(row["seconds"]), number(row["processor_s"]), *size])
+    busiest = max(row["load"] for row in results.rows)
+    return [
         paragraph(f"{atoms:,} atoms of 768 dimensions and {tokens:,} indexed tokens of up to 40 codes."),
         table(["format", "seconds", "of the processor", "most memory, GB", "written, MB"], rows),
-        paragraph("Memory counts the pages of the mapped index that were read; these give way to others."),
+        *[pushed_text(row) for row in results.rows if "push" in row["key"]],
+        paragraph(
+            "Memory counts the pages of the mapped index that were read; these give way to others. Seconds are of a "
+            f"machine that had up to {busiest:.1f} processes waiting for its cores, beside these."
+        ),
     ]
-    print(results.write(parts))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ LEAST_WINDOWS = 200
 """Examples that a latent must be active in, or Delphi drops it: its default `min_examples`."""
 LEAST_ACTIVATION = 1e-5
 """Delphi takes what is not above this for no activation."""
-SHARDS, ENTRIES = 5, 2**22
+SHARDS, ENTRIES = 5, 2**21
 """Files at least, and about the most activations in one of them."""
 MODULES = {"resid_post": "layers.{}", "mlp_out": "layers.{}.mlp", "attn_out": "layers.{}.self_attn"}
 """The name of the module whose output a site is, as the transformers library calls it in most models."""
@@ -135,25 +135,26 @@ def _write_shard(
     index: CodeIndex, folder: Path, contexts: _Contexts, first: int, last: int, sign: int
 ) -> Int64[np.ndarray, " latents"]:
     """Write the activations of some latents; return in how many examples each is active."""
-    atom = first % index.atoms
+    atom, length = first % index.atoms, contexts.tokens.size
     starts, tokens, coefficients = index.uses_between(atom, atom + last - first)
-    latent = np.repeat(np.arange(last - first), np.diff(starts))
     active = np.flatnonzero(sign * coefficients > LEAST_ACTIVATION)
-    latent, place = latent[active], contexts.place[tokens[active]]
-    order = np.lexsort((place, latent))
-    latent, place, values = latent[order], place[order], np.abs(coefficients[active[order]])
-    size = len(contexts.tokens), last - first
-    locations = np.stack([place // CONTEXT, place % CONTEXT, latent], axis=1)
-    small = max(size) < 2**16
+    latent = np.repeat(np.arange(last - first), np.diff(starts))[active]
+    keys = latent * length + contexts.place[tokens[active]]
+    order = np.argsort(keys, kind="stable")
+    keys, values = keys[order], np.abs(coefficients[active[order]])
+    small = max(len(contexts.tokens), last - first) < 2**16
+    locations = np.empty((len(keys), 3), np.uint16 if small else np.uint32)
+    for column, found in enumerate((keys % length // CONTEXT, keys % CONTEXT, keys // length)):
+        locations[:, column] = found
     half = len(values) == 0 or float(values.max()) <= float(np.finfo(np.float16).max)
     tensors = {
-        "locations": locations.astype(np.uint16 if small else np.uint32),
+        "locations": locations,
         "activations": values.astype(np.float16 if half else np.float32),
         "tokens": contexts.tokens,
     }
     save_file(tensors, folder / f"{first}_{last - 1}.safetensors")
-    example = latent * (contexts.tokens.size // EXAMPLE) + place // EXAMPLE
-    return np.bincount(latent[np.diff(example, prepend=-1) != 0], minlength=last - first)
+    new = np.diff(keys // EXAMPLE, prepend=-1) != 0  # an example is of one latent: its keys are a multiple of 32 apart
+    return np.bincount(locations[new, 2], minlength=last - first)
 
 
 def _config(source: Indexed, contexts: _Contexts, model_name: str) -> dict[str, Any]:
