@@ -95,6 +95,7 @@ def make_index(run: Path, tokens: int, k: int, atoms: int, window: int = 127, pa
             4 * lengths,
             lengths,
             np.zeros(len(lengths), np.int32),
+            np.zeros(len(lengths), np.int64),
             *(column.astype(np.int32) for column in (np.arange(part), 4 * place, 4 * place + 4, place)),
         )
         # Twice as many as needed, of which the first distinct ones are kept; what is lacking is filled with rare atoms.

@@ -172,5 +172,6 @@ def _text(tokens: int, window: int, part: int, random: np.random.Generator) -> T
         np.diff(window_ends, prepend=0),
         lengths,
         document.astype(np.int32),
+        np.zeros(number, np.int64),
         *(c.astype(np.int32) for c in columns),
     )

@@ -277,7 +277,10 @@ class Fingerprint(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, O
 
 @dataclass(frozen=True, kw_only=True)
 class Index(RunCorpusOptions, RunOptions, LargeOptions, ElsewhereOptions, PursuitOptions, Output):
-    """Keep the codes of a corpus in the run, by token and by atom, for the explorer. Started again, it goes on."""
+    """Keep the codes of a corpus in the run, by token and by atom, for the explorer. Started again, it goes on.
+
+    The nearest activations of each atom in other documents are kept too.
+    """
 
     run: Positional[Path]
     """The run folder."""
@@ -297,7 +300,7 @@ class Replicate(RunCorpusOptions, RunOptions, LargeOptions, ElsewhereOptions, Pu
 
     A draw splits the run's documents into two halves at random and makes a dictionary of each, with the run's settings.
     An atom is looked for in the one of the half without its own document. The nearest activations of each atom are kept
-    too. Started again, it goes on.
+    too, if `itda index` has not found them yet. Started again, it goes on.
     """
 
     run: Positional[Path]

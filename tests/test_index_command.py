@@ -24,6 +24,8 @@ from itda.sources.models.transformers import LanguageModel
 from itda.sources.source import ModelSource
 from itda.sources.streamed.model import StreamedModel
 from itda.store.dictionaries import read_tokens
+from itda.store.nearest import AFTER, BEFORE
+from itda.store.nearest import FILE as NEAREST
 
 SITES = [Site(1), Site(2, "mlp_out")]
 TRAIN = ["--k", "6", "--threshold", "0.4", "--tokens", "2k", "--window", "48", "--batch-size", "4", "--quiet"]
@@ -77,7 +79,8 @@ def files(run):
 
 
 def same_index(a, b) -> None:
-    """Every byte, but for the seconds."""
+    """Every byte, but for the seconds; and of the nearest activations of each atom."""
+    assert len({tuple((folder / str(site) / NEAREST).read_bytes() for site in SITES) for folder in (a, b)}) == 1
     first, second = files(a), files(b)
     records = [json.loads(each.pop("index.json")) for each in (first, second)]
     assert first == second
@@ -112,6 +115,55 @@ def test_the_index_is_that_of_a_plain_loop(run, corpus):
         assert np.array_equal(index.errors(0, index.tokens), error.float().numpy())
         assert (index.atoms, index.k) == (len(dictionary), dictionary.k)
         assert index.text.token_strings(0, index.tokens) == [label.token for label in labels]
+
+
+def test_the_nearest_activations_of_each_atom_are_those_of_a_plain_loop(run, corpus):
+    activations, labels = stream(run, corpus)
+    names = {label.document for label in labels}
+    for site in SITES:
+        dictionary, x = open_run(run).dictionary(site), activations[site].double()
+        cosines = dictionary.atoms.double() @ (x / x.norm(dim=1, keepdim=True)).T
+        assert dictionary.nearest is not None
+        assert not dictionary.is_massive(activations[site]).any()
+        for atom, own in enumerate(dictionary.labels.document.tolist()):
+            best = {
+                name: max(cosines[atom, torch.from_numpy(labels.document == name)].tolist()) for name in names - {own}
+            }
+            expected = sorted((cosine for cosine in best.values() if cosine > 0), reverse=True)[:8]
+            found = dictionary.nearest.of(atom)
+            assert [cosine for _, cosine in found] == pytest.approx(expected, abs=1e-6)
+            assert len({label.document for label, _ in found}) == len(found)
+            for label, cosine in found:
+                row = next(i for i, key in enumerate(labels.keys()) if key == label.key)
+                assert cosine == pytest.approx(cosines[atom, row].item(), abs=1e-6)
+                whole = labels[row]
+                assert (label.token, label.token_id, label.char_start) == (
+                    whole.token,
+                    whole.token_id,
+                    whole.char_start,
+                )
+                assert (label.before, label.after) == (whole.before[-BEFORE:], whole.after[:AFTER])
+
+
+def test_an_index_without_the_nearest_activations_is_made_anew(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "layer_1" / NEAREST).unlink()
+    assert index_run(options(tmp_path / "run")).new
+    same_index(tmp_path / "run", run)
+
+
+def test_the_index_of_an_older_itda_is_used_and_says_what_it_lacks(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    file = tmp_path / "run" / FOLDER / "index.json"
+    record = json.loads(file.read_text())
+    assert record.pop("nearest") == 8
+    file.write_text(json.dumps(record))
+    for site in SITES:
+        (tmp_path / "run" / str(site) / NEAREST).unlink()
+    text = " ".join(printed(capsys, "index", str(tmp_path / "run"), "--layer", "1", "--quiet").split())
+    assert "It was there already" in text
+    assert "without the nearest activations of each atom: to have them, remove" in text
+    assert "older itda" not in printed(capsys, "index", str(run), "--layer", "1", "--quiet")
 
 
 def test_the_tokens_are_those_that_the_run_read_in_its_order(run):
@@ -190,6 +242,7 @@ def test_the_index_of_a_dictionary_that_was_made_anew_is_made_anew(run, trained,
     shutil.copytree(run, tmp_path / "run")
     for name in ("config.json", "atoms.safetensors", "labels.parquet"):
         shutil.copy(trained / "layer_2" / name, tmp_path / "run" / "layer_1" / name)
+    (tmp_path / "run" / "layer_1" / NEAREST).unlink()
     made = index_run(options(tmp_path / "run", layer=(Site(1),)))
     assert made.new
     assert made.sites[Site(1)].atoms == len(open_run(trained).dictionary(Site(2)))

@@ -12,7 +12,7 @@ import torch
 from core.test_atom import HOSTILE, TEXTS, Read, hostile_label
 from hypothesis import given
 
-from itda import Label
+from itda import Label, report
 from itda.cli import main
 from itda.core.display import decomposition
 from itda.recipes.decompose import AtomUse, Decomposition, TokenDecomposition
@@ -69,6 +69,32 @@ def test_a_table_has_a_caption_headers_and_signed_numbers_beside_its_bars():
     for shown in ("15+610.7", "99-84.6", "83.9%"):
         assert shown in read.raw
     assert [values["title"] for tag, values in read.found if tag == "tr" and "title" in values] == ["x", "y", "z"]
+
+
+def test_the_nearest_tokens_of_other_documents_are_a_column_where_they_are_known():
+    plain = TokenDecomposition(hostile_label("t"), 0.8, [use(hostile_label("x"))])
+    near = AtomUse(5, 2.0, hostile_label("x"), None, ("<b>", "with"))
+    known = TokenDecomposition(hostile_label("t"), 0.8, [near, use(hostile_label("y"))])
+    assert "nearest in other documents" not in plain._repr_html_()
+    shown = known._repr_html_()
+    assert "nearest in other documents" in shown
+    assert "<b></bdi>" not in shown
+    assert shown.index("&lt;b&gt;") < shown.index(">with<")
+
+
+def test_an_atom_that_does_not_replicate_has_a_question_mark_and_a_line_says_what_it_means():
+    sure, unsure = (AtomUse(atom, 2.0, hostile_label("x"), replication=share) for atom, share in ((5, 0.5), (6, 0.4)))
+    token = TokenDecomposition(hostile_label("t"), 0.8, [sure, unsure])
+    for shown in (token._repr_html_(), repr(Decomposition([token])), report.decomposition([token], 5)):
+        assert "?6" in shown
+        assert "?5" not in shown
+        assert shown.count("? did not come back in half of the draws: no finding") == 1
+    only = TokenDecomposition(hostile_label("t"), 0.8, [sure, use(hostile_label("y"))])
+    for shown in (only._repr_html_(), repr(Decomposition([only])), report.decomposition([only], 5)):
+        assert "no finding" not in shown
+    assert Decomposition([token]).to_pandas()["replication"].tolist() == [0.5, 0.4]
+    assert "no finding" in report.uses(6, hostile_label("x"), [], 0.4)
+    assert "no finding" not in report.uses(6, hostile_label("x"), [], 0.5)
 
 
 def test_fidelity_is_a_column_where_atoms_were_refined():

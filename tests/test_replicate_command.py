@@ -13,6 +13,7 @@ from itda import config as settings
 from itda.cli import main
 from itda.core.replication import Replication, half_of
 from itda.recipes import open_run, replication_draws
+from itda.recipes.index import index_run
 from itda.recipes.replicate import PARTIAL, RECORD, replicate
 from itda.sources.corpora.corpus import open_corpus
 from itda.sources.models.transformers import LanguageModel
@@ -196,6 +197,13 @@ def test_decompose_shows_the_tokens_of_the_three_nearest(run, trained, capsys):
     first = values["tokens"][-1]["atoms"][0]["nearest"]
     assert "≈" + "".join(f"«{token}»" for token in first) in text
     assert "≈" not in printed(capsys, "decompose", str(trained), "open = line(3)", "--layer", "3")
+
+
+def test_the_index_of_the_same_tokens_finds_the_same_nearest_activations_to_the_byte(run, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    index_run(settings.Index(run=tmp_path / "run", quiet=True))
+    for site in SITES:
+        assert (tmp_path / "run" / str(site) / FILE).read_bytes() == (run / str(site) / FILE).read_bytes()
 
 
 def test_the_same_run_gives_the_same_bytes_and_another_seed_others(run, trained, tmp_path):

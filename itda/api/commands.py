@@ -71,8 +71,8 @@ def index(
 ) -> Indexing:
     """Keep the codes of a corpus in a run folder, by token and by atom, for the explorer: `itda index`.
 
-    By default of the documents and as many tokens as the run was made from. Called again, it goes on where it was
-    stopped. Raises an `ItdaError`.
+    By default of the documents and as many tokens as the run was made from. The activations nearest to each atom are
+    kept with its dictionary, for `Atom.nearest`. Called again, it goes on where it was stopped. Raises an `ItdaError`.
 
     >>> import itda
     >>> itda.index("nowhere")

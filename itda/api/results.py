@@ -123,7 +123,7 @@ class Uses(list[AtomUse]):
     def __repr__(self) -> str:
         from itda.report import uses
 
-        return uses(self.atom.index, self.atom.label, self)
+        return uses(self.atom.index, self.atom.label, self, self.atom.replication)
 
     def _repr_html_(self) -> str:
         return preformatted(repr(self))

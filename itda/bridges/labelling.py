@@ -12,7 +12,7 @@ from itda.core.batch import ActivationBatch
 from itda.core.dictionary import ITDA
 from itda.core.labels import Label, Labels
 from itda.core.massive import massive
-from itda.core.nearest import NearestActivations
+from itda.core.nearest_search import NearestActivations
 from itda.errors import CorpusError, SettingError
 from itda.sources.corpora.any_corpus import AnyCorpus, any_corpus
 from itda.sources.models.base import ActivationModel

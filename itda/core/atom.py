@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 
 from jaxtyping import Float32
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from itda.core.display import markup
 from itda.core.labels import Label
-from itda.core.replication import NOT_FOUND_AGAIN
+from itda.core.replication import no_finding
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,6 +35,9 @@ class Atom:
     site: str | None
     replication: float | None = None
     """Share of draws of other documents in which the atom came back; None if `itda replicate` was not run."""
+    nearest: tuple[tuple[Label, float], ...] = ()
+    """The labels of the nearest activations of other documents with their cosines, the nearest first; none until
+    `itda index`, `itda replicate` or `find_nearest` finds them."""
 
     def __repr__(self) -> str:
         where = f" at {self.site}" if self.site is not None else ""
@@ -55,9 +59,23 @@ class Atom:
             shown = f"{markup.bar(0.0, self.fidelity, markup.SHARE)} {self.fidelity:.3f}"
             rows.append(("fidelity", f"{shown}, its cosine to the token's activation: it was refined"))
         if self.replication is not None:
-            word = "" if self.replication >= NOT_FOUND_AGAIN else ": it does not replicate, so it is no finding"
+            word = ": it does not replicate, so it is no finding" if no_finding(self.replication) else ""
             rows.append(("replication", f"it came back in {self.replication:.0%} of the draws{word}"))
         source = "this text" if label.whole else "the marked token"
         title = f"<div><b>Atom {self.index:,}</b> of {self.of:,}{where}: the activation of {source}</div>"
         table = markup.facts("Where it comes from", rows) if rows else ""
-        return f"<div>{title}{markup.passage(label)}{table}</div>"
+        return f"<div>{title}{markup.passage(label)}{table}{self._nearest()}</div>"
+
+    def _nearest(self) -> str:
+        """Return a table of the nearest activations, each in its prompt; nothing where none are known."""
+        if not self.nearest:
+            return ""
+        rows = [
+            (
+                f"{cosine:.3f}",
+                f'<span title="{html.escape(markup.plain(markup.clip(label.document, 100)))}" '
+                f'style="font-family:monospace;white-space:pre-wrap">{markup.in_prompt(label)}</span>',
+            )
+            for label, cosine in self.nearest
+        ]
+        return markup.facts("Nearest activations in other documents, by the cosine to the atom", rows)

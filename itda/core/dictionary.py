@@ -66,7 +66,7 @@ class ITDA:
     replication: Replication | None = None
     """How often each atom came back from other documents; None if `itda replicate` was not run."""
     nearest: Nearest | None = None
-    """The activations nearest to each atom in other documents; None if `itda replicate` was not run."""
+    """The activations nearest to each atom in other documents; None until they are found, by `itda index` too."""
     massive_norm: float | None = None
     """Norm above which an activation is massive (`itda.core.massive`) and left out of measures; None for no limit."""
     feature_encoder: FeatureEncoder | None = None
@@ -136,6 +136,7 @@ class ITDA:
             fidelity=self.fidelity[index].item() if self.fidelity is not None else None,
             novelty=self.novelty[index].item() if self.novelty is not None else None,
             replication=float(self.replication.share[index]) if self.replication is not None else None,
+            nearest=tuple(self.nearest.of(index)) if self.nearest is not None else (),
             of=len(self),
             site=str(self.site) if self.site is not None else None,
         )
@@ -310,6 +311,10 @@ class ITDA:
         from itda.store.dictionaries import push_dictionary
 
         return push_dictionary(self, repo_id, private=private, token=token)
+
+
+UNKNOWN = {"fidelity": None, "novelty": None, "replication": None, "nearest": None, "feature_encoder": None}
+"""What was found of each atom as it is: not known any more of other atoms that take the place of these."""
 
 
 def check_pursuit(k: int, pursuit: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Float64
 
-from itda.core.dictionary import ITDA
+from itda.core.dictionary import ITDA, UNKNOWN
 from itda.core.metrics import energies
 
 SAMPLE_TOKENS = 2048
@@ -54,10 +54,8 @@ def _first(dictionary: ITDA, number: int) -> ITDA:
         return values[:number].clone() if values is not None else None
 
     atoms = dictionary.atoms[:number].clone()
-    parts = {
+    parts = UNKNOWN | {
         "fidelity": cut(dictionary.fidelity),
         "novelty": cut(dictionary.novelty),
-        "replication": None,
-        "feature_encoder": None,
     }
     return replace(dictionary, atoms=atoms, labels=dictionary.labels[:number], **parts)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from itda.core.code import SparseCode
-from itda.core.dictionary import ITDA, check_width, target_of
+from itda.core.dictionary import ITDA, UNKNOWN, check_width, target_of
 from itda.core.pursuit.fixed_order import fixed_dot, fixed_sum, root, scaled, weighted_atoms
 from itda.core.pursuit.gram_float64 import gram_of, picks
 from itda.core.readout import best_cosines
@@ -181,8 +181,5 @@ def _part(dictionary: ITDA, atoms: Int64[Tensor, " part"]) -> ITDA:
         dictionary,
         atoms=dictionary.atoms[atoms],
         labels=dictionary.labels[atoms.cpu()],
-        fidelity=None,
-        novelty=None,
-        replication=None,
-        feature_encoder=None,
+        **UNKNOWN,
     )

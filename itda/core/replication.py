@@ -143,6 +143,21 @@ def half_of(
     return first
 
 
+def no_finding(replication: float | None) -> bool:
+    """Return True for the replication of an atom that came back in fewer than half of the draws; False if not known.
+
+    Such an atom may be an accident of the documents that were read, so it is marked wherever it is shown.
+
+    >>> no_finding(0.4), no_finding(0.5), no_finding(None)
+    (True, False, False)
+    """
+    return replication is not None and replication < NOT_FOUND_AGAIN
+
+
+NO_FINDING = "did not come back in half of the draws: no finding"
+"""What the mark of such an atom, a question mark before its number, is said to mean."""
+
+
 def check_draws(draws: int) -> None:
     """Raises `SettingError` unless there is at least one draw."""
     if draws < 1:

@@ -122,7 +122,10 @@ def nearest(dictionary: IndexedDictionary, atom: int) -> list[dict[str, Any]]:
     cosines[atom] = -torch.inf
     best = cosines.topk(min(NEAREST, len(atoms) - 1))
     found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [{"atom": i, "cosine": rounded(cosine), "text": dictionary.shown[i]} for i, cosine in found]
+    return [
+        {"atom": i, "cosine": rounded(cosine), "text": dictionary.shown[i], "unreplicated": dictionary.no_finding(i)}
+        for i, cosine in found
+    ]
 
 
 def nearest_activations(dictionary: IndexedDictionary, atom: int) -> list[dict[str, Any]]:

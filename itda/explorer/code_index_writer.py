@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ class TextPart:
     window_tokens: Int64[np.ndarray, " windows"]
     window_document: Int32[np.ndarray, " windows"]
     """A row of `documents`."""
+    window_start: Int64[np.ndarray, " windows"]
+    """Where a window's text starts in its document, in characters; in parts alone, not in the index."""
     position: Int32[np.ndarray, " tokens"]
     begin: Int32[np.ndarray, " tokens"]
     """Where a token begins in its window's text, in bytes."""
@@ -56,12 +59,12 @@ class TextPart:
             text, document = str(own.window[0]), str(own.document[0])
             in_bytes = _bytes_before(text)[np.stack([own.char_start, own.char_end]) - own.window_start]
             texts.append(text.encode())
-            rows.append((len(texts[-1]), len(own), numbers.setdefault(document, len(numbers))))
+            rows.append((len(texts[-1]), len(own), numbers.setdefault(document, len(numbers)), own.window_start[0]))
             tokens.append(np.stack([own.position, *in_bytes, own.token_id]))
-        lengths, counts, document = np.array(rows, np.int64).reshape(-1, 3).T
+        lengths, counts, document, start = np.array(rows, np.int64).reshape(-1, 4).T
         columns = np.concatenate(tokens, axis=1).astype(np.int32)
         text = np.frombuffer(b"".join(texts), np.uint8)
-        return TextPart(list(numbers), text, lengths, counts, document.astype(np.int32), *columns)
+        return TextPart(list(numbers), text, lengths, counts, document.astype(np.int32), start, *columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +100,18 @@ class PartRecord:
 
 
 def write_part(
-    partial: Path, number: int, seconds: float, text: TextPart, codes: Mapping[Site, CodePart]
+    partial: Path,
+    number: int,
+    seconds: float,
+    text: TextPart,
+    codes: Mapping[Site, CodePart],
+    more: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> PartRecord:
-    """Write part `number`, which took so many seconds to make. Raises `StoreError` if it cannot be written."""
-    arrays = {name: value for name, value in vars(text).items() if name != "documents"}
+    """Write part `number`, which took so many seconds to make; `more` are other arrays by name.
+
+    Raises `StoreError` if it cannot be written.
+    """
+    arrays = {**more, **{name: value for name, value in vars(text).items() if name != "documents"}}
     arrays["document_names"], arrays["document_name"] = _packed(text.documents)
     for site, code in codes.items():
         arrays |= {f"{site}/{name}": value for name, value in vars(code).items()}
@@ -169,7 +180,7 @@ def _merged_text(parts: Sequence[PartRecord]) -> dict[str, np.ndarray]:
         with safe_open(part.file, "pt") as file:
             text, ends = (file.get_tensor(name).numpy() for name in ("document_names", "document_name"))
             own = file.get_tensor("window_document").numpy()
-        ids = [text[a:b].tobytes().decode() for a, b in itertools.pairwise(ends)]
+        ids = unpacked(text, ends)
         numbers = np.array([names.setdefault(name, len(names)) for name in ids], np.int32)
         documents.append(numbers[own])
     packed, ends = _packed(list(names))
@@ -211,6 +222,11 @@ def _starts(lengths: np.ndarray) -> Int64[np.ndarray, " rows"]:
 def _packed(names: Sequence[str]) -> tuple[UInt8[np.ndarray, " bytes"], Int64[np.ndarray, " rows"]]:
     encoded = [name.encode() for name in names]
     return np.frombuffer(b"".join(encoded), np.uint8), _starts(np.array([len(name) for name in encoded], np.int64))
+
+
+def unpacked(text: UInt8[np.ndarray, " bytes"], ends: Int64[np.ndarray, " rows"]) -> list[str]:
+    """Return the strings whose bytes follow each other in `text`: each from one of `ends` to the next."""
+    return [text[a:b].tobytes().decode() for a, b in itertools.pairwise(ends)]
 
 
 def _bytes_before(text: str) -> Int64[np.ndarray, " places"]:

@@ -115,4 +115,5 @@ def _codes(
     return {
         "codes": [[ids[a:b], values[a:b]] for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)],
         "labels": {str(i): dictionary.shown[i] for i in sorted(set(ids))},
+        "unreplicated": [i for i in sorted(set(ids)) if dictionary.no_finding(i)],
     }

@@ -18,6 +18,7 @@ import numpy as np
 
 from itda.errors import ItdaError
 from itda.explorer.pages import Explorer
+from itda.explorer.readouts import READOUTS
 
 STATIC = Path(__file__).parent / "static"
 MODULES = (
@@ -70,7 +71,9 @@ def page(explorer: Explorer, contents: Contents, update: Callable[[int], Any] = 
             for atom, value in zip(atoms, explorer.logits(run, site, atoms), strict=True):
                 answers[_key("logits", {**query, "atom": str(atom)})] = value
         for text in contents.prompts:
-            carry("decompose", **query, text=text)
+            for readout in _readouts(runs, run, site):
+                # As the page asks: the usual one has no name in the address.
+                carry("decompose", **query, text=text, **({} if readout == READOUTS[0] else {"readout": readout}))
     names = list(contents.site)
     for b in names[1:] or names:
         a = names[0]
@@ -80,6 +83,11 @@ def page(explorer: Explorer, contents: Contents, update: Callable[[int], Any] = 
             answers[_key("labels", query)] = _only_carried(explorer.answer("labels", query), contents, a, b)
     prompts = [[run, site, text] for run, site in contents.site.items() for text in contents.prompts]
     return _document({"answers": answers, "prompts": prompts}, "\n".join(sections), ", ".join(names))
+
+
+def _readouts(runs: Mapping[str, Any], run: str, site: str) -> list[str]:
+    sites = next(each["sites"] for each in runs["runs"] if each["run"] == run)
+    return next(each["readouts"] for each in sites if each["site"] == site)
 
 
 def _key(name: str, query: Mapping[str, str]) -> str:
@@ -108,22 +116,34 @@ def _only_carried(labels: dict[str, Any], contents: Contents, a: str, b: str) ->
 
 
 def chosen_atoms(explorer: Explorer, run: str, site: str, prompts: Sequence[str], most: int) -> list[int]:
-    """Choose atoms for an exported page: the first of the prompts' codes, then the most used, `most` in all."""
+    """Choose atoms for an exported page: the first of the prompts' codes and features, then the most used.
+
+    There are `most` in all, at most half of them for the prompts. Others that do not replicate are the last to be
+    chosen.
+    """
     first: list[int] = []
+    some = [name for name in _readouts(explorer.answer("runs", {}), run, site) if name in (READOUTS[0], "features")]
     for text in prompts:
-        found = explorer.answer("decompose", {"run": run, "site": site, "text": text})
-        first += [ids[0] for (ids, _), share in zip(found["codes"], found["explained"], strict=True) if ids and share]
-    uses = explorer.answer("atoms", {"run": run, "site": site})["uses"]
-    number = len(explorer.runs.dictionary(run, site).itda)
-    ranked = np.argsort(-np.array(uses), kind="stable").tolist() if uses is not None else list(range(number))
-    return sorted(dict.fromkeys([*first[: most // 2], *ranked][:most]))
+        for readout in some:
+            found = explorer.answer("decompose", {"run": run, "site": site, "text": text, "readout": readout})
+            ordinary = zip(found["codes"], found["explained"], strict=True)
+            first += [ids[0] for (ids, _), share in ordinary if ids and share]
+    dictionary = explorer.runs.dictionary(run, site)
+    number = len(dictionary.itda)
+    uses = dictionary.index.counts if dictionary.index is not None else np.zeros(number)
+    unreplicated = np.array([dictionary.no_finding(atom) for atom in range(number)], dtype=bool)
+    ranked = np.lexsort((-uses, unreplicated)).tolist()
+    of_prompts = list(dict.fromkeys(first))[: most // 2]
+    return sorted(list(dict.fromkeys([*of_prompts, *ranked]))[:most])
 
 
 def _plain(atom: Mapping[str, Any]) -> str:
     """Return an atom as static HTML, for viewers that run no scripts, such as mail programs."""
     label = atom["label"]
     text = f"<p>{html.escape(label['before'][-200:])}<mark>{html.escape(label['token'])}</mark>"
-    lines = [f"<section><h2>Atom {atom['atom']}</h2>{text}{html.escape(label['after'][:80])}</p>"]
+    found = atom["replication"]
+    doubt = "<p>It does not replicate: it is no finding.</p>" if found and not found["replicates"] else ""
+    lines = [f"<section><h2>Atom {atom['atom']}</h2>{doubt}{text}{html.escape(label['after'][:80])}</p>"]
     groups = atom["uses"]["groups"][:1] if atom["uses"] else []
     for example in [one for group in groups for one in group["examples"][:USES_WITHOUT_SCRIPTS]]:
         tokens = [html.escape(token) for token in example["tokens"]]

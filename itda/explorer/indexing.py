@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from itda.core.batch import ActivationBatch, Site
 from itda.core.dictionary import ITDA
 from itda.core.labels import Labels
 from itda.core.massive import massive_medians
+from itda.core.nearest import Nearest
 from itda.explorer.code_index_writer import CodePart, PartRecord, TextPart, write_part
+from itda.explorer.nearest_parts import NearestInParts, NearPart
 
 BLOCK = 4096
 """Tokens, at least, of a part: they are encoded together, as pursuits of fewer rows are slower."""
@@ -40,18 +42,19 @@ class _Waiting:
 
 
 class PartWriter:
-    """Encodes the batches of a source and writes the codes, with the text, as parts of an index: from part `first` on.
+    """Encodes the batches of a source and writes the codes, with the text, as parts of an index.
 
     A part ends with the first batch that fills it, so that it is the same whether sites come together or one after the
     other, many batches of the first, then those of the next. A part is written once all sites have it. Codes are
-    computed where the activations are.
+    computed where the activations are. Parts that are there are `before`: the next one follows them.
     """
 
-    def __init__(self, partial: Path, dictionaries: Mapping[Site, ITDA], first: int = 0) -> None:
+    def __init__(self, partial: Path, dictionaries: Mapping[Site, ITDA], before: Sequence[PartRecord] = ()) -> None:
         self.partial, self.dictionaries = partial, dict(dictionaries)
-        self._waiting = {site: _Waiting(first) for site in dictionaries}
-        self._codes: dict[int, dict[Site, CodePart]] = {}
-        """The codes, by part number and site, of the parts that are not written yet."""
+        self._waiting = {site: _Waiting(len(before)) for site in dictionaries}
+        self._nearest = {site: NearestInParts(site, each, before) for site, each in dictionaries.items()}
+        self._codes: dict[int, dict[Site, tuple[CodePart, NearPart]]] = {}
+        """The codes, by part number and site, of the parts that are not written yet, and the activations near atoms."""
         self._text: dict[int, TextPart] = {}
         self._received = 0
         self._since = time.monotonic()
@@ -84,6 +87,10 @@ class PartWriter:
         yield from self._written()
         assert not self._codes, "a source yields the same tokens of all sites"
 
+    def nearest(self, parts: Sequence[PartRecord]) -> dict[Site, Nearest]:
+        """Return the nearest activations of each site's atoms, once all `parts` are written."""
+        return {site: search.result(parts) for site, search in self._nearest.items()}
+
     def _encode(self, site: Site) -> None:
         waiting = self._waiting[site]
         self._waiting[site] = _Waiting(waiting.number + 1)
@@ -93,14 +100,16 @@ class PartWriter:
             dictionary = self.dictionaries[site] = dictionary.to(x.device)
         code, error = dictionary.decompose(x)
         part = CodePart.of(code, error, massive_medians(x, dictionary.massive_norm))
-        self._codes.setdefault(waiting.number, {})[site] = part
+        labels = Labels.concatenate(waiting.labels)
+        self._codes.setdefault(waiting.number, {})[site] = part, self._nearest[site].add(x, labels)
         if waiting.number not in self._text:  # the first site that has the part brings its text
-            self._text[waiting.number] = TextPart.of(Labels.concatenate(waiting.labels))
+            self._text[waiting.number] = TextPart.of(labels)
 
     def _written(self) -> Iterator[PartRecord]:
         whole = [number for number, codes in self._codes.items() if len(codes) == len(self._waiting)]
         for number in sorted(whole):
             seconds, self._since = time.monotonic() - self._since, time.monotonic()
-            codes = {site: self._codes[number][site] for site in self._waiting}
-            del self._codes[number]
-            yield write_part(self.partial, number, seconds, self._text.pop(number), codes)
+            found = self._codes.pop(number)
+            codes = {site: found[site][0] for site in self._waiting}
+            near = {name: column for site in codes for name, column in found[site][1].arrays(site).items()}
+            yield write_part(self.partial, number, seconds, self._text.pop(number), codes, near)

@@ -66,6 +66,7 @@ def _site(runs: RunCache, run: str, site: str) -> dict[str, Any]:
         "metrics": {name: measured.get(name) for name in MEASURES} if measured is not None else None,
         "massive": dictionary.itda.provenance.get("massive"),
         "use": use_values(dictionary),
+        "replication": dictionary.itda.replication.summary() if dictionary.itda.replication is not None else None,
         "trouble": dictionary.index_trouble,
     }
 

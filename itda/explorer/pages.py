@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from itda.core.batch import Site
+from itda.core.levels import TwoLevels, two_levels
 from itda.core.massive import massive_medians
 from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.errors import ItdaError, MissingError, SettingError
@@ -22,6 +23,7 @@ from itda.explorer.fingerprints import FingerprintPages
 from itda.explorer.next_tokens import average_logits, promoted
 from itda.explorer.overview import overview
 from itda.explorer.queries import Query, given, number
+from itda.explorer.readouts import read, readout_of, readouts_of
 from itda.explorer.run_cache import Cache, IndexedDictionary, RunCache, by_key
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.prompt import read_prompt
@@ -62,7 +64,7 @@ class Explorer:
         self._compare, self._batch_size = compare, batch_size
         self._models: dict[str, tuple[LanguageModel, dict[int, str]]] = {}
         """Models, each with the bytes in hexadecimal of its tokens that are not whole characters, by token id."""
-        self._averages = Cache()
+        self._averages, self._levels = Cache(), Cache()
         self._lock = threading.Lock()
         # One pass uses all cores: two at once would take twice the memory and be no faster.
         self._running = threading.Lock()
@@ -109,8 +111,12 @@ class Explorer:
             try:
                 record = self.runs.record(run)
                 sites = [
-                    {"site": str(site), "indexed": (folder / "index" / f"{site}.safetensors").exists()}
-                    for site in self.runs.sites(run)
+                    {
+                        "site": str(site),
+                        "indexed": (folder / "index" / f"{site}.safetensors").exists(),
+                        "readouts": readouts_of(own),
+                    }
+                    for site, own in self.runs.sites(run).items()
                 ]
                 runs.append({"run": run, "model": record["model"], "corpus": record["corpus"], "sites": sites})
             except ItdaError as error:
@@ -160,18 +166,23 @@ class Explorer:
         run, site, text = given(query, "run"), Site.parse(given(query, "site")), query.get("text", "")
         if len(text) > MOST_CHARACTERS:
             raise SettingError(f"the text has {len(text):,} characters: shorten it to {MOST_CHARACTERS:,}")
-        dictionary = self._dictionary(query)
+        dictionary, readout = self._dictionary(query), readout_of(query)
         model, byte_strings = self._model(run)
         record = self.runs.record(run)
         window, bos = record["window"], record["settings"].get("bos", "auto")
         with self._running:
+            levels = self._levels_of(run, site, dictionary) if readout == "levels" else None
             labels, found = read_prompt(model, text, [site], window, self._batch_size, bos)
-        code, error = dictionary.itda.decompose(found[site])
+            code, error = read(dictionary.itda, levels, found[site], readout, self.runs.folder(run))
         ids = labels.token_id.tolist()
         partial = {place: byte_strings[token] for place, token in enumerate(ids) if token in byte_strings}
         medians = massive_medians(found[site], dictionary.itda.massive_norm)
         massive = {place: each for place, each in enumerate(medians) if each is not None}
-        return text_window(dictionary, [label.token for label in labels], partial, code, error.tolist(), massive)
+        values = text_window(dictionary, [label.token for label in labels], partial, code, error, massive)
+        return {**values, "readout": readout}
+
+    def _levels_of(self, run: str, site: Site, dictionary: IndexedDictionary) -> TwoLevels:
+        return self._levels.get((run, site), [dictionary], lambda: two_levels(dictionary.itda))
 
     def _model(self, run: str) -> tuple[LanguageModel, dict[int, str]]:
         if self._loader is None:
@@ -193,7 +204,10 @@ class Explorer:
         return self._compare(a, b)
 
     def _labels(self, query: Query) -> Mapping[str, Any]:
-        """Sort the atoms of two dictionaries by whether the other has their label; those needed most come first."""
+        """Sort the atoms of two dictionaries by whether the other has their label; those needed most come first.
+
+        Those that do not replicate come last.
+        """
         a = self.runs.dictionary(given(query, "a"), given(query, "site_a"))
         b = self.runs.dictionary(given(query, "b"), given(query, "site_b"))
         by_end = self._tokenizer(query["a"]) != self._tokenizer(query["b"])
@@ -211,7 +225,11 @@ class Explorer:
         return record.get("tokenizer") or (record["model"], record["revision"])
 
 
-def _needed(dictionary: IndexedDictionary) -> list[float]:
-    """Return a sort key per atom: those needed most come first, or the oldest where novelty is not known."""
-    novelty = dictionary.itda.novelty
-    return (-novelty).tolist() if novelty is not None else list(range(len(dictionary.itda)))
+def _needed(dictionary: IndexedDictionary) -> list[tuple[bool, float]]:
+    """Return a sort key per atom: those needed most come first, or the oldest where novelty is not known.
+
+    Atoms that do not replicate come after all others.
+    """
+    novelty, atoms = dictionary.itda.novelty, range(len(dictionary.itda))
+    needed = (-novelty).tolist() if novelty is not None else list(atoms)
+    return [(dictionary.no_finding(atom), needed[atom]) for atom in atoms]

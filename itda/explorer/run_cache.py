@@ -66,6 +66,10 @@ class IndexedDictionary:
     index_trouble: str | None
     """A sentence for the page that says why there is no index; None if there is one."""
 
+    def no_finding(self, atom: int) -> bool:
+        """Return True for an atom that does not replicate; False for others, and if `itda replicate` was not run."""
+        return self.itda.replication is not None and not bool(self.itda.replication.replicates[atom])
+
     @cached_property
     def shown(self) -> list[tuple[str, str, str]]:
         """For each atom the text just before its token, the token, and the text just after it."""

@@ -49,7 +49,9 @@ class AtomUse:
     fidelity: float | None = None
     """The cosine of a refined atom to the activation that its label names; None if atoms were not refined."""
     nearest: tuple[str, ...] = ()
-    """The tokens of the three activations nearest to the atom in other documents, if `itda replicate` found them."""
+    """The tokens of the three activations nearest to the atom in other documents, if `itda index` found them."""
+    replication: float | None = None
+    """The share of draws in which the atom came back; None if `itda replicate` was not run. Below half, no finding."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class Decomposition(list[TokenDecomposition]):
                     "atom": use.atom,
                     "coefficient": use.coefficient,
                     "fidelity": use.fidelity,
+                    "replication": use.replication,
                     "atom_token": use.label.token,
                     "atom_before": use.label.before,
                     "atom_after": use.label.after,
@@ -190,6 +193,7 @@ def decompose_text(
     massive = massive_medians(x, dictionary.massive_norm)
     explained = [None if apart is not None else 1 - each for apart, each in zip(massive, error.tolist(), strict=True)]
     fidelity = dictionary.fidelity.tolist() if dictionary.fidelity is not None else None
+    replication = dictionary.replication.share.tolist() if dictionary.replication is not None else None
     tokens = [
         TokenDecomposition(
             label,
@@ -201,6 +205,7 @@ def decompose_text(
                     dictionary.labels[atom],
                     fidelity[atom] if fidelity is not None else None,
                     nearest_tokens(dictionary, atom),
+                    replication[atom] if replication is not None else None,
                 )
                 for place, atom in enumerate(code.indices[row, : code.count[row]].tolist())
             ],

@@ -1,4 +1,7 @@
-"""`itda index`: the code index of a run, that is the codes of a corpus by token and by atom."""
+"""`itda index`: the code index of a run, that is the codes of a corpus by token and by atom.
+
+Since all activations pass by, the nearest ones of each atom are kept too.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from itda.checks import check_index_batch
 from itda.core.arithmetic import ARITHMETIC
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
+from itda.core.nearest import NEAREST
 from itda.errors import CorpusError, StoreError
 from itda.explorer.code_index import FOLDER, INDEX_FORMAT, CodeIndex, sample
 from itda.explorer.code_index_writer import (
@@ -25,7 +29,16 @@ from itda.explorer.code_index_writer import (
     publish,
 )
 from itda.explorer.indexing import PartWriter, most_in_flight
-from itda.files import DICTIONARY_FORMAT, FORMAT_VERSION, finish_replacing, locked, read_json, sha256_of, write_json
+from itda.files import (
+    DICTIONARY_FORMAT,
+    FORMAT_VERSION,
+    explained,
+    finish_replacing,
+    locked,
+    read_json,
+    sha256_of,
+    write_json,
+)
 from itda.recipes.activation_source import closing_of, cluster_of, open_model
 from itda.recipes.run_in_progress import versions
 from itda.recipes.run_model import find_model
@@ -35,10 +48,12 @@ from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.base import ActivationModel
 from itda.sources.source import ModelSource
 from itda.sources.tokenizing.partial_characters import partial_bytes
+from itda.store.nearest import FILE as NEAREST_FILE
+from itda.store.nearest import write_nearest
 from itda.store.records import chosen_site
 
 SETTINGS_FORMAT = "itda-index-settings"
-PARTS = 2
+PARTS = 3
 """The version of the format of parts: parts of another version, left by an older itda, are made anew."""
 
 
@@ -120,6 +135,8 @@ def write_index(
 ) -> dict[str, Any]:
     """Encode the activations of a source, and replace the index in the folder `run` by that of their codes.
 
+    The nearest activations of each atom are written into the folders of the dictionaries.
+
     `source` is called with the number of activations to `skip`: those that a killed process has encoded, whose
     `about`, JSON values, was the same. Returns what index.json says. Raises `CorpusError` if there is no token,
     `StoreError` if something cannot be written.
@@ -127,7 +144,7 @@ def write_index(
     parts_folder, tokens = run / PARTIAL, int(about["tokens_asked"])
     _prepare(parts_folder, about)
     with bar("index", tokens) as progress:
-        reading = _encoded(parts_folder, dictionaries, source, progress)
+        reading, writer = _encoded(parts_folder, dictionaries, source, progress)
     parts = parts_of(parts_folder)
     found = sum(part.tokens for part in parts)
     if found == 0:
@@ -138,22 +155,26 @@ def write_index(
     in_bytes = partial_bytes(reading.windower.tokenizer)
     kind = {"format": INDEX_FORMAT, "format_version": FORMAT_VERSION}
     record = {**kind, **about, "tokens": found, "seconds": round(seconds, 3)}
+    record["nearest"] = NEAREST
     record["pieces"] = {str(token): each.hex(" ").upper() for token, each in in_bytes.items()}
     write_json(whole / "index.json", record)
+    with explained(f"write in {run}", "free some space, or make the folder writable"):
+        for site, nearest in writer.nearest(parts).items():
+            write_nearest(nearest, run / str(site), synced=True)
     publish(run, whole)
     return record
 
 
 def _encoded(
     parts_folder: Path, dictionaries: Mapping[Site, ITDA], source: Callable[..., ModelSource], progress: Progress
-) -> ModelSource:
-    """Write the parts that are not on disk yet; return the source that they were read from."""
+) -> tuple[ModelSource, PartWriter]:
+    """Write the parts that are not on disk yet; return the source that they were read from, and what wrote them."""
     before = parts_of(parts_folder)
     shown = done = sum(part.tokens for part in before)
     progress.update(done)
     if done:
         progress.set_postfix_str(f"{done:,} from before")
-    reading, writer = source(skip=done), PartWriter(parts_folder, dictionaries, len(before))
+    reading, writer = source(skip=done), PartWriter(parts_folder, dictionaries, before)
 
     def show(parts: Iterable[PartRecord]) -> None:
         nonlocal shown
@@ -166,7 +187,7 @@ def _encoded(
         for batches in reading:
             show(writer.add(batches))
         show(writer.finish())
-    return reading
+    return reading, writer
 
 
 def _asked(run: Run, options: settings.Index, corpus: Corpus, sites: Sequence[Site]) -> dict[str, Any]:
@@ -226,6 +247,9 @@ def _existing(
             if record["sites"].get(str(site)) != asked["sites"][str(site)]:
                 return None
             CodeIndex.open(run.folder, site)
+            # Not in the record of an index that an older itda made: it is used as it is.
+            if "nearest" in record and not (run.sites[site] / NEAREST_FILE).exists():
+                return None
     except (StoreError, KeyError, AttributeError):
         return None
     return record

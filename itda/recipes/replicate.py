@@ -1,6 +1,6 @@
 """`itda replicate`: which atoms of a run come back when its dictionaries are made anew from other documents.
 
-Since all activations pass by, it also keeps the nearest ones of each atom.
+Since all activations pass by, it also keeps the nearest ones of each atom, if `itda index` has not found them.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from itda.sources.shards.source import ShardSource
 from itda.sources.shards.writer import ShardWriter
 from itda.sources.source import ModelSource
 from itda.store.dictionaries import model_card
+from itda.store.nearest import FILE as NEAREST_FILE
 from itda.store.nearest import write_nearest
 from itda.store.replication import write_replication
 
@@ -205,23 +206,29 @@ def _check_same_tokens(run: Run, source: ShardSource, tokens: Tokens) -> None:
 
 def _draws(
     run: Run, options: settings.Replicate, source: ShardSource, tokens: Tokens, folder: Path, bar: Bar
-) -> dict[Site, tuple[Replication, Nearest]]:
-    """Make the dictionaries of the halves that are not on disk yet, and join what was found of each site."""
+) -> dict[Site, tuple[Replication, Nearest | None]]:
+    """Make the dictionaries of the halves that are not on disk yet, and join what was found of each site.
+
+    The nearest activations are found only where the site has none yet.
+    """
     training = from_record(dict(run.record["settings"]))
     training = replace(training, memory=options.memory)
-    found: dict[Site, tuple[Replication, Nearest]] = {}
-    with bar("replicate", len(run.sites) * (options.draws + 1) * len(tokens)) as progress:
+    found: dict[Site, tuple[Replication, Nearest | None]] = {}
+    wanted = [site for site, each in run.sites.items() if not (each / NEAREST_FILE).exists()]
+    with bar("replicate", (options.draws * len(run.sites) + len(wanted)) * len(tokens)) as progress:
         for site in run.sites:
             dictionary = run.dictionary(site, limits_of(options))
             one = ShardSource(source.folder, [site], source.tokens, verify=False)
             of_site = SiteDraws(site, dictionary, training, one, tokens, options.cosine, options.seed)
-            found[site] = of_site.replication(options.draws, folder, progress), of_site.nearest(progress)
+            nearest = of_site.nearest(progress) if site in wanted else None
+            found[site] = of_site.replication(options.draws, folder, progress), nearest
     return found
 
 
-def _keep(run: Run, site: Site, replication: Replication, nearest: Nearest) -> None:
+def _keep(run: Run, site: Site, replication: Replication, nearest: Nearest | None) -> None:
     """Write what was found of one dictionary into its folder, and say it on its card."""
-    write_nearest(nearest, run.sites[site], synced=True)
+    if nearest is not None:
+        write_nearest(nearest, run.sites[site], synced=True)
     write_replication(replication, run.sites[site], synced=True)
     write_whole(run.sites[site] / "README.md", model_card(run.dictionary(site)))
 

@@ -17,11 +17,12 @@ from torch import Tensor
 from itda import config as settings
 from itda.core.batch import ActivationSource
 from itda.core.dictionary import ITDA, target_of
-from itda.core.labels import Label, Labels
+from itda.core.labels import Labels
 from itda.core.massive import norms
 from itda.core.matching import largest_cosines, same_readout, strongest_atoms
 from itda.core.memory import available
-from itda.core.nearest import Nearest, NearestActivations
+from itda.core.nearest import Nearest
+from itda.core.nearest_search import NearestSearch
 from itda.core.replication import Replication, half_of
 from itda.core.site import Site
 from itda.core.tokens import Tokens
@@ -31,8 +32,6 @@ from itda.recipes.trainers import trainer_of
 
 SAMPLE = 20_000
 """Most tokens whose strongest atoms are compared, spread evenly over those that the run read."""
-NO_LABEL = Label("", 0, 0, 0, -1, "", "", "")
-"""A row that stands for no activation."""
 DRAW_FORMAT = "itda-replication-draw"
 
 
@@ -110,22 +109,12 @@ class SiteDraws:
     def nearest(self, progress: Progress) -> Nearest:
         """Return the nearest activations of each atom, in one pass over the stream, and one more for their labels."""
         progress.set_postfix_str(f"{self.site.short}: nearest activations")
-        found, at = NearestActivations(self.dictionary.atoms, self._document_of_atom), 0
+        search = NearestSearch(self.dictionary)
         for batches in self.source:
-            x = batches[self.site].activations
-            z = target_of(x, self.dictionary.d_model, self.dictionary.offset)
-            document = self.tokens.document[at : at + len(x)].astype(np.int64)
-            # A massive activation counts as one of no direction.
-            found.add(torch.where(self.dictionary.is_massive(x)[:, None], 0, z), document)
-            at += len(x)
-            progress.update(len(x))
-        count = ((found.index >= 0) & (found.cosines > 0)).sum(axis=1)
-        places, rows = np.unique(found.index, return_inverse=True)
-        labels = self._labels_at(places[places >= 0])
-        if len(places) and places[0] < 0:
-            labels = Labels.concatenate([Labels.of(NO_LABEL), labels])
-        cosines = np.where(np.isfinite(found.cosines), found.cosines, 0).astype(np.float32)
-        return Nearest(labels[rows.reshape(found.index.shape)], cosines, count)
+            batch = batches[self.site]
+            search.add(batch.activations, batch.labels.document.tolist())
+            progress.update(len(batch))
+        return search.result(self._labels_at)
 
     def _labels_at(self, places: np.ndarray) -> Labels:
         """Return the labels at some places of the stream, in ascending order."""

@@ -139,6 +139,12 @@ def index_summary(run: Path, made: Indexing) -> str:
         rows = [[*row, f"{s.massive:,}"] for row, s in zip(rows, made.sites.values(), strict=True)]
         header.append("massive, left out")
     lines += ["", table(header, rows)]
+    if "nearest" not in record:
+        said = (
+            f"An older itda made it, without the nearest activations of each atom: to have them, remove {made.folder} "
+            "and run this again."
+        )
+        lines += ["", *textwrap.wrap(said, WIDTH, break_long_words=False)]
     return "\n".join([*lines, "", f"See it: itda explore {run}"])
 
 

@@ -52,7 +52,7 @@ def read_nearest(folder: Path, atoms: int) -> Nearest | None:
     path = folder / FILE
     if not path.exists():
         return None
-    remedy = "remove it, and run `itda replicate` again"
+    remedy = "remove it, and run `itda index` again"
     try:
         table = pyarrow.parquet.read_table(path, memory_map=False)
         header = json.loads((table.schema.metadata or {}).get(KEY, b"{}"))

@@ -5,9 +5,14 @@ import pytest
 import torch
 from core.helpers import labels, normal, same_bits, unit_rows
 
-from itda import ITDA, jaccard
+from itda import ITDA, Label, Labels, fit_features, jaccard, refine
 from itda.core.batch import ActivationBatch, Site
-from itda.core.dictionary import check_pursuit
+from itda.core.dictionary import UNKNOWN, check_pursuit
+from itda.core.headroom import headroom
+from itda.core.levels import two_levels
+from itda.core.nearest_search import find_nearest
+from itda.core.replication import Replication
+from itda.core.similarity.transport import transported
 from itda.errors import ActivationError, SettingError
 
 
@@ -23,6 +28,28 @@ def test_leading_axes_are_kept_and_rows_do_not_see_each_other():
     assert torch.equal(shaped.indices.view(24, 5), flat.indices)
     assert same_bits(model().encode(x[3]).coefficients, flat.coefficients[3])
     assert same_bits(model()(x.view(6, 4, 12)).view(24, 12), model()(x))
+
+
+def test_other_atoms_carry_nothing_that_was_found_of_these():
+    """Levels, headroom, refinement and transport put other atoms in the place of a dictionary's."""
+    x = normal(200, 12)
+    read = Labels.of(*(Label(f"text {i}", i, i, i + 1, i, "", "x", "") for i in range(200)))
+    replication = Replication(
+        np.ones((50, 1), np.float32),
+        np.ones(50, np.int32),
+        np.ones(50, np.int32),
+        np.ones((1, 2), np.float32),
+        chance=0.5,
+    )
+    known = fit_features(find_nearest(model(replication=replication), x, read), x)
+    for name in ("replication", "nearest", "feature_encoder"):
+        assert name in UNKNOWN
+        assert getattr(known, name) is not None
+        assert getattr(refine(known, x, passes=1), name) is None
+        assert getattr(transported(known, normal(50, 9), None), name) is None
+    plain = model()
+    assert headroom(known, x, x.double().mean(0)) == headroom(plain, x, x.double().mean(0))
+    assert same_bits(two_levels(known).encode(x).coefficients, two_levels(plain).encode(x).coefficients)
 
 
 def test_decode_is_the_code_times_the_atoms():

@@ -8,10 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itda.core import nearest
+from itda.core import nearest_search
+from itda.core.dictionary import ITDA
 from itda.core.labels import Label, Labels
-from itda.core.nearest import Nearest, NearestActivations
-from itda.errors import SettingError
+from itda.core.nearest import Nearest
+from itda.core.nearest_search import Candidates, NearestActivations, find_nearest
+from itda.errors import ActivationError, SettingError
 
 
 def slow(atoms: torch.Tensor, own: np.ndarray, x: torch.Tensor, document: np.ndarray, most: int):
@@ -49,7 +51,7 @@ def test_it_is_a_slow_loop_in_any_batches(stream, most, rows):
     cut, whole = NearestActivations(atoms, own, most), NearestActivations(atoms, own, most)
     whole.add(x, document)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nearest, "ROWS", rows)
+        patch.setattr(nearest_search, "ROWS", rows)
         for start, end in zip([0, *cuts], [*cuts, len(x)], strict=True):
             cut.add(x[start:end], document[start:end])
     assert np.array_equal(cut.index, whole.index)
@@ -65,6 +67,43 @@ def test_it_is_a_slow_loop_in_any_batches(stream, most, rows):
         at = x[chosen].double()
         own_cosines = (at @ atoms[atom].double()) / at.norm(dim=1).clamp(min=1e-300)
         assert own_cosines.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+@given(streams(), st.integers(1, 4))
+def test_a_search_that_goes_on_part_by_part_finds_what_one_search_finds(stream, most):
+    """What each part brings is enough, as in the files of an index that was killed again and again."""
+    x, atoms, document, own, cuts = stream
+    whole = NearestActivations(atoms, own, most)
+    whole.add(x, document)
+    parts: list[Candidates] = []
+    for start, end in zip([0, *cuts], [*cuts, len(x)], strict=True):
+        search = NearestActivations(atoms, own, most)
+        if parts:
+            search.go_on(Candidates.concatenate(parts[::-1]), start)
+        search.add(x[start:end], document[start:end])
+        parts.append(search.candidates(start))
+        assert search.seen == end
+    last = NearestActivations(atoms, own, most)
+    last.go_on(Candidates.concatenate(parts), len(x))
+    assert np.array_equal(last.index, whole.index)
+    assert np.array_equal(last.cosines, whole.cosines)
+    again = last.candidates()
+    assert np.array_equal(again.document, document[again.index])
+
+
+def test_a_dictionary_finds_its_own_without_a_run_and_refuses_what_does_not_fit():
+    labels = Labels.of(*(Label(name, 0, 0, 1, 5, "", name, "") for name in "abcd"))
+    x = torch.tensor([[2.0, 0.0], [3.0, 4.0], [0.0, 90.0], [-1.0, 0.0]])
+    dictionary = ITDA(torch.eye(2), labels[:2], k=1, massive_norm=50.0)
+    found = find_nearest(dictionary, x, labels)
+    # Not its own document, nor the massive one, nor one on the other side.
+    assert [[label.token for label, _ in found.atom(atom).nearest] for atom in (0, 1)] == [["b"], []]
+    assert "Nearest activations in other documents" in found.atom(0)._repr_html_()
+    assert "Nearest" not in found.atom(1)._repr_html_()
+    with pytest.raises(SettingError, match="3 labels for 4 activations"):
+        find_nearest(dictionary, x, labels[:3])
+    with pytest.raises(ActivationError, match="width 3 for atoms of width 2"):
+        find_nearest(dictionary, torch.ones(4, 3), labels)
 
 
 def test_copies_of_one_activation_come_in_stream_order_and_one_of_a_document():

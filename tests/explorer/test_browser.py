@@ -10,6 +10,8 @@ from conftest import settle, until  # pyright: ignore[reportAttributeAccessIssue
 from strange_corpus import ENDED, IMAGE, SCRIPT
 
 from itda.core.batch import Site
+from itda.core.levels import two_levels
+from itda.errors import MissingError, SettingError
 from itda.recipes.runs import open_run
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.prompt import read_prompt
@@ -21,6 +23,7 @@ VIEWS = {
     "atoms": f"#/atoms?{HERE}",
     "atom": f"#/atom?{HERE}&atom=20",
     "prompt": f"#/prompt?{HERE}&text={urllib.parse.quote(TEXT)}",
+    "features": f"#/prompt?run=refined&site=layer_3&readout=features&text={urllib.parse.quote(TEXT)}",
     "window": f"#/prompt?{HERE}&token=100",
     "compare": "#/compare?a=plain&b=refined",
 }
@@ -111,17 +114,61 @@ def test_an_atom_that_does_not_replicate_says_so_and_is_greyed(visit, served):
     assert visit("#/atom?run=plain&site=layer_3&atom=20").get_by_text("came back in").count() == 0
 
 
-def test_the_nearest_activations_of_other_documents_are_listed(visit, served):
-    found = served.ask("atom", run="refined", site="layer_3", atom="3")["activations"]
-    dictionary = open_run(served.runs[1]).dictionary(Site(3))
+def test_no_atom_that_does_not_replicate_is_offered_as_a_finding(visit, served):
+    """Lists have them last and in grey, and say how many; a prompt and the nearest atoms have them in grey."""
+    columns = served.ask("atoms", run="refined", site="layer_3")
+    replicates, uses = columns["replicates"], columns["uses"]
+    number = replicates.count(False)
+    assert 0 < number < len(replicates)
+    page = visit("#/atoms?run=refined&site=layer_3")
+    order = sorted(range(len(uses)), key=lambda i: (not replicates[i], -uses[i], i))
+    assert shown_ids(page)[:20] == order[:20]
+    assert f"; {number} in grey do not replicate: no findings" in page.get_by_role("status").first.inner_text()
+    page = visit("#/compare?a=refined&b=plain&site_a=layer_3&site_b=layer_3")
+    for part in ("both", "only_a"):
+        found = served.ask("labels", a="refined", b="plain", site_a="layer_3", site_b="layer_3")[part]
+        ids = [each[0] for each in found] if part == "both" else found
+        kinds = [replicates[atom] for atom in ids]
+        assert kinds == sorted(kinds, reverse=True)
+        page.locator(f"[data-part={part}]").click()
+        until(page, f"document.querySelector('[data-part={part}]').getAttribute('aria-pressed') === 'true'")
+        line = page.locator(".lists p.muted", has_text="They come last")
+        assert line.inner_text().startswith(f"{len(ids)} atoms; {kinds.count(False)} in grey")
+    page = visit("#/prompt?run=refined&site=layer_3&t=3&text=" + urllib.parse.quote(TEXT))
+    rows = page.get_by_role("region", name="The chosen token").locator("tbody tr")
+    page.wait_for_selector(".token")
+    atoms = [int(text.replace("?", "").replace(",", "")) for text in rows.locator("td.id").all_inner_texts()]
+    greyed = [each.get_attribute("class") == "unreplicated" for each in rows.all()]
+    assert greyed == [not replicates[atom] for atom in atoms]
+    assert page.get_by_text("does not replicate, so it is no finding").count() == any(greyed)
+    near = served.ask("atom", run="refined", site="layer_3", atom="3")["nearest"]
+    assert [each["unreplicated"] for each in near] == [not replicates[each["atom"]] for each in near]
+    page = visit("#/atom?run=refined&site=layer_3&atom=3")
+    greyed = [each.get_attribute("class") == "unreplicated" for each in page.locator("ol.nearest > li").all()]
+    assert greyed == [each["unreplicated"] for each in near]
+
+
+def test_the_overview_says_how_many_atoms_replicate_or_how_to_find_out(visit, served):
+    site = served.ask("overview", run="refined")["sites"][1]
+    page = visit("#/overview?run=refined")
+    place = page.locator("table.sites thead th").all_inner_texts().index("Replicates")
+    shown = page.locator("table.sites tbody tr").nth(1).locator("th, td").nth(place).inner_text()
+    assert float(shown.rstrip("%")) / 100 == pytest.approx(site["replication"]["in_half"], abs=1e-3)
+    assert page.get_by_text("itda replicate").count() == 0
+    assert visit(VIEWS["overview"]).get_by_text("itda replicate plain").is_visible()
+
+
+@pytest.mark.parametrize("run", ["plain", "refined"])
+def test_the_nearest_activations_of_other_documents_that_the_index_found_are_listed(visit, served, run):
+    found = served.ask("atom", run=run, site="layer_3", atom="3")["activations"]
+    dictionary = open_run(served.runs[("plain", "refined").index(run)]).dictionary(Site(3))
     assert 0 < len(found) <= 8
     assert dictionary.labels[3].document not in {each["document"] for each in found}
-    page = visit("#/atom?run=refined&site=layer_3&atom=3")
+    page = visit(f"#/atom?run={run}&site=layer_3&atom=3")
     card = page.locator("section.card", has_text="Nearest activations in other documents")
     assert card.locator(".coefficient").all_inner_texts() == [f"{each['cosine']:.3f}" for each in found]
     marked = card.locator("mark").all_inner_texts()
     assert len(marked) == len(found)
-    assert visit("#/atom?run=plain&site=layer_3&atom=20").get_by_text("in other documents").count() == 0
 
 
 def test_a_hundred_thousand_atoms_have_few_rows_in_the_page(visit, tabs, served):
@@ -153,7 +200,7 @@ def test_the_page_of_an_atom_says_what_the_index_says(visit, served):
     assert own.locator("mark").text_content().strip("␣⏎") == data["label"]["token"].strip(" \n")
     uses = data["uses"]
     assert f"Used by {uses['uses']:,} of {uses['tokens']:,} tokens" in page.locator(".summary").inner_text()
-    examples = page.locator("ol.examples > li")
+    examples = page.locator(".uses ol.examples > li")
     assert examples.count() == sum(len(group["examples"]) for group in uses["groups"])
     first = uses["groups"][0]["examples"][0]
     coefficient = examples.first.locator(".coefficient").inner_text()
@@ -189,6 +236,52 @@ def test_neighbours_and_nearest_atoms_are_links(visit, served):
     near = served.ask("atom", run="plain", site="layer_3", atom="20")["nearest"][0]["atom"]
     page.locator(".nearest a").first.click()
     until(page, f"document.querySelector('h1').textContent.startsWith('Atom {near:,} ')")
+
+
+def test_a_prompt_is_read_by_the_readout_that_is_chosen_and_the_address_has_it(visit, served):
+    run, site = open_run(served.runs[1]), Site(3)
+    _, found = read_prompt(LanguageModel.load("tiny"), TEXT, [site], run.record["window"], 8)
+    dictionary = run.dictionary(site)
+    expected = {
+        "features": dictionary.features(found[site]),
+        "similarity": dictionary.similarity(found[site], top=dictionary.k),
+        "levels": two_levels(dictionary).encode(found[site]),
+    }
+    numbers = {"features": "Score", "similarity": "Cosine", "levels": "Coefficient"}
+    page = visit(f"#/prompt?run=refined&site=layer_3&text={urllib.parse.quote(TEXT)}&t=5")
+    page.wait_for_selector(".token")
+    for name, code in expected.items():
+        page.get_by_label("Readout").select_option(name)
+        until(page, f"location.hash.includes('readout={name}')")
+        until(page, "document.querySelector('.result').getAttribute('aria-busy') === 'false'")
+        table = page.get_by_role("region", name="The chosen token")
+        assert table.locator("th").first.inner_text() == numbers[name]
+        number = int(code.count[5])
+        assert number > 0
+        ids = [int(text.replace(",", "").lstrip("?")) for text in table.locator("td.id").all_inner_texts()]
+        assert ids == code.indices[5, :number].tolist()
+        shown = [float(text.replace("−", "-").replace(",", "")) for text in table.locator(".number").all_inner_texts()]
+        assert shown == pytest.approx(code.coefficients[5, :number].tolist(), rel=1e-2)
+        assert page.locator('.token[aria-pressed="true"]').get_attribute("data-token") == "5"  # it stays chosen
+    again = visit(page.url.removeprefix(served.address))
+    again.wait_for_selector(".token")
+    assert again.get_by_label("Readout").input_value() == "levels"
+    again.get_by_label("Readout").select_option("code")
+    until(again, "!location.hash.includes('readout')")
+
+
+def test_features_are_offered_where_they_were_fitted_and_else_a_line_says_how(visit, served):
+    page = visit(VIEWS["prompt"])
+    option = page.locator("option[value=features]")
+    assert option.get_attribute("disabled") is not None
+    assert page.get_by_text("itda features plain").is_visible()
+    page = visit(VIEWS["features"])
+    assert page.locator("option[value=features]").get_attribute("disabled") is None
+    assert page.get_by_text("Features are not fitted").count() == 0
+    with pytest.raises(MissingError, match=r"features are not fitted here: fit them with `itda features .*plain`"):
+        served.ask("decompose", run="plain", site="layer_3", text="a", readout="features")
+    with pytest.raises(SettingError, match="no readout 'cosine': use one of code, levels, similarity, features"):
+        served.ask("decompose", run="plain", site="layer_3", text="a", readout="cosine")
 
 
 def test_a_typed_prompt_is_taken_apart_as_by_the_library(visit, served):

@@ -1,5 +1,6 @@
 """The exported page: opened from its file, with nothing to ask anybody."""
 
+import json
 import re
 
 import pytest
@@ -36,6 +37,19 @@ def test_a_page_from_a_file_works_and_asks_nobody(tabs, exported):
     page.wait_for_selector(".token")
     page.get_by_label("Prompt").select_option(index=1)
     until(page, "document.querySelector('.strip').textContent.includes('onerror')")
+    wanted = [("plain", "features", False), ("plain", "similarity", True), ("refined", "features", True)]
+    for run, name, is_carried in wanted:
+        page.get_by_label("Run").select_option(run)
+        until(page, f"location.hash.includes('run={run}')")
+        page.wait_for_selector(".token")
+        option = page.locator(f"option[value={name}]")
+        assert (option.get_attribute("disabled") is None) == is_carried
+        if is_carried:
+            page.get_by_label("Readout").select_option(name)
+            number = {"features": "Score", "similarity": "Cosine"}[name]
+            until(page, f"document.querySelector('.codes th').textContent === '{number}'")
+    page.get_by_label("Run").select_option("plain")
+    until(page, "location.hash.includes('run=plain')")
     page.get_by_role("link", name="Compare").click()
     page.wait_for_selector(".heat-cell")
     page.wait_for_selector(".lists .rows .row")
@@ -57,6 +71,13 @@ def test_without_scripts_the_atoms_can_be_read(tabs, exported):
     sections = page.locator("noscript section")
     assert sections.count() == 80
     assert sections.first.locator("mark").count() >= 1
+    data = re.search(r'id="data">(.*?)</script>', exported.read_text(encoding="utf-8"))
+    assert data is not None
+    answers = json.loads(data[1])["answers"]
+    found = [each["replication"] for name, each in answers.items() if name.startswith("atom?") and each["replication"]]
+    unreplicated = sum(not each["replicates"] for each in found)
+    assert len(found) == 40
+    assert page.locator("noscript section", has_text="It does not replicate").count() == unreplicated
     tabs.allowed = 1  # nothing can be evaluated there
 
 

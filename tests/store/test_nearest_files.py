@@ -82,5 +82,5 @@ def test_what_is_damaged_foreign_or_of_another_dictionary_is_one_line(tmp_path):
             read_nearest(tmp_path, 3)
         assert "\n" not in str(error.value)
     path.write_bytes(whole[:-9])
-    with pytest.raises(StoreError, match=r"is damaged .*: remove it, and run `itda replicate` again"):
+    with pytest.raises(StoreError, match=r"is damaged .*: remove it, and run `itda index` again"):
         read_nearest(tmp_path, 3)

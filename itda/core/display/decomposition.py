@@ -28,6 +28,7 @@ from itda.core.display.markup import (
     sign,
     table,
 )
+from itda.core.replication import NO_FINDING, no_finding
 
 if TYPE_CHECKING:
     from itda.core.labels import Label
@@ -63,6 +64,16 @@ class Use(Protocol):
     @property
     def fidelity(self) -> float | None:
         """Cosine of a refined atom to the activation that its label names; None if it was not refined."""
+        ...
+
+    @property
+    def replication(self) -> float | None:
+        """Share of draws of other documents in which the atom came back; None where it is not known."""
+        ...
+
+    @property
+    def nearest(self) -> Sequence[str]:
+        """Tokens of the activations nearest to the atom in other documents; none where they are not known."""
         ...
 
 
@@ -172,25 +183,30 @@ def _details(place: int, parts: Parts, weight: str, most: int) -> str:
 
 def _atoms(uses: Sequence[Use], caption: str, weight: str, most: int) -> str:
     """Return a table of atoms: index, coefficient as a number and a bar, and the atom's own token in its prompt."""
-    faithful = any(use.fidelity is not None for use in uses)
+    faithful, known = any(use.fidelity is not None for use in uses), any(use.nearest for use in uses)
     largest = max((abs(use.coefficient) for use in uses), default=0) or 1
     signed = any(use.coefficient < 0 for use in uses)
     places = min(9, max(0, 3 - math.floor(math.log10(largest))))
     head = f'<th scope="col">atom</th><th scope="colgroup" colspan="2">{weight}</th>'
     head += '<th scope="col">fidelity</th>' if faithful else ""
     head += '<th scope="colgroup" colspan="2" style="text-align:center">activation of the marked token</th>'
+    head += '<th scope="col" style="text-align:left">nearest in other documents</th>' if known else ""
     rows = []
     for use in uses[:most]:
         size = use.coefficient / largest
         # One zero for all bars of a table: in the middle if any is negative.
         start, end = sorted((0.5, 0.5 + size / 2)) if signed else (0.0, size)
-        cells = f'<th scope="row">{use.atom}</th><td>{use.coefficient:+.{places}f}</td>'
+        number = f"{'?' if no_finding(use.replication) else ''}{use.atom}"
+        cells = f'<th scope="row">{number}</th><td>{use.coefficient:+.{places}f}</td>'
         cells += f"<td>{bar(start, end, NEGATIVE if size < 0 else POSITIVE)}</td>"
         if faithful:
             cells += f"<td>{'-' if use.fidelity is None else f'{use.fidelity:.2f}'}</td>"
         document = html.escape(plain(clip(use.label.document, 100)))
-        rows.append(f'<tr title="{document}">{cells}{_prompt(use.label)}</tr>')
-    more = f"<div>and {len(uses) - most} more atoms</div>" if len(uses) > most else ""
+        near = f'<td style="text-align:left">{" ".join(map(chip, use.nearest))}</td>' if known else ""
+        rows.append(f'<tr title="{document}">{cells}{_prompt(use.label)}{near}</tr>')
+    doubtful = any(no_finding(use.replication) for use in uses[:most])
+    more = f"<div>? {NO_FINDING}</div>" if doubtful else ""
+    more += f"<div>and {len(uses) - most} more atoms</div>" if len(uses) > most else ""
     body = f'<tbody style="font-family:monospace;text-align:right;white-space:pre-wrap">{"".join(rows)}</tbody>'
     return f"{table(caption)}<thead><tr>{head}</tr></thead>{body}</table>{more}"
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from itda.core.display.markup import plain
+from itda.core.replication import NO_FINDING, no_finding
 
 if TYPE_CHECKING:
     from itda.core.display.decomposition import Parts
@@ -27,13 +28,16 @@ def decomposition_text(tokens: Sequence[Parts], heading: str) -> str:
         share = f"massive {token.massive:,.0f}x" if apart else f"{token.explained or 0.0:.1%}"
         strongest = sorted(token.atoms, key=lambda use: -abs(use.coefficient))[:ATOMS]
         atoms = [
-            f"{use.atom} {_clipped(use.label.token, ATOM_WIDTH - 8 - len(str(use.atom)))} {use.coefficient:+.3g}"
+            f"{number} {_clipped(use.label.token, ATOM_WIDTH - 8 - len(number))} {use.coefficient:+.3g}"
             for use in strongest
+            for number in [("?" if no_finding(use.replication) else "") + str(use.atom)]
         ]
         line = f"{_clipped(token.label.token, TOKEN_WIDTH):<{TOKEN_WIDTH + 2}} {share:>8}  "
         lines.append((line + "".join(f"{atom:<{ATOM_WIDTH + 1}}" for atom in atoms)).rstrip())
     if len(tokens) > TOKENS:
         lines.append(f"and {len(tokens) - TOKENS} more tokens")
+    if any(no_finding(use.replication) for token in tokens for use in token.atoms):
+        lines.append(f"? {NO_FINDING}")
     return "\n".join(lines)
 
 

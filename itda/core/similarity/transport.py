@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from itda.core.dictionary import ITDA, check_width, target_of
+from itda.core.dictionary import ITDA, UNKNOWN, check_width, target_of
 from itda.errors import SettingError
 
 
@@ -40,10 +40,7 @@ def transported(
         atoms=(z / norms).float(),
         offset=offset,
         site=None,
-        fidelity=None,
-        novelty=None,
-        replication=None,
-        feature_encoder=None,
+        **UNKNOWN,
     )
 
 

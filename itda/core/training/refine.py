@@ -17,7 +17,7 @@ from torch import Tensor
 
 from itda.core.arithmetic import ARITHMETIC, combined
 from itda.core.checks import check_refinement
-from itda.core.dictionary import ITDA, check_width, target_of
+from itda.core.dictionary import ITDA, UNKNOWN, check_width, target_of
 from itda.core.intake import Rows, check_finite, rows_of
 from itda.core.pursuit import encoder
 from itda.core.pursuit.fixed_order import fixed_dot, scaled
@@ -93,8 +93,8 @@ def refine(
     atoms = _fitted(dictionary, activations, parts, min_fidelity, progress)
     made_with = combined(dictionary.arithmetic, [ARITHMETIC])
     fidelity = _fidelity(atoms, dictionary.atoms)
-    made_anew = {"replication": None, "nearest": None, "feature_encoder": None}
-    result = replace(dictionary, atoms=atoms, fidelity=fidelity, arithmetic=made_with, **made_anew)
+    known = UNKNOWN | {"fidelity": fidelity, "novelty": dictionary.novelty}
+    result = replace(dictionary, atoms=atoms, arithmetic=made_with, **known)
     fitted = order[: passes * pass_tokens]
     guard = activations[fitted[:: math.ceil(len(fitted) / GUARD_TOKENS)].to(activations.device)]
     if _error(result, guard) > _error(dictionary, guard):

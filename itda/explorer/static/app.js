@@ -23,7 +23,8 @@ function context(params) {
   const run = known.runs.find((each) => each.run === params.run) ?? known.runs.find((each) => !each.trouble) ?? known.runs[0] ?? { run: null, sites: [] };
   const sites = run.sites.map((each) => each.site);
   const site = sites.includes(params.site) ? params.site : sites[Math.floor(sites.length / 2)];
-  return { runs: known.runs, fingerprints: known.fingerprints ?? [], live: known.live, run: run.run, site, sites, trouble: run.trouble };
+  const readouts = run.sites.find((each) => each.site === site)?.readouts ?? ["code"];
+  return { readouts, runs: known.runs, fingerprints: known.fingerprints ?? [], live: known.live, run: run.run, site, sites, trouble: run.trouble };
 }
 
 /** The views of what there is here: runs, fingerprints or both. */
@@ -72,7 +73,8 @@ function drawFrame(view, here) {
   const select = (name, title, values, chosen, change) =>
     h("label", { class: "pick" }, h("span", {}, title), h("select", { name, onchange: (event) => change(event.target.value) }, values.map((value) => h("option", { value, selected: value === chosen }, value))));
   const stay = view === "atom" ? "atoms" : view in VIEWS ? view : "atoms";
-  const keptText = stay === "prompt" ? { text: parsed(location.hash).params.text } : {};
+  const { text, readout } = parsed(location.hash).params;
+  const keptText = stay === "prompt" ? { text, readout } : {};
   const picks = here.runs.length === 0 || view in OF_FINGERPRINTS ? [] : [
     select("run", "Run", here.runs.map((each) => each.run), here.run, (run) => go(stay === "compare" ? "atoms" : stay, { run, ...keptText })),
     here.sites.length ? select("site", "Site", here.sites, here.site, (site) => go(stay === "compare" || stay === "overview" ? "atoms" : stay, { run: here.run, site, ...keptText })) : "",

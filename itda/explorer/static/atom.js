@@ -145,11 +145,12 @@ function chartCard(title, note, chart) {
 
 function nearestCard(data, context) {
   if (!data.nearest.length) return null;
-  return h("section", { class: "card" }, h("h2", {}, "Nearest atoms"), h("p", { class: "muted" }, "By the cosine between atoms."),
-    h("ol", { class: "nearest" }, data.nearest.map(({ atom, cosine, text }) => {
+  return h("section", { class: "card" }, h("h2", {}, "Nearest atoms"), h("p", { class: "muted" }, "By the cosine between atoms.", data.nearest.some((each) => each.unreplicated) && " Those in grey do not replicate."),
+    h("ol", { class: "nearest" }, data.nearest.map(({ atom, cosine, text, unreplicated }) => {
       const inner = [h("span", { class: "number" }, cosine.toFixed(3)), keyword(text[0].slice(-40), text[1], text[2].slice(0, 16))];
       const known = canAsk("atom", { run: context.run, site: context.site, atom: String(atom) });
-      return h("li", {}, known ? h("a", { href: link("atom", { run: context.run, site: context.site, atom }), title: `atom ${count(atom)}` }, inner) : h("span", { title: `atom ${count(atom)}, not in this file` }, inner));
+      const title = `atom ${count(atom)}${unreplicated ? ", does not replicate" : ""}`;
+      return h("li", { class: unreplicated ? "unreplicated" : null }, known ? h("a", { href: link("atom", { run: context.run, site: context.site, atom }), title }, inner) : h("span", { title: `${title}, not in this file` }, inner));
     })));
 }
 

@@ -76,7 +76,15 @@ export function chosenRows(data, params) {
   const ids = data.ids ?? null;
   const values = key === "atom" ? (ids ? (row) => ids[row] : (row) => row) : (row) => data[key][row];
   const way = descending ? -1 : 1;
-  return rows.sort((a, b) => way * (values(a) - values(b)) || a - b);
+  // Unless another order is asked for, what does not replicate comes last: it is no finding.
+  const last = params.sort || !data.replicates ? () => 0 : (row) => (data.replicates[row] ? 0 : 1);
+  return rows.sort((a, b) => last(a) - last(b) || way * (values(a) - values(b)) || a - b);
+}
+
+/** What a list says of its atoms that do not replicate; nothing where there is none, or where it is not known. */
+export function doubt(data, rows) {
+  const number = data.replicates ? rows.filter((row) => !data.replicates[row]).length : 0;
+  return number ? `; ${count(number)} in grey ${number === 1 ? "does" : "do"} not replicate: no ${number === 1 ? "finding" : "findings"}` : "";
 }
 
 /** The order of a list: the most used first, unless the address says otherwise. */
@@ -122,7 +130,7 @@ export async function atomsView(params, context) {
     }
     list.fill(rows.length, (i) => atomRow(data, rows[i], context));
     const whole = data.ids ? `${count(data.ids.length)} atoms of ${count(data.atoms)} that this page carries` : `${count(data.atoms)} atoms`;
-    status.textContent = rows.length === data.token.length ? whole : `${count(rows.length)} of ${whole}`;
+    status.textContent = (rows.length === data.token.length ? whole : `${count(rows.length)} of ${whole}`) + doubt(data, rows);
     place.classList.toggle("empty", rows.length === 0);
   }
 

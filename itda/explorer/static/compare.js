@@ -5,7 +5,7 @@ import { ask, canAsk } from "./api.js";
 import { amend, go, parsed } from "./state.js";
 import { longTable } from "./list.js";
 import { focusChosen, heatMap } from "./heat.js";
-import { atomColumns, atomRow } from "./atoms.js";
+import { atomColumns, atomRow, doubt } from "./atoms.js";
 
 const INDICES = [["weighted", "weighted Jaccard", "Jaccard of the labels, weighted by how much each atom was needed"], ["adjusted", "adjusted Jaccard", "Jaccard, with what sets of these sizes share by chance taken out"], ["jaccard", "Jaccard", "Labels in both, as a share of labels in either"]];
 
@@ -81,7 +81,9 @@ export async function compareView(params, context) {
     const columns = atomColumns(data).map((column) => ({ ...column, sort: false }));
     const listed = entries.map((entry) => (part === "both" ? entry[0] : entry)).filter((id) => rowOf === null || rowOf.has(id));
     const list = longTable({ label: names[part], columns, sorted: null, onsort: () => {}, className: "atoms" });
+    const warning = doubt(data, listed.map((id) => (rowOf ? rowOf.get(id) : id)));
     place.append(list.element);
+    if (warning) place.before(h("p", { class: "muted" }, `${count(listed.length)} atoms${warning}. They come last.`));
     list.fill(listed.length, (i) => atomRow(data, rowOf ? rowOf.get(listed[i]) : listed[i], { run: isB ? b : a, site: isB ? pair.b : pair.a }));
     if (!listed.length) place.replaceChildren(h("p", {}, entries.length ? "This page does not carry these atoms." : "None."));
   }

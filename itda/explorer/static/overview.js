@@ -30,6 +30,7 @@ export async function overviewView(params, context) {
           h("th", { scope: "row" }, canAsk("atoms", { run: data.run, site: site.site }) ? h("a", { href: link("atoms", { run: data.run, site: site.site }) }, site.site) : site.site),
           site.atoms === undefined ? h("td", { colspan: SITE_COLUMNS.length - 1, class: "note" }, site.trouble) : SITE_COLUMNS.slice(1).map(([, value]) => h("td", {}, value(site)))))))),
       data.sites.some((site) => site.metrics === null) && h("p", { class: "muted" }, "A dash: not measured yet; ", h("code", {}, `itda evaluate ${data.run}`), " does."),
+      data.sites.some((site) => site.replication === null) && h("p", { class: "muted" }, "Which atoms come back from other documents, ", h("code", {}, `itda replicate ${data.run}`), " finds out."),
       data.sites.filter((site) => site.atoms !== undefined && site.trouble).slice(0, 1).map((site) => h("p", { class: "muted" }, visible(site.trouble)))),
     h("div", { class: "charts" },
       data.growth && card("Growth", "Atoms as tokens were read. It flattens as fewer activations are badly explained.",
@@ -57,6 +58,7 @@ const SITE_COLUMNS = [
   ["CE loss score", (site) => measured(site, "ce_loss_score"), "1: the model predicts as well with reconstructions; 0: as with zeros"],
   ["l0", (site) => measured(site, "l0"), "Atoms per token"],
   ["Massive", (site) => (site.massive ? count(site.massive.tokens) : "–"), "Tokens of training whose norm is over 10 times the median: they say little of the text, and no other figure counts them"],
+  ["Replicates", (site) => (site.replication ? percent(site.replication.in_half) : "–"), "Atoms that came back in half of the draws of other documents or more; the others are no findings"],
   ["Unused", (site) => (site.use ? percent(site.use.unused / site.atoms) : "–"), "Atoms that no indexed token uses"],
 ];
 
