@@ -112,7 +112,8 @@ def push_run(options: settings.Push, bar: Bar = no_bar, say: Say = unsaid) -> li
         each = zip(found, used, strict=True)
         return [PushedSource(p.model, p.source, atoms, dict.fromkeys(vectors, "to be made")) for p, atoms in each]
     server = options.server.rstrip("/") if options.server is not None else None
-    model = Model(options.new_model, str(run.record["model"])) if options.new_model is not None else None
+    name = sources[0].model or str(options.model)  # not a path of this machine
+    model = Model(options.new_model, name) if options.new_model is not None else None
     client = Client(server, say)
     with locked(run.folder, "pushed"), bar("neuronpedia", sum(len(each.dictionary) for each in sources)) as progress:
         push = Push(client, progress.update, say, model)
