@@ -46,8 +46,8 @@ ATOM_COLUMNS = {
     "fidelity": "cosine of the atom to the activation that its label names; null if atoms were not refined",
     "novelty": "share of that activation's energy that the atoms before it left over; null if not known",
     "replication": "share of draws in which the atom came back from other documents; null before `itda replicate`",
-    "nearest": "the nearest activations of other documents: cosine, document, position, before, token, after; null "
-    "before `itda replicate`",
+    "nearest": "the nearest activations of other documents: cosine, document, position, before, token, after; null of "
+    "an index that did not look for them",
     "vector": "the atom: d_model numbers, of norm 1",
     "detector": "the detector of its feature: d_model numbers; null before `itda features`",
 }
