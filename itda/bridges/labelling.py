@@ -13,6 +13,7 @@ from itda.core.dictionary import ITDA
 from itda.core.labels import Label, Labels
 from itda.core.massive import massive
 from itda.core.nearest_search import NearestActivations
+from itda.core.site import Site
 from itda.errors import CorpusError, SettingError
 from itda.sources.corpora.any_corpus import AnyCorpus, any_corpus
 from itda.sources.models.base import ActivationModel
@@ -44,15 +45,21 @@ def label(
     >>> label(unlabelled, itda.load_model("tiny"), texts).labels
     <Labels of 4 tokens: ...>
     """
-    if model.site is None:
-        raise SettingError("the dictionary is of no site: say which with dataclasses.replace(model, site=itda.Site(3))")
+    site = site_of(model)
     window = window or int(model.provenance.get("window") or WINDOW)
     documents = any_corpus(corpus)
-    source = ModelSource(lm, documents, [model.site], window=window, batch_size=batch_size, tokens=tokens)
-    labels, cosines, read = nearest_labels(model, (batches[model.site] for batches in source))
+    source = ModelSource(lm, documents, [site], window=window, batch_size=batch_size, tokens=tokens)
+    labels, cosines, read = nearest_labels(model, (batches[site] for batches in source))
     about = {"corpus": documents.name, "fingerprint": documents.fingerprint, "tokens": read, "window": window}
     made: dict[str, Any] = {**model.provenance, "labels": {"model": lm.name, **about}}
     return replace(model, labels=labels, fidelity=model.atoms.new_tensor(cosines), nearest=None, provenance=made)
+
+
+def site_of(model: ITDA) -> Site:
+    """Return the site of a dictionary. Raises `SettingError` if it has none."""
+    if model.site is None:
+        raise SettingError("the dictionary is of no site: say which with dataclasses.replace(model, site=itda.Site(3))")
+    return model.site
 
 
 def nearest_labels(model: ITDA, batches: Iterator[ActivationBatch]) -> tuple[Labels, np.ndarray, int]:

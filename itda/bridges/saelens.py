@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from itda.bridges.decoders import from_sae as from_sae
+from itda.bridges.labelled_run import labelled_run as labelled_run
 from itda.bridges.labelling import label as label
 from itda.bridges.saelens_files import bias_of, configuration
 from itda.core.dictionary import ITDA
@@ -74,7 +75,10 @@ class ItdaSAE(SAE[ItdaSAEConfig]):
 
     @property
     def dictionary(self) -> ITDA:
-        """The dictionary whose pursuit encodes. Its labels are numbers: `ITDA.from_pretrained` has the real ones."""
+        """The dictionary whose pursuit encodes. Its labels are numbers: `ITDA.from_pretrained` has the real ones.
+
+        It is made anew when a weight is changed in place or assigned, which `.data` hides.
+        """
         return self._pursuit()[0]
 
     def encode(self, x: Tensor) -> Tensor:
@@ -123,7 +127,8 @@ class ItdaSAE(SAE[ItdaSAEConfig]):
                 atoms, norms = atoms / lengths[:, None], lengths
             offset = self.b_dec.detach().float() if self.cfg.apply_b_dec_to_input else None
             made = ITDA(atoms, Labels.of_rows(len(atoms)), self.cfg.k, self.cfg.pursuit, offset)  # pyright: ignore[reportArgumentType]
-            kept = self.__dict__["_kept"] = state, made, norms
+            # The weights are kept so that no others can come to lie where they lay.
+            kept = self.__dict__["_kept"] = state, made, norms, weights
         return kept[1], kept[2]
 
 
