@@ -254,11 +254,31 @@ class ITDA:
         return best_cosines(targets, self.atoms, top=top, least=least).shaped(lead, activations.device)
 
     @torch.no_grad()
+    def lasting_similarity(self, activations: Activations) -> Float32[Tensor, "*batch atoms"]:
+        """Return the cosines of activations [..., d_model] to the atoms where what lasts counts most, as [..., atoms].
+
+        As `similarity`, less the features' mean, in the space that `fit_features` finds: a direction counts by how much
+        of it neighbouring tokens share. For detecting what a text is about, densely. Last bits may differ from machine
+        to machine. Raises `ActivationError` as `encode`, and `SettingError` for a dictionary without feature encoder.
+
+        >>> import torch, itda
+        >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(2)))
+        >>> x = torch.tensor([[2.0, 1.0], [-2.0, 1.0], [2.0, -1.0], [-2.0, -1.0]])
+        >>> dictionary = itda.fit_features(itda.ITDA(torch.eye(2), labels, k=1), x)
+        >>> dictionary.lasting_similarity(torch.tensor([[5.0, 0.0]])).tolist()
+        [[1.0, 0.0]]
+        """
+        encoder, flat, lead = self._for_features(activations)
+        cosines = encoder.lasting_cosines(flat, self.atoms)
+        return cosines.reshape(*lead, len(self)).to(tensor_of(activations).device)
+
+    @torch.no_grad()
     def features(self, activations: Activations, *, top: int | None = None) -> SparseCode:
         """Return the `top` (default: k) strongest features of activations [..., d_model], as [..., top].
 
-        For detecting a concept, sparsely: feature i is that of atom i, with its label. Coefficients are scores in
-        standard deviations, the largest first, and always positive (`itda.core.readout_features`). It does not decode.
+        For detecting a concept, sparsely: feature i is that of atom i, with its label; a broad one is that of a group
+        of atoms for which atom i stands. Three of five are broad. Coefficients are scores in standard deviations, the
+        largest first, and always positive (`itda.core.readout_features`). It does not decode.
         The bits of a row depend on that row alone. Raises `ActivationError` as `encode`, and `SettingError` for a
         `top` below 1 or a dictionary without a feature encoder.
 
@@ -269,16 +289,21 @@ class ITDA:
         >>> dictionary.features(torch.tensor([[[3.0, 2.0]]]), top=2).coefficients.tolist()
         [[[2.0, 1.5]]]
         """
+        encoder, flat, lead = self._for_features(activations)
+        found = encoder.strongest(flat, self.k if top is None else top)
+        return found.shaped(lead, tensor_of(activations).device)
+
+    def _for_features(self, activations: Activations) -> tuple[FeatureEncoder, Tensor, torch.Size]:
+        """Return the feature encoder, activations less its mean as rows, and the shape of their batch."""
         if self.feature_encoder is None:
             raise SettingError(
                 "the dictionary has no feature encoder: make one with `itda features RUN` or itda.fit_features"
             )
         activations = tensor_of(activations)
         check_width(activations, self.d_model)
-        flat, lead = activations.reshape(-1, self.d_model), activations.shape[:-1]
+        flat = activations.reshape(-1, self.d_model)
         centred = target_of(flat, self.d_model, self.feature_encoder.mean).to(self.atoms.device)
-        found = self.feature_encoder.strongest(centred, self.k if top is None else top)
-        return found.shaped(lead, activations.device)
+        return self.feature_encoder, centred, activations.shape[:-1]
 
     def __call__(self, activations: Activations) -> Float[Tensor, "*batch d_model"]:
         """Return the reconstruction [..., d_model]: `decode(encode(activations))`."""

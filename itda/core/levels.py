@@ -144,23 +144,49 @@ def two_levels(dictionary: ITDA, *, broad: int | None = None, k_broad: int | Non
     if not 1 <= k_broad <= dictionary.k:
         raise SettingError(f"k_broad is {k_broad}: it must be from 1 to {dictionary.k}, the k of the dictionary")
     atoms, device = dictionary.atoms.cpu(), dictionary.atoms.device
-    centres = atoms[_spread(atoms, broad)]
-    groups = torch.full((number,), -1)
+    centres, groups = grouped(atoms, atoms[_spread(atoms, broad)])
+    members, chosen = stand_ins(atoms, centres, groups)
+    for place, group in enumerate(order := chosen.argsort().tolist()):
+        groups[members[group]] = place
+    return TwoLevels(dictionary, chosen[order].to(device), groups.to(device), k_broad)
+
+
+def grouped(
+    atoms: Float32[Tensor, "atoms d_model"], centres: Float32[Tensor, "groups d_model"]
+) -> tuple[Float32[Tensor, "groups d_model"], Int64[Tensor, " atoms"]]:
+    """Group unit vectors by spherical k-means that starts from some centres: return the centres, and each one's group.
+
+    The same bits for any number of threads. A group that loses all of its members keeps its centre.
+
+    >>> atoms = torch.tensor([[1.0, 0.0], [0.8, 0.6], [-1.0, 0.0]])
+    >>> grouped(atoms, atoms[1:])[1].tolist()
+    [0, 0, 1]
+    """
+    centres, groups = centres.clone(), torch.full((len(atoms),), -1)
     for _ in range(ROUNDS):
         before, groups = groups, best_cosines(atoms, centres, top=1).indices[:, 0]
         if torch.equal(before, groups):
             break
-        for group in groups.unique().tolist():  # an empty one keeps its centre
+        for group in groups.unique().tolist():
             # numpy adds rows one after the other: the same sum for any number of threads.
             total = torch.as_tensor(atoms[groups == group].double().numpy().sum(axis=0))
             centres[group] = (total / root(fixed_dot(total, total)).clamp(min=1e-12)).float()
-    # The atom nearest to a centre among those of its group: no two groups can have the same.
-    members = [(groups == group).nonzero()[:, 0] for group in groups.unique().tolist()]
-    nearest = [best_cosines(centres[groups[m[:1]]], atoms[m], top=1).indices[0, 0] for m in members]
-    chosen = torch.stack([m[i] for m, i in zip(members, nearest, strict=True)])
-    for place, group in enumerate(order := chosen.argsort().tolist()):
-        groups[members[group]] = place
-    return TwoLevels(dictionary, chosen[order].to(device), groups.to(device), k_broad)
+    return centres, groups
+
+
+def stand_ins(
+    atoms: Float32[Tensor, "atoms d_model"],
+    centres: Float32[Tensor, "groups d_model"],
+    groups: Int64[Tensor, " atoms"],
+) -> tuple[list[Int64[Tensor, " members"]], Int64[Tensor, " found"]]:
+    """Return the members of each group that has some, and the one nearest to its centre: no two groups share one."""
+    found = groups.unique().tolist()
+    members = [(groups == group).nonzero()[:, 0] for group in found]
+    nearest = [
+        best_cosines(centres[group : group + 1], atoms[m], top=1).indices[0, 0]
+        for group, m in zip(found, members, strict=True)
+    ]
+    return members, torch.stack([m[i] for m, i in zip(members, nearest, strict=True)])
 
 
 def _spread(atoms: Float32[Tensor, "atoms d_model"], number: int) -> list[int]:
