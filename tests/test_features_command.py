@@ -13,6 +13,7 @@ import itda
 from itda import ITDA
 from itda.cli import main
 from itda.core.batch import Site
+from itda.core.readout_features_fit import ATOMS_A_BROAD
 from itda.files import DICTIONARY_FILES, FEATURES_FILE
 from itda.recipes.runs import open_run
 from itda.sources.source import ModelSource
@@ -51,6 +52,9 @@ def test_it_is_saved_with_the_dictionary(fitted, tmp_path):
     one, other = made.feature_encoder, copy.feature_encoder
     assert torch.equal(one.detectors, other.detectors)
     assert torch.equal(one.mean, other.mean)
+    assert torch.equal(one.lasting, other.lasting)
+    assert one.broad.tolist() == other.broad.tolist()
+    assert len(one.broad) == len(made) // ATOMS_A_BROAD
     assert (one.scale, one.tokens, one.ridge) == (other.scale, other.tokens, other.ridge)
 
 
@@ -97,7 +101,9 @@ def test_a_damaged_file_is_refused_and_can_be_made_anew(fitted, tmp_path, capsys
     shutil.copytree(fitted, tmp_path / "run")
     file = tmp_path / "run" / "layer_3" / FEATURES_FILE
     whole = file.read_bytes()
-    for damaged in (whole[: len(whole) // 2], whole.replace(b"itda-features", b"itda-feathers"), b""):
+    older = whole.replace(b'_version\\": 2', b'_version\\": 1')
+    assert older != whole
+    for damaged in (older, whole[: len(whole) // 2], whole.replace(b"itda-features", b"itda-feathers"), b""):
         file.write_bytes(damaged)
         with pytest.raises(itda.ItdaError, match=r"delete it, or make it anew|newer itda"):
             ITDA.from_pretrained(tmp_path / "run" / "layer_3")

@@ -58,7 +58,7 @@ class FeatureEncoder:
     """Share of the mean variance that was added to each variance."""
     broad: Int64[Tensor, " broad"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     """The atoms that stand for groups, ascending; all others are fine."""
-    lasting: Float32[Tensor, "d_model d_model"] | None = None
+    lasting: Float32[Tensor, "rows columns"] | None = None
     """Maps x - mean, a row, to the space in which lengths are large along what lasts; None if unknown."""
 
     def __post_init__(self) -> None:

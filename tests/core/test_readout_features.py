@@ -5,14 +5,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.linalg import inv, sqrtm
 
 import itda
 from itda import ITDA, Label, Labels
 from itda.core import readout_features_fit as fitting
 from itda.core.headroom import headroom
-from itda.core.levels import two_levels
+from itda.core.levels import ROUNDS, two_levels
 from itda.core.readout_features import FeatureEncoder
-from itda.core.readout_features_fit import BLOCK, RIDGE, Moments, encoder_of
+from itda.core.readout_features_fit import (
+    ATOMS_A_BROAD,
+    BLOCK,
+    LASTING_POWER,
+    LASTING_RIDGE,
+    NEAR,
+    RIDGE,
+    Moments,
+    encoder_of,
+    lasting_map,
+)
 from itda.core.replication import Replication
 from itda.errors import ActivationError, SettingError
 
@@ -43,20 +54,142 @@ def scores_by_numpy(atoms, x, queries, ridge):
     return (queries - mean) @ detectors / (centred @ detectors).std(axis=0)
 
 
-@given(st.integers(1, 40), st.integers(1, 12), st.integers(3, 300), st.integers(0, 999), st.floats(0.01, 3))
+def fine_of(model):
+    """True for each atom whose feature is fine."""
+    fine = np.ones(len(model), dtype=bool)
+    fine[model.feature_encoder.broad.numpy()] = False
+    return fine
+
+
+@given(st.integers(1, 60), st.integers(1, 12), st.integers(3, 300), st.integers(0, 999), st.floats(0.01, 3))
 @settings(max_examples=25, deadline=None)
-def test_features_are_the_largest_scores_that_numpy_finds(atoms, d_model, rows, seed, ridge):
+def test_fine_features_score_what_numpy_finds(atoms, d_model, rows, seed, ridge):
     model, x = problem(atoms, d_model, rows, seed)
-    queries = x[:5]
-    code = itda.fit_features(model, x, ridge=ridge).features(queries, top=6)
-    scores = scores_by_numpy(model.atoms, x, queries, ridge)
-    assert code.k == 6
+    model = itda.fit_features(model, x, ridge=ridge)
+    encoder, queries = model.feature_encoder, x[:5] - x.mean(dim=0, keepdim=True)
+    scores = scores_by_numpy(model.atoms, x, x[:5], ridge)
+    found = encoder.scale * queries.double() @ encoder.detectors.double().T
+    assert len(encoder.broad) == atoms // ATOMS_A_BROAD
+    assert np.allclose(found[:, fine_of(model)], scores[:, fine_of(model)], rtol=1e-3, atol=1e-3)
+
+
+@given(st.integers(1, 60), st.integers(0, 20), st.integers(1, 25), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_the_largest_of_each_kind_are_active_sorted_together(atoms, broad, top, seed):
+    generator = torch.Generator().manual_seed(seed)
+    detectors = torch.nn.functional.normalize(torch.randn(atoms, 5, generator=generator))
+    chosen = torch.randperm(atoms, generator=generator)[: min(broad, atoms - 1)].sort().values
+    encoder = FeatureEncoder(detectors, 2.0, torch.zeros(5), 9, broad=chosen)
+    x = torch.randn(4, 5, generator=generator)
+    code = encoder.strongest(x, top)
+    scores = 2 * x.double().numpy() @ detectors.double().numpy().T
+    of_broad = -(-3 * top // 5) if len(chosen) else 0
+    fine = np.setdiff1d(np.arange(atoms), chosen.numpy())
     for row, each in enumerate(scores):
-        expected = np.sort(each[each > 0])[::-1][:6]
+        kinds = [sorted(kind[each[kind] > 0], key=lambda atom: -each[atom]) for kind in (chosen.numpy(), fine)]
+        expected = sorted([*kinds[0][:of_broad], *kinds[1][: top - of_broad]], key=lambda atom: -each[atom])
         number = int(code.count[row])
-        assert np.allclose(code.coefficients[row, :number], expected[:number], rtol=1e-4, atol=1e-4)
-        assert np.allclose(expected[number:], 0, atol=1e-4)
-        assert np.allclose(each[code.indices[row, :number]], expected[:number], rtol=1e-4, atol=1e-4)
+        assert code.indices[row, :number].tolist() == expected
+        assert np.allclose(code.coefficients[row, :number], each[expected], rtol=1e-4, atol=1e-6)
+        assert not code.indices[row, number:].any()
+        assert not code.coefficients[row, number:].any()
+
+
+def lasting_by_loops(x):
+    """The mean product, over all pairs of different rows in one run of `NEAR` rows, of what is above the mean."""
+    x = x.double().numpy()
+    centred, total, pairs = x - x.mean(axis=0), np.zeros((x.shape[1],) * 2), 0
+    for i, one in enumerate(centred):
+        for j in range(i // NEAR * NEAR, min(len(x), (i // NEAR + 1) * NEAR)):
+            if i != j:
+                total, pairs = total + np.outer(one, centred[j]), pairs + 1
+    return total / max(1, pairs)
+
+
+@pytest.mark.parametrize("rows", [1, 2, NEAR + 1, 2 * NEAR, 3 * NEAR + 7])
+def test_what_lasts_is_the_covariance_of_rows_near_each_other(rows):
+    _, x = problem(rows=rows)
+    moments = Moments(8)
+    moments.add(x)
+    assert np.allclose(moments.lasting(), lasting_by_loops(x), rtol=1e-8, atol=1e-6)
+
+
+def text(rows=4000, seed=0):
+    """Activations whose first coordinate keeps its sign for 100 rows, under others of more variance that do not."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 6, generator=generator) * torch.tensor([1.0, 1.0, 3.0, 3.0, 3.0, 3.0])
+    topic = torch.randn(rows // 100, generator=generator).sign().repeat_interleave(100)
+    return torch.cat([x[:, :1] / 4 + topic[:, None], x[:, 1:]], dim=1)
+
+
+def map_of(x):
+    moments = Moments(x.shape[1])
+    moments.add(x)
+    return lasting_map(moments.covariance(), moments.lasting()), moments
+
+
+def test_a_direction_that_lasts_is_longest_and_rows_in_no_order_leave_all_alike():
+    x = text()
+    lengths = []
+    for rows in (x, x[torch.randperm(len(x), generator=torch.Generator().manual_seed(1))]):
+        mapping, moments = map_of(rows)
+        spread = ((mapping.T @ moments.covariance()) * mapping.T).sum(dim=1).sqrt()
+        lengths.append(spread / spread[0])
+    assert (lengths[0][1:] < 0.6).all()
+    assert (lengths[1][1:] > 0.6).all()
+
+
+def test_the_map_of_what_lasts_is_that_of_numpy():
+    mapping, moments = map_of(text())
+    covariance, near = moments.covariance().numpy(), moments.lasting().numpy()
+    ridge = LASTING_RIDGE * covariance.trace() / 6 * np.eye(6)
+    whitening = inv(sqrtm(covariance + ridge))
+    persistence, directions = np.linalg.eigh(whitening @ near @ whitening)
+    persistence = np.maximum(persistence, -persistence.min()) ** (LASTING_POWER / 2)
+    assert np.allclose(mapping, whitening @ directions @ np.diag(persistence) @ directions.T, rtol=1e-6, atol=1e-9)
+
+
+def test_broad_features_detect_the_centres_of_groups_of_atoms():
+    model, _ = problem(96, 6)
+    x = text()
+    model = itda.fit_features(model, x)
+    encoder, (mapping, _) = model.feature_encoder, map_of(x)
+    mapped = model.atoms.double().numpy() @ mapping.numpy()
+    mapped /= np.linalg.norm(mapped, axis=1, keepdims=True)
+    centres = mapped[np.arange(6) * 19]
+    for _ in range(ROUNDS):
+        groups = (mapped @ centres.T).argmax(axis=1)
+        centres = np.stack([mapped[groups == group].sum(axis=0) for group in range(6)])
+        centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    broad = encoder.broad.numpy()
+    of = groups[broad]
+    assert sorted(of) == list(range(6))
+    assert broad.tolist() == sorted(broad)
+    for atom, group in zip(broad, of, strict=True):  # of a group of two, both are as near
+        assert mapped[atom] @ centres[group] >= (mapped[groups == group] @ centres[group]).max() - 1e-6
+    scores = (x - x.mean(dim=0)).double().numpy() @ mapping.numpy() @ centres[of].T
+    found = encoder.scale * (x - encoder.mean).double() @ encoder.detectors.double().T
+    assert np.allclose(found[:, broad], scores / scores.std(axis=0), rtol=1e-4, atol=1e-4)
+
+
+def test_lasting_similarity_is_the_cosine_where_what_lasts_is_long():
+    model, _ = problem(30, 6)
+    x = text()
+    model = itda.fit_features(model, x)
+    mapping = map_of(x)[0].numpy()
+    rows, atoms = (x[:7] - x.mean(dim=0)).double().numpy() @ mapping, model.atoms.double().numpy() @ mapping
+    expected = rows @ atoms.T / np.linalg.norm(rows, axis=1)[:, None] / np.linalg.norm(atoms, axis=1)
+    assert np.allclose(model.lasting_similarity(x[:7]), expected, atol=1e-5)
+    assert model.lasting_similarity(x[:6].reshape(2, 3, 6)).shape == (2, 3, 30)
+
+
+def test_without_what_lasts_there_is_no_such_similarity():
+    model, x = problem()
+    with pytest.raises(SettingError, match="`itda features RUN`"):
+        model.lasting_similarity(x)
+    unknown = FeatureEncoder(torch.eye(3), 1.0, torch.zeros(3), 9)
+    with pytest.raises(SettingError, match="fit features anew"):
+        unknown.lasting_cosines(torch.ones(1, 3), torch.eye(3))
 
 
 def test_scores_have_a_deviation_of_one_where_they_were_fitted():
@@ -79,6 +212,7 @@ def test_the_fit_has_the_same_bits_for_every_cut_of_the_stream(sizes, seed):
     assert cut.tokens == whole.tokens == rows
     assert torch.equal(cut.mean(), whole.mean())
     assert torch.equal(cut.covariance(), whole.covariance())
+    assert torch.equal(cut.lasting(), whole.lasting())
     one, other = encoder_of(model.atoms, whole), encoder_of(model.atoms, cut)
     assert torch.equal(one.detectors, other.detectors)
     assert one.scale == other.scale
@@ -136,6 +270,7 @@ def test_more_atoms_than_are_solved_for_at_once(monkeypatch):
     whole = itda.fit_features(model, x).feature_encoder
     monkeypatch.setattr(fitting, "PARTS", 7)
     parts = itda.fit_features(model, x).feature_encoder
+    assert len(parts.broad) == 1
     assert torch.allclose(parts.detectors * parts.scale, whole.detectors * whole.scale, rtol=1e-5)
 
 
@@ -220,6 +355,11 @@ def test_activations_that_do_not_do():
         {"mean": torch.zeros(2)},
         {"mean": torch.full((3,), float("inf"))},
         {"scale": float("nan")},
+        {"broad": torch.tensor([2, 1])},
+        {"broad": torch.tensor([1, 1])},
+        {"broad": torch.tensor([3])},
+        {"broad": torch.tensor([0, 1, 2])},
+        {"lasting": torch.eye(2)},
     ],
 )
 def test_parts_that_do_not_fit_together(parts):
