@@ -79,8 +79,10 @@ class Bench:
         if name in ("neurons", "whitened"):
             return Neurons(self.text(group).x, whitened=name == "whitened").features
         made = self.made(name, seed, group)
-        if readout == "features":
+        if readout in ("features", "lasting"):
             fitted = fit_features(made.model, self.text(group, seed).x)
+            if readout == "lasting":
+                return fitted.lasting_similarity
             return lambda x: fitted.features(x).dense(len(fitted))
         return lambda x: READOUTS[readout](made, x)
 

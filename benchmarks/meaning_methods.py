@@ -242,12 +242,12 @@ READOUTS: dict[str, Callable[[Made, Tensor], Tensor]] = {
     "latents": latents,
 }
 OF_ITDA = {
-    "random": ("code", "similarity", "largest", "features"),
+    "random": ("code", "similarity", "largest", "features", "lasting"),
     "random_refined": ("code",),
-    "best": ("code", "similarity", "largest", "features"),
-    "recipe_2": ("code", "similarity", "largest", "features"),
+    "best": ("code", "similarity", "largest", "features", "lasting"),
+    "recipe_2": ("code", "similarity", "largest", "features", "lasting"),
     "exemplars": ("one-hot", "code", "similarity"),
-    "kmeans": ("code", "similarity", "largest", "features"),
+    "kmeans": ("code", "similarity", "largest", "features", "lasting"),
 }
 OF_AUTOENCODERS = {
     "topk": ("latents", "code", "similarity", "features"),

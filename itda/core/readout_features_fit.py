@@ -33,10 +33,13 @@ RIDGE = 0.3
 LASTING_RIDGE, LASTING_POWER = 0.1, 0.5
 """The same where space is weighted by what lasts; and the power of a direction's persistence that its variance is."""
 
+SURE = 3.0
+"""How far above noise a persistence must be, if it is to count as more; see `lasting_map`."""
+
 NEAR = 64
 """Activations in a row of the stream that count as near each other."""
 
-ATOMS_A_BROAD = 16
+ATOMS_A_BROAD = 32
 """So many atoms for each broad feature."""
 
 PARTS = 4096
@@ -140,9 +143,9 @@ class _Sums:
 def encoder_of(atoms: Float32[Tensor, "atoms d_model"], moments: Moments, *, ridge: float = RIDGE) -> FeatureEncoder:
     """Return the detectors of atoms, each divided by the deviation of its score, (w^T S w)^(1/2).
 
-    Fine ones are w = (S + ridge t I)^-1 d. One atom in `ATOMS_A_BROAD` becomes a broad one: `_broad`. A detector whose
-    score would be the same for all activations is zero. Raises `SettingError` for a ridge that is not positive,
-    `ActivationError` where all activations are equal.
+    Fine ones are w = (S + ridge t I)^-1 d. If anything lasts, one atom in `ATOMS_A_BROAD` becomes a broad one: see
+    `_broad`. A detector whose score would be the same for all activations is zero. Raises `SettingError` for a ridge
+    that is not positive, `ActivationError` where all activations are equal.
 
     >>> moments = Moments(2)
     >>> moments.add(torch.tensor([[2.0, 1.0], [-2.0, 1.0], [2.0, -1.0], [-2.0, -1.0]]))
@@ -161,8 +164,8 @@ def encoder_of(atoms: Float32[Tensor, "atoms d_model"], moments: Moments, *, rid
     on_cpu = atoms.detach().cpu()
     parts = [torch.cholesky_solve(part.double().T, factor).T for part in on_cpu.split(PARTS)]
     detectors = torch.cat([_to_deviations(part, covariance) for part in parts]) if parts else on_cpu.double()
-    lasting = lasting_map(covariance, moments.lasting())
-    broad, solved = _broad(on_cpu, lasting)
+    lasting, number = lasting_map(covariance, moments.lasting())
+    broad, solved = _broad(on_cpu, lasting, len(atoms) // ATOMS_A_BROAD if number else 0)
     detectors[broad] = _to_deviations(solved, covariance)
     scale = detectors.norm(dim=1).max().item() if len(detectors) else 0.0
     unit = (detectors / scale if scale > 0 else detectors).float()
@@ -182,34 +185,36 @@ def _to_deviations(
 
 def lasting_map(
     covariance: Float64[Tensor, "d_model d_model"], lasting: Float64[Tensor, "d_model d_model"]
-) -> Float64[Tensor, "d_model d_model"]:
+) -> tuple[Float64[Tensor, "d_model d_model"], int]:
     """Return the map of x - mean to the space where a direction's variance is a power of its *persistence*.
+
+    And how many directions last for sure: those of a persistence above `SURE` times what noise has.
 
     First all directions are whitened, by P = (S + ridge t I)^(-1/2), so that none counts for its variance alone. There
     the covariance of near activations, P C P, says how much of each direction lasts: its eigenvalues are persistences,
     from 1 down to 0. A negative one is noise, and so is every one as small: none counts as less than the most negative.
 
-    >>> mapping = lasting_map(torch.eye(2).double(), torch.diag(torch.tensor([0.81, -0.0001]).double()))
-    >>> (mapping * 1.1**0.75).round(decimals=4).tolist()
-    [[0.9487, 0.0], [0.0, 0.1]]
+    >>> mapping, number = lasting_map(torch.eye(2).double(), torch.diag(torch.tensor([0.81, -0.0001]).double()))
+    >>> number, (mapping * 1.1**0.75).round(decimals=4).tolist()
+    (1, [[0.9487, 0.0], [0.0, 0.1]])
     """
     variance = covariance.diagonal().mean()
     values, vectors = torch.linalg.eigh(covariance)
     whitening = (vectors * (values.clamp(min=0) + LASTING_RIDGE * variance).rsqrt()) @ vectors.T
     persistence, directions = torch.linalg.eigh(whitening @ lasting @ whitening)
     floor = max(-persistence.min().item(), 1e-6)
-    return whitening @ (directions * persistence.clamp(min=floor) ** (LASTING_POWER / 2)) @ directions.T
+    weighted = directions * persistence.clamp(min=floor) ** (LASTING_POWER / 2)
+    return whitening @ weighted @ directions.T, int((persistence > SURE * floor).sum())
 
 
 def _broad(
-    atoms: Float32[Tensor, "atoms d_model"], lasting: Float64[Tensor, "d_model d_model"]
+    atoms: Float32[Tensor, "atoms d_model"], lasting: Float64[Tensor, "d_model d_model"], number: int
 ) -> tuple[Int64[Tensor, " broad"], Float64[Tensor, "broad d_model"]]:
-    """Return the atoms that stand for groups, ascending, and the detector of each group.
+    """Return the atoms that stand for so many groups, ascending, and the detector of each group.
 
     In the space of what lasts, atoms are grouped by spherical k-means that starts from atoms evenly spread over their
     order. The atom nearest to a group's centre stands for it; the detector's score is the product with the centre.
     """
-    number = len(atoms) // ATOMS_A_BROAD
     if not number:
         return torch.zeros(0, dtype=torch.long), torch.zeros(0, atoms.shape[1], dtype=torch.float64)
     mapped = atoms.double() @ lasting

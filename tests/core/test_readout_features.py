@@ -61,7 +61,7 @@ def fine_of(model):
     return fine
 
 
-@given(st.integers(1, 60), st.integers(1, 12), st.integers(3, 300), st.integers(0, 999), st.floats(0.01, 3))
+@given(st.integers(1, 100), st.integers(1, 12), st.integers(3, 300), st.integers(0, 999), st.floats(0.01, 3))
 @settings(max_examples=25, deadline=None)
 def test_fine_features_score_what_numpy_finds(atoms, d_model, rows, seed, ridge):
     model, x = problem(atoms, d_model, rows, seed)
@@ -69,7 +69,7 @@ def test_fine_features_score_what_numpy_finds(atoms, d_model, rows, seed, ridge)
     encoder, queries = model.feature_encoder, x[:5] - x.mean(dim=0, keepdim=True)
     scores = scores_by_numpy(model.atoms, x, x[:5], ridge)
     found = encoder.scale * queries.double() @ encoder.detectors.double().T
-    assert len(encoder.broad) == atoms // ATOMS_A_BROAD
+    assert len(encoder.broad) in (0, atoms // ATOMS_A_BROAD)
     assert np.allclose(found[:, fine_of(model)], scores[:, fine_of(model)], rtol=1e-3, atol=1e-3)
 
 
@@ -125,18 +125,20 @@ def text(rows=4000, seed=0):
 def map_of(x):
     moments = Moments(x.shape[1])
     moments.add(x)
-    return lasting_map(moments.covariance(), moments.lasting()), moments
+    return lasting_map(moments.covariance(), moments.lasting())[0], moments
 
 
-def test_a_direction_that_lasts_is_longest_and_rows_in_no_order_leave_all_alike():
+def test_a_direction_that_lasts_is_longest_and_rows_in_no_order_have_none():
     x = text()
-    lengths = []
+    lengths, broad = [], []
     for rows in (x, x[torch.randperm(len(x), generator=torch.Generator().manual_seed(1))]):
         mapping, moments = map_of(rows)
         spread = ((mapping.T @ moments.covariance()) * mapping.T).sum(dim=1).sqrt()
         lengths.append(spread / spread[0])
+        broad.append(len(encoder_of(problem(192, 6)[0].atoms, moments).broad))
     assert (lengths[0][1:] < 0.6).all()
     assert (lengths[1][1:] > 0.6).all()
+    assert broad == [192 // ATOMS_A_BROAD, 0]
 
 
 def test_the_map_of_what_lasts_is_that_of_numpy():
@@ -150,13 +152,13 @@ def test_the_map_of_what_lasts_is_that_of_numpy():
 
 
 def test_broad_features_detect_the_centres_of_groups_of_atoms():
-    model, _ = problem(96, 6)
+    model, _ = problem(192, 6)
     x = text()
     model = itda.fit_features(model, x)
     encoder, (mapping, _) = model.feature_encoder, map_of(x)
     mapped = model.atoms.double().numpy() @ mapping.numpy()
     mapped /= np.linalg.norm(mapped, axis=1, keepdims=True)
-    centres = mapped[np.arange(6) * 19]
+    centres = mapped[np.arange(6) * 38]
     for _ in range(ROUNDS):
         groups = (mapped @ centres.T).argmax(axis=1)
         centres = np.stack([mapped[groups == group].sum(axis=0) for group in range(6)])
@@ -266,11 +268,10 @@ def test_massive_activations_do_not_take_part():
 
 
 def test_more_atoms_than_are_solved_for_at_once(monkeypatch):
-    model, x = problem(30, 8, 300)
+    model, x = problem(70, 8, 300)
     whole = itda.fit_features(model, x).feature_encoder
     monkeypatch.setattr(fitting, "PARTS", 7)
     parts = itda.fit_features(model, x).feature_encoder
-    assert len(parts.broad) == 1
     assert torch.allclose(parts.detectors * parts.scale, whole.detectors * whole.scale, rtol=1e-5)
 
 
