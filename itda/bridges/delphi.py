@@ -123,9 +123,11 @@ def _contexts(index: CodeIndex, dressing: Dressing) -> _Contexts:
 
 
 def _shards(index: CodeIndex, both_signs: bool) -> Iterator[tuple[int, int, int]]:
-    """Yield ranges of latents, the second end excluded, and the sign of their coefficients."""
-    number = min(index.atoms, max(SHARDS, -(-int(index.counts.sum()) // ENTRIES)))
-    edges = np.linspace(0, index.atoms, number + 1).astype(int).tolist()
+    """Yield ranges of latents of about as many uses, the second end excluded, and the sign of their coefficients."""
+    before = np.concatenate([[0], index.counts.cumsum()])
+    number = max(SHARDS, -(-int(before[-1]) // ENTRIES))
+    cuts = np.searchsorted(before, before[-1] * np.arange(1, number) / number)
+    edges = np.unique([0, *cuts.clip(0, index.atoms), index.atoms]).tolist()
     for offset, sign in ((0, 1), (index.atoms, -1))[: 2 if both_signs else 1]:
         for first, last in itertools.pairwise(edges):
             yield offset + first, offset + last, sign
