@@ -24,7 +24,7 @@ from typing import Any
 
 from common import RESULTS, Results, arguments_for, child, most_resident, number, paragraph, table
 
-FORMATS = {"json": "JSON", "parquet": "Parquet", "delphi": "Delphi", "neuronpedia": "Neuronpedia's files"}
+FORMATS = {"parquet": "Parquet", "delphi": "Delphi", "neuronpedia": "Neuronpedia's files", "json": "JSON"}
 
 
 def exported(run_folder: Path, out: Path, to: str) -> dict[str, Any]:

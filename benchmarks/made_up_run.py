@@ -1,7 +1,7 @@
 """A run folder with an index, of any size, made up in seconds: for tests and timings of what reads it.
 
 Atoms are random directions, tokens are drawn from a made-up vocabulary with all sorts of odd characters, the atoms of a
-code by Zipf's law and coefficients from an exponential law, a third of them negative.
+code half by Zipf's law and half evenly, coefficients from an exponential law, a third of them negative.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def write_index(
 def codes_of(tokens: int, atoms: int, k: int, random: np.random.Generator) -> CodePart:
     """Make codes of up to k different atoms; the last atom is never used, and few tokens are massive."""
     ranks = np.minimum(random.zipf(1.2, size=(tokens, 2 * k)), max(2, atoms) - 1) - 1
-    spread = (ranks + random.integers(0, max(1, atoms // 8), ranks.shape)) % max(1, atoms - 1)
-    ordered = np.sort(spread, axis=1)
+    anyone = random.integers(0, max(1, atoms - 1), ranks.shape)  # half of them, so that every atom has uses
+    ordered = np.sort(np.where(random.random(ranks.shape) < 0.5, anyone, ranks % max(1, atoms - 1)), axis=1)
     new = np.concatenate([np.ones((tokens, 1), bool), ordered[:, 1:] != ordered[:, :-1]], axis=1)
     count = np.minimum(new.sum(axis=1), random.integers(max(1, k - 2), k + 1, tokens))
     own = new & (new.cumsum(axis=1) <= count[:, None])
