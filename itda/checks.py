@@ -14,11 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from itda import config as settings
-from itda.core.checks import check_refinement
 from itda.core.replication import check_cosine, check_draws
 from itda.errors import SettingError, StoreError
 from itda.files import locked
-from itda.resolving import check_elsewhere, check_seed, check_shape, resolved
+from itda.resolving import check_elsewhere, check_seed, check_shape, planned, resolved
 from itda.sources.corpora.corpus import open_corpus
 from itda.sources.models.devices import check_device
 from itda.sources.models.names import folder_of, gguf_of
@@ -306,7 +305,7 @@ def check_plan(options: settings.Plan) -> None:
         given = getattr(options, name)
         if given is not None and not 0 < given < math.inf:
             raise SettingError(f"--{name.replace('_', '-')} must be more than 0")
-    check_refinement(options.refine, 0.0)
+    planned(options)
     if options.grow_on not in ("auto", "cpu", "gpu"):
         raise SettingError(f"no place {options.grow_on!r} for dictionaries to grow on: use auto, cpu or gpu")
     if options.measure and options.assumed:

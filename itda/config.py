@@ -64,13 +64,14 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     """The order of the documents. Default: shuffled, in mode reference corpus."""
     seed: int = 0
     """The seed of the shuffled order."""
+    recipe: int | None = None
+    """How mode best makes atoms. 2: they are centres of groups of activations, which come out again in other text. 1
+    (the default): activations as they come, then refined."""
     refine: int | None = None
-    """Passes of refinement, of up to 20,000 tokens each, that improve the atoms. Default: 8 in mode best, else 0."""
+    """Rounds of k-means in recipe 2, default 12. In recipe 1 passes of refinement, of up to 20,000 tokens each, that
+    improve the atoms: 8 in mode best, else 0."""
     min_fidelity: float | None = None
-    """Refinement holds each atom's cosine to the activation that its label names at this or above; mode best: 0.9."""
-    recipe: int = 1
-    """How mode best ends. 1: the atoms that grew are refined. 2: they make way for centres of groups of activations,
-    which come out again in other text; --refine is then rounds of k-means, 12 by default."""
+    """Of recipe 1: refinement holds each atom's cosine to the activation that its label names at this or above; 0.9."""
     massive: Literal["skip", "atoms", "off"] | None = None
     """Activations of over 10 times the median norm, such as each window's first: skip (the default) leaves them out,
     atoms lets them be atoms, off (of mode reference) has no such rule."""
@@ -148,8 +149,10 @@ class Plan(Output):
     """As for `itda train`: for hidden states, and without a GPU for weights too. Default: half of the RAM."""
     scratch: FreeBytes | None = None
     """A folder for hidden states that --model-memory has no room for, or how much is free there, such as 500G."""
-    refine: int = 8
-    """Passes of refinement, as for `itda train`; 0 for none."""
+    recipe: int | None = None
+    """How dictionaries are made, as for `itda train`: 1 or 2."""
+    refine: int | None = None
+    """Rounds of recipe 2, or passes of refinement of recipe 1, as for `itda train`; 0 for atoms as they grow."""
     grow_on: Literal["auto", "cpu", "gpu"] = "auto"
     """Where dictionaries grow: auto is the GPU if they fit there beside the model, else the CPU."""
     measure: bool = False

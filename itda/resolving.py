@@ -25,8 +25,11 @@ MODES: dict[str, dict[str, object]] = {
 }
 """Defaults of each mode for settings that the user left out."""
 
+RECIPE = 1
+"""The recipe of mode best where nothing says otherwise."""
+
 RECIPE_2: dict[str, object] = {"refine": 12, "min_fidelity": 0.0}
-"""What mode best has in place of these with `--recipe 2`."""
+"""What mode best has in place of these with recipe 2."""
 
 ATOMS_PER_DIMENSION = 8
 """Atoms for each dimension of the model, if neither a number of atoms nor a threshold is given."""
@@ -57,14 +60,15 @@ def resolved(options: Train) -> Train:
             raise SettingError(f"mode reference has no --{flag} {given}: leave it out")
     if options.mode == "reference" and options.atoms is not None:
         raise SettingError("mode reference has no --atoms: give a --threshold")
-    defaults = MODES[options.mode] | (RECIPE_2 if options.recipe == 2 else {})
+    recipe = options.recipe if options.recipe is not None else recipe_of(options)[0]
+    defaults = MODES[options.mode] | (RECIPE_2 if recipe == 2 else {}) | {"recipe": recipe}
     filled = {name: value for name, value in defaults.items() if getattr(options, name) is None}
     if not filled.get("refine", options.refine):
         if options.min_fidelity:
             raise SettingError("--min-fidelity says how far refinement may go: add --refine 8, or --mode best")
         filled["min_fidelity"] = 0.0
-    if options.recipe != 1 and options.mode != "best":
-        raise SettingError(f"--recipe {options.recipe} is of mode best: leave it out, or --mode {options.mode}")
+    if recipe != 1 and options.mode != "best":
+        raise SettingError(f"--recipe {recipe} is of mode best: leave it out, or --mode {options.mode}")
     if options.seed and filled.get("order", options.order) != "shuffled":
         what = "--mode reference" if options.mode == "reference" else "--order corpus"
         raise SettingError(f"--seed chooses a shuffled order: leave out {what}, or the seed")
@@ -79,6 +83,33 @@ def resolved(options: Train) -> Train:
     return whole
 
 
+def recipe_of(options: Train) -> tuple[int, str]:
+    """Return the recipe that settings without one stand for, and why if it is not the default of mode best.
+
+    >>> recipe_of(Train(min_fidelity=0.8))
+    (1, '--min-fidelity 0.8')
+    """
+    if options.mode != "best":
+        return 1, ""
+    if options.refine == 0:
+        return 1, "--refine 0"
+    if options.min_fidelity is not None:
+        return 1, f"--min-fidelity {options.min_fidelity:g}"
+    return (1, "--massive atoms") if options.massive == "atoms" else (RECIPE, "")
+
+
+def planned(options: Plan) -> Plan:
+    """Return the settings of a plan with a recipe and its rounds or passes. Raises `SettingError` as for `itda train`."""
+    recipe = options.recipe if options.recipe is not None else RECIPE if options.refine != 0 else 1
+    refine = options.refine
+    if refine is None:
+        refine = (RECIPE_2 if recipe == 2 else MODES["best"])["refine"]
+    assert isinstance(refine, int)
+    check_refinement(refine, 0.0)
+    check_recipe(recipe, refine, 0.0, None)
+    return replace(options, recipe=recipe, refine=refine)
+
+
 def check_dictionary(options: Train) -> None:
     """Raises `SettingError` if no dictionary can be made with these resolved settings, as k of 0."""
     check_shape(options)
@@ -86,7 +117,7 @@ def check_dictionary(options: Train) -> None:
     if options.threshold is not None and options.mode != "reference":
         check_threshold(options.threshold)
     check_refinement(options.refine or 0, options.min_fidelity or 0.0)
-    check_recipe(options.recipe, options.min_fidelity or 0.0)
+    check_recipe(options.recipe or 1, options.refine or 0, options.min_fidelity or 0.0, options.massive)
     check_offset_tokens(options.offset or 0)
     for name in ("atoms", "tokens"):
         value = getattr(options, name)
@@ -218,12 +249,13 @@ def to_record(options: Train) -> dict[str, Any]:
 def from_record(recorded: dict[str, Any]) -> Train:
     """Read settings that `to_record` wrote, in this itda or an older one.
 
-    Raises `SettingError` for a value that cannot be read, `TypeError` for an unknown name.
+    A record without a recipe is of recipe 1, as there was no other. Raises `SettingError` for a value that cannot be
+    read, `TypeError` for an unknown name.
 
     >>> from_record({"layers": "2,4-6", "tokens": "2k"}).layers
     (2, 4, 5, 6)
     """
-    values = dict(recorded)
+    values = {"recipe": 1, **recorded}
     for name, (_, read) in RECORDED.items():
         if values.get(name):
             values[name] = read(values[name])

@@ -37,14 +37,22 @@ def check_refinement(passes: int, min_fidelity: float) -> None:
         )
 
 
-def check_recipe(recipe: int, min_fidelity: float) -> None:
-    """Raises `SettingError` unless the recipe of refinement is 1 or 2, and 1 where there is a least fidelity."""
+def check_recipe(recipe: int, passes: int, min_fidelity: float, massive: str | None) -> None:
+    """Raises `SettingError` unless the recipe of mode best is 1, or 2 with settings that it has."""
     if recipe not in (1, 2):
         raise SettingError(f"recipe {recipe}: it must be 1, to refine the atoms that grew, or 2, for centres of groups")
-    if recipe == 2 and min_fidelity:
+    if recipe == 1:
+        return
+    if passes == 0:
+        raise SettingError(
+            "recipe 2 makes its atoms in rounds: ask for 12, or for recipe 1, where atoms may stay as grown"
+        )
+    if min_fidelity:
         raise SettingError(
             f"a fidelity of at least {min_fidelity} is of recipe 1: leave it out, as the atoms of recipe 2 are centres"
         )
+    if massive == "atoms":
+        raise SettingError("massive activations as atoms are of recipe 1: skip them, or ask for it")
 
 
 def check_offset_tokens(offset_tokens: int) -> None:

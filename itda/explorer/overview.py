@@ -18,7 +18,7 @@ from itda.explorer.run_cache import IndexedDictionary, RunCache
 POINTS = 200
 """Points of a curve, at most: a screen cannot show more."""
 
-SETTINGS = ("mode", "k", "order", "refine", "min_fidelity", "window", "bos")
+SETTINGS = ("mode", "recipe", "k", "order", "refine", "min_fidelity", "window", "bos")
 MEASURES = ("fvu", "l0", "ce_loss_score", "kl", "unused_atoms", "tokens")
 MEASURES += ("massive_tokens", "massive_energy", "fvu_all", "massive")
 
@@ -95,13 +95,20 @@ def _explained_sample(index: CodeIndex) -> np.ndarray:
 
 
 def _atoms_at_end(record: Mapping[str, Any], sites: list[dict[str, Any]]) -> dict[str, int]:
-    """Return the atoms of each site at the end of the pass, before a crop to `--atoms`."""
+    """Return the atoms of each site at the end of the pass, before a crop to `--atoms`; none if nothing grew."""
+    if not grew(record["settings"]):
+        return {}
     atoms = {site["site"]: site["atoms"] for site in sites if "atoms" in site}
     return atoms | {site: number for site, number in record.get("found", {}).items() if number is not None}
 
 
+def grew(made: Mapping[str, Any]) -> bool:
+    """Return True if a run's dictionaries grew, by its settings: recipe 2 makes a given number of atoms in the end."""
+    return made.get("recipe") != 2 or made.get("atoms") is None
+
+
 def growth(log: Path, tokens_at_end: int, atoms_at_end: Mapping[str, int]) -> dict[str, Any] | None:
-    """Return the curve of atoms over tokens read, for each site, from a run's log.jsonl; None if there is no log."""
+    """Return the curve of atoms over tokens read, for each site, from a run's log.jsonl; None if there is no curve."""
     tokens: list[int] = [0]
     atoms: dict[str, list[int]] = {site: [0] for site in atoms_at_end}
     try:

@@ -15,7 +15,7 @@ from itda.core.dictionary import ITDA
 from itda.evaluation.evaluate import cost_of, evaluate, spliceable
 from itda.evaluation.measures import Evaluation, Massive
 from itda.evaluation.verdict import verdict
-from itda.explorer.overview import growth
+from itda.explorer.overview import grew, growth
 from itda.files import FORMAT_VERSION, METRICS_FORMAT, write_json
 from itda.recipes.activation_source import model_loader
 from itda.recipes.run_model import find_model
@@ -97,6 +97,8 @@ def evaluate_on(
 
 def still_growing(run: Run) -> dict[Site, float]:
     """Return the share of each dictionary's atoms that the last tenth of the tokens gave, if log.jsonl tells it."""
+    if not grew(run.record["settings"]):
+        return {}
     found = run.record.get("found") or {}
     curve = growth(
         run.folder / "log.jsonl", run.record["tokens"], {str(site): found.get(str(site), 0) for site in run.sites}

@@ -13,7 +13,7 @@ from itda.errors import ModelError
 from itda.recipes.measuring import measure
 from itda.recipes.rates_kept import Measured, keep_rates, kept_rates, was_measured
 from itda.recipes.runs import Bar, no_bar
-from itda.resolving import sites_of
+from itda.resolving import planned, sites_of
 from itda.sources.models.named import DTYPES
 from itda.sources.models.names import gguf_of
 from itda.sources.streamed.model_shape import ModelShape
@@ -58,6 +58,7 @@ def plan(options: settings.Plan, bar: Bar = no_bar, *, rates: Measured | None = 
     `rates` that were measured before go before those that are kept. Raises an `ItdaError` for bad input.
     """
     check_plan(options)
+    options = planned(options)
     if gguf_of(options.model) is not None:
         raise ModelError(
             f"{options.model} is in GGUF, which is unpacked as a whole and not streamed, so there is nothing to plan: "
@@ -72,7 +73,16 @@ def plan(options: settings.Plan, bar: Bar = no_bar, *, rates: Measured | None = 
         GPU: _machine(options, GPU, options.ram, _rates(options, shape, GPU, measured)),
         LAPTOP: _machine(options, LAPTOP, options.laptop, _rates(options, shape, LAPTOP, measured)),
     }
-    making = Work(sites, options.tokens, options.window, options.batch_size, options.atoms, options.k, options.refine)
+    making = Work(
+        sites,
+        options.tokens,
+        options.window,
+        options.batch_size,
+        options.atoms,
+        options.k,
+        recipe=options.recipe or 1,
+        passes=options.refine or 0,
+    )
     checking = replace(making, tokens=options.evaluate, evaluation=True)
     training = {name: estimate(shape, making, machine) for name, machine in machines.items()}
     return Planned(

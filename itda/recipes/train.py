@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from itda.core.dictionary import ITDA
 from itda.core.memory import available
 from itda.core.training.centres import AFTER
 from itda.core.training.refine import pass_size
-from itda.core.training.settings import CENTRE_TOKENS
+from itda.core.training.settings import stride_of
 from itda.errors import CorpusError, SettingError, StoreError
 from itda.files import FORMAT_VERSION, RUN_FORMAT, read_json
 from itda.recipes.activation_source import RecordedSource, closing_of, cluster_of, open_source, tokens_of, with_tokens
@@ -28,7 +28,7 @@ from itda.recipes.run_model import located
 from itda.recipes.runs import Bar, Run, no_bar, open_run
 from itda.recipes.trainers import LocalTrainers, Trainers, trainer_of
 from itda.recipes.training_pass import RunPlace, TrainingPass
-from itda.resolving import FREE, from_record, resolved, sized, to_record, with_free
+from itda.resolving import FREE, from_record, recipe_of, resolved, sized, to_record, with_free
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.base import ActivationModel
 from itda.sources.models.names import GGUF
@@ -56,7 +56,7 @@ def train(
         with RunInProgress.resumed(options.resume) as place:
             place.options = with_free(place.options, options)
             return _make(place, bar, say)
-    options = located(with_tokens(resolved(options)), model=model is None, corpus=corpus is None)
+    options = _settled(options, say, model, corpus)
     out = options.out or _free_folder(options.model or str(options.activations))
     with RunInProgress.begun(out, replace(options, out=out)) as place:
         return _make(place, bar, say, model, corpus)
@@ -71,8 +71,19 @@ def train_in_memory(
     corpus: Corpus | None = None,
 ) -> Run:
     """As `train`, but nothing is written: the run and its dictionaries are in memory alone."""
-    options = located(with_tokens(resolved(options)), model=model is None, corpus=corpus is None)
+    options = _settled(options, say, model, corpus)
     return _make(PlaceInMemory(options, model, corpus), bar, say, model, corpus)
+
+
+def _settled(
+    options: settings.Train, say: Callable[[str], object], model: ActivationModel | None, corpus: Corpus | None
+) -> settings.Train:
+    """Return the settings with the mode's defaults; say which recipe they stand for, if it is not the default."""
+    settled = located(with_tokens(resolved(options)), model=model is None, corpus=corpus is None)
+    why = recipe_of(options)[1] if options.recipe is None else ""
+    if why:
+        say(f"recipe {settled.recipe}, as {why} asks for it: see --recipe in itda train --help")
+    return settled
 
 
 def _make(
@@ -133,7 +144,8 @@ def _finish(reading: TrainingPass, bar: Bar, why: str, say: Callable[[str], obje
     provenance = {**recorded.provenance, "tokens": seen}
     if options.refine:
         provenance["refinement"] = _refinement(options)
-    with bar("refine", _refined_tokens(options, seen, trainers.atom_counts().values())) as progress:
+    to_refine = _refined_tokens(options, seen, recorded.d_model, trainers.atom_counts(), len(recorded.sites))
+    with bar("refine", to_refine) as progress:
         parts = {site: {"mode": options.mode, "site": site, "provenance": provenance} for site in recorded.sites}
         made = trainers.finish(parts, progress.update)
     record = _record(reading, provenance, made, why)
@@ -147,13 +159,13 @@ def _refinement(options: settings.Train) -> dict[str, Any]:
     return {"passes": options.refine, "min_fidelity": options.min_fidelity}
 
 
-def _refined_tokens(options: settings.Train, seen: int, atoms: Iterable[int]) -> int:
+def _refined_tokens(options: settings.Train, seen: int, d_model: int, atoms: Mapping[Site, int], sites: int) -> int:
     """Return how many tokens refinement goes through, for all dictionaries together."""
     rounds = options.refine or 0
     if rounds and options.recipe == 2:
-        kept = math.ceil(seen / math.ceil(seen / CENTRE_TOKENS))
-        return sum((rounds + AFTER) * kept for _ in atoms)
-    return sum(rounds * min(seen, pass_size(number, options.k)) for number in atoms)
+        stride = stride_of(tokens_of(options), d_model, atoms=options.atoms, recipe=2, passes=rounds)
+        return sites * (rounds + AFTER) * math.ceil(seen / stride)
+    return sum(rounds * min(seen, pass_size(number, options.k)) for number in atoms.values())
 
 
 def _record(reading: TrainingPass, provenance: dict[str, Any], made: Mapping[Site, ITDA], why: str) -> dict[str, Any]:

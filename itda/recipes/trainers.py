@@ -28,13 +28,13 @@ class Trainers(Protocol):
         ...
 
     def atom_counts(self) -> dict[Site, int]:
-        """Count the atoms of each site so far."""
+        """Count the atoms so far, of the sites where atoms are found on the way."""
         ...
 
     def errors(self, activations: Mapping[Site, Tensor]) -> dict[Site, Float64[Tensor, " batch"]]:
         """Measure what the dictionaries so far leave unexplained of activations [batch, d_model]: see `Trainer.error`.
 
-        Massive activations are left out.
+        Massive activations are left out, and sites where no atoms are found on the way.
         """
         ...
 
@@ -80,15 +80,16 @@ class LocalTrainers:
             self.trainers[site].offer(batch)
 
     def atom_counts(self) -> dict[Site, int]:
-        """Count the atoms of each site so far."""
-        return {site: len(trainer) for site, trainer in self.trainers.items()}
+        """Count the atoms so far, of the sites where atoms are found on the way."""
+        return {site: len(trainer) for site, trainer in self.trainers.items() if trainer.grows}
 
     def errors(self, activations: Mapping[Site, Tensor]) -> dict[Site, Float64[Tensor, " batch"]]:
         """Measure what the dictionaries so far leave unexplained, massive activations left out."""
         found = {}
         for site, x in activations.items():
             trainer = self.trainers[site]
-            found[site] = trainer.error(x[~massive(x, trainer.massive_norm)])
+            if trainer.grows:
+                found[site] = trainer.error(x[~massive(x, trainer.massive_norm)])
         return found
 
     def training_states(self) -> dict[Site, TrainingState]:
@@ -134,7 +135,7 @@ def trainer_of(options: settings.Train, d_model: int, memory: int | None) -> Dic
         offset_tokens=options.offset or 0,
         passes=options.refine or 0,
         min_fidelity=options.min_fidelity or 0.0,
-        recipe=options.recipe,
+        recipe=options.recipe or 1,
         massive=None if options.massive in (None, "off") else options.massive,
         memory=memory,
         grow_on=options.grow_on,

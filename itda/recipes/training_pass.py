@@ -203,14 +203,17 @@ class TrainingPass:
             raise Stopped(f"stopped at {self.tokens:,} tokens; go on with {self.place.remedy}") from None
 
     def _atoms(self) -> str:
-        return " ".join(f"{site.short}:{size}" for site, size in self.trainers.atom_counts().items()) + " atoms"
+        counts = " ".join(f"{site.short}:{size}" for site, size in self.trainers.atom_counts().items())
+        return f"{counts} atoms" if counts else "atoms come at the end"
 
     def _line(self, batches: Mapping[Site, ActivationBatch]) -> dict[str, Any]:
+        line = {"tokens": self.seen[self.lead], "tokens_per_s": round(self.tokens / self.seconds, 1)}
+        counts = self.trainers.atom_counts()
+        if not counts:
+            return line  # nothing grows, so nothing more is known
         errors = self.trainers.errors({site: batch.activations[:64] for site, batch in batches.items()})
-        return {
-            "tokens": self.seen[self.lead],
-            "tokens_per_s": round(self.tokens / self.seconds, 1),
-            "atoms": {str(site): size for site, size in self.trainers.atom_counts().items()},
+        return line | {
+            "atoms": {str(site): size for site, size in counts.items()},
             # Of this batch's first activations, massive ones apart: enough to see where it goes.
             "mean_error": {str(site): error.mean().item() for site, error in errors.items() if len(error)},
             # Rows of the Gram matrix in memory: all, or the number of those that fit.

@@ -117,7 +117,7 @@ def _rows(made: Planned) -> list[list[str]]:
         row("  their hidden states", lambda e: _gb(e.states) + (", disk" if e.states_on_disk else "")),
         row("dictionaries, Gram matrices", lambda e: _gb(e.dictionaries)),
         row("  they grow on", lambda e: "the GPU" if e.on_gpu else "the CPU"),
-        row("kept for refinement", lambda e: _gb(e.kept)),
+        row("activations kept for the end", lambda e: _gb(e.kept)),
         row("GPU memory, peak", lambda e: _gb(e.gpu) if e.gpu else "-"),
         row("RAM, peak", lambda e: _gb(e.ram)),
         row("times the blocks are read", lambda e: f"{e.flights:,}"),

@@ -38,7 +38,8 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
     if record["settings"].get("atoms") is not None:
         found = ", ".join(f"{site} {number:,}" for site, number in record.get("found", {}).items())
         why = f" ({record['atoms_default']}, by default)" if "atoms_default" in record else ""
-        shown = f"found before the crop to {record['settings']['atoms']} atoms{why}: {found}"
+        asked = f"{record['settings']['atoms']} atoms{why}"
+        shown = f"found before the crop to {asked}: {found}" if found else f"asked for: {asked}"
         lines[-1:] = [*textwrap.wrap(shown, WIDTH), ""]
     header = ["site", "atoms", "d_model", "k", "pursuit", "threshold"]
     evaluated = any(dictionary.metrics for dictionary in loaded.values())

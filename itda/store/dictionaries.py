@@ -192,15 +192,14 @@ tags: [itda, interpretability, sparse-coding]
 
 # ITDA dictionary: {base or "a model"}, {dictionary.site or "one site"}
 
-{count} atoms of width {dictionary.d_model}. Each is an activation of the model, divided by its norm, and labelled
-with the document and the token at which it was read (`labels.parquet`). An activation is decomposed into at most
-{dictionary.k} of them by the pursuit `{dictionary.pursuit}`.{_on_refinement(dictionary)}
+{count} atoms of width {dictionary.d_model}. Each is {_kind(dictionary)} (`labels.parquet`).
+An activation is decomposed into at most {dictionary.k} of them by the pursuit
+`{dictionary.pursuit}`.{_on_refinement(dictionary)}
 
 | setting | value |
 |---|---|
 {_on_quantisation(made)}| mode | {dictionary.mode} |
-| threshold | {dictionary.threshold} |
-| corpus | {made.get("corpus", "-")} |
+{_on_threshold(dictionary)}| corpus | {made.get("corpus", "-")} |
 | tokens | {made.get("tokens", "-")} |
 | window | {made.get("window", "-")}{_on_front(made)} |
 | order of summation | {_on_arithmetic(dictionary)} |
@@ -256,13 +255,29 @@ def _on_quantisation(made: Mapping[str, Any]) -> str:
     return f"| the model is stored as | {made['quantisation']} |\n" if made.get("quantisation") else ""
 
 
+def _on_threshold(dictionary: ITDA) -> str:
+    return f"| threshold | {dictionary.threshold} |\n" if dictionary.threshold is not None else ""
+
+
+def _has_centres(dictionary: ITDA) -> bool:
+    return dictionary.provenance.get("refinement", {}).get("recipe") == 2
+
+
+def _kind(dictionary: ITDA) -> str:
+    """Say what an atom and its label are."""
+    if _has_centres(dictionary):
+        return """the centre of a group of activations of the model, divided by its norm, and
+labelled with the document and the token at which the one nearest to it was read"""
+    return """an activation of the model, divided by its norm, and labelled
+with the document and the token at which it was read"""
+
+
 def _on_refinement(dictionary: ITDA) -> str:
     if dictionary.fidelity is None:
         return ""
-    if dictionary.provenance.get("refinement", {}).get("recipe") == 2:
-        made = "The atoms are centres of groups of activations, each labelled by the one nearest to it."
-    else:
-        made = "The atoms are refined: each was moved from its activation to where it reconstructs better."
+    made = "The atoms are refined: each was moved from its activation to where it reconstructs better."
+    if _has_centres(dictionary):
+        made = "Centres of groups are found again in other text more often than single activations."
     return f"""
 
 {made} Their cosine to the

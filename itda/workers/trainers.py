@@ -72,15 +72,17 @@ class RayTrainers(Closing):
             waiting.append(self._actors[site].offer.remote(packed, labels[id(batch.labels)]))
 
     def atom_counts(self) -> dict[Site, int]:
-        """Return the number of atoms of each site, after all that was offered was read."""
-        return self._all("size", dict.fromkeys(self._actors, ()))
+        """Return the number of atoms after all that was offered was read, of sites where atoms are found on the way."""
+        sizes = self._all("size", dict.fromkeys(self._actors, ()))
+        return {site: size for site, size in sizes.items() if size is not None}
 
     def errors(self, activations: Mapping[Site, Tensor]) -> dict[Site, Float64[Tensor, " batch"]]:
         """Return ||z - z_hat||^2 / ||z||^2 of activations [batch, d_model] of some sites, by their dictionaries so far.
 
-        Massive ones are left out.
+        Massive ones are left out, and sites where no atoms are found on the way.
         """
-        return self._all("error", {site: (Packed.of(x),) for site, x in activations.items()})
+        errors = self._all("error", {site: (Packed.of(x),) for site, x in activations.items()})
+        return {site: error for site, error in errors.items() if error is not None}
 
     def training_states(self) -> dict[Site, TrainingState]:
         """Return each trainer's state after all that was offered: see `Trainer.state`."""
@@ -144,8 +146,8 @@ class _TrainerActor:
     def offer(self, activations: Packed, labels: Any) -> None:
         self._trainer.offer(ActivationBatch(activations.tensor(), labels))
 
-    def size(self) -> int:
-        return len(self._trainer)
+    def size(self) -> int | None:
+        return len(self._trainer) if self._trainer.grows else None
 
     def found(self) -> int | None:
         return self._trainer.found
@@ -153,7 +155,9 @@ class _TrainerActor:
     def gram_rows(self) -> Any:
         return self._trainer.gram_rows
 
-    def error(self, activations: Packed) -> Tensor:
+    def error(self, activations: Packed) -> Tensor | None:
+        if not self._trainer.grows:
+            return None
         x = activations.tensor()
         return self._trainer.error(x[~massive(x, self._trainer.massive_norm)])
 

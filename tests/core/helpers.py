@@ -7,9 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from itda import ActivationBatch, Label, Labels
+from itda import ActivationBatch, Label, Labels, Trainer
 from itda.core.pursuit import PURSUITS
 from itda.core.pursuit.gram_cpu import kind_of
+from itda.core.training.greedy import GreedyPass
+from itda.core.training.growth import Growth
 
 
 def labels(number: int, document: str = "essay") -> Labels:
@@ -26,6 +28,12 @@ def _many_labels(exponent: int, document: str) -> Labels:
 def unit_rows(rows: int, width: int, seed: int = 0) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
     return torch.nn.functional.normalize(torch.randn(rows, width, generator=random), dim=1)
+
+
+def growth_of(trainer: Trainer) -> Growth:
+    """What grows in a trainer that has begun."""
+    assert isinstance(trainer._pass, GreedyPass)
+    return trainer._pass._growth
 
 
 def normal(rows: int, width: int, seed: int = 0) -> torch.Tensor:

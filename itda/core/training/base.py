@@ -42,13 +42,18 @@ class DictionaryTrainer(Protocol):
         ...
 
     @property
+    def grows(self) -> bool:
+        """True if atoms are found on the way; False if all are made in the end."""
+        ...
+
+    @property
     def massive_norm(self) -> float | None:
         """The norm above which an activation is massive; None while it is unknown or where there is no such rule."""
         ...
 
     @property
     def found(self) -> int | None:
-        """After `finish`, the number of atoms before the crop to `atoms`; None where nothing is counted."""
+        """After `finish`, the number of atoms before the crop to `atoms`; None where there is no crop."""
         ...
 
     @property

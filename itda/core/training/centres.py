@@ -72,6 +72,7 @@ def centres(
     activations: Float[Tensor, "tokens d_model"],
     labels: Labels,
     *,
+    number: int | None = None,
     rounds: int = ROUNDS,
     near: int = NEAR,
     steps: int = STEPS,
@@ -79,11 +80,12 @@ def centres(
 ) -> ITDA:
     """Replace a dictionary's atoms by as many centres of groups of activations, each labelled by its medoid.
 
-    Of the dictionary only the number of atoms, the offset and the settings matter. `labels` are those of the
-    activations; an activation counts for its `near` nearest atoms where groups overlap (0: they do not); there are
-    `steps` of refinement at the end. An atom whose group ends empty has no medoid and is left out, so there may be
-    fewer atoms than before. They did not grow, so there is no `novelty`. `progress` is told how many activations were
-    gone through. A function of its arguments to the bit, whatever the device and the number of threads.
+    Of the dictionary only the offset, the settings and the number of atoms matter, and that not if a `number` is given.
+    `labels` are those of the activations; an activation counts for its `near` nearest atoms where groups overlap (0:
+    they do not); there are `steps` of refinement at the end. An atom whose group ends empty has no medoid and is left
+    out, so there may be fewer atoms than before. They did not grow, so there is no `novelty`. `progress` is told how
+    many activations were gone through. A function of its arguments to the bit, whatever the device and the number of
+    threads.
 
     >>> import itda, torch
     >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(4)))
@@ -92,10 +94,10 @@ def centres(
     >>> found.labels.position.tolist(), [round(value, 3) for value in found.fidelity.tolist()]
     ([3, 2], [0.998, 0.999])
     """
-    units, number = _units(dictionary, activations), len(dictionary)
+    units, number = _units(dictionary, activations), len(dictionary) if number is None else number
     directed = units.any(dim=1)
     if number == 0 or not bool(directed.any()):
-        return replace(dictionary, fidelity=torch.ones(number))
+        return replace(dictionary, fidelity=torch.ones(len(dictionary)))
     if not bool(directed.all()):
         units, labels = units[directed], labels[directed]
     atoms = units[_spread(len(units), number, turn=0).to(units.device)]
@@ -207,7 +209,7 @@ def _stepped(
     encode = encoder(atoms, dictionary.k, "mp", memory=dictionary.limits.memory)
     total = torch.zeros(atoms.shape, dtype=torch.float64, device=atoms.device)
     for part in range(parts):
-        targets = scaled_targets(replace(dictionary, atoms=atoms), activations[part::parts])
+        targets = scaled_targets(dictionary, activations[part::parts])
         total += improved(atoms, targets, encode(targets)[0], damping=DAMPING).double() - atoms.double()
         progress(len(targets))
     return unit((atoms.double() + total / parts).float(), atoms)

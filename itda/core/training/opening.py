@@ -25,8 +25,9 @@ class Opening:
     """Counts massive activations above the limit found; None if there is no such rule."""
     offset: Float32[Tensor, " width"] | None
     schedule: Schedule | None
-    """Moves the threshold on the way; None if a threshold was given."""
-    threshold: float
+    """Moves the threshold on the way; None if a threshold was given, or nothing grows."""
+    threshold: float | None
+    """None if nothing grows."""
 
 
 def opening_of(first: Float[Tensor, "tokens d_model"], settings: TrainerSettings, *, ended: bool) -> Opening:
@@ -39,7 +40,7 @@ def opening_of(first: Float[Tensor, "tokens d_model"], settings: TrainerSettings
         tally = Tally(median_norm(first[: settings.limit_tokens]))
         ordinary = ~massive(first, tally.limit)
     offset = _offset(first[: settings.offset_tokens][ordinary[: settings.offset_tokens]], settings)
-    if settings.threshold is not None:
+    if settings.threshold is not None or not settings.grows:
         return Opening(tally, offset, None, settings.threshold)
     schedule = _schedule(first, ordinary, offset, settings, ended=ended)
     return Opening(tally, offset, schedule, schedule.threshold)

@@ -36,6 +36,7 @@ class ReferenceTrainer:
     2
     """
 
+    grows = True
     massive_norm = found = gram_rows = None
     """None, all three: there is no rule about massive activations, no crop and no Gram matrix."""
 

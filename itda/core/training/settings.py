@@ -23,7 +23,10 @@ KEPT_BYTES = 2**31
 """Most bytes that the activations kept for refinement may take."""
 
 CENTRE_TOKENS = 160_000
-"""The most activations whose groups are the atoms of recipe 2."""
+"""The most activations whose groups are the atoms of recipe 2, unless there are many atoms."""
+
+PER_ATOM, LEAST_PER_ATOM = 20, 8
+"""Activations for each atom of recipe 2, where there are many; and at least, whatever memory they take."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,7 +60,7 @@ class TrainerSettings:
     def __post_init__(self) -> None:
         check_pursuit(self.k, self.pursuit)
         check_refinement(self.passes, self.min_fidelity)
-        check_recipe(self.recipe, self.min_fidelity)
+        check_recipe(self.recipe, self.passes, self.min_fidelity, self.massive)
         if (self.threshold is None) == (self.atoms is None):
             raise SettingError("give a threshold or a number of atoms, one of the two")
         if self.threshold is not None:
@@ -79,6 +82,11 @@ class TrainerSettings:
         if self.atoms is not None and self.tokens is not None:
             check_number(self.atoms, self.tokens)
 
+    @property
+    def grows(self) -> bool:
+        """True if a dictionary grows; with a number of atoms, recipe 2 has no use for one."""
+        return self.recipe == 1 or self.atoms is None
+
     def grows_on(self, activations: torch.device) -> torch.device:
         """Return the device that the dictionary grows on, if its activations are on this one."""
         return growth_device(activations, self.grow_on, atoms=self.atoms or self.most, d_model=self.d_model)
@@ -86,7 +94,9 @@ class TrainerSettings:
     @property
     def sample(self) -> int:
         """Number of first activations that turn a number of atoms into a threshold; 0 if a threshold was given."""
-        return sample_of(self.tokens, self.d_model) if self.atoms is not None and self.tokens is not None else 0
+        if self.atoms is None or self.tokens is None or not self.grows:
+            return 0
+        return sample_of(self.tokens, self.d_model)
 
     @property
     def limit_tokens(self) -> int:
@@ -102,12 +112,7 @@ class TrainerSettings:
     @property
     def stride(self) -> int:
         """One activation in this many is kept for refinement; 0 if none is."""
-        if self.passes == 0 or self.tokens is None:
-            return 0
-        # Recipe 2 reads all that are kept in each round, and has a copy of them, divided by their norms.
-        tokens, copies = (self.passes * PASS_TOKENS, 1) if self.recipe == 1 else (CENTRE_TOKENS, 2)
-        wanted = min(tokens, max(1, KEPT_BYTES // (4 * self.d_model * copies)))
-        return math.ceil(self.tokens / wanted)
+        return stride_of(self.tokens, self.d_model, atoms=self.atoms, recipe=self.recipe, passes=self.passes)
 
     @property
     def most_kept(self) -> int:
@@ -121,3 +126,21 @@ class TrainerSettings:
         # Left out where they are not used, so that the files are those of earlier versions.
         recipe = {} if self.recipe == 1 else {"recipe": self.recipe}
         return saved | recipe | ({} if self.most is None else {"most": self.most})
+
+
+def stride_of(tokens: int | None, d_model: int, *, atoms: int | None, recipe: int, passes: int) -> int:
+    """Return one in how many activations is kept of a stream of so many tokens, for what is made in the end of it.
+
+    Recipe 1 keeps as many as its passes read, but no more than `KEPT_BYTES` of them as float32. Recipe 2 keeps
+    `CENTRE_TOKENS`, or `PER_ATOM` for each atom if these are more, and no more bytes either; but `LEAST_PER_ATOM` in
+    any case. Returns 0 if none is kept.
+
+    >>> [stride_of(1_000_000, d_model, atoms=8 * d_model, recipe=2, passes=12) for d_model in (576, 4096)]
+    [7, 4]
+    """
+    if passes == 0 or tokens is None:
+        return 0
+    wanted, most = passes * PASS_TOKENS, max(1, KEPT_BYTES // (4 * d_model))
+    if recipe == 2:
+        wanted, most = max(CENTRE_TOKENS, PER_ATOM * (atoms or 0)), max(most, LEAST_PER_ATOM * (atoms or 0))
+    return math.ceil(tokens / min(wanted, most))

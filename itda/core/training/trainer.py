@@ -28,6 +28,7 @@ from itda.core.training.refine import near, refine
 from itda.core.training.schedule import Schedule
 from itda.core.training.settings import TrainerSettings
 from itda.core.training.state import TRAINER, TrainingState
+from itda.core.training.ungrown import UngrownPass
 from itda.errors import SettingError
 
 
@@ -49,6 +50,7 @@ class Trainer:
       its label's own activation falls below `min_fidelity`.
     - `recipe` 2, instead of that refinement: `passes` rounds of k-means over the activations kept. The atoms are
       centres of groups, labelled by their medoids, and come out again in other text (`itda.core.training.centres`).
+      With `atoms` nothing grows then; with a threshold, growth says how many there are to be.
     - `massive`: activations whose norm is above 10 times the median of the first 4,096 (`itda.core.massive`) are left
       out of all of this ("skip"), or become atoms like the others and are left out of the rest ("atoms"); None for no
       such rule. The dictionary's `massive_norm` is the limit.
@@ -121,9 +123,9 @@ class Trainer:
         self.tally: Tally | None = None
         """The count of massive activations, once there is a limit."""
         self.found: int | None = None
-        """After `finish`, the number of atoms before the crop to `atoms`."""
+        """After `finish`, the number of atoms before the crop to `atoms`; None where nothing grows."""
         self._first = FirstActivations()
-        self._pass: GreedyPass | None = None
+        self._pass: GreedyPass | UngrownPass | None = None
         self._schedule: Schedule | None = None
         self._kept = KeptActivations(
             self.settings.stride, expected=self.settings.most_kept, on_cpu=self.settings.grow_on == "cpu"
@@ -163,7 +165,8 @@ class Trainer:
     def threshold(self) -> float | None:
         """The error above which an activation is appended now; None before a number of atoms has been turned into one.
 
-        May be set between batches, once the first have been gone through and unless `atoms` sets it.
+        None where nothing grows too. May be set between batches, once the first have been gone through and unless
+        `atoms` sets it.
         """
         return self._pass.threshold if self._pass is not None else self.settings.threshold
 
@@ -172,7 +175,7 @@ class Trainer:
         check_threshold(value)
         if self.settings.atoms is not None:
             raise SettingError("the threshold follows from the number of atoms: make the Trainer with a threshold")
-        if self._pass is None:
+        if not isinstance(self._pass, GreedyPass):
             raise SettingError("no activation has been gone through: make the Trainer with this threshold")
         self._pass.threshold = value
 
@@ -182,9 +185,16 @@ class Trainer:
         return self.tally.limit if self.tally is not None else None
 
     @property
-    def gram_rows(self) -> int | Literal["all"]:
-        """Number of Gram matrix rows that fit into memory."""
+    def gram_rows(self) -> int | Literal["all"] | None:
+        """Number of Gram matrix rows that fit into memory; None where nothing grows."""
+        if not self.settings.grows:
+            return None
         return self._pass.gram_rows if self._pass is not None else "all"
+
+    @property
+    def grows(self) -> bool:
+        """True if atoms are found on the way; with a number of atoms, recipe 2 makes all of them in the end."""
+        return self.settings.grows
 
     def finish(self, progress: Callable[[int], object] = ignored, **parts: Any) -> ITDA:
         """Return the dictionary, refined, on the CPU; `parts` are its `mode`, `site` and `provenance`.
@@ -201,8 +211,8 @@ class Trainer:
             found = {"use": settings.massive, **self.tally.record()}
             parts["provenance"] = {**parts.get("provenance", {}), "massive": found}
         dictionary = self._pass.finish(**parts)
-        self.found = len(dictionary)
-        if settings.atoms is not None:
+        if settings.grows:
+            self.found = len(dictionary)
             dictionary = _cropped(dictionary, settings.atoms)
         if settings.passes:
             kept = self._kept.joined(settings.d_model)
@@ -214,7 +224,9 @@ class Trainer:
         """Do what the recipe says with the dictionary that grew."""
         settings = self.settings
         if settings.recipe == 2:
-            return centres(grown, kept, self._kept.labels(), rounds=settings.passes, progress=tell)
+            number = len(grown) if settings.atoms is None else min(settings.atoms, len(kept))
+            labels = self._kept.labels()
+            return centres(grown, kept, labels, number=number, rounds=settings.passes, progress=tell)
         return refine(grown, kept, passes=settings.passes, min_fidelity=settings.min_fidelity, progress=tell)
 
     def state(self) -> TrainingState:
@@ -255,7 +267,8 @@ class Trainer:
             tokens = values["schedule"]["tokens"]
             self._schedule = Schedule.restored(values["schedule"], atoms=self.settings.atoms, tokens=tokens)
         if values["trainer"] is not None:
-            self._pass = GreedyPass.restored(self.settings, state.part("trainer"))
+            kind = GreedyPass if self.settings.grows else UngrownPass
+            self._pass = kind.restored(self.settings, state.part("trainer"))
         self._first.restore(state)
         self._kept.restore(state.tensors.get("kept"), values["ordinary"], state.labels.get("kept"))
         self.seen = values["tokens"]
@@ -266,7 +279,10 @@ class Trainer:
         first = self._first.joined(self.settings.wait, self.settings.d_model, device)  # no more, whatever the batches
         opening = opening_of(first, self.settings, ended=ended)
         self.tally, self._schedule = opening.tally, opening.schedule
-        self._pass = GreedyPass(self.settings, opening.threshold, opening.offset, device)
+        if opening.threshold is None:
+            self._pass = UngrownPass(self.settings, opening.offset, device)
+        else:
+            self._pass = GreedyPass(self.settings, opening.threshold, opening.offset, device)
         for batch in self._first.batches:
             self._take(batch)
         self._first = FirstActivations()
@@ -297,9 +313,9 @@ class Trainer:
             grown.threshold = schedule.correct(grown.seen, len(grown))
 
 
-def _cropped(dictionary: ITDA, atoms: int) -> ITDA:
+def _cropped(dictionary: ITDA, atoms: int | None) -> ITDA:
     """Keep `atoms` atoms, the most novel ones: dropping the last instead would leave out the stream's end."""
-    if len(dictionary) <= atoms:
+    if atoms is None or len(dictionary) <= atoms:
         return dictionary
     assert dictionary.novelty is not None
     best = dictionary.novelty.argsort(descending=True, stable=True)[:atoms].sort().values

@@ -15,7 +15,7 @@ export async function overviewView(params, context) {
     ["Read", `${count(data.tokens)} tokens in windows of ${settings.window}, in ${short(data.seconds)} s on ${data.device}`],
     ["Mode", [settings.mode, settings.order && `, ${settings.order === "corpus" ? "in corpus order" : "documents " + settings.order}`]],
     ["Code", `at most ${settings.k} atoms per token, by ${data.sites.find((site) => site.pursuit)?.pursuit ?? "–"}`],
-    settings.refine ? ["Refined", `${settings.refine} passes, fidelity at least ${settings.min_fidelity}`] : null,
+    settings.refine ? made(settings) : null,
     ["Versions", Object.entries(data.versions).map(([name, version]) => `${name} ${version}`).join(", ")],
   ].filter(Boolean);
   const used = data.sites.filter((site) => site.use);
@@ -47,6 +47,11 @@ export async function overviewView(params, context) {
         histogram({ counts: site.use.explained.counts, edges: site.use.explained.edges, unit: "tokens", label: `Histogram of the share explained in ${site.site}` })))),
   ]);
   return { page, title: `Overview of ${data.run}` };
+}
+
+function made({ recipe, refine, min_fidelity }) {
+  if (recipe === 2) return ["Atoms", `recipe 2: centres of groups of activations, after ${refine} rounds`];
+  return ["Refined", `${refine} passes, fidelity at least ${min_fidelity}`];
 }
 
 const SITE_COLUMNS = [

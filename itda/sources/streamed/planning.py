@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 
 from itda.core.batch import Site
+from itda.core.training.centres import AFTER, STEPS
 from itda.core.training.growth import GrowOn
 from itda.core.training.growth_bytes import block_bytes, dictionary_bytes, growth_bytes
 from itda.core.training.kept import SHARE
 from itda.core.training.refine import pass_size
-from itda.core.training.settings import TrainerSettings
+from itda.core.training.settings import stride_of
 from itda.sources.models.splicing import REPLACEMENTS, branches
 from itda.sources.streamed.memory_use import groups_in_flight, left_for_hidden_states, weights_in_use
 from itda.sources.streamed.model import LOGITS
@@ -30,6 +31,9 @@ LOGITS_BYTES = 4 * 4 * LOGITS
 
 PROCESS_BYTES = 700 * 2**20
 """Bytes of memory of a Python process with all libraries."""
+
+NEAREST = 0.25
+"""What finding the nearest atom costs, as a share of encoding; an assumption, near to what a CPU takes at k 20."""
 
 CUDA_BYTES = 2**30
 """Bytes of a GPU's memory that CUDA and its libraries take; an assumption."""
@@ -47,8 +51,10 @@ class Work:
     atoms: int
     """Number of atoms of each dictionary."""
     k: int
+    recipe: int = 1
+    """How dictionaries are made: 1 grows and refines them, 2 groups activations."""
     passes: int = 0
-    """Passes of refinement."""
+    """Passes of refinement, or rounds of recipe 2."""
     evaluation: bool = False
     """True to evaluate: dictionaries are spliced in and the predictions scored. False to make dictionaries."""
 
@@ -58,14 +64,20 @@ class Work:
         return self.window * self.batch_size
 
     @property
-    def refined(self) -> int:
-        """Number of tokens that refinement goes through, for each dictionary."""
-        return self.passes * min(self.tokens, pass_size(self.atoms, self.k))
+    def grows(self) -> bool:
+        """True if dictionaries grow; recipe 2 makes their atoms in the end."""
+        return self.recipe == 1
+
+    def encoded(self, d_model: int) -> float:
+        """Return how many tokens making each dictionary encodes after growth, or does what costs as much."""
+        if self.grows:
+            return self.passes * min(self.tokens, pass_size(self.atoms, self.k))
+        return self.kept(d_model) * (STEPS + NEAREST * (self.passes + AFTER - STEPS))
 
     def kept(self, d_model: int) -> int:
-        """Return the number of activations of each site that are kept for refinement."""
-        made = TrainerSettings(d_model=d_model, k=self.k, threshold=0.5, tokens=self.tokens, passes=self.passes)
-        return math.ceil(self.tokens / made.stride) if made.stride else 0
+        """Return the number of activations of each site that are kept for what is made in the end."""
+        stride = stride_of(self.tokens, d_model, atoms=self.atoms, recipe=self.recipe, passes=self.passes)
+        return math.ceil(self.tokens / stride) if stride else 0
 
     @property
     def branches(self) -> int:
@@ -113,7 +125,7 @@ class Estimate:
     growing: int
     """Bytes that growth on a GPU works with besides."""
     kept: int
-    """Bytes of the activations that are kept for refinement: in RAM, and on the GPU too if they are few beside it."""
+    """Bytes of the activations that are kept for the end: in RAM, and on the GPU too if they are few beside it."""
     on_gpu: bool
     """True if dictionaries are on the GPU."""
     gpu: int
@@ -205,7 +217,7 @@ def estimate(shape: ModelShape, work: Work, machine: Machine) -> Estimate:
         reading_s=read / machine.rates.disk,
         computing_s=operations / machine.rates.flops,
         moving_s=2 * groups * state * layers / machine.rates.link if machine.gpu is not None else 0.0,
-        pursuit_s=_pursuit_seconds(work, machine.rates, made.on_gpu),
+        pursuit_s=_pursuit_seconds(shape.d_model, work, machine.rates, made.on_gpu),
         fits=ram <= machine.ram and (machine.gpu is None or gpu <= machine.gpu),
     )
 
@@ -222,7 +234,7 @@ def _model_memory(shape: ModelShape, work: Work, size: int) -> tuple[int, int]:
 
 
 def _kept_on_gpu(d_model: int, work: Work, machine: Machine, model: int, kept: int) -> int:
-    """Count the bytes, of those kept for refinement, that stay on the GPU: site by site, as `KeptActivations` does."""
+    """Count the bytes, of those kept for the end, that stay on the GPU: site by site, as `KeptActivations` does."""
     if machine.gpu is None or machine.grow_on == "cpu":
         return 0
     free, there, each = machine.gpu - model, 0, kept // len(work.sites)
@@ -238,18 +250,20 @@ def _dictionaries(d_model: int, work: Work, machine: Machine, model: int) -> _Ma
     sites, atoms = len(work.sites), work.atoms
     fits = model + growth_bytes(atoms, d_model, sites) <= (machine.gpu or 0)
     everything = sites * dictionary_bytes(atoms, d_model)
+    if not work.grows and not work.evaluation:  # one Gram matrix at a time, and the sums of the groups in float64
+        everything = sites * 4 * atoms * d_model + 2 * atoms**2 + 8 * atoms * d_model
     if work.evaluation:  # has them where the model is, if half of what that leaves is enough (`evaluate.placed`)
         return _Made(everything, 0, everything <= ((machine.gpu or 0) - model) // 2)
     asked = machine.grow_on == "gpu" or (machine.grow_on == "auto" and fits)
     return _Made(everything, block_bytes(atoms, d_model), machine.gpu is not None and asked)
 
 
-def _pursuit_seconds(work: Work, rates: Rates, on_gpu: bool) -> float:
+def _pursuit_seconds(d_model: int, work: Work, rates: Rates, on_gpu: bool) -> float:
     costs = rates.on_gpu if on_gpu and rates.on_gpu is not None else rates.on_cpu
     if work.evaluation:
         return len(work.sites) * work.tokens * costs.encode.of(work.atoms)
-    refining = work.refined * costs.encode.of(work.atoms)
-    return len(work.sites) * (costs.training(work.tokens, work.atoms) + refining)
+    growing = costs.training(work.tokens, work.atoms) if work.grows else 0.0
+    return len(work.sites) * (growing + work.encoded(d_model) * costs.encode.of(work.atoms))
 
 
 def _operations(shape: ModelShape, work: Work, layers: int) -> float:

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from core.helpers import batch, normal, same_bits, unit_rows
+from core.helpers import batch, growth_of, normal, same_bits, unit_rows
 from core.other_device import DEVICE, other_device, there
 from core.training.plain_growth import PlainGrowth
 from core.training.test_growth import EVERY, STREAMS, coherent, plain_growth
@@ -213,8 +213,8 @@ def test_on_another_device_the_bits_are_the_same_and_no_activation_comes_to_the_
         for start in (0, 100):
             found = batch(x, start, start + 100 if start == 0 else 250)
             trainers[1].offer(ActivationBatch(there(found.activations), found.labels))
-        assert isinstance(trainers[1]._pass._growth, DeviceGrowth)
-        assert trainers[1]._pass._growth.atoms.device == DEVICE
+        assert isinstance(growth_of(trainers[1]), DeviceGrowth)
+        assert growth_of(trainers[1]).atoms.device == DEVICE
         assert device.copied_rows(48) <= (100 if "atoms" in parts else 0)  # the mean of the first ones
         expected, made = (trainer.finish() for trainer in trainers)
     assert made.labels.keys() == expected.labels.keys()

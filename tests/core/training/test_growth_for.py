@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from core.helpers import SLOW, SlowRules, batch, normal, same_bits, slow_training
+from core.helpers import SLOW, SlowRules, batch, growth_of, normal, same_bits, slow_training
 from core.training.plain_growth import PlainGrowth
 
 from itda import Trainer
@@ -57,7 +57,7 @@ def test_a_growth_of_a_row_of_its_own_is_used_and_gives_the_same_bits(monkeypatc
     expected = trained(**parts)
     monkeypatch.setitem(growth.GROWTHS, "cpu", PLAIN)
     made = trained(**parts)
-    assert isinstance(made._pass._growth, PlainGrowth)
+    assert isinstance(growth_of(made), PlainGrowth)
     assert_same(made, expected)
 
 
@@ -67,7 +67,7 @@ def test_a_dictionary_moves_to_the_growth_of_its_activations_and_no_bit_changes(
     trainer.offer(batch(stream(), 0, 200))
     monkeypatch.setitem(growth.GROWTHS, "cpu", PLAIN)  # as if the next batch were on another device
     trainer.offer(batch(stream(), 200))
-    assert isinstance(trainer._pass._growth, PlainGrowth)
+    assert isinstance(growth_of(trainer), PlainGrowth)
     monkeypatch.undo()
     assert_same(trainer, trained(**parts))
 
@@ -92,7 +92,7 @@ def test_growth_in_another_way_gives_the_same_bits_as_the_compiled_one(monkeypat
     expected = trained(**parts)
     monkeypatch.setitem(growth.GROWTHS, "cpu", row)
     made = trained(**parts)
-    assert type(made._pass._growth).__name__ == ("AnyGrowth" if parts.get("pursuit") == "omp" else row[1])
+    assert type(growth_of(made)).__name__ == ("AnyGrowth" if parts.get("pursuit") == "omp" else row[1])
     assert_same(made, expected)
 
 
@@ -141,7 +141,7 @@ def test_a_pursuit_that_a_device_s_growth_does_not_know_grows_all_the_same(monke
     x = stream()
     for pursuit in ("nn_mp", "invented"):
         trainer = trained(threshold=0.2, pursuit=pursuit)
-        assert isinstance(trainer._pass._growth, AnyGrowth)
+        assert isinstance(growth_of(trainer), AnyGrowth)
         model = trainer.finish()
         assert model.labels.position.tolist() == slow_training(x.numpy(), 3, 0.2, pursuit)
         plain = PlainGrowth(12, 3, 0.2, pursuit)
