@@ -99,7 +99,7 @@ def recipe_of(options: Train) -> tuple[int, str]:
 
 
 def planned(options: Plan) -> Plan:
-    """Return the settings of a plan with a recipe and its rounds or passes. Raises `SettingError` as for `itda train`."""
+    """Return the settings of a plan with a recipe and its rounds or passes. Raises `SettingError` for other ones."""
     recipe = options.recipe if options.recipe is not None else RECIPE if options.refine != 0 else 1
     refine = options.refine
     if refine is None:

@@ -14,7 +14,8 @@ from itda import ITDA
 from itda.cli import main
 from itda.config import Harvest, Train
 from itda.errors import SettingError
-from itda.resolving import MODES, from_record, resolved, sized, to_record
+from itda.recipes import train
+from itda.resolving import MODES, from_record, recipe_of, resolved, sized, to_record
 
 PLACE = {"model": "tiny", "layers": (3,), "corpus": "c"}
 BEST = ["--mode", "best", "--atoms", "60", "--k", "6", "--tokens", "3k", "--window", "64", "--quiet"]
@@ -141,17 +142,53 @@ def test_recipe_2_makes_centres_and_says_so(run, corpus, tmp_path, capsys):
     assert not torch.equal(first.atoms[: len(model)], model.atoms)
     record = json.loads((other / "run.json").read_text())
     assert record["refinement"] == {"recipe": 2, "rounds": 12}
+    assert (record["found"], record["gram_rows"]) == ({}, {})  # nothing grew
+    for line in (other / "log.jsonl").read_text().splitlines():
+        assert json.loads(line).keys() == {"tokens", "tokens_per_s"}
     assert (record["settings"]["recipe"], record["settings"]["refine"]) == (2, 12)
     shown = printed(capsys, "info", str(other))
     assert "fidelity: median" in shown
     assert "Recipe 2: each atom is the centre of a group" in shown
+    assert "asked for: 60 atoms" in shown
     assert_narrow(shown, other)
-    assert "The atoms are centres of groups" in (other / "layer_3" / "README.md").read_text()
+    card = (other / "layer_3" / "README.md").read_text()
+    assert "Each is the centre of a group of activations" in card
+    assert "| threshold |" not in card
     main([*command, "--recipe", "1", "--out", str(tmp_path / "one")])
     assert torch.equal(first.atoms, ITDA.from_pretrained(tmp_path / "one" / "layer_3").atoms)
     assert "is of recipe 1: leave it out" in refused(capsys, *command, "--recipe", "2", "--min-fidelity", "0.9")
     assert "it must be 1" in refused(capsys, *command, "--recipe", "3")
     assert "--recipe 2 is of mode best" in refused(capsys, *command, "--recipe", "2", "--mode", "paper")
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"min_fidelity": 0.85}, "--min-fidelity 0.85"),
+        ({"massive": "atoms"}, "--massive atoms"),
+        ({"refine": 0}, "--refine 0"),
+    ],
+)
+def test_a_setting_that_recipe_1_alone_has_asks_for_it(given, why):
+    assert recipe_of(Train(**PLACE, **given)) == (1, why)
+    assert resolved(Train(**PLACE, **given)).recipe == 1
+    with pytest.raises(SettingError, match="recipe 1"):
+        resolved(Train(**PLACE, **given, recipe=2))
+
+
+def test_a_run_says_that_a_setting_asked_for_recipe_1(corpus, tmp_path):
+    said = []
+    out = tmp_path / "run"
+    options = Train(
+        model="tiny", layers=(3,), corpus=str(corpus), tokens=1000, k=4, atoms=20, out=out, min_fidelity=0.8
+    )
+    assert train(options, say=said.append).record["settings"]["recipe"] == 1
+    assert said == ["recipe 1, as --min-fidelity 0.8 asks for it: see --recipe in itda train --help"]
+
+
+def test_what_was_made_without_a_recipe_is_of_recipe_1():
+    assert from_record({"layers": "3"}).recipe == 1
+    assert resolved(from_record({"layers": "3", "model": "tiny", "corpus": "c"})).refine == 8
 
 
 def test_the_number_of_atoms_and_a_threshold_exclude_each_other(corpus, tmp_path, capsys):

@@ -247,7 +247,7 @@ def test_dictionaries_that_do_not_fit_the_gpu_grow_on_the_cpu_and_a_line_says_so
     assert made.training[GPU].fits
     text = " ".join(plan_summary(made).split())
     assert "GPU: dictionaries grow on the CPU: beside the model they would make it 26.2 GB of the GPU's 25.8" in text
-    assert "they grow on the CPU the CPU" in text
+    assert "they are made on the CPU the CPU" in text
     forced = planned("405B", "40,80,120", atoms=20_000, grow_on="gpu")
     assert forced.training[GPU].on_gpu
     assert not forced.training[GPU].fits
@@ -269,6 +269,19 @@ def test_activations_kept_for_refinement_are_counted():
     assert (
         planned("8B", "8,16", grow_on="cpu").training[GPU].gpu == without.gpu - without.dictionaries - without.growing
     )
+
+
+def test_recipe_2_keeps_more_activations_and_has_one_gram_matrix_at_a_time():
+    made, before = (planned("405B", "40,80", recipe=recipe).training[GPU] for recipe in (2, 1))
+    kept = 1_000_000 // 8  # every 8th: 8 for each of 16,000 atoms would be more than 2 GiB
+    assert made.kept == 2 * kept * 16_384 * 2
+    assert made.dictionaries == 2 * 4 * 16_000 * 16_384 + 2 * 16_000**2 + 8 * 16_000 * 16_384
+    assert made.pursuit_s != before.pursuit_s
+    few = planned("405B", "40,80", recipe=2, refine=1).training[GPU]
+    assert few.pursuit_s < made.pursuit_s
+    assert planned("405B", "40", recipe=2).options.refine == 12
+    assert planned("405B", "40", refine=0).options.recipe == 1
+    assert planned("8B", "8", recipe=2).training[GPU].kept == kept * 4096 * 2  # 2 GiB of float32 at most
 
 
 def test_a_line_is_fitted_to_costs_and_never_falls_below_0():

@@ -27,7 +27,8 @@ OFTEN = ["--checkpoint-every", "0.05"]
 WAYS = {
     "ordinary": [*PAPER, "--layers", "1,3"],
     "streamed": [*PAPER, "--layers", "1,3", "--stream", "--model-memory", "3M"],
-    "best": ["--layers", "2", "--mode", "best", "--threshold", "0.2", "--offset", "300", "--refine", "2"],
+    "best": ["--layers", "2", "--recipe", "1", "--threshold", "0.2", "--offset", "300", "--refine", "2"],
+    "centres": ["--layers", "2,4", "--recipe", "2", "--atoms", "200", "--offset", "300", "--refine", "30"],
 }
 FILES = ("atoms.safetensors", "labels.parquet", "config.json")
 
@@ -124,6 +125,27 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_dictionaries(commands, c
         same(out, expected)
         shutil.rmtree(out)
     assert interrupted >= (KILLS // 2 if way == "ordinary" else 1)
+
+
+def test_killed_while_rounds_run_it_goes_on_with_what_was_kept_of_the_stream(commands, corpus, whole, tmp_path):
+    expected, _ = whole("centres")
+    out = tmp_path / "run"
+    command = commands.start(*train(corpus, "centres", out))
+    kept(out)
+
+    def read_to_the_end():
+        records = sorted(out.glob("checkpoints/checkpoint-*/record.json"))
+        return (
+            json.loads(records[-1].read_text())["record"]["seen"]["layer_4"]
+            == json.loads((expected / "run.json").read_text())["tokens"]
+        )
+
+    until(read_to_the_end)
+    command.send(signal.SIGKILL)
+    assert command.wait()[0] == -signal.SIGKILL
+    assert not (out / "run.json").exists()
+    assert commands.run("train", "--resume", str(out), "--quiet") == (0, "")
+    same(out, expected)
 
 
 def test_killed_again_and_again_it_still_ends_with_the_same(commands, corpus, whole, tmp_path):

@@ -116,7 +116,7 @@ def _rows(made: Planned) -> list[list[str]]:
         row("tokens in flight", lambda e: f"{e.in_flight:,}"),
         row("  their hidden states", lambda e: _gb(e.states) + (", disk" if e.states_on_disk else "")),
         row("dictionaries, Gram matrices", lambda e: _gb(e.dictionaries)),
-        row("  they grow on", lambda e: "the GPU" if e.on_gpu else "the CPU"),
+        row("  they are made on", lambda e: "the GPU" if e.on_gpu else "the CPU"),
         row("activations kept for the end", lambda e: _gb(e.kept)),
         row("GPU memory, peak", lambda e: _gb(e.gpu) if e.gpu else "-"),
         row("RAM, peak", lambda e: _gb(e.ram)),

@@ -53,7 +53,12 @@ def source(model, **options):
 
 
 def new_trainers():
-    return {site: Trainer(192, tokens=TOKENS, k=8, threshold=0.3, offset_tokens=500, passes=1) for site in SITES}
+    """One that grows, and one of recipe 2, which does not."""
+    sizes = ({"threshold": 0.3, "passes": 1}, {"atoms": 60, "passes": 4, "recipe": 2})
+    return {
+        site: Trainer(192, tokens=TOKENS, k=8, offset_tokens=500, **sizes[number % 2])
+        for number, site in enumerate(SITES)
+    }
 
 
 def assert_same(batches, expected):
@@ -119,9 +124,13 @@ def test_trainers_side_by_side_go_on_from_a_state_and_give_what_one_process_does
             trainers.offer(batch)
             for site, trainer in here.items():
                 trainer.offer(batch[site])
-        assert trainers.atom_counts() == {site: len(trainer) for site, trainer in here.items()}
+        growing = {site: trainer for site, trainer in here.items() if trainer.grows}
+        assert 0 < len(growing) < len(SITES)
+        assert trainers.atom_counts() == {site: len(trainer) for site, trainer in growing.items()}
         first = {site: alone[1][0][site].activations[:5] for site in SITES}
-        for site, error in trainers.errors(first).items():
+        errors = trainers.errors(first)
+        assert errors.keys() == growing.keys()
+        for site, error in errors.items():
             assert torch.equal(error, here[site].error(first[site]))
         states = trainers.training_states()
         found = trainers.finish({SITES[0]: {"mode": "best"}})

@@ -16,6 +16,7 @@ from itda.core.pursuit.fixed_order import fixed_dot
 from itda.core.training import centres as module
 from itda.core.training.centres import centres, nearest
 from itda.core.training.refine_step import improved
+from itda.core.training.settings import TrainerSettings
 from itda.errors import SettingError
 from itda.store.checkpoints import latest_checkpoint, write_checkpoint
 
@@ -219,12 +220,57 @@ def test_the_trainer_gives_the_centres_of_what_it_kept_and_goes_on_from_a_checkp
     assert_same(found, centres(ITDA(unit_rows(40, WIDTH), labels(40), k=3), kept, trainer._kept.labels()))
 
 
+def test_with_a_number_of_atoms_nothing_grows_and_nothing_is_said_of_growth(monkeypatch):
+    def grown(*_arguments):
+        raise AssertionError
+
+    monkeypatch.setattr("itda.core.training.greedy.growth_for", grown)
+    monkeypatch.setattr("itda.core.training.schedule.growth_for", grown)
+    x = clustered(700, noise=0.8)
+    trainer = trained(x)
+    assert (len(trainer), trainer.grows, trainer.threshold, trainer.gram_rows) == (0, False, None, None)
+    assert trainer.error(x[:5]).tolist() == [1.0] * 5
+    found = trainer.finish()
+    assert len(found) == 40
+    assert (found.threshold, found.novelty, trainer.found) == (None, None, None)
+
+
+def test_with_a_threshold_growth_says_how_many_atoms_there_are():
+    x = clustered(700, noise=0.8)
+    grown = Trainer(WIDTH, k=3, threshold=0.3, tokens=700)
+    grown.offer(batch(x))
+    trainer = trained(x, atoms=None, threshold=0.3)
+    assert trainer.grows
+    assert len(trainer) == len(grown) > 20
+    found = trainer.finish()
+    assert 0.9 * len(grown) <= len(found) <= len(grown) == trainer.found
+    assert (found.threshold, found.novelty) == (0.3, None)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 25])
+def test_a_stream_that_ends_early_gives_no_more_atoms_than_it_had_activations(tokens):
+    found = trained(clustered(tokens), tokens=2000).finish()
+    assert len(found) == min(tokens, len(found)) >= min(tokens, 1)
+
+
 def test_of_a_long_stream_every_s_th_activation_and_its_label_are_kept(monkeypatch):
-    monkeypatch.setattr("itda.core.training.settings.CENTRE_TOKENS", 100)
+    for name, value in (("CENTRE_TOKENS", 100), ("PER_ATOM", 5)):
+        monkeypatch.setattr(f"itda.core.training.settings.{name}", value)
     x = clustered(700, noise=0.8)
     trainer = trained(x, atoms=20)
     assert trainer._kept.labels().position.tolist() == list(range(0, 700, 7))
     assert set(trainer.finish().labels.position) <= set(range(0, 700, 7))
+
+
+@given(st.integers(1, 10**7), st.integers(1, 20_000), st.integers(1, 10**5))
+def test_what_is_kept_is_bounded_but_for_some_activations_of_each_atom(tokens, width, atoms):
+    atoms = min(atoms, tokens)
+    settings = TrainerSettings(d_model=width, k=3, atoms=atoms, tokens=tokens, passes=12, recipe=2)
+    kept = settings.most_kept
+    assert kept <= max(160_000, 20 * atoms)
+    assert kept <= max(2**31 // (4 * width), 8 * atoms)
+    # No fewer than that either, but that only every n-th can be kept.
+    assert kept >= min(tokens, max(160_000, 20 * atoms), max(2**31 // (4 * width), 8 * atoms)) // 2
 
 
 def test_a_recipe_that_is_none_or_has_a_least_fidelity_is_refused():
@@ -232,6 +278,10 @@ def test_a_recipe_that_is_none_or_has_a_least_fidelity_is_refused():
         Trainer(4, k=1, threshold=0.3, recipe=3)
     with pytest.raises(SettingError, match=r"a fidelity of at least 0.9 is of recipe 1: leave it out"):
         Trainer(4, k=1, threshold=0.3, tokens=9, passes=2, min_fidelity=0.9, recipe=2)
+    with pytest.raises(SettingError, match="recipe 2 makes its atoms in rounds: ask for 12, or for recipe 1"):
+        Trainer(4, k=1, threshold=0.3, tokens=9, recipe=2)
+    with pytest.raises(SettingError, match="massive activations as atoms are of recipe 1"):
+        Trainer(4, k=1, threshold=0.3, tokens=9, passes=2, massive="atoms", recipe=2)
     with pytest.raises(SettingError, match="state to be restored"):
         trained(clustered(100)).restore(trained(clustered(100), recipe=1).state())
     with pytest.raises(SettingError, match="recipe 2 is of mode best"):

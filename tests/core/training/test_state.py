@@ -95,6 +95,9 @@ MAKERS = {
     "recipe 2": lambda **parts: Trainer(
         WIDTH, **{**USUAL, "atoms": 30, "pursuit": "mp_refit", "offset_tokens": 30, "passes": 4, "recipe": 2, **parts}
     ),
+    "recipe 2 by a threshold": lambda **parts: Trainer(
+        WIDTH, **{**USUAL, "threshold": 0.2, "offset_tokens": 30, "passes": 4, "recipe": 2, **parts}
+    ),
     "offset": lambda **parts: Trainer(
         WIDTH, **{**USUAL, "threshold": 0.2, "pursuit": "omp", "offset_tokens": 90, "passes": 1, **parts}
     ),
