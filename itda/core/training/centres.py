@@ -19,7 +19,7 @@ the nearest atom, float64 sums in a fixed order decide, and a group is summed in
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -94,20 +94,17 @@ def centres(
     >>> found.labels.position.tolist(), [round(value, 3) for value in found.fidelity.tolist()]
     ([3, 2], [0.998, 0.999])
     """
-    units, number = _units(dictionary, activations), len(dictionary) if number is None else number
-    directed = units.any(dim=1)
-    if number == 0 or not bool(directed.any()):
+    units, number = _Units(dictionary, activations), len(dictionary) if number is None else number
+    if number == 0 or not len(units):
         return replace(dictionary, fidelity=torch.ones(len(dictionary)))
-    if not bool(directed.all()):
-        units, labels = units[directed], labels[directed]
-    atoms = units[_spread(len(units), number, turn=0).to(units.device)]
+    atoms = units.at(_spread(len(units), number, turn=0))
     few = min(SMALL, max(1, len(units) // (3 * number)))
     for turn in range(1, rounds + 1):
         sums, sizes = _groups(units, atoms, progress)
         atoms = unit(sums.float(), atoms)
         if turn % EVERY == 0 and turn <= EARLY and turn < rounds:
             small = (sizes < few).nonzero()[:, 0]
-            atoms[small.to(atoms.device)] = units[_spread(len(units), len(small), turn=turn).to(units.device)]
+            atoms[small.to(atoms.device)] = units.at(_spread(len(units), len(small), turn=turn))
     if near:
         atoms = _overlapping(units, atoms, near, progress)
     for _ in range(steps):
@@ -117,7 +114,7 @@ def centres(
     return replace(
         dictionary,
         atoms=atoms[there.to(atoms.device)],
-        labels=labels[medoid[there]],
+        labels=labels[units.rows[medoid[there]].numpy()],
         fidelity=cosine[there].float(),
         novelty=None,
         arithmetic=combined(dictionary.arithmetic, [ARITHMETIC]),
@@ -143,17 +140,39 @@ def nearest(
     return first, best
 
 
-def _units(dictionary: ITDA, activations: Float[Tensor, "tokens d_model"]) -> Float32[Tensor, "tokens d_model"]:
-    """Return z / ||z|| of each activation on the device of the dictionary, z = x - offset; zeros where z is zero."""
-    device, width = dictionary.atoms.device, dictionary.d_model
-    units = torch.zeros(len(activations), width, device=device)
-    for rows, found in zip(_parts(activations, width), _parts(units, width), strict=True):
-        z = target_of(rows, width, dictionary.offset).to(device).double()
+class _Units:
+    """z / ||z|| of activations, z = x - offset, on a device: made again whenever they are read, to hold no copy of all.
+
+    Those that are the offset have no direction, and are left out.
+    """
+
+    def __init__(self, dictionary: ITDA, activations: Float[Tensor, "tokens d_model"]) -> None:
+        self._activations, self._offset = activations, dictionary.offset
+        self.device, self.width = dictionary.atoms.device, dictionary.d_model
+        parts = [self._of(part).any(dim=1).cpu() for part in activations.split(max(1, PRODUCTS // self.width))]
+        directed = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
+        self.rows: Int64[Tensor, " units"] = directed.nonzero()[:, 0]
+        """The activations that have a direction."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def at(self, places: Int64[Tensor, " some"]) -> Float32[Tensor, "some d_model"]:
+        """Return some of them."""
+        return self._of(self._activations[self.rows[places].to(self._activations.device)])
+
+    def parts(self, atoms: int) -> Iterator[Float32[Tensor, "rows d_model"]]:
+        """Give all of them in parts whose products with so many atoms fit into memory."""
+        size = max(1, PRODUCTS // max(1, atoms, self.width))
+        for start in range(0, len(self), size):
+            yield self.at(torch.arange(start, min(len(self), start + size)))
+
+    def _of(self, rows: Float[Tensor, "rows d_model"]) -> Float32[Tensor, "rows d_model"]:
+        z = target_of(rows, self.width, self._offset).to(self.device).double()
         exponent = torch.frexp(z.abs().amax(dim=1, keepdim=True)).exponent
         z = scaled(z, -exponent)  # no square over- or underflows
         length = norm(z)
-        found.copy_(torch.where(length > 0, z / length, 0.0))
-    return units
+        return torch.where(length > 0, z / length, 0.0).float()
 
 
 def _spread(rows: int, number: int, *, turn: int) -> Int64[Tensor, " number"]:
@@ -162,18 +181,13 @@ def _spread(rows: int, number: int, *, turn: int) -> Int64[Tensor, " number"]:
     return place.long().clamp(max=rows - 1)
 
 
-def _parts(rows: Tensor, columns: int) -> tuple[Tensor, ...]:
-    """Cut rows into parts whose products with so many columns fit into memory."""
-    return rows.split(max(1, PRODUCTS // max(1, columns)))
-
-
 def _groups(
-    units: Float32[Tensor, "tokens d_model"], atoms: Float32[Tensor, "atoms d_model"], progress: Progress
+    units: _Units, atoms: Float32[Tensor, "atoms d_model"], progress: Progress
 ) -> tuple[Float64[Tensor, "atoms d_model"], Int64[Tensor, " atoms"]]:
     """Return the sum of each atom's group, its rows one after the other, and on the CPU its number of rows."""
     sums = torch.zeros(atoms.shape, dtype=torch.float64, device=atoms.device)
     sizes = torch.zeros(len(atoms), dtype=torch.long)
-    for rows in _parts(units, len(atoms)):
+    for rows in units.parts(len(atoms)):
         atom, cosine = nearest(rows, atoms)
         member = (cosine > 0).double()[:, None]
         add_uses(Uses.of(atom[:, None], member, len(atoms)), rows.double(), sums)
@@ -183,11 +197,11 @@ def _groups(
 
 
 def _overlapping(
-    units: Float32[Tensor, "tokens d_model"], atoms: Float32[Tensor, "atoms d_model"], near: int, progress: Progress
+    units: _Units, atoms: Float32[Tensor, "atoms d_model"], near: int, progress: Progress
 ) -> Float32[Tensor, "atoms d_model"]:
     """Move each atom to the weighted sum of the rows that have it among their `near` nearest atoms."""
     sums = torch.zeros(atoms.shape, dtype=torch.float64, device=atoms.device)
-    for rows in _parts(units, len(atoms)):
+    for rows in units.parts(len(atoms)):
         found = best_cosines(rows, atoms, top=min(near, len(atoms)))
         cosine = found.coefficients.double().clamp(min=0)
         weight = cosine / torch.where(cosine[:, :1] > 0, cosine[:, :1], 1.0)
@@ -216,13 +230,13 @@ def _stepped(
 
 
 def _medoids(
-    units: Float32[Tensor, "tokens d_model"], atoms: Float32[Tensor, "atoms d_model"], progress: Progress
+    units: _Units, atoms: Float32[Tensor, "atoms d_model"], progress: Progress
 ) -> tuple[Int64[Tensor, " atoms"], Float64[Tensor, " atoms"]]:
     """Return the row of each atom's group that is nearest to it, the first of equals, and its cosine; -1 for none."""
     medoid = torch.full((len(atoms),), -1)
     largest = torch.zeros(len(atoms), dtype=torch.float64)
     start = 0
-    for rows in _parts(units, len(atoms)):
+    for rows in units.parts(len(atoms)):
         atom, cosine = (found.cpu() for found in nearest(rows, atoms))
         best = largest.scatter_reduce(0, atom, cosine, "amax")
         is_best = (cosine == best[atom]) & (cosine > largest[atom])
