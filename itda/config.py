@@ -65,8 +65,8 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     seed: int = 0
     """The seed of the shuffled order."""
     recipe: int | None = None
-    """How mode best makes atoms. 2: they are centres of groups of activations, which come out again in other text. 1
-    (the default): activations as they come, then refined."""
+    """How mode best makes atoms. 2 (the default): they are centres of groups of activations, which come out again in
+    other text. 1: activations as they come, then refined."""
     refine: int | None = None
     """Rounds of k-means in recipe 2, default 12. In recipe 1 passes of refinement, of up to 20,000 tokens each, that
     improve the atoms: 8 in mode best, else 0."""

@@ -25,7 +25,7 @@ MODES: dict[str, dict[str, object]] = {
 }
 """Defaults of each mode for settings that the user left out."""
 
-RECIPE = 1
+RECIPE = 2
 """The recipe of mode best where nothing says otherwise."""
 
 RECIPE_2: dict[str, object] = {"refine": 12, "min_fidelity": 0.0}

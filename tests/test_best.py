@@ -15,7 +15,7 @@ from itda.cli import main
 from itda.config import Harvest, Train
 from itda.errors import SettingError
 from itda.recipes import train
-from itda.resolving import MODES, from_record, recipe_of, resolved, sized, to_record
+from itda.resolving import MODES, RECIPE_2, from_record, recipe_of, resolved, sized, to_record
 
 PLACE = {"model": "tiny", "layers": (3,), "corpus": "c"}
 BEST = ["--mode", "best", "--atoms", "60", "--k", "6", "--tokens", "3k", "--window", "64", "--quiet"]
@@ -39,20 +39,42 @@ def run(corpus, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def refined(corpus, tmp_path_factory) -> Path:
+    """The same by recipe 1."""
+    folder = tmp_path_factory.mktemp("runs") / "refined"
+    main(["train", "tiny", "--layers", "3", "--corpus", str(corpus), "--out", str(folder), *BEST, "--recipe", "1"])
+    return folder
+
+
 def assert_narrow(shown: str, run: Path) -> None:
     """80 columns, but where the name of the run folder needs more."""
     assert [line for line in shown.splitlines() if len(line) > 80 and str(run) not in line] == []
 
 
-def test_best_has_exactly_the_atoms_asked_for_an_offset_and_faithful_refined_atoms(run):
+def test_best_has_an_offset_and_the_centres_of_groups_and_nothing_grew(run):
     model = ITDA.from_pretrained(run / "layer_3")
+    assert (model.pursuit, model.mode, model.novelty, model.threshold) == ("mp_refit", "best", None, None)
+    assert 50 <= len(model) <= 60  # an atom without a group is left out
+    assert model.offset is not None
+    assert 0 < model.fidelity.min() <= model.fidelity.median() < 1
+    record = json.loads((run / "run.json").read_text())
+    assert (record["settings"]["recipe"], record["settings"]["refine"]) == (2, 12)
+    assert record["order"] == "shuffled, seed 0"
+    assert (record["found"], record["gram_rows"]) == ({}, {})
+    assert record["refinement"] == {"recipe": 2, "rounds": 12}
+    for line in (run / "log.jsonl").read_text().splitlines():
+        assert json.loads(line).keys() == {"tokens", "tokens_per_s"}
+
+
+def test_recipe_1_has_exactly_the_atoms_asked_for_an_offset_and_faithful_refined_atoms(refined):
+    model = ITDA.from_pretrained(refined / "layer_3")
     assert (len(model), model.pursuit, model.mode) == (60, "mp_refit", "best")
     assert model.offset is not None
     assert model.fidelity is not None
     assert 0.9 <= model.fidelity.min() <= model.fidelity.median() < 1
-    record = json.loads((run / "run.json").read_text())
-    assert record["settings"]["refine"] == 8
-    assert record["order"] == "shuffled, seed 0"
+    record = json.loads((refined / "run.json").read_text())
+    assert (record["settings"]["recipe"], record["settings"]["refine"]) == (1, 8)
     assert record["found"]["layer_3"] >= 60
     assert record["refinement"] == {"passes": 8, "min_fidelity": 0.9}
 
@@ -66,8 +88,11 @@ def test_best_twice_is_the_same_to_the_bit_and_another_seed_is_not(run, corpus, 
     assert first.labels.keys() != seed.labels.keys()
 
 
-def test_a_refined_dictionary_is_saved_loaded_and_compared_like_any_other(run, tmp_path):
-    model = ITDA.from_pretrained(run / "layer_3")
+@pytest.mark.parametrize(
+    ("name", "said"), [("run", "Each is the centre of a group of activations"), ("refined", "The atoms are refined")]
+)
+def test_a_dictionary_is_saved_loaded_and_compared_like_any_other(name, said, request, tmp_path):
+    model = ITDA.from_pretrained(request.getfixturevalue(name) / "layer_3")
     model.save_pretrained(tmp_path / "copy")
     copy = ITDA.from_pretrained(tmp_path / "copy")
     assert torch.equal(copy.fidelity, model.fidelity)
@@ -76,16 +101,26 @@ def test_a_refined_dictionary_is_saved_loaded_and_compared_like_any_other(run, t
     from itda import jaccard
 
     assert jaccard(copy.labels, model.labels) == 1
-    assert "refined" in (tmp_path / "copy" / "README.md").read_text()
+    card = (tmp_path / "copy" / "README.md").read_text()
+    assert said in card
+    assert ("| threshold |" in card) == (name == "refined")
 
 
-def test_info_says_that_it_is_refined_and_how_faithful(run, capsys):
-    shown = printed(capsys, "info", str(run))
-    assert "Refined" in shown
-    assert "fidelity: median" in shown
-    assert_narrow(shown, run)
-    values = json.loads(printed(capsys, "info", str(run), "--json"))["dictionaries"]["layer_3"]
-    assert 0.9 <= values["fidelity"]["least"] <= values["fidelity"]["median"] < 1
+@pytest.mark.parametrize(
+    ("name", "said", "asked"),
+    [
+        ("run", "Recipe 2: each atom is the centre of a group", "asked for: 60 atoms"),
+        ("refined", "Refined: each atom was moved", "found before the crop to 60 atoms: layer_3"),
+    ],
+)
+def test_info_says_what_its_atoms_are_and_how_faithful(name, said, asked, request, capsys):
+    folder = request.getfixturevalue(name)
+    shown = printed(capsys, "info", str(folder))
+    for each in (said, asked, "fidelity: median"):
+        assert each in shown
+    assert_narrow(shown, folder)
+    values = json.loads(printed(capsys, "info", str(folder), "--json"))["dictionaries"]["layer_3"]
+    assert 0 < values["fidelity"]["least"] <= values["fidelity"]["median"] < 1
 
 
 def test_decompose_shows_fidelity_and_takes_every_readout(run, capsys):
@@ -131,31 +166,13 @@ def test_probing_without_python_is_refused(run, tmp_path, capsys):
     assert "Python" in refused(capsys, "probe", str(run), "--corpus", str(tmp_path), "--quiet")
 
 
-def test_recipe_2_makes_centres_and_says_so(run, corpus, tmp_path, capsys):
-    other = tmp_path / "centres"
+def test_the_recipe_can_be_said_and_other_ones_are_refused(run, refined, corpus, tmp_path, capsys):
     command = ["train", "tiny", "--layers", "2,3", "--corpus", str(corpus), *BEST]
-    main([*command, "--recipe", "2", "--out", str(other)])
-    first, model = (ITDA.from_pretrained(folder / "layer_3") for folder in (run, other))
-    assert 50 <= len(model) <= 60
-    assert (model.pursuit, model.mode, model.novelty) == ("mp_refit", "best", None)
-    assert float(model.fidelity.min()) > 0
-    assert not torch.equal(first.atoms[: len(model)], model.atoms)
-    record = json.loads((other / "run.json").read_text())
-    assert record["refinement"] == {"recipe": 2, "rounds": 12}
-    assert (record["found"], record["gram_rows"]) == ({}, {})  # nothing grew
-    for line in (other / "log.jsonl").read_text().splitlines():
-        assert json.loads(line).keys() == {"tokens", "tokens_per_s"}
-    assert (record["settings"]["recipe"], record["settings"]["refine"]) == (2, 12)
-    shown = printed(capsys, "info", str(other))
-    assert "fidelity: median" in shown
-    assert "Recipe 2: each atom is the centre of a group" in shown
-    assert "asked for: 60 atoms" in shown
-    assert_narrow(shown, other)
-    card = (other / "layer_3" / "README.md").read_text()
-    assert "Each is the centre of a group of activations" in card
-    assert "| threshold |" not in card
-    main([*command, "--recipe", "1", "--out", str(tmp_path / "one")])
-    assert torch.equal(first.atoms, ITDA.from_pretrained(tmp_path / "one" / "layer_3").atoms)
+    main([*command, "--recipe", "2", "--out", str(tmp_path / "two")])
+    first, two, one = (ITDA.from_pretrained(f / "layer_3") for f in (run, tmp_path / "two", refined))
+    assert torch.equal(first.atoms, two.atoms)
+    assert first.labels.keys() == two.labels.keys()
+    assert one.labels.keys() != two.labels.keys()
     assert "is of recipe 1: leave it out" in refused(capsys, *command, "--recipe", "2", "--min-fidelity", "0.9")
     assert "it must be 1" in refused(capsys, *command, "--recipe", "3")
     assert "--recipe 2 is of mode best" in refused(capsys, *command, "--recipe", "2", "--mode", "paper")
@@ -212,11 +229,15 @@ def test_the_number_of_atoms_and_a_threshold_exclude_each_other(corpus, tmp_path
 def test_a_mode_fills_in_what_was_left_out_and_nothing_else(mode):
     place = {**PLACE, "threshold": 0.001} if mode == "reference" else PLACE
     filled = resolved(Train(**place, mode=mode))
-    assert all(getattr(filled, name) == value for name, value in MODES[mode].items())
+    wanted = MODES[mode] | (RECIPE_2 if mode == "best" else {})
+    assert all(getattr(filled, name) == value for name, value in wanted.items())
+    if mode == "best":
+        of_recipe_1 = resolved(Train(**place, mode=mode, recipe=1))
+        assert all(getattr(of_recipe_1, name) == value for name, value in MODES[mode].items())
     assert (filled.threshold, filled.atoms) == (place.get("threshold"), None)
     assert resolved(filled) == filled
     without = resolved(Train(**place, mode=mode, refine=0))
-    assert (without.refine, without.min_fidelity) == (0, 0.0)
+    assert (without.refine, without.min_fidelity, without.recipe) == (0, 0.0, 1)
     if mode != "reference":
         assert resolved(Train(**PLACE, mode=mode, refine=3, atoms=9)).refine == 3
 

@@ -454,6 +454,6 @@ def test_the_bar_of_refinement_ends_where_refinement_does(corpus, tmp_path):
         yield Counter()
 
     options = Train(model="tiny", layers=(2, 4), corpus=str(corpus), out=tmp_path / "run", tokens=1_000, k=8, window=64)
-    train(replace(options, threshold=0.4, mode="best", offset=100, refine=2), bar)
+    train(replace(options, threshold=0.4, mode="best", recipe=1, offset=100, refine=2), bar)
     assert counted["refine"] == [4000, 4000]
     assert counted["train"] == [1000, 1000]

@@ -110,7 +110,20 @@ def test_a_run_that_was_left_unfinished_is_gone_on_with(runs, capsys):
     assert said.count("the last bits of its dictionaries are of orders 1 and 2") == 1
     resumed = itda.open_run(runs / "unfinished")[2]
     assert (resumed.arithmetic, itda.open_run(runs / "unfinished").record["arithmetic"]) == ((1, 2), [1, 2])
-    arguments = ["--k", "4", "--threshold", "0.6", "--offset", "64", "--massive", "off", "--refine", "2"]
+    arguments = [
+        "--k",
+        "4",
+        "--threshold",
+        "0.6",
+        "--offset",
+        "64",
+        "--massive",
+        "off",
+        "--recipe",
+        "1",
+        "--refine",
+        "2",
+    ]
     arguments += ["--tokens", "2k", "--batch-size", "2", "--out", str(runs / "whole"), "--quiet"]
     main(["train", "tiny", "--layers", "2", "--corpus", str(runs / "corpus"), *arguments])
     whole = itda.open_run(runs / "whole")[2]

@@ -231,7 +231,8 @@ def test_layers_are_counted_from_0_and_small_models_have_parameters_too():
 
 
 def test_dictionaries_are_counted_on_the_gpu_where_they_fit_beside_the_model():
-    there, here = (planned("405B", "40,80,120", grow_on=place).training[GPU] for place in ("auto", "cpu"))
+    asked = {"recipe": 1}
+    there, here = (planned("405B", "40,80,120", grow_on=place, **asked).training[GPU] for place in ("auto", "cpu"))
     assert there.on_gpu
     assert not here.on_gpu
     each = 4 * 16_000 * 16_384 + 2 * 16_000**2
@@ -242,13 +243,13 @@ def test_dictionaries_are_counted_on_the_gpu_where_they_fit_beside_the_model():
 
 
 def test_dictionaries_that_do_not_fit_the_gpu_grow_on_the_cpu_and_a_line_says_so():
-    made = planned("405B", "40,80,120", atoms=20_000)
+    made = planned("405B", "40,80,120", atoms=20_000, recipe=1)
     assert not made.training[GPU].on_gpu
     assert made.training[GPU].fits
     text = " ".join(plan_summary(made).split())
     assert "GPU: dictionaries grow on the CPU: beside the model they would make it 26.2 GB of the GPU's 25.8" in text
     assert "they are made on the CPU the CPU" in text
-    forced = planned("405B", "40,80,120", atoms=20_000, grow_on="gpu")
+    forced = planned("405B", "40,80,120", atoms=20_000, grow_on="gpu", recipe=1)
     assert forced.training[GPU].on_gpu
     assert not forced.training[GPU].fits
     assert "it takes a GPU of 26.2 GB, or --grow-on cpu" in plan_summary(forced)
@@ -256,7 +257,7 @@ def test_dictionaries_that_do_not_fit_the_gpu_grow_on_the_cpu_and_a_line_says_so
 
 
 def test_activations_kept_for_refinement_are_counted():
-    kept = planned("405B", "40,80").training[GPU]
+    kept = planned("405B", "40,80", recipe=1).training[GPU]
     assert kept.kept == 2 * 32_259 * 16_384 * 2  # every 31st of a million, in bfloat16: 2 GiB of float32 at most
     none = planned("405B", "40,80", refine=0).training[GPU]
     assert (none.kept, kept.ram - none.ram) == (0, kept.kept)
@@ -264,7 +265,7 @@ def test_activations_kept_for_refinement_are_counted():
     assert planned("405B", "40,80").evaluation[GPU].kept == 0
     # An eighth of what is free: beside 405B they stay in RAM, beside 8B they are on the GPU too.
     assert kept.gpu == none.gpu
-    few, without = (planned("8B", "8,16", refine=passes).training[GPU] for passes in (8, 0))
+    few, without = (planned("8B", "8,16", recipe=1, refine=passes).training[GPU] for passes in (8, 0))
     assert few.gpu - without.gpu == few.kept == few.ram - without.ram > 0
     assert (
         planned("8B", "8,16", grow_on="cpu").training[GPU].gpu == without.gpu - without.dictionaries - without.growing

@@ -24,7 +24,7 @@ from itda.store.replication import REPLICATION
 SITES = [Site(1), Site(3)]
 K, ATOMS, TOKENS = 4, 40, 1500
 TRAIN = ["--k", str(K), "--atoms", str(ATOMS), "--tokens", str(TOKENS), "--window", "48", "--batch-size", "4"]
-TRAIN += ["--offset", "200", "--refine", "1", "--seed", "3", "--quiet"]
+TRAIN += ["--offset", "200", "--recipe", "1", "--refine", "1", "--seed", "3", "--quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +274,7 @@ def test_activations_of_a_harvest_give_the_same_and_need_no_model(corpus, run, t
     acts, folder = tmp_path / "acts", tmp_path / "run"
     main(["harvest", "tiny", *common, "--tokens", str(TOKENS), "--out", str(acts), "--quiet"])
     of_run = [each for each in TRAIN if each not in ("--window", "48", "--batch-size", "4", "--seed", "3")]
-    of_run = ["--k", str(K), "--atoms", str(ATOMS), "--offset", "200", "--refine", "1", "--quiet"]
+    of_run = ["--k", str(K), "--atoms", str(ATOMS), "--offset", "200", "--recipe", "1", "--refine", "1", "--quiet"]
     main(["train", "--activations", str(acts), "--out", str(folder), *of_run])
     monkeypatch.setattr(LanguageModel, "load", None)
     replicate(options(folder))

@@ -27,7 +27,7 @@ class Atom:
     vector: Float32[Tensor, " d_model"]
     """The atom itself [d_model], a unit vector."""
     fidelity: float | None
-    """Cosine to the activation that the label names; None if the atom was not refined, and so is that direction."""
+    """Cosine to the activation that the label names; None if the atom is that direction."""
     novelty: float | None
     """Error of the atom's activation in the dictionary just before the atom was added; None if not kept."""
     of: int
@@ -57,7 +57,7 @@ class Atom:
             rows.append(("novelty", f"{markup.share(self.novelty)} of it was unexplained by the atoms before it"))
         if self.fidelity is not None:
             shown = f"{markup.bar(0.0, self.fidelity, markup.SHARE)} {self.fidelity:.3f}"
-            rows.append(("fidelity", f"{shown}, its cosine to the token's activation: it was refined"))
+            rows.append(("fidelity", f"{shown}, its cosine to the token's activation"))
         if self.replication is not None:
             word = ": it does not replicate, so it is no finding" if no_finding(self.replication) else ""
             rows.append(("replication", f"it came back in {self.replication:.0%} of the draws{word}"))

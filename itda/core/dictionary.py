@@ -60,7 +60,7 @@ class ITDA:
     mode: str = "paper"
     site: Site | None = None
     fidelity: Float32[Tensor, " atoms"] | None = None
-    """Cosine of each atom to the activation that its label names (after the offset); None if atoms were not refined."""
+    """Cosine of each atom to the activation that its label names (after the offset); None if they are the same."""
     novelty: Float32[Tensor, " atoms"] | None = None
     """Error of each atom's activation in the dictionary just before it was added: how much the atom was needed."""
     replication: Replication | None = None

@@ -42,7 +42,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
     write_to(corpus)
     common = {"model": "tiny", "layers": (1, 3), "corpus": str(corpus), "tokens": 4000, "k": 8, "part": "all"}
     plain = {"mode": "paper", "order": "corpus", "threshold": 0.3}
-    refined = {"threshold": 0.4, "mode": "best", "refine": 2}
+    refined = {"threshold": 0.4, "mode": "best", "recipe": 1, "refine": 2}
     for name, more in {"plain": plain, "refined": refined}.items():
         train(settings.Train(**common, **more, out=root / name, quiet=True))
         index_run(settings.Index(run=root / name, quiet=True))

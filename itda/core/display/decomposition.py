@@ -63,7 +63,7 @@ class Use(Protocol):
 
     @property
     def fidelity(self) -> float | None:
-        """Cosine of a refined atom to the activation that its label names; None if it was not refined."""
+        """Cosine of the atom to the activation that its label names; None if it is that activation's direction."""
         ...
 
     @property

@@ -66,7 +66,8 @@ def _about(dictionary: ITDA) -> dict[str, str]:
     found = {"atoms": f"{len(dictionary):,} atoms of width {dictionary.d_model:,}{where}", "k": f"k {dictionary.k}"}
     found |= {"pursuit": f"pursuit {dictionary.pursuit}", "mode": f"mode {dictionary.mode}"}
     if dictionary.fidelity is not None:
-        found["refined"] = "refined"
+        centres = dictionary.provenance.get("refinement", {}).get("recipe") == 2
+        found["refined"] = "centres of groups" if centres else "refined"
     return found
 
 

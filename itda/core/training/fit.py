@@ -1,8 +1,9 @@
 """A dictionary of any matrix, in one call: no model, no corpus, no files.
 
-What is sound for a matrix of unknown kind differs from what `itda train` does for a language model in two settings.
-The offset is the mean of all rows, for all are there. And no row is set apart for its norm (`massive=None`), for a
-large row is not known to be an accident. There is no seed and no shuffling: rows are gone through once in their order,
+What is sound for a matrix of unknown kind differs from what `itda train` does for a language model in three settings.
+The offset is the mean of all rows, for all are there. No row is set apart for its norm (`massive=None`), for a large
+row is not known to be an accident. And mode `best` is of recipe 1, for a matrix may have few rows for each atom, whose
+groups have no middle: below about ten recipe 1 reconstructs better (docs/method.md). There is no seed and no shuffling: rows are gone through once in their order,
 and the same matrix gives the same bits. The order matters, as earlier rows become atoms first.
 """
 
@@ -59,7 +60,7 @@ def fit(
     - `mode`: "best" subtracts the mean of all rows (`centred`), fits coefficients by least squares (`pursuit` mp_refit)
       and refines the atoms in 8 `passes`, each within a cosine of 0.9 of its row (`min_fidelity`). "paper" does none
       of it. What else is given overrules the mode; `massive` is as in `itda.Trainer`.
-    - `recipe` 2 of mode "best": atoms are not rows but centres of groups of rows, each labelled by the row nearest to
+    - `recipe` 2 of mode "best", for a matrix with tens of rows for each atom: atoms are not rows but centres of groups of rows, each labelled by the row nearest to
       it; `passes` are then rounds of k-means, 12 by default. They come out again in other rows of the same kind.
 
     Earlier rows become atoms first. Shuffle a sorted matrix together with its labels:
@@ -86,7 +87,8 @@ def fit(
     settings |= {"k": k, "threshold": threshold, "atoms": atoms, "recipe": recipe, "massive": massive}
     trainer = Trainer(rows.shape[1], tokens=len(rows), **settings)
     trainer.offer(batch)
-    return trainer.finish(mode=mode)
+    made = {"refinement": {"recipe": 2, "rounds": settings["passes"]}} if recipe == 2 else {}
+    return trainer.finish(mode=mode, provenance=made)
 
 
 def _checked(x: Any, mode: str, atoms: int | None, threshold: float | None) -> Tensor:

@@ -13,7 +13,7 @@ export function atomColumns(data) {
     { key: "prompt", title: "Its own prompt", hint: "The text in which the atom's activation was read, its token marked" },
     data.uses && { key: "uses", title: "Uses", hint: "Indexed tokens whose code has the atom", sort: true },
     data.strongest && { key: "strongest", title: "Strongest", hint: "The largest coefficient of the atom in the indexed tokens", sort: true },
-    data.fidelity && { key: "fidelity", title: "Fidelity", hint: "Cosine of the refined atom to the activation that its label names", sort: true },
+    data.fidelity && { key: "fidelity", title: "Fidelity", hint: "Cosine of the atom to the activation that its label names", sort: true },
     data.novelty && { key: "novelty", title: "Novelty", hint: "Share of the atom's activation that the atoms before it left unexplained", sort: true },
     data.replication && { key: "replication", title: "Replication", hint: "Share of the draws of other documents in which the atom came back; grey: in fewer than half, so it is no finding", sort: true },
   ].filter(Boolean);
