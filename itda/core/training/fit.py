@@ -3,8 +3,9 @@
 What is sound for a matrix of unknown kind differs from what `itda train` does for a language model in three settings.
 The offset is the mean of all rows, for all are there. No row is set apart for its norm (`massive=None`), for a large
 row is not known to be an accident. And mode `best` is of recipe 1, for a matrix may have few rows for each atom, whose
-groups have no middle: below about ten recipe 1 reconstructs better (docs/method.md). There is no seed and no shuffling: rows are gone through once in their order,
-and the same matrix gives the same bits. The order matters, as earlier rows become atoms first.
+groups have no middle: below about ten recipe 1 reconstructs better (docs/method.md). There is no seed and no shuffling:
+rows are gone through once in their order, and the same matrix gives the same bits. The order matters, as earlier rows
+become atoms first.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ def fit(
     - `mode`: "best" subtracts the mean of all rows (`centred`), fits coefficients by least squares (`pursuit` mp_refit)
       and refines the atoms in 8 `passes`, each within a cosine of 0.9 of its row (`min_fidelity`). "paper" does none
       of it. What else is given overrules the mode; `massive` is as in `itda.Trainer`.
-    - `recipe` 2 of mode "best", for a matrix with tens of rows for each atom: atoms are not rows but centres of groups of rows, each labelled by the row nearest to
-      it; `passes` are then rounds of k-means, 12 by default. They come out again in other rows of the same kind.
+    - `recipe` 2 of mode "best", for a matrix with tens of rows for each atom: atoms are not rows but centres of groups
+      of rows, each labelled by the row nearest to it; `passes` are then rounds of k-means, 12 by default. They come out
+      again in other rows of the same kind.
 
     Earlier rows become atoms first. Shuffle a sorted matrix together with its labels:
     `order = np.random.default_rng(0).permutation(len(x))`, then `x[order]` and `[texts[i] for i in order]`.
