@@ -6,7 +6,7 @@
 Models have the shapes of published ones (GPT-2 small, SmolLM2-135M, Pythia-410M, Llama-3.2-1B, Gemma-2-2B,
 Llama-3.1-8B) and random weights: their times are right, their figures mean nothing. `--checkpoint` adds a real one.
 One layer in the middle is read; the text is `python-docs` in the tokens of the bundled model (a real one has its own).
-The model runs in float32 on a CPU and in bfloat16 on a GPU. The dictionary is what `itda train` makes by default:
+The model runs in float32 on a CPU and in bfloat16 on a GPU. The dictionary is what `itda train --recipe 1` makes:
 mode `best`, 8 atoms for each dimension but at most one for 10 tokens, k = 40.
 
 Seconds: of the model alone up to its layer; of all of `itda train` but the loading (the model, growth, refinement); and

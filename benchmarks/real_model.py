@@ -38,8 +38,8 @@ MASSIVE = 10
 """Held-out activations above so many median norms are left out of the fvu that is computed here."""
 PROMPT = "The capital of France is"
 VARIANTS = {
-    "best": ["--mode", "best"],
-    "best, no offset": ["--mode", "best", "--offset", "0"],  # of this side and one order only
+    "best": ["--mode", "best", "--recipe", "1"],
+    "best, no offset": ["--mode", "best", "--recipe", "1", "--offset", "0"],  # of this side and one order only
 }
 
 

@@ -285,7 +285,7 @@ def plans() -> list[str]:
                 "two blocks and embeddings, GB": found.weights / 1e9,
                 "hidden states in flight, GB": found.states / 1e9,
                 "dictionaries, GB": found.dictionaries / 1e9,
-                "kept for refinement, GB": found.kept / 1e9,
+                "activations kept for the end, GB": found.kept / 1e9,
                 "peak of GPU memory, GB": found.gpu / 1e9 if found.gpu else None,
                 "peak of RAM, GB": found.ram / 1e9,
                 "read from disk, GB": found.bytes_read / 1e9,
@@ -297,7 +297,7 @@ def plans() -> list[str]:
             }
             for title, value in rows.items():
                 cells.setdefault(title, []).append(number(value))
-            cells.setdefault("dictionaries grow on", []).append("GPU" if found.on_gpu else "CPU")
+            cells.setdefault("dictionaries are made on", []).append("GPU" if found.on_gpu else "CPU")
             cells.setdefault("times the blocks are read", []).append(f"{found.flights:,}")
             cells.setdefault("fits", []).append("yes" if found.fits else "no")
             cells.setdefault("evaluation fits", []).append("yes" if checked.fits else "no")
