@@ -1,6 +1,7 @@
-"""Three small runs that an older itda made are opened, read, indexed, explored, compared and gone on with.
+"""Four small runs that an older itda made are opened, read, indexed, explored, compared and gone on with.
 
-`runs_made_before/` has them, and the corpus they were made from as a function. `best` was evaluated and indexed.
+`runs_made_before/` has them, and the corpus they were made from as a function. `best` was evaluated and indexed: mode best as it
+was before there was a choice of recipes. `centres` is of recipe 2, and was evaluated.
 """
 
 import json
@@ -24,7 +25,7 @@ PLACE = "CORPUS-OF-THE-RUN"
 @pytest.fixture
 def runs(tmp_path):
     corpus = write_corpus(tmp_path / "corpus")
-    for name in ("paper", "best", "unfinished"):
+    for name in ("paper", "best", "centres", "unfinished"):
         shutil.copytree(MADE / name, tmp_path / name)
     for path in (*tmp_path.rglob("*.json"), *tmp_path.rglob("README.md")):
         path.write_text(path.read_text(encoding="utf-8").replace(PLACE, str(corpus)), encoding="utf-8")
@@ -130,3 +131,21 @@ def test_a_run_that_was_left_unfinished_is_gone_on_with(runs, capsys):
     assert resumed.labels.keys() == whole.labels.keys()
     assert torch.allclose(resumed.atoms, whole.atoms, atol=1e-4)
     assert not (runs / "unfinished" / "unfinished.json").exists()
+
+
+def test_one_of_recipe_2_says_what_it_is_and_is_made_again(runs, capsys):
+    text = printed(capsys, "info", str(runs / "centres"))
+    assert "Recipe 2: each atom is the centre of a group" in text
+    assert "asked for: 24 atoms" in text
+    assert "Refined: each atom was moved" in printed(capsys, "info", str(runs / "best"))
+    again = runs / "again"
+    arguments = ["--k", "4", "--atoms", "24", "--tokens", "2k", "--out", str(again), "--quiet"]
+    main(["train", "tiny", "--layers", "4", "--corpus", str(runs / "corpus"), *arguments])
+    before, now = (itda.open_run(folder)["layer_4"] for folder in (runs / "centres", again))
+    assert now.labels.keys() == before.labels.keys()
+    assert torch.allclose(now.atoms, before.atoms, atol=1e-5)
+    assert torch.allclose(now.fidelity, before.fidelity, atol=1e-5)
+    settings = [json.loads((folder / "run.json").read_text())["settings"] for folder in (runs / "centres", again)]
+    assert {name: settings[1][name] for name in settings[0] if name not in ("out", "tokens")} == {
+        name: value for name, value in settings[0].items() if name not in ("out", "tokens")
+    }
