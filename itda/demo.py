@@ -77,12 +77,10 @@ def _demo_training(options: settings.Demo, say: Callable[[str], None]) -> Run:
         **_demo_common(options),
     )
     recipes.make_room(options.out, training)
-    say("1. Train: an activation that the dictionary explains badly becomes an atom.")
-    say("   tiny is a 6-layer Llama trained on the Python library; the corpus is this")
-    say(
-        f"   Python's own documentation and source. {DEMO_TOKENS // 1000}k tokens, layers {listed(DEMO_LAYERS)}. In the"
-    )
-    say("   end the atoms are refined; --mode paper does what the paper does and no more.\n")
+    say("1. Train: each atom is the centre of a group of activations, and its label")
+    say("   names the one nearest to it. tiny is a 6-layer Llama trained on the Python")
+    say("   library; the corpus is this Python's own documentation and source.")
+    say(f"   {DEMO_TOKENS // 1000}k tokens, layers {listed(DEMO_LAYERS)}. --mode paper does what the paper does.\n")
     return recipes.train(training, bars(options.quiet))
 
 
@@ -94,8 +92,9 @@ def _demo_atoms(
     from itda.sources.corpora.corpus import open_corpus
     from itda.sources.source import ModelSource
 
-    say(f"\n3. Decompose: the last token of three prompts, {site}. Each atom is another")
-    say("   token of the corpus, marked « » in its own prompt; the number is its weight.\n")
+    say(f"\n3. Decompose: the last token of three prompts, {site}. Each atom is named")
+    say("   by a token of the corpus, marked « » in its own prompt; the number is its")
+    say("   weight.\n")
     model, dictionary = run.model(checking), run.dictionary(site)
     last = [
         recipes.decompose_text(model, dictionary, site, text, run.record["window"], checking.batch_size)[-1]

@@ -111,7 +111,7 @@ def test_8b_need_not_be_streamed_and_a_laptop_streams_it():
 
 
 def test_less_memory_means_more_flights_and_scratch_as_many_as_before():
-    little = planned("70B", "40", model_memory=4 * 2**30)
+    little = planned("70B", "40", model_memory=4 * 2**30, recipe=1)
     found = little.training[GPU]
     assert found.flights == 4
     assert found.states <= parse_bytes("4G")

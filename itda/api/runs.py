@@ -72,9 +72,9 @@ def train(
 
     >>> import itda
     >>> texts = ["for line in open(path):", "import os", "def read(file):", "return [x for x in y]"] * 8
-    >>> run = itda.train("tiny", texts, layers=4, k=4, atoms=16, window=16, progress=False)
+    >>> run = itda.train("tiny", texts, layers=4, k=4, atoms=8, window=16, progress=False)
     >>> run["layer_4"].atoms.shape
-    torch.Size([16, 192])
+    torch.Size([8, 192])
     """
     lm = in_memory(model, given)
     documents = None if isinstance(corpus, str | Path) else any_corpus(corpus)
