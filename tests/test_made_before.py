@@ -1,7 +1,7 @@
 """Four small runs that an older itda made are opened, read, indexed, explored, compared and gone on with.
 
-`runs_made_before/` has them, and the corpus they were made from as a function. `best` was evaluated and indexed: it is of
-mode best as it was before there was a choice of recipes. `centres` is of recipe 2, and was evaluated.
+`runs_made_before/` has them, and the corpus they were made from as a function. `best` was evaluated and indexed: it is
+of mode best as it was before there was a choice of recipes. `centres` is of recipe 2, and was evaluated.
 """
 
 import json
