@@ -68,7 +68,7 @@ class Work:
         """True if dictionaries grow; recipe 2 makes their atoms in the end."""
         return self.recipe == 1
 
-    def encoded(self, d_model: int) -> float:
+    def encoded(self, d_model: int) -> int | float:
         """Return how many tokens making each dictionary encodes after growth, or does what costs as much."""
         if self.grows:
             return self.passes * min(self.tokens, pass_size(self.atoms, self.k))
