@@ -15,6 +15,8 @@ from test_cli import printed
 
 import itda
 from itda.cli import main
+from itda.explorer.overview import overview
+from itda.explorer.run_cache import RunCache
 from itda.recipes.run_in_progress import versions
 
 MADE = Path(__file__).parent / "runs_made_before"
@@ -138,6 +140,8 @@ def test_one_of_recipe_2_says_what_it_is_and_is_made_again(runs, capsys):
     assert "Recipe 2: each atom is the centre of a group" in text
     assert "asked for: 24 atoms" in text
     assert "Refined: each atom was moved" in printed(capsys, "info", str(runs / "best"))
+    page = overview(RunCache([runs / "centres"]), "centres")
+    assert (page["settings"]["recipe"], page["growth"]) == (2, None)  # nothing grew, so there is no curve
     again = runs / "again"
     arguments = ["--k", "4", "--atoms", "24", "--tokens", "2k", "--out", str(again), "--quiet"]
     main(["train", "tiny", "--layers", "4", "--corpus", str(runs / "corpus"), *arguments])
