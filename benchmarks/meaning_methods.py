@@ -250,7 +250,7 @@ OF_ITDA = {
     "kmeans": ("code", "similarity", "largest", "features", "lasting"),
 }
 OF_AUTOENCODERS = {
-    "topk": ("latents", "code", "similarity", "features"),
+    "topk": ("latents", "code", "similarity", "features", "lasting"),
     "batchtopk": ("latents", "code", "similarity"),
     "matryoshka": ("latents", "code", "similarity"),
     "topk_10x": ("latents", "code", "similarity"),

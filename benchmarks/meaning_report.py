@@ -35,6 +35,7 @@ READ = {
     "similarity": "cosines",
     "largest": "k largest cosines",
     "features": "itda `features`",
+    "lasting": "lasting similarity",
     "one-hot": "nearest atom, one-hot",
     "latents": "its own encoder",
     "dense": "chosen coordinates",

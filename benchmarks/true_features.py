@@ -38,7 +38,7 @@ METHODS = {
     "kmeans": ("code", "features"),
     **dict.fromkeys(ARCHITECTURES, ("latents", "code")),
 }
-DENSE = "similarity"  # all atoms are active: no l0 to compare at
+DENSE = ("similarity", "lasting")  # all atoms are active: no l0 to compare at
 
 
 def sampled(kind: str, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace, results: Results) -> None:
             {"kind": kind, "seed": seed, "dictionary": name, "readout": readout}
             for name, readouts in METHODS.items()
             for readout in readouts
-            if readout != DENSE and (arguments.only is None or name in arguments.only)
+            if readout not in DENSE and (arguments.only is None or name in arguments.only)
         ]
         if all(results.find(key) for key in keys):
             continue
