@@ -52,6 +52,9 @@ def check(command: object) -> None:
                 raise SettingError(f"--top is {command.top}: show at least 1 atom")
             chosen_site(_readable(command.run), command.layer)
             check_text(command.text)
+        case settings.Probe(sets="sae-probes"):
+            check_probe_sets(command)
+            _readable(command.run)
         case settings.Evaluate() | settings.Probe():
             run = _readable(command.run)
             if command.corpus is None and run.record["settings"]["part"] == "all":
@@ -75,6 +78,12 @@ def check(command: object) -> None:
         case settings.Push():
             check_push(command)
             _readable(command.run)
+        case settings.Import():
+            if not command.path.is_dir():
+                raise StoreError(f"no folder {command.path}: name the one that the released scripts wrote")
+            if command.out is not None:
+                check_free(command.out)
+            _local(None, command.corpus, command)
         case settings.Compare():
             check_some(command.runs, "compare")
             if not are_fingerprints(command.runs):
@@ -136,6 +145,16 @@ def check_repository(name: str) -> None:
     parts = name.split("/")
     if len(parts) != 2 or not all(re.fullmatch(r"\w[\w.-]{0,95}", part) for part in parts):
         raise SettingError(f"no repository {name!r}: name one as user/name")
+
+
+def check_probe_sets(options: settings.Probe) -> None:
+    """Raises `SettingError` for numbers out of range, and for settings of the other kind of probe."""
+    for name in ("rows", "prompt_tokens"):
+        given = getattr(options, name)
+        if given is not None and given < 1:
+            raise SettingError(f"--{name.replace('_', '-')} is {given}: it must be at least 1")
+    if options.corpus is not None:
+        raise SettingError("--corpus is for --sets python: say with --data where sae-probes is")
 
 
 def check_push(options: settings.Push) -> None:

@@ -127,6 +127,8 @@ def _dispatch(command: Any) -> None:
             _export(command)
         case settings.Push():
             _push(command)
+        case settings.Import():
+            _import(command)
         case settings.Demo():
             from itda.demo import demo
 
@@ -227,6 +229,17 @@ def _evaluate(options: settings.Evaluate) -> None:
 
 def _probe(options: settings.Probe) -> None:
     from itda import report
+
+    if options.sets == "sae-probes":
+        from itda.bridges.sae_probes import probe_sets
+
+        with _resumable():
+            made = probe_sets(options, bars(options.quiet), remarks(options.quiet))
+        if options.json:
+            _print_json({"run": str(options.run), "sites": {str(site): each for site, each in made.sites.items()}})
+        else:
+            print(report.set_scores(made))
+        return
     from itda.recipes import finite
     from itda.recipes.probe import LATENT_COUNTS, probe_run
 
@@ -403,6 +416,17 @@ def _push(options: settings.Push) -> None:
         _print_json({"run": str(options.run), "to": pushed.to, "address": pushed.address, "bytes": files})
     else:
         print(report.push_summary(pushed))
+
+
+def _import(options: settings.Import) -> None:
+    from itda import report
+    from itda.bridges.released import import_released
+
+    run = import_released(options, remarks(options.quiet))
+    if options.json:
+        _print_json({"run": str(run.folder), **run.values(run.summaries())})
+    else:
+        print(report.run_summary(run, run.summaries()))
 
 
 def _spelled(arguments: list[str]) -> list[str]:

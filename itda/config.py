@@ -16,7 +16,18 @@ from itda.options import (
     RunCorpusOptions,
     RunOptions,
 )
-from itda.parsing import AnyLayers, AtomNumbers, Bytes, Count, FreeBytes, LayerNumbers, OneSite, SomeSites, SomeStreams
+from itda.parsing import (
+    AnyLayers,
+    AtomNumbers,
+    Bytes,
+    Count,
+    FreeBytes,
+    LayerNumbers,
+    Names,
+    OneSite,
+    SomeSites,
+    SomeStreams,
+)
 
 Positional = tyro.conf.Positional
 Mode = Literal["paper", "best", "reference"]
@@ -215,7 +226,10 @@ class Evaluate(RunCorpusOptions, RunOptions, LargeOptions, PursuitOptions, Outpu
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(RunCorpusOptions, RunOptions, PursuitOptions, Output):
-    """Measure how well a few latents of codes, similarities and neurons tell comments, strings, names ... apart."""
+    """Measure how well a few latents of codes, similarities and neurons tell comments, strings, names ... apart.
+
+    Or the classes of the 113 data sets of sae-probes, by its protocol: --sets sae-probes.
+    """
 
     run: Positional[Path]
     """The run folder."""
@@ -223,6 +237,18 @@ class Probe(RunCorpusOptions, RunOptions, PursuitOptions, Output):
     """Python source to probe on, instead of the held-out documents of the run's corpus."""
     tokens: Count = 20_000
     """Activations to probe, of the first 4,000 characters of each file."""
+    sets: Literal["python", "sae-probes"] = "python"
+    """python: classes of Python's syntax, by token. sae-probes: its data sets, by the last token of each prompt."""
+    data: Path | None = None
+    """sae-probes: its wheel or folder. Default: the package that is installed."""
+    only: Names = ()
+    """sae-probes: the data sets to take, such as 100_news_fake, several with commas; default: all."""
+    rows: Count | None = None
+    """sae-probes: prompts of each set, as many of either class. Default: as many as it takes itself, up to 5,000."""
+    prompt_tokens: int = 1024
+    """sae-probes: tokens of a prompt, the last."""
+    latents: AtomNumbers = (1, 2, 4, 8, 16)
+    """sae-probes: numbers of latents that regressions read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,6 +448,20 @@ class Push(Output):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Import(CorpusOptions, Output):
+    """Make a run of the dictionaries that the paper's released scripts (pleask/itda) wrote."""
+
+    path: Positional[Path]
+    """The folder with atoms.pt, atom_indices.pt and metadata.yaml, or one with such folders, a layer each."""
+    out: Path | None = None
+    """The run folder to make; default: runs/imported- with the folder's name."""
+    corpus: str | None = None
+    """The corpus that the scripts read, for labels; without it they are numbers."""
+    tokenizer: str | None = None
+    """The model's tokenizer, a Hub id or a folder; default: that of the model that metadata.yaml names."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo(PursuitOptions, Output):
     """Train, evaluate, decompose and explore with the bundled model, offline, in a minute or two."""
 
@@ -446,4 +486,5 @@ Command = (
     | Annotated[Explore, tyro.conf.subcommand("explore")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Push, tyro.conf.subcommand("push")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
 )

@@ -111,6 +111,15 @@ def parse_some_sites(text: str) -> tuple[Site, ...]:
     return tuple(parse_site(part) for part in text.split(","))
 
 
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return names with commas between them, without white space around them.
+
+    >>> parse_names("100_news_fake, 5_hist_fig_ismale")
+    ('100_news_fake', '5_hist_fig_ismale')
+    """
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def parse_atom_numbers(text: str) -> tuple[int, ...]:
     """Read numbers of atoms: 3,17,25. Raises `SettingError`."""
     parts = [part.strip() for part in text.split(",")]
@@ -169,3 +178,4 @@ SomeStreams = Annotated[tuple[Stream, ...], _typed(parse_streams, "STREAMS", lis
 OneSite = Annotated[Site, _typed(parse_site, "SITE", lambda site: site.short)]
 SomeSites = Annotated[tuple[Site, ...], _typed(parse_some_sites, "SITES", listed)]
 AtomNumbers = Annotated[tuple[int, ...], _typed(parse_atom_numbers, "ATOMS", listed)]
+Names = Annotated[tuple[str, ...], _typed(parse_names, "NAMES", ",".join)]

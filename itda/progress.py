@@ -14,7 +14,7 @@ EVERY_S = 10.0
 START_S = 0.5
 """Seconds after the start in which a first count is of work that was done before, by a process that was killed."""
 UNITS = {"export": "atoms", "probes": "readouts", "measure": "parts"}
-UNITS |= {"delphi": "latents", "neuronpedia": "atoms", "saelens": "atoms"}
+UNITS |= {"delphi": "latents", "neuronpedia": "atoms", "saelens": "atoms", "sets": "sets", "push": "bytes"}
 """The unit of what is counted, by the name of the progress, where it is not tokens."""
 
 

@@ -9,6 +9,7 @@
 #   #: no-dependencies  this checkout without its dependencies, for tools that ask for other versions of these: the file
 #                       then lists what is needed of them
 #   #: alone            what the file lists without its dependencies: all that is needed of these is listed too
+#   #: without NAME     what comes along and must go: torchvision of the package index, say, which wants torch for GPUs
 #   #: python3.11       another Python than ${PYTHON:-python3}
 # Nothing is done again until one of these files changes. A failure leaves no environment that looks whole.
 set -euo pipefail
@@ -37,6 +38,9 @@ if [ "$(cat "$made" 2> /dev/null)" != "$of" ]; then
     else
         "$folder/bin/python" -m pip install "${options[@]}" --requirement "$list" --editable . >&2
     fi
+    for unwanted in $(sed -n 's/^#: without \(.*\)$/\1/p' "$list"); do
+        "$folder/bin/python" -m pip uninstall --quiet --yes "$unwanted" >&2
+    done
     echo "$of" > "$made"
 fi
 echo "$folder/bin/python"

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from itda.report.bridges import atoms_summary, export_summary, push_summary
+    from itda.report.bridges import atoms_summary, export_summary, push_summary, set_scores
     from itda.report.comparisons import comparison
     from itda.report.fingerprint_comparisons import fingerprint_comparison
     from itda.report.fingerprints import fingerprint_summary
@@ -36,13 +36,14 @@ __all__ = [
     "push_summary",
     "replication_summary",
     "run_summary",
+    "set_scores",
     "table",
     "uses",
     "visible",
 ]
 
 _HOMES = {
-    "bridges": ("atoms_summary", "export_summary", "push_summary"),
+    "bridges": ("atoms_summary", "export_summary", "push_summary", "set_scores"),
     "comparisons": ("comparison",),
     "fingerprint_comparisons": ("fingerprint_comparison",),
     "fingerprints": ("fingerprint_summary",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from itda.report.text import table
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from itda.bridges.export import Exported
     from itda.bridges.hub import Pushed
     from itda.bridges.neuronpedia_push import PushedSource
+    from itda.bridges.sae_probes import SetScores
 
 NEXT = {
     "json": "pandas.read_json({folder!r} + '/{site}/tokens.jsonl', lines=True)",
@@ -47,3 +49,21 @@ def atoms_summary(sources: Sequence[PushedSource], *, sent: bool) -> str:
         return f"{text}\n\nNothing was sent (--dry-run)."
     see = "\n".join(f"See it: {each.address}" for each in sources if each.address)
     return "\n\n".join(part for part in (text, after, see) if part)
+
+
+def set_scores(made: SetScores) -> str:
+    """Return a table for each site: the mean test AUC over the data sets, and its standard error, for each readout."""
+    blocks = []
+    for site, readers in made.sites.items():
+        rows = []
+        for reader, sets in readers.items():
+            entries = [each for found in sets.values() for each in found]
+            aucs = [[each["test_auc"] for each in entries if each["k"] == count] for count in made.counts]
+            rows.append([reader, *(f"{mean(each):.3f}" if each else "-" for each in aucs)])
+            errors = (f"±{stdev(each) / len(each) ** 0.5:.3f}" if len(each) > 1 else "" for each in aucs)
+            rows.append(["", *errors])
+        header = [str(site), *("all" if count is None else str(count) for count in made.counts)]
+        blocks.append(table(header, rows))
+    number = max((len(sets) for readers in made.sites.values() for sets in readers.values()), default=0)
+    front = f"Test AUC of regressions on the best 1, 2 ... latents, the mean over {number} sets of sae-probes."
+    return "\n\n".join([front, *blocks, f"Kept: {made.folder}"])
