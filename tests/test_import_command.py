@@ -2,11 +2,14 @@
 
 import json
 import pickle
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from hub_server import point_to, serving
+from page_blocks import blocks, run_blocks
 from torch import nn
 
 import itda
@@ -141,3 +144,24 @@ def test_what_is_damaged_or_missing_is_one_line(written, tmp_path, capsys):
     torch.save(write_only, written / "atoms.pt")
     assert "atom_indices.pt: name a folder" in refused(capsys, ["import", str(written), *run])
     assert not (tmp_path / "run").exists()
+
+
+# The client sends commits in a way that its HTTP library calls old.
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_the_blocks_of_the_page_on_released_files_and_on_the_hub_run(written, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("itda.bridges.hub.has_matplotlib", lambda: False)
+    written.rename(tmp_path / "released")
+    corpus(tmp_path)
+    with serving() as hub:
+        point_to(hub, tmp_path / "cache", monkeypatch)
+        for heading in ("Files of the released scripts", "Hugging Face Hub"):
+            for line in "".join(blocks("bridges.md", heading, "sh")).splitlines():
+                main(shlex.split(line)[1:])
+        assert list(hub.commits) == ["user/name"]
+        found = run_blocks("bridges.md", "Hugging Face Hub", {"itda": itda})
+    assert len(found["model"]) == 4
+    assert list(map(str, found["run"].sites)) == ["layer_3"]
+    output = capsys.readouterr().out
+    assert "Nothing was sent" in output
+    assert "«import» os" in output

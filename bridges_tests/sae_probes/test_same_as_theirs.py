@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hooked import hooked
+from page_blocks import blocks, run_blocks
 from sae_probes import run_baselines, run_sae_evals
 from sae_probes.constants import DATA_PATH
 from sae_probes.generate_model_activations import generate_single_dataset_activations
@@ -17,6 +20,7 @@ from transformers import AutoModelForCausalLM
 import itda
 from itda.bridges.sae_probes import last_activations, probe_sets
 from itda.bridges.sae_probes_sets import find_sets
+from itda.cli import main
 from itda.config import Probe
 from itda.sources.models.names import TINY
 
@@ -111,3 +115,19 @@ def test_the_classes_are_theirs():
         mine = sets.load(name, None, 0)
         assert mine.size == get_dataset_sizes()[name]
         assert mine.classes.tolist() == get_yvals(name)[:5000].tolist()
+
+
+def test_the_blocks_of_the_page_run(run, ours, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("RUN").symlink_to(run)
+    Path("sae_probes-0.4.2-py3-none-any.whl").symlink_to(DATA_PATH.parent)  # a folder does for a wheel
+    for line in "".join(blocks("bridges.md", "sae-probes", "sh")).splitlines():
+        main([*shlex.split(line)[1:], "--prompt-tokens", "16"])
+    assert "the mean over 1 sets" in capsys.readouterr().out
+    dictionary = itda.ITDA.from_pretrained(run / "layer_3")
+    sae = Readout(lambda x: dictionary.encode(x).dense(len(dictionary)))
+    run_blocks("bridges.md", "sae-probes", {"sae": sae})
+    [path] = Path("results").rglob("5_hist_fig_ismale*.json")
+    assert [each["indices"] for each in json.loads(path.read_text())] == [
+        each["indices"] for each in ours["code"]["5_hist_fig_ismale"][:2]
+    ]
