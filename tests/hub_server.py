@@ -209,8 +209,6 @@ def point_to(hub: Hub, cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
     from huggingface_hub.utils import _http
 
-    from itda.store import hub as ours
-
     monkeypatch.setattr(constants, "ENDPOINT", hub.address)
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
@@ -219,4 +217,3 @@ def point_to(hub: Hub, cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(_http.time, "sleep", lambda _seconds: None)
-    ours._fetched_run.cache_clear()

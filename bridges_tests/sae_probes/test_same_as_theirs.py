@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -57,7 +58,7 @@ class Readout:
 def test_their_evaluation_of_our_readouts_is_ours(run, ours, reader, tmp_path):
     dictionary = itda.ITDA.from_pretrained(run / "layer_3")
     encode = {"code": lambda x: dictionary.encode(x).dense(len(dictionary)), "similarity": dictionary.similarity}
-    cache = run / "sae-probes"
+    cache = run / "sae-probes" / "tokens_16"
     run_sae_evals(
         Readout(encode[reader]),
         model_name="tiny",
@@ -81,7 +82,7 @@ def test_their_evaluation_of_our_readouts_is_ours(run, ours, reader, tmp_path):
 
 def test_their_baseline_is_our_neurons(run, ours, tmp_path):
     for name in SETS:
-        given = {"model_name": "tiny", "model_cache_path": run / "sae-probes", "results_path": tmp_path}
+        given = {"model_name": "tiny", "model_cache_path": run / "sae-probes" / "tokens_16", "results_path": tmp_path}
         run_baselines.run_baseline_dataset_layer(HOOK, name, "logreg", **given)
         [path] = tmp_path.glob(f"baseline_results_tiny/normal_setting/{name}_*.json")
         [theirs] = json.loads(path.read_text())
@@ -119,7 +120,9 @@ def test_the_classes_are_theirs():
 
 def test_the_blocks_of_the_page_run(run, ours, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("RUN").symlink_to(run)
+    shutil.copytree(run, "RUN")
+    for each in list(Path("RUN/sae-probes/tokens_16").iterdir()):  # as if they were of 1,024 tokens
+        each.rename(Path("RUN/sae-probes") / each.name)
     Path("sae_probes-0.4.2-py3-none-any.whl").symlink_to(DATA_PATH.parent)  # a folder does for a wheel
     for line in "".join(blocks("bridges.md", "sae-probes", "sh")).splitlines():
         main([*shlex.split(line)[1:], "--prompt-tokens", "16"])

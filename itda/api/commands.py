@@ -12,7 +12,8 @@ from itda.api.runs import AnyRun
 from itda.api.settings import layers_of, made, path_of, site_of, streams_of
 from itda.bridges.export import Exported, export_run
 from itda.bridges.hub import Pushed, push_run
-from itda.checks import check_push
+from itda.bridges.sae_probes import SetScores, probe_sets
+from itda.checks import check_probe_sets, check_push
 from itda.core.replication import COSINE, DRAWS
 from itda.errors import SettingError
 from itda.progress import bars, remarks
@@ -51,10 +52,11 @@ def plan(
 
 def probe(
     run: AnyRun, *, corpus: str | Path | None = None, tokens: int = 20_000, progress: bool = True, **given: Any
-) -> Probes:
+) -> Probes | SetScores:
     """Measure how well a few latents of each readout tell Python's comments, strings, names ... apart: `itda probe`.
 
-    Reads the held-out documents of the run's corpus, or a `corpus` of Python source. Raises an `ItdaError`.
+    Reads the held-out documents of the run's corpus, or a `corpus` of Python source. With `sets="sae-probes"` instead,
+    the data sets of sae-probes, by its protocol (docs/bridges.md). Raises an `ItdaError`.
 
     >>> import itda
     >>> itda.probe("nowhere")
@@ -63,6 +65,9 @@ def probe(
     """
     place = str(corpus) if corpus is not None else None
     options = made(settings.Probe, run=folder_of(run), corpus=place, tokens=tokens, **given)
+    if options.sets == "sae-probes":
+        check_probe_sets(options)
+        return probe_sets(options, bars(not progress), remarks(not progress))
     return Probes(*probe_run(options, bars(not progress), remarks(not progress)))
 
 

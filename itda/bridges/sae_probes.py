@@ -34,6 +34,8 @@ from itda.store.hub import AGAIN
 FOLDER, ABOUT = "sae-probes", "about.json"
 SEED = 42
 """The seed of sae-probes."""
+TOKENS = 1024
+"""Tokens of a prompt that sae-probes reads."""
 PADDED = 4096
 """Tokens of prompts that the model reads at once, padding included."""
 
@@ -57,13 +59,20 @@ def probe_sets(options: settings.Probe, bar: Bar = no_bar, say: Say = unsaid) ->
     """
     run, sets = open_run(options.run), find_sets(options.data)
     names = _chosen(sets, options.only)
-    folder = run.folder / FOLDER / (f"rows_{options.rows}" if options.rows is not None else "")
+    folder = run.folder / FOLDER / _shortened(options)
     with explained(f"write to {run.folder}", "copy the run where you may write"):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(run.folder, "probed"):
         _read(run, sets, names, folder, options, bar, say)
         found = _scored(run, sets, names, folder, options, bar, say)
     return SetScores(folder, _counts(options), found)
+
+
+def _shortened(options: settings.Probe) -> str:
+    """Return the folder of activations that are not those of sae-probes itself, whose own lie beside it; "" for these."""
+    rows = [] if options.rows is None else [f"rows_{options.rows}"]
+    tokens = [] if options.prompt_tokens == TOKENS else [f"tokens_{options.prompt_tokens}"]
+    return "_".join(rows + tokens)
 
 
 def _counts(options: settings.Probe) -> tuple[int | None, ...]:

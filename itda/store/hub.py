@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 
 from itda.errors import StoreError
@@ -39,7 +38,6 @@ def local_run(path: Path, *, index: bool = False, or_fingerprint: bool = False) 
     return found if found is not None else path
 
 
-@cache
 def _fetched_run(name: str, index: bool) -> Path | None:
     """Return the folder of the copy of a run on the Hub; None if the repository has no run."""
     from huggingface_hub import hf_hub_download, snapshot_download
