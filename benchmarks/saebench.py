@@ -13,25 +13,24 @@ import argparse
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import saelens_sae
 import torch
-from sae_bench.evals.core import main as core
-from sae_bench.evals.core.eval_config import CoreEvalConfig
-from sae_bench.evals.sparse_probing_sae_probes import main as probes
-from sae_bench.evals.sparse_probing_sae_probes.eval_config import SparseProbingSaeProbesEvalConfig
-from sae_bench.sae_bench_utils import general_utils
-from transformer_lens import HookedTransformer
-from transformer_lens import loading_from_pretrained as loading
+from sae_bench.evals.core import main as core  # pyright: ignore[reportMissingImports]
+from sae_bench.evals.core.eval_config import CoreEvalConfig  # pyright: ignore[reportMissingImports]
+from sae_bench.evals.sparse_probing_sae_probes import main as probes  # pyright: ignore[reportMissingImports]
+from sae_bench.evals.sparse_probing_sae_probes.eval_config import SparseProbingSaeProbesEvalConfig  # pyright: ignore[reportMissingImports]
+from sae_bench.sae_bench_utils import general_utils  # pyright: ignore[reportMissingImports]
+from transformer_lens import HookedTransformer  # pyright: ignore[reportMissingImports]
+from transformer_lens import loading_from_pretrained as loading  # pyright: ignore[reportMissingImports]
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import itda
 from itda.bridges.sae_probes import model_name, probe_sets
 from itda.bridges.saelens import as_sae
-from itda.config import Probe
+from itda.config import CorpusOptions, Probe
 from itda.sources.models.names import TINY
 
 CONTEXT, BATCHES, PROMPTS, READ = 128, 8, 8, 20_000
@@ -88,7 +87,7 @@ def hooked(folder: str) -> HookedTransformer:
 def candidates(run, site, lm, corpus, steps: int):
     """The run's dictionary, one of as many activations drawn at random, and a TopK SAE of the same size, as SAEs."""
     ours = run[site]
-    with itda.harvest(lm, corpus, layers=site.layer, tokens=READ, progress=False) as batches:
+    with itda.harvest(lm, corpus, layers=site.layer, tokens=READ) as batches:
         parts = [batch[site] for batch in batches]
     x = torch.cat([part.activations for part in parts]).float()
     labels = itda.Labels.concatenate([part.labels for part in parts])
@@ -167,8 +166,7 @@ def main() -> None:
         more = {"layers": [given.layer], "k": 16, "tokens": 60_000, "atoms": given.atoms, "progress": False}
         itda.train("tiny", "python-docs", out=given.run, **more)
     run, site = itda.open_run(given.run), itda.Site(given.layer)
-    options = SimpleNamespace(text_field="text", dataset_config=None, dataset_split="train", dataset_revision=None)
-    corpus = run.whole_corpus(options)
+    corpus = run.whole_corpus(CorpusOptions())
     lm, model = itda.load_model(given.model), hooked(str(given.model))
     saes = candidates(run, site, lm, corpus.split("train"), given.steps)
     store = Store(windows_of(lm, corpus.split("heldout"), BATCHES * PROMPTS))

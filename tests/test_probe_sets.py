@@ -3,6 +3,7 @@
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
@@ -86,7 +87,7 @@ def test_each_readout_is_scored_and_the_same_command_goes_on(run, data, capsys, 
 
 
 def test_activations_are_those_of_the_last_token_alone():
-    lm = itda.load_model("tiny")
+    lm: Any = itda.load_model("tiny")
     texts = [text for text, _ in prompts(9)] + ["print " * 40]
     found = last_activations(lm, texts, [Site(1), Site(3)], "auto", 20)
     for row, text in enumerate(texts[:-1]):

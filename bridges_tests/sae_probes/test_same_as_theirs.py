@@ -13,9 +13,10 @@ import pytest
 import torch
 from hooked import hooked
 from page_blocks import blocks, run_blocks
-from sae_probes import run_baselines, run_sae_evals
 from sae_probes.constants import DATA_PATH
 from sae_probes.generate_model_activations import generate_single_dataset_activations
+from sae_probes.run_baselines import run_baseline_dataset_layer
+from sae_probes.run_sae_evals import run_sae_evals
 from transformers import AutoModelForCausalLM
 
 import itda
@@ -83,7 +84,7 @@ def test_their_evaluation_of_our_readouts_is_ours(run, ours, reader, tmp_path):
 def test_their_baseline_is_our_neurons(run, ours, tmp_path):
     for name in SETS:
         given = {"model_name": "tiny", "model_cache_path": run / "sae-probes" / "tokens_16", "results_path": tmp_path}
-        run_baselines.run_baseline_dataset_layer(HOOK, name, "logreg", **given)
+        run_baseline_dataset_layer(HOOK, name, "logreg", **given)
         [path] = tmp_path.glob(f"baseline_results_tiny/normal_setting/{name}_*.json")
         [theirs] = json.loads(path.read_text())
         mine = ours["neurons"][name][-1]

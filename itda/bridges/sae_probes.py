@@ -69,7 +69,7 @@ def probe_sets(options: settings.Probe, bar: Bar = no_bar, say: Say = unsaid) ->
 
 
 def _shortened(options: settings.Probe) -> str:
-    """Return the folder of activations that are not those of sae-probes itself, whose own lie beside it; "" for these."""
+    """Return a folder's name for other activations than those that sae-probes makes itself; "" for these."""
     rows = [] if options.rows is None else [f"rows_{options.rows}"]
     tokens = [] if options.prompt_tokens == TOKENS else [f"tokens_{options.prompt_tokens}"]
     return "_".join(rows + tokens)
