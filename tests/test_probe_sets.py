@@ -19,6 +19,12 @@ WORDS = ("import", "return", "class", "while", "print", "value", "path", "name",
 SETS = ("1_first_word", "2_other")
 
 
+@pytest.fixture(autouse=True)
+def one_penalty(monkeypatch):
+    """A tenth of the regressions: how penalties are chosen is compared with sae-probes itself, in bridges_tests."""
+    monkeypatch.setattr("itda.bridges.sae_probes_scores.PENALTIES", [1e3])
+
+
 def packed(text: str) -> bytes:
     sink = pyarrow.BufferOutputStream()
     with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
