@@ -96,7 +96,6 @@ def candidates(run, site, lm, corpus, steps: int):
     atoms = z / z.norm(dim=1, keepdim=True)
     random = itda.ITDA(atoms, labels[rows.numpy()], k=ours.k, pursuit=ours.pursuit, offset=ours.offset, site=site)
     topk = saelens_sae.train("topk", x, latents=len(ours), k=ours.k, steps=steps).sae
-    topk.fold_W_dec_norm()
     found = {"itda": as_sae(ours), "random": as_sae(random), "topk": topk}
     for sae in found.values():
         about = sae.cfg.metadata
