@@ -131,7 +131,10 @@ def run_core(name: str, sae, model: HookedTransformer, store: Store, out: Path) 
     with torch.no_grad():
         metrics, features = core.run_evals(sae, store, model, config, ignore_tokens=ignored)
     result = {"unique_id": f"{name}_{sae_id}", "sae_set": name, "sae_id": sae_id, "eval_cfg": config}
-    result |= {"metrics": metrics | {"misc_metrics": core.calculate_misc_metrics(features)}, "feature_metrics": {}}
+    result |= {
+        "metrics": metrics | {"misc_metrics": core.calculate_misc_metrics(features)},
+        "feature_metrics": features,
+    }
     path = general_utils.get_results_filepath(str(out), name, sae_id)
     core.save_single_eval_result(core.replace_nans_with_negative_one(result), "offline", "-", "0.6.0", path, sae)
     return metrics
