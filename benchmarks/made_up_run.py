@@ -139,10 +139,14 @@ def codes_of(tokens: int, atoms: int, k: int, random: np.random.Generator) -> Co
     """Make codes of up to k different atoms; the last atom is never used, and few tokens are massive."""
     ranks = np.minimum(random.zipf(1.2, size=(tokens, 2 * k)), max(2, atoms) - 1) - 1
     anyone = random.integers(0, max(1, atoms - 1), ranks.shape)  # half of them, so that every atom has uses
-    ordered = np.sort(np.where(random.random(ranks.shape) < 0.5, anyone, ranks % max(1, atoms - 1)), axis=1)
+    drawn = np.where(random.random(ranks.shape) < 0.5, anyone, ranks % max(1, atoms - 1))
+    # Sorted to see which are the same; from another atom on in each row, as only the first k are taken.
+    turn = random.integers(0, max(1, atoms - 1), (tokens, 1))
+    ordered = np.sort((drawn - turn) % max(1, atoms - 1), axis=1)
     new = np.concatenate([np.ones((tokens, 1), bool), ordered[:, 1:] != ordered[:, :-1]], axis=1)
     count = np.minimum(new.sum(axis=1), random.integers(max(1, k - 2), k + 1, tokens))
     own = new & (new.cumsum(axis=1) <= count[:, None])
+    ordered = (ordered + turn) % max(1, atoms - 1)
     size = random.exponential(size=int(own.sum())) * 20 * random.choice([1, 1, -1], int(own.sum()))
     error = random.beta(2, 8, size=tokens).astype(np.float32)
     massive = np.where(random.random(tokens) < 0.002, np.float32(12.5), np.float32(0)).astype(np.float32)

@@ -228,6 +228,7 @@ def _about(sources: Sequence[Indexed]) -> dict[str, Any]:
         found["offset"] = made.offset.tolist() if made.offset is not None else None
         if features is not None:
             found["features"] = {"mean": features.mean.tolist(), "scale": features.scale, "tokens": features.tokens}
+            found["features"]["broad"] = features.broad.tolist()
         return found
 
     record = sources[0].index.record
