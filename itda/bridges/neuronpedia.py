@@ -33,6 +33,7 @@ from itda.bridges.tables import lists
 from itda.core.display.markup import clipped
 from itda.core.labels import Label
 from itda.core.site import Site
+from itda.files import write_whole
 from itda.store.records import RunRecord
 
 BATCH = 128
@@ -165,7 +166,7 @@ def export(sources: Sequence[Indexed], folder: Path, places: Sequence[Place], do
             (own / name).mkdir(parents=True)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
         for name, value in _about(source, place, now).items():
-            (own / f"{name}.jsonl").write_bytes(json_lines(pyarrow.RecordBatch.from_pylist([value])))
+            write_whole(own / f"{name}.jsonl", json_lines(pyarrow.RecordBatch.from_pylist([value])))
         unused, reader, number = 0, FeatureReader(source), len(source.dictionary)
         for batch, first in enumerate(range(0, number, FILE_ATOMS)):
             with ExitStack() as files:
