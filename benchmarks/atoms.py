@@ -12,15 +12,16 @@ folder, which should have other documents. For each way:
 - the median cosine of an atom to the activation that its label names;
 - the share of tokens of the third folder whose nearest atom, and whose first pick, is in one order the atom that
   matches the one in the other order;
-- processor seconds of training on the first folder, as a share of those of recipe 1.
+- processor seconds of training on the first folder, as a share of those of recipe 1 in the same run of the script.
 
-Tokens of more than 5 median norms are left out. Dictionaries share the growth, so what differs is what comes after it.
+Tokens of more than 5 median norms are left out. What was tried on the way to recipe 2 is in `atoms_tried.py`.
 """
 
 import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ def in_other_order(x: Tensor, documents: np.ndarray) -> Tensor:
     return x[torch.from_numpy(np.argsort(rank[ids], kind="stable"))]
 
 
-def grown(x: Tensor, atoms: int, k: int) -> itda.ITDA:
-    trainer = itda.Trainer(x.shape[1], tokens=len(x), k=k, atoms=atoms, **BEST)
+def trained(x: Tensor, options: argparse.Namespace, **recipe: Any) -> itda.ITDA:
+    trainer = itda.Trainer(x.shape[1], tokens=len(x), k=options.k, atoms=options.atoms, **BEST, **recipe)
     for batch in batches(x, AT_ONCE):
         trainer.offer(batch)
     return trainer.finish()
@@ -70,21 +71,31 @@ def random_atoms(dictionary: itda.ITDA, x: Tensor) -> itda.ITDA:
     return replace(dictionary, atoms=atoms, novelty=None)
 
 
-def middles(**parts: Any) -> Callable[[itda.ITDA, Tensor], itda.ITDA]:
-    return lambda dictionary, x: centres(dictionary, x, labels_for(len(x)), **parts)
+class Stream:
+    """Activations, and the dictionary that grew from them, which several ways begin with; made when first asked for."""
+
+    def __init__(self, x: Tensor, options: argparse.Namespace) -> None:
+        self.x, self.options = x, options
+
+    @cached_property
+    def grown(self) -> itda.ITDA:
+        return trained(self.x, self.options, recipe=1)
 
 
-WAYS: dict[str, Callable[[itda.ITDA, Tensor], itda.ITDA]] = {
-    "random activations": random_atoms,
-    "random, 8 refinements at .9": lambda d, x: itda.refine(random_atoms(d, x), x, passes=8, min_fidelity=0.9),
-    "as grown": lambda d, _: d,
-    "recipe 1: 8 refinements at .9": lambda d, x: itda.refine(d, x, passes=8, min_fidelity=0.9),
-    "12 rounds of k-means": middles(near=0, steps=0),
-    "the same, 3 steps": middles(near=0),
-    "the same, overlapping": middles(steps=0),
-    "recipe 2: overlapping, 3 steps": middles(),
+def refined(dictionary: itda.ITDA, x: Tensor) -> itda.ITDA:
+    return itda.refine(dictionary, x, passes=8, min_fidelity=0.9)
+
+
+WAYS: dict[str, Callable[[Stream], itda.ITDA]] = {
+    "random activations": lambda s: random_atoms(s.grown, s.x),
+    "random, 8 refinements at .9": lambda s: refined(random_atoms(s.grown, s.x), s.x),
+    "as grown": lambda s: s.grown,
+    "recipe 1: 8 refinements at .9": lambda s: refined(s.grown, s.x),
+    "12 rounds of k-means": lambda s: centres(s.grown, s.x, labels_for(len(s.x)), near=0, steps=0),
+    "recipe 2": lambda s: trained(s.x, s.options, passes=12, recipe=2),
 }
 FIRST = "recipe 1: 8 refinements at .9"
+ALONE = ("as grown", FIRST, "recipe 2")
 
 
 def match(a: itda.ITDA, b: itda.ITDA) -> tuple[Tensor, Tensor]:
@@ -128,31 +139,36 @@ def measured(made: dict[str, itda.ITDA], held: Tensor) -> dict[str, Any]:
     return values
 
 
+def timed(way: str, stream: Stream) -> tuple[itda.ITDA, float]:
+    """What a way makes, and its processor seconds: without growth where that is of use for the size alone."""
+    if way in ALONE:
+        stream = Stream(stream.x, stream.options)
+    else:
+        _ = stream.grown
+    started = time.process_time()
+    return WAYS[way](stream), time.process_time() - started
+
+
 def measure_layer(results: Results, folders: list[Path], layer: int, options: argparse.Namespace) -> None:
     (a, documents), (b, _), (held, _) = (read(folder, layer) for folder in folders)
     key = {"data": folders[0].parent.name, "layer": layer, "tokens": len(a), "atoms": options.atoms, "k": options.k}
-    if all(results.find({**key, "way": way}) for way in WAYS):
+    missing = [way for way in WAYS if not results.find({**key, "way": way})]
+    if not missing:
         return
+    small = argparse.Namespace(**{**vars(options), "atoms": 64, "k": 4})
+    for way in (FIRST, "recipe 2"):
+        WAYS[way](Stream(a[:6000], small))  # compiles
     streams = {"first": a, "order": in_other_order(a, documents), "second": b}
-    begun: dict[str, itda.ITDA] = {}
-    itda.refine(grown(a[:6000], 64, 4), a[:6000], passes=1)  # compiles
-    taken = 0.0
-    for name, x in streams.items():
-        started = time.process_time()
-        begun[name] = grown(x, options.atoms, options.k)
-        taken = taken or time.process_time() - started
-    for way, make in WAYS.items():
-        made, seconds = {}, 0.0
-        for name, x in streams.items():
-            started = time.process_time()
-            made[name] = make(begun[name], x)
-            seconds = seconds or time.process_time() - started
-        seconds += taken if way == "as grown" or way.startswith("recipe 1") else 0
-        row = results.add({**key, "way": way}, {**measured(made, held), "seconds": seconds})
-        print(*shown(row, seconds), sep="  ", flush=True)
+    begun = {name: Stream(x, options) for name, x in streams.items()}
+    of_first = timed(FIRST, begun["first"])[1]
+    for way in missing:
+        first, seconds = timed(way, begun["first"])
+        made = {"first": first, **{name: WAYS[way](begun[name]) for name in ("order", "second")}}
+        row = results.add({**key, "way": way}, {**measured(made, held), "share": seconds / of_first})
+        print(*shown(row), sep="  ", flush=True)
 
 
-def shown(row: dict[str, Any], of_first: float) -> list[str]:
+def shown(row: dict[str, Any]) -> list[str]:
     dotted = lambda values, digits=2: ", ".join(f"{value:.{digits}f}".removeprefix("0") for value in values)  # noqa: E731
     cells = [
         f"{row['key']['layer']}",
@@ -161,7 +177,7 @@ def shown(row: dict[str, Any], of_first: float) -> list[str]:
         dotted(row["other"]),
         dotted(row["same"]),
     ]
-    return [*cells, dotted([row["fidelity"]]), dotted(row["kept"]), f"{row['seconds'] / of_first:.2f}"]
+    return [*cells, dotted([row["fidelity"]]), dotted(row["kept"]), f"{row['share']:.2f}"]
 
 
 def main() -> None:
@@ -176,11 +192,10 @@ def main() -> None:
     results = Results(RESULTS / "atoms.md", fresh=options.fresh)
     for layer in options.layers or sorted(site.layer for site in ShardSource(options.folders[0], verify=False).sites):
         measure_layer(results, options.folders, layer, options)
-    seconds = {row["key"]["layer"]: row["seconds"] for row in results.rows if row["key"]["way"] == FIRST}
     header = ["layer", "way", "fvu", "other documents: mean, > .8, > .9", "other order: the same", "fidelity"]
     header += ["same strongest: nearest, first pick", "seconds / recipe 1"]
-    rows = sorted(results.rows, key=lambda row: row["key"]["layer"])
-    print(results.write([table(header, [shown(row, seconds[row["key"]["layer"]]) for row in rows])]))
+    rows = sorted(results.rows, key=lambda row: (row["key"]["layer"], list(WAYS).index(row["key"]["way"])))
+    print(results.write([table(header, [shown(row) for row in rows])]))
 
 
 if __name__ == "__main__":
