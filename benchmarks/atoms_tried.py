@@ -15,6 +15,7 @@ documents, for the first and the second: the way "twice the tokens".
 """
 
 import argparse
+import re
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -36,8 +37,8 @@ Codes = tuple[Tensor, Tensor, Tensor]
 class Stream:
     """Activations of a layer, centred and as directions, and what is made of them, each way once."""
 
-    def __init__(self, x: Tensor, atoms: int, k: int) -> None:
-        self.offset = x[: BEST["offset_tokens"]].mean(dim=0)
+    def __init__(self, x: Tensor, atoms: int, k: int, keep: Path | None = None) -> None:
+        self.keep, self.offset = keep, x[: BEST["offset_tokens"]].mean(dim=0)
         self.z, self.number, self.k = x - self.offset, atoms, k
         self.made: dict[str, tuple[Tensor, float]] = {}
 
@@ -54,12 +55,18 @@ class Stream:
         return rows[place.long().clamp(max=len(rows) - 1)]
 
     def way(self, name: str) -> Tensor:
-        if name not in self.made:
+        kept = self.keep / (re.sub(r"\W+", "_", name) + ".pt") if self.keep else None
+        if kept and kept.exists():
+            self.made[name] = torch.load(kept)
+        elif name not in self.made:
             parent, make = WAYS[name]
             before = self.way(parent) if parent else torch.empty(0)
             started = time.process_time()
             atoms = make(self, before)
             self.made[name] = atoms, time.process_time() - started
+            if kept:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                torch.save(self.made[name], kept)
         return self.made[name][0]
 
     def codes(self, atoms: Tensor, k: int | None = None) -> Codes:
@@ -358,6 +365,7 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+", type=int, default=[20])
     parser.add_argument("--ways", nargs="+", help="only ways with one of these words in their names")
     parser.add_argument("--more", nargs=2, type=Path, help="more documents for the first and the second dictionary")
+    parser.add_argument("--keep", type=Path, help="folder for the dictionaries, to go on from")
     parser.add_argument("--atoms", type=int, default=2048)
     parser.add_argument("--k", type=int, default=20)
     options = parser.parse_args()
@@ -368,7 +376,8 @@ def main() -> None:
         xs = [read(folder, layer)[0] for folder in options.folders]
         if options.more:
             xs = [*(torch.cat([x, read(more, layer)[0]]) for x, more in zip(xs, options.more, strict=False)), xs[2]]
-        streams = [Stream(x, options.atoms, options.k) for x in xs[:2]]
+        keeps = [options.keep and options.keep / f"{layer}_{len(x)}_{n}" for n, x in enumerate(xs[:2])]
+        streams = [Stream(x, options.atoms, options.k, keep) for x, keep in zip(xs[:2], keeps, strict=True)]
         key = {"layer": layer, "tokens": len(xs[0]), "atoms": options.atoms, "k": options.k}
         for name in WAYS:
             wanted = not options.ways or any(word in name for word in options.ways)
