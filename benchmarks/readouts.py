@@ -1,143 +1,157 @@
-"""Sparse probing of a dictionary's readouts on activations of a real model, beside the same readouts of random atoms.
+"""Which detectors make good features: sparse probing of what `itda.fit_features` fits, and of what was tried beside it.
 
-    python benchmarks/readouts.py train.pt heldout.pt sets/ --names x10 x20
+    python benchmarks/readouts.py                # after meaning.py's text, prompts and dictionaries
 
-Files are of `torch.save`: `train.pt` and `heldout.pt` a dict with activations [tokens, d_model] for each name, say of
-a layer; each file of the folder `sets` a dict with activations [rows, d_model] of the last token of each text for each
-name, and the classes `y` [rows], 0 or 1. Tokens with a norm above 5 medians are left out.
-
-Features are ranked by the difference of class means over their deviation, on a random half of the rows; a logistic
-regression reads the best 1, 5 and 16; its AUC is on the other half, the mean over three halvings. The rule for
-`features` (what is fitted, the ridge, the unit) was chosen on the sets in `CHOSEN`; the others confirm it.
+Activations, dictionaries, sets of prompts and probes are those of `benchmarks/meaning.py`, from its cache. The rule for
+features was chosen on the first `CHOSEN` sets (in the order of a hash); the others were looked at once it stood. Sparse
+readouts have at most k = 20 active features a token. Tables: benchmarks/results/readouts.md.
 """
 
-import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from common import arguments_for, labels_for, paragraph, results_for, table
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from common import arguments_for, paragraph, results_for, table
+from meaning_bench import Bench, probes
+from meaning_methods import latents
+from meaning_prompts import fetch, names
 from torch import Tensor
+from torch.nn.functional import normalize
 
 import itda
-from itda import ITDA, SparseCode
+from itda import ITDA
+from itda.core.readout_features import FeatureEncoder
+from itda.core.readout_features_fit import Moments, encoder_of
 
-ATOMS, K, SIZES, HALVINGS, MEDIANS = 2048, 20, (1, 5, 16), 3, 5
-CHOSEN = {"22", "51", "52", "59", "62", "82", "90", "96", "125", "138", "139", "156"}
-"""Numbers of the sets of sae-probes, as its files begin with them."""
-BASE = "random: features"
+CACHE = Path("~/.cache/itda-meaning").expanduser()
+ATOMS, K, SIZES, CHOSEN = 2048, 20, (1, 5, 16), 45
+DICTIONARIES = ("best", "recipe_2", "random")
+TOPK, NEURONS = "TopK SAE, equal time", "neurons (dense)"
 
-
-def ordinary(x: Tensor) -> Tensor:
-    norms = x.norm(dim=1)
-    return x[norms <= MEDIANS * norms.median()]
-
-
-def dictionaries(x: Tensor) -> Iterator[tuple[str, ITDA]]:
-    """The dictionary of mode best, and one of activations drawn at random, with the same offset."""
-    best = itda.fit(x, atoms=ATOMS, k=K)
-    assert best.offset is not None
-    drawn = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: len(best)]] - best.offset
-    atoms = drawn / drawn.norm(dim=1, keepdim=True)
-    random = ITDA(atoms, labels_for(len(atoms)), k=K, pursuit="mp_refit", offset=best.offset)
-    for name, each in (("best", replace(best, labels=labels_for(len(best)))), ("random", random)):
-        started = time.process_time()
-        fitted = itda.fit_features(each, x)
-        print(f"{name}: features fitted in {time.process_time() - started:.1f} s of processor time", flush=True)
-        yield name, fitted
+Features = Callable[[Tensor], Tensor]
 
 
-def readouts(model: ITDA, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Readouts [rows, atoms] by name."""
-    yield "code", model.encode(x).dense(len(model))
-    yield "similarity (dense)", model.similarity(x)
-    yield "20 largest similarities", model.similarity(x, top=K).dense(len(model))
-    yield "features", model.features(x).dense(len(model))
+class Alike(Moments):
+    """As if all directions lasted alike: what is left is whitening."""
+
+    def lasting(self) -> Tensor:
+        """The covariance itself."""
+        return self.covariance()
 
 
-def areas(features: np.ndarray, y: np.ndarray) -> list[float]:
-    """The test AUC with the best 1, 5 and 16 features, the mean over halvings."""
-    found = np.zeros((HALVINGS, len(SIZES)))
-    for seed in range(HALVINGS):
-        generator, fit = np.random.default_rng(seed), np.zeros(len(y), dtype=bool)
-        for kind in (0, 1):
-            rows = generator.permutation(np.flatnonzero(y == kind))
-            fit[rows[: len(rows) // 2]] = True
-        train, test = features[fit], features[~fit]
-        apart, deviation = np.abs(train[y[fit] == 1].mean(0) - train[y[fit] == 0].mean(0)), train.std(0)
-        order = np.argsort(-np.where(deviation > 1e-9, apart / np.maximum(deviation, 1e-9), 0), kind="stable")
-        for place, size in enumerate(SIZES):
-            some = order[:size]
-            mean, scale = train[:, some].mean(0), train[:, some].std(0) + 1e-9
-            probe = LogisticRegression(max_iter=200).fit((train[:, some] - mean) / scale, y[fit])
-            said = probe.decision_function((test[:, some] - mean) / scale)
-            found[seed, place] = roc_auc_score(y[~fit], said)
-    return found.mean(0).tolist()
+def moments_of(x: Tensor, kind: type[Moments] = Moments) -> Moments:
+    moments = kind(x.shape[1])
+    moments.add(x)
+    return moments
 
 
-def fitted_fvu(model: ITDA, x: Tensor, code: SparseCode) -> float:
-    """The fvu of x by least squares on the atoms of a code."""
-    assert model.offset is not None
-    left, z = 0.0, (x - model.offset).double()
-    for row, indices, count in zip(z, code.indices, code.count.tolist(), strict=True):
-        atoms = model.atoms[indices[:count]].double()
-        left += float((row - torch.linalg.lstsq(atoms.T, row).solution @ atoms).square().sum())
-    return left / float((z - z.mean(0)).square().sum())
+def largest(scores: Tensor) -> Tensor:
+    """The k largest positive scores."""
+    best = scores.topk(K, dim=1)
+    return torch.zeros_like(scores).scatter_(1, best.indices, best.values.relu())
 
 
-def measured(arguments: Any, name: str) -> dict[str, Any]:
-    """For each readout the AUC of each set, and the fvu of sparse ones on a sample of held-out tokens."""
-    files = sorted(arguments.sets.glob("*.pt"))[: 3 if arguments.quick else None]
-    heldout = ordinary(torch.load(arguments.heldout)[name])[::8]
-    found: dict[str, dict[str, list[float]]] = {}
-    fvu: dict[str, float] = {}
-    for which, model in dictionaries(ordinary(torch.load(arguments.train)[name].float())):
-        for file in files:
-            data = torch.load(file)
-            y = np.asarray(data["y"])
-            for readout, features in readouts(model, data[name].float()):
-                found.setdefault(f"{which}: {readout}", {})[file.stem] = areas(features.numpy(), y)
-            if which == "best":
-                found.setdefault("neurons (dense)", {})[file.stem] = areas(data[name].float().numpy(), y)
-        fvu[f"{which}: code"] = fitted_fvu(model, heldout, model.encode(heldout))
-        fvu[f"{which}: features"] = fitted_fvu(model, heldout, model.features(heldout))
-    return {"auc": found, "fvu": fvu}
+def largest_of_either_sign(scores: Tensor) -> Tensor:
+    """The k largest scores by size."""
+    best = scores.abs().topk(K, dim=1).indices
+    return torch.zeros_like(scores).scatter_(1, best, scores.gather(1, best))
 
 
-def rows_of(row: dict[str, Any], chosen: bool) -> Iterator[list[str]]:
-    """Lines of a table: mean AUC, the difference to `BASE` with its standard error over sets, and fvu."""
-    sets = [each for each in row["auc"][BASE] if (each.split("_")[0] in CHOSEN) == chosen]
-    base = np.array([row["auc"][BASE][each] for each in sets])
-    for name, found in row["auc"].items():
-        auc = np.array([found[each] for each in sets])
-        gap = auc - base
-        error = gap.std(0, ddof=1) / np.sqrt(len(sets)) if len(sets) > 1 else np.zeros(len(SIZES))
-        gaps = [f"{g:+.3f} ± {e:.3f}" for g, e in zip(gap.mean(0), error, strict=True)]
-        fvu = f"{row['fvu'][name]:.3f}" if name in row["fvu"] else "-"
-        yield [name, " / ".join(f"{a:.3f}" for a in auc.mean(0)), " / ".join(gaps) if name != BASE else "-", fvu]
+def scores(encoder: FeatureEncoder, x: Tensor) -> Tensor:
+    """All scores, in standard deviations."""
+    return encoder.scale * (x - encoder.mean) @ encoder.detectors.T
+
+
+def apart(neighbours: Tensor, found: Tensor) -> Tensor:
+    """The k largest positive scores, none of which is a neighbour of a larger one."""
+    left, kept = found.clone(), torch.zeros_like(found)
+    for _ in range(K):
+        value, atom = left.max(dim=1)
+        kept.scatter_(1, atom[:, None], value.relu()[:, None])
+        left = left.masked_fill(neighbours[atom], -torch.inf)
+    return kept
+
+
+def tried(model: ITDA, x: Tensor) -> Iterator[tuple[str, Features]]:
+    """What was tried with one dictionary, beside features."""
+    moments = moments_of(x)
+    whole = encoder_of(model.atoms, moments)
+    of_words = encoder_of(
+        model.atoms, moments_of(x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))])
+    )
+    assert len(whole.broad) > len(of_words.broad) == 0
+    yield "fine features only", lambda z: largest(scores(of_words, z))
+    yield "all fine scores (dense)", lambda z: scores(of_words, z)
+    yield "broad features only", lambda z: largest(scores(whole, z)[:, whole.broad])
+    yield (
+        "the k largest cosines where what lasts is long",
+        lambda z: largest(whole.lasting_cosines(z - whole.mean, model.atoms)),
+    )
+    alike = encoder_of(model.atoms, moments_of(x, Alike))
+    yield "broad ones of whitened space", lambda z: alike.strongest(z - alike.mean, K).dense(len(model))
+    yield "cosines in whitened space (dense)", lambda z: alike.lasting_cosines(z - alike.mean, model.atoms)
+    yield "fine, either sign", lambda z: largest_of_either_sign(scores(of_words, z))
+    above = scores(of_words, x).topk(len(x) // 100, dim=0).values[-1]
+    yield "fine, divided by the score of 1 in 100", lambda z: largest(scores(of_words, z) / above)
+    half = torch.linalg.cholesky(moments.covariance() + 1e-9 * torch.eye(model.d_model)).float()
+    alike_scores = normalize(of_words.detectors @ half)
+    neighbours = alike_scores @ alike_scores.T > 0.5
+    yield "fine, no two that correlate above .5", lambda z: apart(neighbours, scores(of_words, z))
+
+
+def readouts(bench: Bench) -> Iterator[tuple[str, Features]]:
+    """Every readout by name; made when it is its turn."""
+    x = bench.text("a").x
+    yield NEURONS, lambda z: z
+    for name, said in (("topk", TOPK), ("topk_10x", "TopK SAE, ten times the time")):
+        yield said, partial(latents, bench.made(name, 0))
+    for name in DICTIONARIES:
+        fitted = itda.fit_features(bench.made(name, 0).model, x)
+        yield f"{name}: features", lambda z, model=fitted: model.features(z).dense(len(model))
+        yield f"{name}: lasting similarity (dense)", fitted.lasting_similarity
+    for said, features in tried(bench.made("best", 0).model, x):
+        yield f"best: {said}", features
+
+
+def rows_of(found: dict[str, dict[str, list[float]]], sets: list[str]) -> Iterator[list[str]]:
+    """Lines of a table: mean AUC, and paired differences with their standard errors over sets."""
+    areas = {name: np.array([each[one][: len(SIZES)] for one in sets]) for name, each in found.items()}
+    for name, auc in areas.items():
+        line = [name, " / ".join(f"{a:.3f}" for a in auc.mean(0))]
+        for base in (TOPK, NEURONS):
+            gap = auc - areas[base]
+            error = gap.std(0, ddof=1) / np.sqrt(len(sets))
+            line.append(", ".join(f"{g:+.3f} ± {e:.3f}" for g, e in zip(gap.mean(0), error, strict=True)))
+        yield line
 
 
 def main() -> None:
     parser = arguments_for(__doc__, "readouts")
-    parser.add_argument("train", type=Path)
-    parser.add_argument("heldout", type=Path)
-    parser.add_argument("sets", type=Path)
-    parser.add_argument("--names", nargs="+", required=True, help="of the activations in the files")
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--layers", type=int, nargs="+", default=[20, 10])
     arguments = parser.parse_args()
-    results, parts = results_for(arguments, "readouts"), []
-    for name in arguments.names:
-        row = results.find({"name": name}) or results.add({"name": name}, measured(arguments, name))
-        for chosen, of in ((True, "sets that the rule was chosen on"), (False, "other sets")):
-            lines = list(rows_of(row, chosen))
-            number = sum((each.split("_")[0] in CHOSEN) == chosen for each in row["auc"][BASE])
-            said = f"{name}, {number} {of}: AUC with the best 1 / 5 / 16 features, and paired differences to {BASE}."
-            header = ["readout", "AUC", "less random features", "fvu by least squares"]
-            parts += [paragraph(said), table(header, lines)] if number else []
+    results, wheel, parts = results_for(arguments, "readouts"), fetch(arguments.cache), []
+    order = names(wheel)
+    for layer in arguments.layers:
+        bench, found = Bench(arguments.cache, layer, ATOMS, K), {}
+        for name, features in readouts(bench):
+            key = {"layer": layer, "readout": name}
+            row = results.find(key) or results.add(key, {"sets": probes(bench, wheel, features, {}, whole=False)})
+            found[name] = row["sets"]
+            mean = np.mean([row["sets"][one][: len(SIZES)] for one in order], axis=0)
+            print(layer, name, " / ".join(f"{area:.3f}" for area in mean), flush=True)
+        for sets, of in (
+            (order[:CHOSEN], "sets that the rule was chosen on"),
+            (order[CHOSEN:], "other sets"),
+            (order, "sets"),
+        ):
+            said = f"Layer {layer}, {len(sets)} {of}: AUC with the best 1 / 5 / 16 features, and paired differences."
+            parts += [
+                paragraph(said),
+                table(["readout", "AUC", f"less {TOPK}", f"less {NEURONS}"], list(rows_of(found, sets))),
+            ]
     print(results.write(parts))
 
 
