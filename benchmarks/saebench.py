@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -23,6 +24,7 @@ from sae_bench.evals.core.eval_config import CoreEvalConfig  # pyright: ignore[r
 from sae_bench.evals.sparse_probing_sae_probes import main as probes  # pyright: ignore[reportMissingImports]
 from sae_bench.evals.sparse_probing_sae_probes.eval_config import SparseProbingSaeProbesEvalConfig  # pyright: ignore[reportMissingImports]
 from sae_bench.sae_bench_utils import general_utils  # pyright: ignore[reportMissingImports]
+from sae_lens import SAE  # pyright: ignore[reportMissingImports]
 from transformer_lens import HookedTransformer  # pyright: ignore[reportMissingImports]
 from transformer_lens import loading_from_pretrained as loading  # pyright: ignore[reportMissingImports]
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -95,7 +97,9 @@ def candidates(run, site, lm, corpus, steps: int):
     z = x[rows] - (ours.offset if ours.offset is not None else 0)
     atoms = z / z.norm(dim=1, keepdim=True)
     random = itda.ITDA(atoms, labels[rows.numpy()], k=ours.k, pursuit=ours.pursuit, offset=ours.offset, site=site)
-    topk = saelens_sae.train("topk", x, latents=len(ours), k=ours.k, steps=steps).sae
+    with TemporaryDirectory() as folder:  # what is trained gives sparse tensors, what is loaded dense ones
+        saelens_sae.train("topk", x, latents=len(ours), k=ours.k, steps=steps).sae.save_inference_model(folder)
+        topk = SAE.load_from_disk(folder)
     found = {"itda": as_sae(ours), "random": as_sae(random), "topk": topk}
     for sae in found.values():
         about = sae.cfg.metadata
@@ -121,6 +125,8 @@ def run_core(name: str, sae, model: HookedTransformer, store: Store, out: Path) 
                 "compute_l2_norms",
                 "compute_sparsity_metrics",
                 "compute_variance_metrics",
+                "compute_featurewise_density_statistics",
+                "compute_featurewise_weight_based_metrics",
             ),
             True,
         ),
@@ -140,15 +146,15 @@ def run_core(name: str, sae, model: HookedTransformer, store: Store, out: Path) 
     return metrics
 
 
-def run_probes(saes: dict, run, out: Path) -> None:
+def run_probes(saes: dict, model: str, activations: Path, out: Path) -> None:
     """Run `sparse_probing_sae_probes` on activations that `itda probe` has kept: its JSON goes to `out`."""
     config = SparseProbingSaeProbesEvalConfig(
-        model_name=model_name(run),
+        model_name=model,
         dataset_names=list(SETS),
         reg_type="l2",
         ks=[1, 2, 5],
         results_path=str(out / "sae_probes"),
-        model_cache_path=str(run.folder / "sae-probes"),
+        model_cache_path=str(activations),
     )
     probes.run_eval(config, list(saes.items()), "cpu", str(out / "probes"))
 
@@ -173,13 +179,13 @@ def main() -> None:
     saes = candidates(run, site, lm, corpus.split("train"), given.steps)
     store = Store(windows_of(lm, corpus.split("heldout"), BATCHES * PROMPTS))
     given.out.mkdir(parents=True, exist_ok=True)
-    print("| |", " | ".join(SHOWN), "|\n|---" * 1, "|---" * len(SHOWN), "|", sep="")
+    print("| |", " | ".join(SHOWN), "|\n|---" + "|---" * len(SHOWN) + "|")
     for name, sae in saes.items():
         metrics = run_core(name, sae, model, store, given.out)
         print(f"| {name} |", " | ".join(f"{metrics[kind][key]:.4f}" for key, kind in SHOWN.items()), "|", flush=True)
     if not given.no_probes:
-        probe_sets(Probe(run=given.run, sets="sae-probes", only=SETS, prompt_tokens=32, latents=(1, 2, 5)))
-        run_probes(saes, run, given.out)
+        kept = probe_sets(Probe(run=given.run, sets="sae-probes", only=SETS, prompt_tokens=32, latents=(1, 2, 5)))
+        run_probes(saes, model_name(run), kept.folder, given.out)
         for name in saes:
             [path] = (given.out / "probes").glob(f"{name}_*_eval_results.json")
             said = json.loads(path.read_text())["eval_result_metrics"]["sae"]

@@ -28,8 +28,8 @@ from itda.sources.models.names import TINY
 
 SETS = ("5_hist_fig_ismale", "100_news_fake")
 SITE, HOOK, LATENTS = itda.Site(3), "blocks.3.hook_resid_post", (1, 2, 16)
-# Weak penalties stop before they have converged, where the last bits tell: those of all similarities are of the batch.
-WITHIN = {"code": 1e-4, "similarity": 2e-3}
+# Regressions of a weak penalty stop before they have converged, so that the last bits move a test row or two of 2,000.
+WITHIN = {"code": 1e-3, "similarity": 2e-3}
 MEASURES = ("test_auc", "test_acc", "test_f1", "val_auc")
 
 
