@@ -24,7 +24,7 @@ from itda.core.dictionary import ITDA
 from itda.core.levels import two_levels
 from itda.core.site import Site
 from itda.errors import CorpusError, SettingError, StoreError
-from itda.files import explained, first_line, locked, sha256_of, whole_file, write_json
+from itda.files import explained, first_line, locked, sha256_of, whole_file, write_json, write_whole
 from itda.recipes.runs import Bar, Run, Say, limits_of, no_bar, open_run, unsaid
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.tokenizing.special import dressing
@@ -270,8 +270,7 @@ def _kept(path: Path, counts: Sequence[int | None]) -> list[dict[str, Any]] | No
 
 def _write(path: Path, found: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(found, indent=1))
+    write_whole(path, json.dumps(found, indent=1))
 
 
 def _activations(path: Path, wanted: LabelledSet) -> Tensor:

@@ -100,7 +100,7 @@ def test_stopping_does_not_wait_for_the_model(static, caplog):
         half.sendall(b"POST /api/echo HTTP/1.1\r\n")
         assert answers.started.acquire(timeout=SECONDS)
         begun = time.monotonic()
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < SECONDS / 2  # the model never answers
     for connection in (*connections, idle, half):
         connection.close()
     answers.go.set()
