@@ -1,6 +1,6 @@
 """What `itda replicate` costs beside `itda train`, in processor seconds, which a busy machine does not change much.
 
-    python benchmarks/replication_cost.py --tokens 50k --atoms 1024 --draws 3
+    python benchmarks/replication_cost.py --tokens 50000 --atoms 1024 --draws 3
 
 One site of `tiny` on its own documentation. Of each recipe of mode best a run is made, then replicated.
 """

@@ -165,8 +165,8 @@ def explore(
 def export(run: AnyRun, *, to: str, out: str | Path | None = None, progress: bool = True, **given: Any) -> Exported:
     """Write a run's dictionaries, and the codes of an indexed corpus, for another tool: `itda export`.
 
-    `to` is the format: json, parquet, delphi, neuronpedia. `out` is the folder to make, by default one beside the run.
-    Raises an `ItdaError`.
+    `to` is the format: json, parquet, delphi, neuronpedia or saelens. `out` is the folder to make, by default one
+    beside the run. Raises an `ItdaError`.
 
     >>> import itda
     >>> itda.export("nowhere", to="parquet")

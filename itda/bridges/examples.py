@@ -156,8 +156,3 @@ def _has_nul(packed: np.ndarray, starts: np.ndarray) -> np.ndarray:
     has = np.zeros(len(starts) - 1, bool)
     has[np.searchsorted(starts, np.flatnonzero(packed == 0), side="right") - 1] = True
     return has
-
-
-def positive_uses(index: CodeIndex, atoms: Sequence[int]) -> Int64[np.ndarray, " atoms"]:
-    """Return how many tokens use each of some atoms with a positive coefficient."""
-    return np.array([int((index.uses(atom)[1] > 0).sum()) for atom in atoms], np.int64)

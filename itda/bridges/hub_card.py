@@ -39,8 +39,9 @@ tags: [itda, interpretability, sparse-coding]
 
 # ITDA dictionaries of {base}
 
-One folder for each site of the model. Each atom of a dictionary is an activation of the model, divided by its norm, and
-labelled with the document and the token at which it was read (`labels.parquet`).
+One folder for each site of the model. Each atom of a dictionary is an activation of the model, divided by its norm, or
+the centre of a group of them, labelled with the document and the token at which it, or the one nearest to it, was read
+(`labels.parquet`).
 
 {_figures(summaries)}
 

@@ -154,7 +154,7 @@ export async function atomsView(params, context) {
   );
   const page = append(h("div", { class: "view list-view" }), [
     h("h1", { tabindex: -1 }, "Atoms of ", h("span", { class: "site" }, context.site)),
-    h("p", { class: "lead" }, "Each atom is an activation of the model, read at one token of the corpus. The token is marked in its own prompt."),
+    h("p", { class: "lead" }, "Each atom is labelled by an activation of the model, read at one token of the corpus: the one that it is, or that it is near to. The token is marked in its own prompt."),
     data.trouble && h("p", { class: "note" }, data.trouble),
     filters,
     status,
