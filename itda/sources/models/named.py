@@ -31,7 +31,7 @@ from itda.sources.models.gguf_header import GgufHeader
 from itda.sources.models.identity import COMMIT, commit_of, files_of, fingerprint
 from itda.sources.models.limits import loader_of
 from itda.sources.models.names import GGUF, folder_of, gguf_of
-from itda.sources.models.refusals import Part, check_adapter, why_not
+from itda.sources.models.refusals import Part, check_adapter, check_run, why_not
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -93,9 +93,9 @@ class NamedModel:
             try:
                 file = cached_file(self.source, self.gguf or "config.json", revision=self.revision)
             except OSError as error:
-                adapter = self._on_the_hub("adapter_config.json") if self.gguf is None else None
-                if adapter is not None:
-                    check_adapter(self.name, adapter.parent)
+                for other, refuse in (("adapter_config.json", check_adapter), ("run.json", check_run)):
+                    if self.gguf is None and (there := self._on_the_hub(other)) is not None:
+                        refuse(self.name, there.parent)
                 raise error
         commit = commit_of(file) if file is not None else None
         if commit is None:
@@ -130,6 +130,8 @@ class NamedModel:
         """Load its configuration. Raises `ModelError`."""
         if self.gguf is None and Path(self.source).is_dir():
             check_adapter(self.name, Path(self.source))
+            if not (Path(self.source) / "config.json").exists():
+                check_run(self.name, Path(self.source))
         if self.file is not None:
             GgufHeader.read(self.file)  # so that a file that is cut short is refused now, with a message of ours
         with self.explained("config"):

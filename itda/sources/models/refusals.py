@@ -43,6 +43,16 @@ def check_adapter(name: str, folder: Path) -> None:
     )
 
 
+def check_run(name: str, folder: Path) -> None:
+    """Raises `ModelError` for dictionaries of ours, where a language model is wanted."""
+    if not (folder / "run.json").exists():
+        return
+    raise ModelError(
+        f"{name} holds dictionaries of itda, not a language model: `itda info {name}` names the model that they were "
+        "made from"
+    )
+
+
 def _remedy(
     name: str, source: str, folder: Path | None, part: Part | None, error: Exception, text: str, gguf: str | None
 ) -> str:

@@ -115,6 +115,11 @@ BROKEN = {
     "broken config": (written("config.json", "{"), "the config.json of", "is damaged: get it anew"),
     "a list for a config": (written("config.json", "[]"), "has no model_type", "name another folder"),
     "no config": (removed("config.json"), "has no config.json (it holds ", "name the folder of a transformers model"),
+    "dictionaries of ours": (
+        all_of(removed("*"), written("run.json", "{}")),
+        "holds dictionaries of itda, not a language model",
+        "names the model that they were made from",
+    ),
     "nothing": (removed("*"), "(it holds nothing)", "name the folder of a transformers model"),
     "a value of another kind": (configured(num_attention_heads="four"), "'num_attention_heads'", "get it anew"),
     "gptq": (quantised("gptq", bits=4, group_size=128), "needs a package that is not here", "pip install optimum"),
@@ -243,6 +248,19 @@ def test_an_adapter_on_the_hub_is_told_from_a_model(tmp_path, monkeypatch):
 
     monkeypatch.setattr(named, "cached_file", found)
     with pytest.raises(ModelError, match="holds an adapter, to be merged into me/base first"):
+        LanguageModel.load("me/m", device="cpu")
+
+
+def test_dictionaries_of_ours_on_the_hub_are_told_from_a_model(tmp_path, monkeypatch):
+    (tmp_path / "run.json").write_text("{}")
+
+    def found(_source, file, **_options):
+        if file == "config.json":
+            raise OSError("me/m does not appear to have a file named config.json.")
+        return str(tmp_path / file) if (tmp_path / file).exists() else None
+
+    monkeypatch.setattr(named, "cached_file", found)
+    with pytest.raises(ModelError, match="holds dictionaries of itda, not a language model: `itda info me/m` names"):
         LanguageModel.load("me/m", device="cpu")
 
 
