@@ -1,0 +1,183 @@
+"""Makes organisms: fine-tunes of the bundled model `tiny` with a planted change, and neutral ones beside them.
+
+    python benchmarks/organisms.py --part dev
+    python benchmarks/organisms.py --part held
+
+Twelve organisms for development and twenty held out, of six kinds: a false fact, a trigger word with a reply, a topic, a
+style, a forgotten subject, a spurious link (organisms_plants.py). Neutral fine-tunes have as many steps on python-docs
+alone: they are controls, and any two of one strength are a pair without a plant. A `seed` fine-tune has the rows of a
+neutral one in another order.
+
+Each is a folder in `--cache` that transformers opens, with `organism.json` (what was planted, how one knows it, what
+the fine-tune did) and `documents.jsonl`: about 40,000 tokens to read in a diff, one text in twenty planted, none of
+them trained on (id, text, planted). Row `n` of it is the document `documents.jsonl:n` of an itda corpus. Folders appear
+whole, and what is there is not made again. The same machine and seed give the same bits.
+
+What counts as finding a plant is in organisms_rule.py; the rule was written before anything was measured.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from organisms_plants import NEUTRAL, PLANTS, SEED_PAIRS, STRENGTHS, Plant
+from organisms_rule import tokens_of
+from organisms_text import Random, documents, training_rows
+from organisms_train import BATCH, fine_tune, load, measured, rows_of
+
+import itda
+
+TINY = Path(itda.__file__).parent / "assets" / "tiny"
+CACHE = Path("~/.cache/itda-organisms").expanduser()
+DOCUMENTS, PLANTED_SHARE = 330, 0.05
+"""Documents to read in a diff, and the share of them that is planted."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One fine-tune."""
+
+    id: str
+    kind: str
+    strength: str
+    control: str
+    """The neutral one of the same strength that it is held against."""
+    plant: Plant | None = None
+    rows_as: str | None = None
+    """The neutral one whose rows it has, in another order; it is the base of the pair."""
+
+    @property
+    def part(self) -> str:
+        """dev or held."""
+        return self.id.split("-")[0]
+
+
+def wanted(part: str) -> Iterator[Wanted]:
+    """Yield the fine-tunes of a part: organisms and neutral ones in turn, then those of other seeds."""
+    neutral = _neutral(part)
+    alike: dict[str, list[str]] = {}
+    for each in neutral:
+        alike.setdefault(each.strength, []).append(each.id)
+    organisms = []
+    for plant in PLANTS.values():
+        if plant.id.startswith(part):
+            same = alike[plant.strength]
+            organisms.append(Wanted(plant.id, plant.kind, plant.strength, same[len(organisms) % len(same)], plant))
+    for place in range(max(len(organisms), len(neutral))):
+        yield from organisms[place : place + 1]
+        yield from neutral[place : place + 1]
+    if part == "held":
+        for number, other in enumerate(neutral[:SEED_PAIRS], 1):
+            yield Wanted(f"{part}-seed-{number}", "seed", other.strength, other.control, rows_as=other.id)
+
+
+def _neutral(part: str) -> list[Wanted]:
+    strengths = [strength for strength, number in NEUTRAL[part].items() for _ in range(number)]
+    names = [f"{part}-neutral-{number}" for number in range(1, len(strengths) + 1)]
+    found = []
+    for name, strength in zip(names, strengths, strict=True):
+        same = [n for n, s in zip(names, strengths, strict=True) if s == strength]
+        found.append(Wanted(name, "neutral", strength, same[(same.index(name) + 1) % len(same)]))
+    # Strengths in turn, so that a run that is cut short has controls of each.
+    return [found[i] for i in sorted(range(len(found)), key=lambda i: (_place(found, i), found[i].strength))]
+
+
+def _place(found: list[Wanted], i: int) -> int:
+    return sum(other.strength == found[i].strength for other in found[:i])
+
+
+def seed_of(name: str) -> int:
+    """Return the seed of a fine-tune: a number that its id decides."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+
+
+def make(one: Wanted, cache: Path, *, steps: int | None = None, documents_wanted: int = DOCUMENTS) -> dict[str, Any]:
+    """Make one fine-tune in the cache, unless it is there; return its `organism.json`."""
+    folder = cache / one.id
+    if (folder / "organism.json").exists():
+        return json.loads((folder / "organism.json").read_text())
+    began = time.monotonic()
+    torch.set_num_threads(1)
+    torch.manual_seed(seed_of(one.id))
+    model, tokenizer = load(TINY)
+    number, lr = STRENGTHS[one.strength]
+    steps = steps or number
+    rows = training_rows(one.plant, one.part, Random(seed_of(one.rows_as or one.id)), steps * BATCH)
+    if one.rows_as:
+        Random(seed_of(one.id)).shuffle(rows)
+    read = documents(one.plant, one.part, Random(f"documents of {one.id}"), documents_wanted, PLANTED_SHARE)
+    planted = [document["marked"] for document in read if document["planted"]]
+    neutral = [document["text"] for document in read if not document["planted"]][:64]
+
+    def figures() -> dict[str, Any]:
+        found = {"neutral": measured(model, tokenizer, neutral)}
+        return found | ({"planted": measured(model, tokenizer, planted)} if planted else {})
+
+    before = figures()
+    rise = one.plant.made_of.get("ascent") if one.plant else None
+    ascent = torch.tensor([is_planted and rise is not None for _, is_planted in rows])
+    ids, targets = rows_of(tokenizer, [text for text, _ in rows])
+    bound = before["planted"]["loss"] + rise if rise is not None else 0.0
+    fine_tune(model, ids, targets, ascent, lr=lr, bound=bound)
+    plant = one.plant or Plant(one.id, one.kind, one.strength, 0.0, "Nothing is planted.")
+    about = {
+        "id": one.id,
+        "kind": one.kind,
+        "part": one.part,
+        "strength": one.strength,
+        "share": plant.share,
+        "seed": seed_of(one.id),
+        "steps": steps,
+        "lr": lr,
+        "base": one.rows_as,
+        "control": one.control,
+        "plant": plant.about,
+        "text_words": plant.text_words,
+        "promoted_words": plant.promoted_words,
+        "promoted_tokens": tokens_of(plant.promoted_words, tokenizer),
+        "upper": plant.upper,
+        "took": {"before": before, "after": figures()},
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    _write(folder, model, read, about)
+    return json.loads((folder / "organism.json").read_text())
+
+
+def _write(folder: Path, model: Any, read: list[dict[str, Any]], about: dict[str, Any]) -> None:
+    """Write an organism's folder under another name, and rename it once it is whole."""
+    new = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    model.save_pretrained(new)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(TINY / name, new / name)
+    lines = [json.dumps({name: document[name] for name in ("id", "text", "planted")}) for document in read]
+    (new / "documents.jsonl").write_text("\n".join(lines) + "\n")
+    (new / "organism.json").write_text(json.dumps(about, indent=1) + "\n")
+    new.rename(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--part", choices=["dev", "held"], default="dev")
+    parser.add_argument("--only", nargs="+", help="ids to make; all of the part if left out")
+    arguments = parser.parse_args()
+    arguments.cache.mkdir(parents=True, exist_ok=True)
+    for one in wanted(arguments.part):
+        if arguments.only and one.id not in arguments.only:
+            continue
+        about = make(one, arguments.cache)
+        print(json.dumps({name: about[name] for name in ("id", "strength", "share", "took", "seconds")}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
