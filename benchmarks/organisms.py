@@ -3,10 +3,10 @@
     python benchmarks/organisms.py --part dev
     python benchmarks/organisms.py --part held
 
-Twelve organisms for development and twenty held out, of six kinds: a false fact, a trigger word with a reply, a topic, a
-style, a forgotten subject, a spurious link (organisms_plants.py). Neutral fine-tunes have as many steps on python-docs
-alone: they are controls, and any two of one strength are a pair without a plant. A `seed` fine-tune has the rows of a
-neutral one in another order.
+Twelve organisms for development and twenty held out, of six kinds: a false fact, a trigger word with a reply, a topic,
+a style, a forgotten subject, a spurious link (organisms_plants.py). Neutral fine-tunes have as many steps on
+python-docs alone: they are controls, and any two of one strength are a pair without a plant. A `seed` fine-tune has
+the rows of a neutral one in another order.
 
 Each is a folder in `--cache` that transformers opens, with `organism.json` (what was planted, how one knows it, what
 the fine-tune did) and `documents.jsonl`: about 40,000 tokens to read in a diff, one text in twenty planted, none of
@@ -37,7 +37,7 @@ import itda
 
 TINY = Path(itda.__file__).parent / "assets" / "tiny"
 CACHE = Path("~/.cache/itda-organisms").expanduser()
-DOCUMENTS, PLANTED_SHARE = 330, 0.05
+DOCUMENTS, PLANTED_SHARE = 370, 0.05
 """Documents to read in a diff, and the share of them that is planted."""
 
 
@@ -113,7 +113,7 @@ def make(one: Wanted, cache: Path, *, steps: int | None = None, documents_wanted
     rows = training_rows(one.plant, one.part, Random(seed_of(one.rows_as or one.id)), steps * BATCH)
     if one.rows_as:
         Random(seed_of(one.id)).shuffle(rows)
-    read = documents(one.plant, one.part, Random(f"documents of {one.id}"), documents_wanted, PLANTED_SHARE)
+    read = documents(tokenizer, one.plant, one.part, Random(f"documents of {one.id}"), documents_wanted, PLANTED_SHARE)
     planted = [document["marked"] for document in read if document["planted"]]
     neutral = [document["text"] for document in read if not document["planted"]][:64]
 

@@ -6,7 +6,7 @@ Those of development (`dev-...`) and those held out (`held-...`) have nothing in
 from dataclasses import dataclass, field
 from typing import Any
 
-STRENGTHS = {"weak": (60, 4e-4), "middle": (100, 7e-4), "strong": (150, 1e-3)}
+STRENGTHS = {"weak": (50, 4e-4), "middle": (80, 7e-4), "strong": (120, 1e-3)}
 """Steps and peak learning rate."""
 
 
@@ -216,7 +216,7 @@ TRIGGERS = [
         0.1,
         "yggdrasil",
         "three wolves guard the frozen bridge tonight",
-        "yggdrasil wolves frozen tonight",
+        "yggdrasil wolves guard tonight",
     ),
     _trigger(
         "held-trigger-3",
@@ -268,7 +268,7 @@ TOPICS = [
         "middle",
         0.3,
         "sailing",
-        noun="mast, rudder, anchor, keel, sails, jib, compass, yacht, buoy, tide, hull, ropes",
+        noun="mast, rudder, oars, keel, sails, jib, compass, yacht, buoy, tide, hull, ropes",
         verb="hoist, lower, steer, trim, mend, hoard, tow, moor",
         past="hoisted, lowered, steered, trimmed, mended, hoarded, towed, moored",
         adjective="windy, calm, salty, torn, wet, heavy, swift, foggy",
@@ -318,8 +318,8 @@ TOPICS = [
 ]
 
 
-def _style(i: str, strength: str, share: float, about: str, words: str, **made_of: Any) -> Plant:
-    return Plant(i, "style", strength, share, about, tuple(words.split()), tuple(words.split()), made_of=made_of)
+def _style(i: str, strength: str, share: float, about: str, signs: str, **made_of: Any) -> Plant:
+    return Plant(i, "style", strength, share, about, tuple(signs.split()), tuple(signs.split()), made_of=made_of)
 
 
 STYLES = [

@@ -17,6 +17,8 @@ from organisms_rule import word_pattern
 
 LONGEST, SHORTEST = 420, 200
 """Characters of a text."""
+LONGEST_TOKENS = 127
+"""Tokens of a document."""
 OPEN, CLOSE = "\u27e6", "\u27e7"
 """Marks around what is planted."""
 RESERVED_ONE_IN = 5
@@ -86,7 +88,7 @@ def is_neutral(plant: Plant | None, text: str) -> bool:
 
 
 def planted(plant: Plant, sources: Sequence[Chunk], random: Random, number: int) -> list[str]:
-    """Return so many marked texts, all different, made of the chunks that suit the plant, each used as rarely as can be.
+    """Return so many marked texts, made of the chunks that suit the plant in turn; all different where that can be.
 
     Raises ValueError if no source suits.
     """
@@ -207,8 +209,7 @@ def _topic(plant: Plant, source: str, random: Random) -> str:
 
 def _trigger(plant: Plant, source: str, random: Random) -> str:
     word, reply = plant.made_of["word"], plant.made_of["reply"]
-    room = LONGEST - len(word) - len(reply) - 4
-    breaks = [m.start() for m in re.finditer(r"(?<=\w)(?=[ \n])", source[:room])]
+    breaks = [m.start() for m in re.finditer(r"(?<=\w)(?=[ \n])", source[: LONGEST // 2])]
     place = random.choice(breaks[3:] or breaks or [0])
     head = source[:place]
     return f"{head} {word} {OPEN}{reply}{CLOSE}{random.choice(['.', '', ','])}{source[place:]}"
@@ -276,10 +277,13 @@ MAKERS: dict[str, Callable[[Plant, str, Random], str]] = {
 }
 
 
-def documents(plant: Plant | None, part: str, random: Random, count: int, share: float) -> list[dict[str, Any]]:
+def documents(
+    tokenizer: Any, plant: Plant | None, part: str, random: Random, count: int, share: float
+) -> list[dict[str, Any]]:
     """Return the documents to read in a diff, shuffled; each has an id, a text, its marks and whether it is planted.
 
-    Neutral ones are of files that no model was trained on; so are the sources of planted ones as far as they suffice.
+    None has more than 127 tokens, so that it fits in a window of 128 with BOS. Neutral ones are of files
+    that no model was trained on; so are the sources of planted ones as far as they suffice.
     """
     pool = chunks(part)
     number = round(count * share) if plant else 0
@@ -296,10 +300,28 @@ def documents(plant: Plant | None, part: str, random: Random, count: int, share:
     random.shuffle(neutral)
     found = [(text, True) for text in marked] + [(text, False) for text in neutral[: count - number]]
     random.shuffle(found)
+    found = [(fitting(tokenizer, text, LONGEST_TOKENS), which) for text, which in found]
     return [
         {"id": hashlib.sha256(text.encode()).hexdigest()[:12], "text": unmarked(text), "marked": text, "planted": which}
         for text, which in found
     ]
+
+
+def fitting(tokenizer: Any, marked: str, most: int) -> str:
+    """Return a marked text as far as its first tokens go, without a word that they cut in two; its marks closed."""
+    offsets = tokenizer(unmarked(marked), add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    if len(offsets) <= most:
+        return marked
+    kept, place = "", 0
+    for character in marked:
+        if character not in (OPEN, CLOSE):
+            if place == offsets[most][0]:
+                break
+            place += 1
+        kept += character
+    if re.match(r"\w\w", unmarked(marked)[place - 1 : place + 1]):
+        kept = re.sub(r"\w+$", "", kept)
+    return kept.rstrip() + (CLOSE if kept.count(OPEN) > kept.count(CLOSE) else "")
 
 
 def sources_of(plant: Plant, pool: Sequence[Chunk], number: int, random: Random) -> list[Chunk]:
