@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from itda.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from itda import similarity
+    from itda import similarity, steering
     from itda.api.commands import explore, export, features, index, plan, probe, push, replicate
     from itda.api.fingerprints import fingerprint
     from itda.api.models import load_model
     from itda.api.runs import compare, decompose, evaluate, harvest, open_run, train, uses
+    from itda.api.steering import steer
     from itda.core.batch import ActivationBatch, ActivationSource, Site
     from itda.core.code import SparseCode
     from itda.core.dictionary import ITDA
@@ -68,6 +69,8 @@ __all__ = [
     "set_fast",
     "set_memory",
     "similarity",
+    "steer",
+    "steering",
     "train",
     "uses",
 ]
@@ -77,6 +80,7 @@ _HOMES = {
     "itda.api.fingerprints": ("fingerprint",),
     "itda.api.models": ("load_model",),
     "itda.api.runs": ("compare", "decompose", "evaluate", "harvest", "open_run", "train", "uses"),
+    "itda.api.steering": ("steer",),
     "itda.core.batch": ("ActivationBatch", "ActivationSource"),
     "itda.core.code": ("SparseCode",),
     "itda.core.labels": ("Label", "Labels", "jaccard"),
@@ -98,8 +102,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "similarity":
-        return import_module("itda.similarity")
+    if name in ("similarity", "steering"):
+        return import_module(f"itda.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'itda' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOME[name]), name)

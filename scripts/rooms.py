@@ -17,6 +17,7 @@ WHAT = {
     "sources": "corpora, tokens, models, shards",
     "workers": "Ray",
     "evaluation": "what the model loses; probes",
+    "steering": "atoms added, taken away",
     "explorer": "index, pages, server",
     "recipes": "one file for each command",
     "bridges": "the tools of others",

@@ -22,7 +22,7 @@ from itda.core.batch import Site
 from itda.evaluation.repeats import Repeats, are_repeated, needed
 from itda.machine import free_device_memory
 from itda.sources.models.blocks import Place, activations_in, find_blocks
-from itda.sources.models.hooks import Hook, hooked
+from itda.sources.models.hooks import Hook, hooked, stands
 from itda.sources.models.replay import Form, NotReplayableError, form_of, real_forward, replaced, run_blocks, run_head
 from itda.sources.models.splicing import Key, ResumableModel, Splice, SpliceableModel, Spliced, Splicer, WholePasses
 from itda.sources.tokenizing.windows import Group
@@ -286,11 +286,12 @@ def splicer_of(model: SpliceableModel, sites: Sequence[Site], beside: Collection
     """Choose how to evaluate a model at some sites: from each site on where it can, else by whole passes.
 
     A `ResumableModel` can run from a site on if a trial shows that it gives the same logits. `beside` names the
-    replacements whose logits have to come together with the clean ones. Raises `ModelError` for a site that the model
-    does not have.
+    replacements whose logits have to come together with the clean ones. A model that is steered now
+    (`itda.sources.models.hooks.standing`) runs whole. Raises `ModelError` for a site that the model does not have.
     """
     model.check(sites)
-    made = resumption(model, sites, beside) if isinstance(model, ResumableModel) else None
+    resumes = isinstance(model, ResumableModel) and not stands()
+    made = resumption(model, sites, beside) if resumes else None
     return made or WholePasses(model, sites)
 
 

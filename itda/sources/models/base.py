@@ -5,14 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from itda.core.batch import Site
+from itda.errors import ModelError
 from itda.sources.models.blocks import Place
 from itda.sources.tokenizing.special import Bos
 from itda.sources.tokenizing.windows import Group, Windower
+
+IN_MEMORY = "load it here without --stream, --workers and --remote"
+"""The remedy where a model must be in memory."""
 
 
 class ActivationModel(ABC):
@@ -111,6 +116,10 @@ class ActivationModel(ABC):
         dtype and on its device. Each site comes once for each group, the groups of a site in order; nothing else is
         promised: all sites of a group may come at once, or one site of all groups first.
         """
+
+    def generate(self, prompt: Any, **options: Any) -> str:  # noqa: ARG002
+        """Return what the model writes after a prompt. Raises `ModelError`: only a model in memory can, see there."""
+        raise ModelError(f"{self.name} is not in this process's memory as a whole, so it writes nothing: {IN_MEMORY}")
 
 
 class PlacedModel(ActivationModel):

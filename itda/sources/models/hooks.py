@@ -22,6 +22,8 @@ Before = Callable[[tuple, dict[str, Any]], tuple[tuple, dict[str, Any]] | None]
 
 _running: ContextVar[object | None] = ContextVar("itda_running", default=None)
 """The `hooked` block whose forward pass this thread is in."""
+_standing: ContextVar[tuple[object, ...]] = ContextVar("itda_standing", default=())
+"""The `standing` blocks that this thread is in."""
 _changing = threading.Lock()
 """Held while hooks and modes are set or removed: torch numbers hooks without a lock of its own."""
 
@@ -60,6 +62,58 @@ def hooked(hooks: Iterable[tuple[nn.Module, Hook]], before: Iterable[tuple[nn.Mo
         token = _running.set(call)
         stack.callback(_running.reset, token)
         yield
+
+
+@contextmanager
+def standing(
+    hooks: Iterable[tuple[nn.Module, Hook]], before: Iterable[tuple[nn.Module, Before]] = ()
+) -> Iterator[None]:
+    """Set hooks on modules, after and `before` they run, for all passes that this thread makes within this block.
+
+    Other than those of `hooked`, they act in the passes of `hooked` and `standing` blocks within this one too. The
+    hooks of the outer block run first. While one of them runs, all are off.
+    """
+    block = object()
+
+    def own(hook: Callable) -> Callable:
+        def run(_module: object, *given: Any) -> Any:
+            if block not in _standing.get():
+                return None
+            with aside():
+                return hook(*given)
+
+        return run
+
+    with ExitStack() as stack:
+        handles = []
+        stack.callback(_remove, handles)
+        with _changing:
+            for module, hook in hooks:
+                handles.append(module.register_forward_hook(own(lambda _inputs, output, hook=hook: hook(output))))
+            for module, hook in before:
+                handles.append(module.register_forward_pre_hook(own(hook), with_kwargs=True))
+        token = _standing.set((*_standing.get(), block))
+        stack.callback(_standing.reset, token)
+        yield
+
+
+def stands() -> bool:
+    """Return True within a `standing` block.
+
+    >>> stands()
+    False
+    """
+    return bool(_standing.get())
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Make passes without the hooks of `standing`, within this block."""
+    token = _standing.set(())
+    try:
+        yield
+    finally:
+        _standing.reset(token)
 
 
 def _remove(handles: list[Any]) -> None:

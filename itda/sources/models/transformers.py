@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from itda.core.batch import Site
 from itda.errors import ModelError
 from itda.sources.models.blocks import Place, find_blocks, text_config
+from itda.sources.models.generation import Prompt, generate
 from itda.sources.models.hooks import Hook, evaluating, hooked
 from itda.sources.models.limits import context_of, predicts_next, rows_of
 from itda.sources.models.named import NamedModel
@@ -215,6 +216,29 @@ class LanguageModel(ResumableModel):
                 for name, values in replacements.items() if scored else ():
                     logits = self.logits(group, site, lambda _, values=values: values)
                     yield Spliced(place, (site, name), rows, logits[predicts])
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int = 40,
+        seed: int | None = None,
+        chat: bool = False,
+        bos: Bos = "auto",
+        **options: Any,
+    ) -> str:
+        """Return what the model writes after a prompt, without the prompt: transformers' own `generate`.
+
+        `prompt` is a text, or the messages of a chat, for which the model's chat template is used; with `chat` a text
+        is one message of a user. The most likely token is taken each time; with a `seed`, or any option of sampling
+        (`temperature`, `top_p`, ...), tokens are drawn, with the same seed the same ones. All other options of
+        transformers' `generate` are taken too. Raises `SettingError` for a prompt that is empty or too long, and for
+        options that transformers refuses, `ModelError` for a model that predicts no next token.
+
+        >>> LanguageModel.load("tiny").generate("for line in open(path", max_new_tokens=2)
+        ", '"
+        """
+        return generate(self, prompt, max_new_tokens=max_new_tokens, seed=seed, chat=chat, bos=bos, **options)
 
     def forward(self, model: torch.nn.Module, group: Group, **options: Any) -> Any:
         """Return the output of the model, or of its base model, for a group; `options` are those of its forward pass.

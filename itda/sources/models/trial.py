@@ -27,7 +27,7 @@ from itda.core.site import Site, Stream
 from itda.errors import ItdaError, ModelError
 from itda.sources.models.added import Added, Found, Passed, added
 from itda.sources.models.blocks import Place, activations_in, find_blocks, tensor_of, text_config, with_tensor
-from itda.sources.models.hooks import Before, Hook, hooked
+from itda.sources.models.hooks import Before, Hook, aside, hooked
 from itda.sources.models.limits import rows_of
 from itda.sources.models.replay import split, with_state
 from itda.sources.models.streams import IN_BLOCK
@@ -83,15 +83,16 @@ def places(
     wanted = sorted({site.layer for site in sites if site.stream != "resid_post"} - set(known.added))
     if not known.stream or wanted:
         group = trial_group(model, tokenizer)
-        if not known.stream:
-            if why := why_no_stream(model, group, forward):
-                raise ModelError(why)
-            known.stream = True
-        if wanted:
-            with recorded(model, wanted, group) as seen:
-                forward(group)
-            for layer, each in seen.items():
-                known.learn(layer, each.passed())
+        with aside():  # a model that is steered now is tried as it is otherwise
+            if not known.stream:
+                if why := why_no_stream(model, group, forward):
+                    raise ModelError(why)
+                known.stream = True
+            if wanted:
+                with recorded(model, wanted, group) as seen:
+                    forward(group)
+                for layer, each in seen.items():
+                    known.learn(layer, each.passed())
     return {site: place_of(model, site) for site in sites}
 
 

@@ -1,0 +1,107 @@
+"""Steering from Python: `with itda.steer(lm, dictionary, atom=17, strength=4): lm.generate("...")`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from itda.api.settings import path_of
+from itda.core.dictionary import ITDA
+from itda.core.site import Site
+from itda.core.steering import Number
+from itda.core.typical import Typical
+from itda.errors import SettingError
+from itda.recipes.runs import Run, open_run
+from itda.recipes.typical import typical_of_run
+from itda.sources.models.base import ActivationModel
+from itda.sources.models.transformers import LanguageModel
+from itda.steering.asking import Asked
+from itda.steering.steering import Steering, site_to_steer, steerable
+from itda.steering.tokens import At
+from itda.steering.units import typical_of_activations, typical_of_labels, typical_of_texts
+
+Sample = Typical | Run | str | Path | Sequence[str] | Tensor | np.ndarray
+"""What typical coefficients are found in: a run with an index, or its folder; texts; activations; or themselves."""
+
+
+def steer(
+    model: ActivationModel,
+    dictionary: ITDA | None = None,
+    *,
+    atom: int | Sequence[int] | None = None,
+    strength: Number | Sequence[Number] = 1.0,
+    ablate: int | Sequence[int] | None = None,
+    keep: Sequence[int] | None = None,
+    set: Mapping[int, Number] | None = None,  # noqa: A002 - what it does
+    direction: Tensor | np.ndarray | None = None,
+    site: Site | str | int | None = None,
+    at: At = "all",
+    residual: bool = True,
+    sample: Sample | None = None,
+) -> Steering:
+    """Steer a model within a `with` block: `with itda.steer(lm, dictionary, atom=17, strength=4): lm.generate("...")`.
+
+    Whatever runs the model in the block is steered, in this thread alone: `lm.generate`, `lm.logits`, your own calls of
+    `lm.model`. Weights are not copied; afterwards, and after an error, the model is what it was. Blocks may be nested.
+
+    `atom` is added, or several, times `strength`, one for all or one for each. Strength is in typical coefficients: 1
+    adds an atom as much as the activations that use it have of it, the median of |coefficient| over them; negative
+    ones subtract it. `ablate` removes the share of atoms from each activation's code; `keep` removes that of all other
+    atoms; `set` holds atoms at coefficients, in typical ones too: {17: 2.0}, and {17: 0} is ablating it. The residual,
+    what the code leaves over, stays; with `residual=False` it is dropped. `direction` is any vector [d_model]; it is
+    added as it is, times `strength`, at a `site`: a difference of means (`itda.steering.difference_of_means`), ...
+
+    `at` says where: "all" tokens, those of the "prompt" or of the "reply", or numbers of tokens of the prompt, as
+    `itda decompose` counts them, -1 for the last; or several of these. Padding, special tokens in front of the text and
+    massive activations stay as they are. The first token of a reply is chosen at the prompt's last token, -1.
+
+    `sample` is what typical coefficients are found in: a run that has an index (`itda index`), or its folder; texts;
+    or activations [tokens, d_model]. By default, 16 windows of text that the atoms' labels are from. Raises
+    `SettingError` for atoms, numbers and tokens that are not there, `ModelError` for a model that does not fit, or that
+    is not in memory: streamed, on NDIF or on Ray.
+
+    >>> import itda
+    >>> lm = itda.load_model("tiny")
+    >>> run = itda.train(lm, ["import os", "def f(x): return x"] * 8, layers=3, k=2, atoms=8, progress=False)
+    >>> with itda.steer(lm, run["layer_3"], atom=3, strength=8):
+    ...     steered = lm.generate("import os", max_new_tokens=4)
+    >>> with itda.steer(lm, run["layer_3"], atom=3, strength=0):
+    ...     lm.generate("import os", max_new_tokens=4) == steered
+    False
+    """
+    lm, where = steerable(model), site_to_steer(dictionary, site)
+    asked = Asked.of(
+        atom=atom,
+        strength=strength,
+        ablate=ablate,
+        keep=keep,
+        held=set,
+        direction=direction,
+        residual=residual,
+        at=at,
+    )
+    return asked.steering(lm, dictionary, where, lambda: typical_of(lm, dictionary, where, sample))
+
+
+def typical_of(lm: LanguageModel, dictionary: ITDA | None, site: Site, sample: Sample | None) -> Typical:
+    """Return typical coefficients in what the user gives, by default in the windows of the labels."""
+    if dictionary is None:
+        raise SettingError("there are atoms to steer by and no dictionary: give the dictionary that has them")
+    if isinstance(sample, Run | str | Path):
+        found = typical_of_run(sample if isinstance(sample, Run) else open_run(path_of(sample)), site)
+    elif isinstance(sample, Typical):
+        found = sample
+    elif isinstance(sample, Tensor | np.ndarray):
+        found = typical_of_activations(dictionary, sample)
+    elif sample is not None:
+        found = typical_of_texts(lm, dictionary, site, sample)
+    else:
+        found = typical_of_labels(lm, dictionary, site)
+    if len(found.uses) != len(dictionary):
+        raise SettingError(
+            f"typical coefficients of {len(found.uses)} atoms for a dictionary of {len(dictionary)}: give its own"
+        )
+    return found

@@ -1,0 +1,14 @@
+"""Steering: a model that runs with atoms added to its activations, taken away, or held at a coefficient.
+
+`itda.steer` does it; here is what goes with it: `difference_of_means` makes a vector to steer by of two lists of texts.
+
+>>> import itda
+>>> lm = itda.load_model("tiny")
+>>> direction = itda.steering.difference_of_means(lm, 3, ["import os, sys"], ["a = b + c"])
+>>> with itda.steer(lm, direction=direction, site=3, strength=2):
+...     steered = lm.generate("import", max_new_tokens=2)
+"""
+
+from itda.steering.directions import difference_of_means
+
+__all__ = ["difference_of_means"]
