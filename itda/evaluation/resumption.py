@@ -290,8 +290,7 @@ def splicer_of(model: SpliceableModel, sites: Sequence[Site], beside: Collection
     (`itda.sources.models.hooks.standing`) runs whole. Raises `ModelError` for a site that the model does not have.
     """
     model.check(sites)
-    resumes = isinstance(model, ResumableModel) and not stands()
-    made = resumption(model, sites, beside) if resumes else None
+    made = resumption(model, sites, beside) if isinstance(model, ResumableModel) and not stands() else None
     return made or WholePasses(model, sites)
 
 
