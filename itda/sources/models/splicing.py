@@ -57,6 +57,15 @@ class Spliced(NamedTuple):
     """The row of `logits` that each prediction has; by default its own number."""
 
 
+class Read(NamedTuple):
+    """The activations of a group at one site."""
+
+    place: int
+    """The number of the group."""
+    site: Site
+    activations: Float[Tensor, "activations d_model"]
+
+
 class SpliceableModel(ActivationModel):
     """A model that can be evaluated: it predicts the next token, also with other activations at its sites.
 
@@ -92,6 +101,18 @@ class SpliceableModel(ActivationModel):
         `splice` is called for every group and site, also where nothing is predicted. For each prediction the clean
         logits come before the others. A model that predicts nothing yields nothing.
         """
+
+    def read(self, groups: Sequence[Group], sites: Sequence[Site]) -> Iterator[Read | Spliced]:
+        """Yield the activations of some groups and the model's own predictions.
+
+        Each group's activations come before its predictions, and those of a site in the order of the groups. A kind of
+        model that can do so computes both by one pass; this one makes two.
+        """
+        for place, found in self.harvest(groups, sites):
+            for site in sites:
+                if site in found:
+                    yield Read(place, site, found[site])
+        yield from self.spliced(groups, (), lambda *_: {})
 
 
 class ResumableModel(SpliceableModel, PlacedModel):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +19,9 @@ from itda.sources.models.generation import Prompt, generate
 from itda.sources.models.hooks import Hook, evaluating, hooked
 from itda.sources.models.limits import context_of, predicts_next, rows_of
 from itda.sources.models.named import NamedModel
-from itda.sources.models.splicing import Replace, ResumableModel, Splice, Spliced
+from itda.sources.models.splicing import Replace, Read, ResumableModel, Splice, Spliced
 from itda.sources.models.trial import places
+from itda.sources.tokenizing.identity import tokenizer_hash
 from itda.sources.tokenizing.special import Bos
 from itda.sources.tokenizing.windows import Group, Windower
 
@@ -114,13 +113,7 @@ class LanguageModel(ResumableModel):
     @property
     def tokenizer_hash(self) -> str | None:
         """SHA-256 of the tokenizer's definition: models with the same one cut text into the same tokens."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            return None
-        parts = json.loads(backend.to_str())
-        # The last call may have left its own padding and truncation there.
-        shown = {name: value for name, value in parts.items() if name not in ("padding", "truncation")}
-        return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
+        return tokenizer_hash(self.tokenizer)
 
     def windower(self, window: int, bos: Bos = "auto") -> Windower:
         """Return what cuts documents into windows for this model. Raises `SettingError` for more tokens than it reads.
@@ -138,23 +131,29 @@ class LanguageModel(ResumableModel):
 
         Raises `ModelError` for a site that the model does not have.
         """
+        return self._pass(group, sites, lambda x: x)[0]
+
+    def _pass(
+        self, group: Group, sites: Sequence[Site], keep: Callable[[Tensor], Tensor], *, head: bool = False
+    ) -> tuple[dict[Site, Tensor], Any]:
+        """Return what `keep` makes of a group's activations, and with `head` the model's output after them."""
         found: dict[Site, Tensor] = {}
-        places = self.places(sites)
+        places, output = self.places(sites), None
 
         def reader(site: Site) -> Hook:
             def read(output: Any) -> None:
-                found[site] = places[site].read(output, group.input_ids.shape, self.d_model)
-                if len(found) == len(places):
+                found[site] = keep(places[site].read(output, group.input_ids.shape, self.d_model))
+                if not head and len(found) == len(places):
                     raise _Stop
 
             return read
 
         with hooked([(place.module, reader(site)) for site, place in places.items()]), suppress(_Stop):
-            self.forward(self.model.base_model, group)
+            output = self.forward(self.model if head else self.model.base_model, group)
         missing = [str(site) for site in places if site not in found]
         if missing:
             raise ModelError(f"{self.name} ran without its {missing[0]}: choose another layer")
-        return {site: found[site] for site in sites}
+        return {site: found[site] for site in sites}, output
 
     @torch.inference_mode()
     def places(self, sites: Sequence[Site]) -> dict[Site, Place]:
@@ -239,6 +238,20 @@ class LanguageModel(ResumableModel):
         ", '"
         """
         return generate(self, prompt, max_new_tokens=max_new_tokens, seed=seed, chat=chat, bos=bos, **options)
+
+    def read(self, groups: Sequence[Group], sites: Sequence[Site]) -> Iterator[Read | Spliced]:
+        """Yield the activations of each group, and then its predictions, by one pass: see `SpliceableModel`."""
+        for place, group in enumerate(groups):
+            yield from self._read(place, group, sites)
+
+    @torch.inference_mode()
+    def _read(self, place: int, group: Group, sites: Sequence[Site]) -> list[Read | Spliced]:
+        predicts, rows = group.predicts.to(self.model.device), torch.arange(int(group.predicts.sum()))
+        scored = self.is_causal and len(rows) > 0
+        mask = group.is_activation
+        found, output = self._pass(group, sites, lambda x: x[mask.to(x.device)], head=scored)
+        read: list[Read | Spliced] = [Read(place, site, x) for site, x in found.items()]
+        return [*read, Spliced(place, None, rows, output.logits[predicts])] if scored else read
 
     def forward(self, model: torch.nn.Module, group: Group, **options: Any) -> Any:
         """Return the output of the model, or of its base model, for a group; `options` are those of its forward pass.

@@ -27,7 +27,7 @@ from itda.sources.models.blocks import Place, activations_in, find_blocks
 from itda.sources.models.hooks import Hook, Turns, hooked
 from itda.sources.models.named import NamedModel
 from itda.sources.models.replay import Form, NotReplayableError, form_of, passing, replaced, run_block, run_head
-from itda.sources.models.splicing import Splice, SpliceableModel, Spliced, branches
+from itda.sources.models.splicing import Read, Splice, SpliceableModel, Spliced, branches
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.models.trial import check_layers, place_of, recorded, trial_group, tried, why_no_stream
 from itda.sources.streamed.block_times import BlockTime
@@ -209,8 +209,10 @@ class StreamedModel(SpliceableModel, PlacedModel):
     ) -> Iterator[tuple[int, Mapping[Site, Float[Tensor, "activations d_model"]]]]:
         given: set[tuple[int, Site]] = set()
         if self.form is not None:
+            last = max(site.layer for site in sites)
+            hidden = self._hidden_states(len(groups), groups[0].input_ids.numel())
             try:
-                for place, found in self._replayed(groups, sites):
+                for place, found in self._replayed(groups, sites, hidden, last):
                     given |= {(place, site) for site in found}
                     yield place, found
                 return
@@ -221,15 +223,54 @@ class StreamedModel(SpliceableModel, PlacedModel):
             if left:
                 yield place, left
 
-    def _replayed(self, groups: Sequence[Group], sites: Sequence[Site]) -> Iterator[tuple[int, dict[Site, Tensor]]]:
-        last = max(site.layer for site in sites)
+    def read(self, groups: Sequence[Group], sites: Sequence[Site]) -> Iterator[Read | Spliced]:
+        """Yield one layer of all groups, then the next, and at last all predictions: see `SpliceableModel`.
+
+        Each block is read once. Other threads wait until all is done.
+        """
+        with self.turns.turn():
+            self.places(sites)
+            yield from self._all_read(groups, sites)
+
+    def _all_read(self, groups: Sequence[Group], sites: Sequence[Site]) -> Iterator[Read | Spliced]:
+        if not self.is_causal:
+            for place, found in self._harvested(groups, sites):
+                yield from (Read(place, site, found[site]) for site in sites if site in found)
+            return
+        if self.form is None:
+            yield from self.inner.read(groups, sites)
+            return
+        given: set[tuple[int, Site]] = set()
         hidden = self._hidden_states(len(groups), groups[0].input_ids.numel())
-        for layer in self.weights.stream(last + 1):
+        try:
+            for place, found in self._replayed(groups, sites, hidden, self.layers):
+                given |= {(place, site) for site in found}
+                yield from (Read(place, site, found[site]) for site in sites if site in found)
+        except NotReplayableError:
+            self.load_around_each_block()
+            for each in self.inner.read(groups, sites):
+                if not isinstance(each, Read) or (each.place, each.site) not in given:
+                    yield each
+            return
+        for place, group in enumerate(groups):
+            for rows, part in _parts(group, self.vocabulary):
+                yield Spliced(place, None, rows, self._logits(group, part, hidden.get(place)))
+            hidden.drop(place)
+
+    def _replayed(
+        self, groups: Sequence[Group], sites: Sequence[Site], hidden: HiddenStates, last: int
+    ) -> Iterator[tuple[int, dict[Site, Tensor]]]:
+        """Yield the activations of a block of all groups, then of the next, up to block `last` or the end.
+
+        What each block before that one returns is kept in `hidden`, by the number of the group.
+        """
+        blocks = min(last + 1, self.layers)
+        for layer in self.weights.stream(blocks):
             here = [site for site in sites if site.layer == layer]
             took = BlockTime(layer, self.weights.read_s, self.weights.waited_s)
             self.times.append(took)
             for place, group in enumerate(groups):
-                self.watch(f"block {layer + 1}/{last + 1}")
+                self.watch(f"block {layer + 1}/{blocks}")
                 started = time.perf_counter()
                 state = hidden.get(place) if layer else None
                 output, found = self._step(layer, group, state, here)
