@@ -19,6 +19,7 @@ WHAT = {
     "evaluation": "what the model loses; probes",
     "steering": "atoms added, taken away",
     "explorer": "index, pages, server",
+    "diffing": "two models side by side",
     "recipes": "one file for each command",
     "bridges": "the tools of others",
     "report": "results as text",

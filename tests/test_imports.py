@@ -26,7 +26,7 @@ ARCHITECTURE = FOLDER.parent / "docs" / "architecture.md"
 LOW = {"errors", "files", "core"}
 SETTINGS = {"parsing", "config", "resolving", "checks", "terminal", "version"}
 MIDDLE = {*LOW, "machine", "store", "sources", "workers"}
-READERS = {"evaluation", "steering", "explorer"}
+READERS = {"evaluation", "steering", "diffing", "explorer"}
 ALLOWED = {
     "errors": set(),
     "version": set(),
@@ -40,6 +40,7 @@ ALLOWED = {
     "evaluation": MIDDLE,
     "steering": MIDDLE,
     "explorer": MIDDLE,
+    "diffing": MIDDLE,
     "parsing": {"errors", "core"},
     "options": {"errors", "core", "parsing"},
     "config": {"errors", "core", "options", "parsing"},

@@ -7,7 +7,7 @@ Ctrl-C ends all of them at once, and none runs ahead of the others.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -71,7 +71,7 @@ def read_together(
 
 def _read(
     model: ActivationModel, groups: Sequence[Group], sites: Sequence[Site], predictions: bool
-) -> Iterator[Read | Spliced]:
+) -> Generator[Read | Spliced, None, None]:
     if predictions and isinstance(model, SpliceableModel):
         yield from model.read(groups, sites)
         return

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 
 from itda.core.labels import Labels
@@ -17,7 +16,6 @@ from itda.diffing.divergence import divergence
 from itda.diffing.lockstep import LogitsOfAll, on_one_device, read_together
 from itda.diffing.massive_pairs import MassiveFilter, MassiveTokens
 from itda.diffing.sameness import basis_apart
-from itda.errors import ModelError
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.base import ActivationModel
 from itda.sources.models.splicing import SpliceableModel

@@ -39,7 +39,7 @@ def check_adapter(name: str, folder: Path) -> None:
         base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") or base
     raise ModelError(
         f"{name} holds an adapter, to be merged into {base} first: merge_and_unload and save_pretrained of peft, then "
-        "name the folder that these make"
+        f"name the folder that these make; `itda diff BASE {name}` takes it as it is"
     )
 
 

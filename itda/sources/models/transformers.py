@@ -19,7 +19,7 @@ from itda.sources.models.generation import Prompt, generate
 from itda.sources.models.hooks import Hook, evaluating, hooked
 from itda.sources.models.limits import context_of, predicts_next, rows_of
 from itda.sources.models.named import NamedModel
-from itda.sources.models.splicing import Replace, Read, ResumableModel, Splice, Spliced
+from itda.sources.models.splicing import Read, Replace, ResumableModel, Splice, Spliced
 from itda.sources.models.trial import places
 from itda.sources.tokenizing.identity import tokenizer_hash
 from itda.sources.tokenizing.special import Bos

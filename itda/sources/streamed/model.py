@@ -58,6 +58,8 @@ class StreamedModel(SpliceableModel, PlacedModel):
     form: Form | None
     memory: int
     scratch: Path | None = None
+    head: bool = True
+    """False if its predictions were not wanted when it was opened, so that the weights of its head are not there."""
     turns: Turns = field(default_factory=Turns)
     times: list[BlockTime] = field(default_factory=list)
     """Seconds of each block that `harvest` has gone through, in order."""
@@ -96,7 +98,7 @@ class StreamedModel(SpliceableModel, PlacedModel):
         if memory is None and budget is not None:
             memory = left_for_hidden_states(budget, weights.bytes_in_use, named.device)
         memory = available() if memory is None else memory
-        found = StreamedModel(inner, weights, name, form, memory, scratch)
+        found = StreamedModel(inner, weights, name, form, memory, scratch, head)
         if form is None:
             found.load_around_each_block()
         return found
@@ -228,6 +230,7 @@ class StreamedModel(SpliceableModel, PlacedModel):
 
         Each block is read once. Other threads wait until all is done.
         """
+        assert self.head or not self.is_causal, "a streamed model was opened without its head"
         with self.turns.turn():
             self.places(sites)
             yield from self._all_read(groups, sites)
