@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -99,7 +99,7 @@ class PairedSource:
         """True if activations of both models can be subtracted, as after a fine-tune."""
         return self.why_no_shared_basis is None
 
-    def __iter__(self) -> Iterator[Paired]:
+    def __iter__(self) -> Generator[Paired, None, None]:
         names = [model.name for model in self.models]
         filters = {site: MassiveFilter(site, names) for site in self.sites}
         self.massive = {site: each.counts for site, each in filters.items()}

@@ -12,6 +12,7 @@ from sources.models.families import shared
 
 from itda.core.batch import Site
 from itda.diffing import adapters, models
+from itda.diffing.batches import PairedBatch
 from itda.diffing.models import Opening, adapter_fingerprint, open_models
 from itda.diffing.pairs import PairedSource
 from itda.errors import ModelError
@@ -47,11 +48,16 @@ def made(tmp_path_factory):
 
 def difference(found) -> torch.Tensor:
     source = PairedSource(found.base, found.changed, CORPUS, [Site(2)], window=12, predictions=False)
-    return torch.cat([batch.changed - batch.base for batch in source])
+    return torch.cat([each.changed - each.base for each in source if isinstance(each, PairedBatch)])
 
 
 def weights(model) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.model.state_dict().items()}
+    return {name: value.clone() for name, value in module(model).state_dict().items()}
+
+
+def module(model) -> torch.nn.Module:
+    assert isinstance(model, LanguageModel)
+    return model.model
 
 
 @pytest.mark.parametrize("merge", [True, False])
@@ -65,8 +71,8 @@ def test_an_adapter_differs_as_the_merged_model_does_and_leaves_the_base_alone(m
     assert expected.norm() > 1
     torch.testing.assert_close(difference(found), expected, atol=1e-5, rtol=0)
     assert not found.same
-    assert found.changed.model is not found.base.model
-    assert adapters.has_adapter(found.changed.model) is not merge
+    assert module(found.changed) is not module(found.base)
+    assert adapters.has_adapter(module(found.changed)) is not merge
     after = weights(found.base)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -126,7 +132,7 @@ def test_adapters_are_refused_as_a_base_and_on_a_streamed_one_and_without_peft(m
 def test_controls_may_be_adapters_too_and_each_has_a_copy_of_its_own(made):
     name, adapter, _, _ = made
     found = open_models(name, adapter, [adapter, name])
-    assert len({id(model.model) for model in (found.base, found.changed, *found.controls)}) == 3
+    assert len({id(module(model)) for model in (found.base, found.changed, *found.controls)}) == 3
     assert found.controls[1] is found.base
 
 
