@@ -52,6 +52,8 @@ def check(command: object) -> None:
                 raise SettingError(f"--top is {command.top}: show at least 1 atom")
             chosen_site(_readable(command.run), command.layer)
             check_text(command.text)
+        case settings.Steer():
+            check_steer(command, _readable(command.run))
         case settings.Probe(sets="sae-probes"):
             check_probe_sets(command)
             _readable(command.run)
@@ -232,6 +234,34 @@ def check_text(text: str) -> None:
     """Raises `SettingError` for a text that is empty or all white space."""
     if not text.strip():
         raise SettingError("there is no text: give one in quotes")
+
+
+def check_steer(options: settings.Steer, run: RunRecord) -> None:
+    """Raises `SettingError` for atoms that a run has not, nothing to steer by, and numbers out of range."""
+    site = chosen_site(run, options.layer)
+    atoms = run.summaries()[site].atoms
+    for atom in (*options.atom, *options.ablate):
+        if atom >= atoms:
+            raise SettingError(f"no atom {atom}: {site} of {options.run} has {atoms}, use 0 to {atoms - 1}")
+    if options.top < 1:
+        raise SettingError(f"--top is {options.top}: show at least 1")
+    if options.find is not None:
+        if options.atom or options.ablate:
+            raise SettingError("--find proposes atoms: leave out --atom and --ablate, or --find")
+        check_text(options.find)
+        return
+    check_text(options.prompt)
+    if not options.atom and not options.ablate:
+        raise SettingError("there is nothing to steer by: add --atom 17, --ablate 17, or --find TEXT to propose atoms")
+    if options.tokens < 1:
+        raise SettingError(f"--tokens is {options.tokens}: write at least 1")
+    if options.controls < 1:
+        raise SettingError(f"--controls is {options.controls}: compare with at least 1")
+    for place in options.at:
+        if place not in ("all", "prompt", "reply") and not place.removeprefix("-").isdecimal():
+            raise SettingError(f"no tokens {place!r} to steer at: use all, prompt, reply, or numbers of tokens")
+    if options.seed is not None and options.seed < 0:
+        raise SettingError(f"--seed is {options.seed}: give a number from 0")
 
 
 def check_here() -> None:

@@ -107,6 +107,8 @@ def _dispatch(command: Any) -> None:
             _plan(command)
         case settings.Decompose():
             _decompose(command)
+        case settings.Steer():
+            _steer(command)
         case settings.Evaluate():
             _evaluate(command)
         case settings.Probe():
@@ -214,6 +216,21 @@ def _decompose(options: settings.Decompose) -> None:
         print(report.decomposition(tokens, options.top))
         print(f"\nIn a browser: itda explore {options.run}, then")
         print(prompt_address(options.run, site, options.text, options.token))
+
+
+def _steer(options: settings.Steer) -> None:
+    from itda import report
+    from itda.recipes import finite
+    from itda.recipes.steer import proposed_values, steer_run, steered_values
+
+    site, found = steer_run(options, remarks(options.quiet))
+    if options.json:
+        values = {"proposed": proposed_values(found)} if isinstance(found, list) else steered_values(found)
+        _print_json(finite({"run": str(options.run), "site": str(site), **values}))
+    elif isinstance(found, list):
+        print(report.proposed(found, options.run, options.find or ""))
+    else:
+        print(report.steered(found))
 
 
 def _evaluate(options: settings.Evaluate) -> None:

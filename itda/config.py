@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from itda.config_steer import Steer as Steer
 from itda.options import (
     CorpusOptions,
     ElsewhereOptions,
@@ -476,6 +477,7 @@ Command = (
     | Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Decompose, tyro.conf.subcommand("decompose")]
+    | Annotated[Steer, tyro.conf.subcommand("steer")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Fingerprint, tyro.conf.subcommand("fingerprint")]

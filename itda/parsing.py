@@ -1,5 +1,6 @@
 """Parsing of the text that people type: into numbers, sizes of memory, layers and sites, and back to text."""
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -128,6 +129,23 @@ def parse_atom_numbers(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
+def parse_strengths(text: str) -> tuple[float, ...]:
+    """Read strengths of steering: 2,4,-8. Raises `SettingError`.
+
+    >>> parse_strengths("2, 0.5,-8")
+    (2.0, 0.5, -8.0)
+    """
+    values = []
+    for part in text.split(","):
+        try:
+            values.append(float(part))
+        except ValueError:
+            values.append(math.nan)
+        if not math.isfinite(values[-1]):
+            raise SettingError(f"{text[:80]!r} is not a list of strengths: write it as 2,4,8")
+    return tuple(values)
+
+
 def shown_bytes(size: int) -> str:
     """Write a size as `parse_bytes` reads it, in the largest unit that gives a whole number.
 
@@ -178,4 +196,7 @@ SomeStreams = Annotated[tuple[Stream, ...], _typed(parse_streams, "STREAMS", lis
 OneSite = Annotated[Site, _typed(parse_site, "SITE", lambda site: site.short)]
 SomeSites = Annotated[tuple[Site, ...], _typed(parse_some_sites, "SITES", listed)]
 AtomNumbers = Annotated[tuple[int, ...], _typed(parse_atom_numbers, "ATOMS", listed)]
+Strengths = Annotated[
+    tuple[float, ...], _typed(parse_strengths, "NUMBERS", lambda values: listed([f"{value:g}" for value in values]))
+]
 Names = Annotated[tuple[str, ...], _typed(parse_names, "NAMES", ",".join)]

@@ -96,6 +96,8 @@ TRAIN = ["--layers", "2", "--corpus", "python-docs", "--tokens", "1k"]
 SLIPS: dict[str, tuple[list[str], str]] = {
     "an unknown run": (["info", "./nowhere"], "no run folder nowhere"),
     "no run to decompose with": (["decompose", "./nowhere", "text"], "no run folder"),
+    "no run to steer with": (["steer", "./nowhere", "text", "--atom", "1"], "no run folder"),
+    "no atom to steer by": (["steer", "RUN", "text"], "there is nothing to steer by"),
     "no run to evaluate": (["evaluate", "./nowhere"], "no run folder"),
     "no run to probe": (["probe", "./nowhere"], "no run folder"),
     "no run to compare": (["compare", "./nowhere"], "no run folder"),

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from itda.api.results import preformatted
 from itda.api.settings import path_of
 from itda.core.dictionary import ITDA
 from itda.core.site import Site
-from itda.core.steering import Number
+from itda.core.steering import Number, check_number
 from itda.core.typical import Typical
 from itda.errors import SettingError
 from itda.recipes.runs import Run, open_run
 from itda.recipes.typical import typical_of_run
 from itda.sources.models.base import ActivationModel
+from itda.sources.models.generation import Prompt
 from itda.sources.models.transformers import LanguageModel
 from itda.steering.asking import Asked
-from itda.steering.steering import Steering, site_to_steer, steerable
+from itda.steering.beside import Settings, Steered, steer_beside
+from itda.steering.steering import Steering, check_fits, site_to_steer, steerable
 from itda.steering.tokens import At
 from itda.steering.units import typical_of_activations, typical_of_labels, typical_of_texts
 
@@ -84,6 +89,71 @@ def steer(
         at=at,
     )
     return asked.steering(lm, dictionary, where, lambda: typical_of(lm, dictionary, where, sample))
+
+
+@dataclass(frozen=True, repr=False)
+class SideBySide(Steered):
+    """A prompt gone on with in several ways, which shows itself as `itda steer` does."""
+
+    def __repr__(self) -> str:
+        from itda.report import steered
+
+        return steered(self)
+
+    def _repr_html_(self) -> str:
+        return preformatted(repr(self))
+
+
+def steered(
+    model: ActivationModel,
+    dictionary: ITDA,
+    prompt: Prompt,
+    *,
+    atom: int | Sequence[int] | None = None,
+    strength: Number | Sequence[Number] = (2, 4, 8),
+    ablate: int | Sequence[int] | None = None,
+    at: At = "all",
+    tokens: int = 40,
+    seed: int | None = None,
+    chat: bool = False,
+    controls: int = 8,
+    top: int = 5,
+    sample: Sample | None = None,
+    **options: Any,
+) -> SideBySide:
+    """Let a model go on with a prompt: untouched, with an atom added at each `strength`, with controls: `itda steer`.
+
+    Controls are random atoms of the same dictionary, used as often and added as far; where atoms are ablated, others
+    that are as strong in the prompt. The result has the texts, the changes of the next token (`promoted`, `suppressed`,
+    `kl`) and, in `beyond`, how many of the `controls` change it less; it shows itself as 80 columns. `tokens` is how
+    many to write, `top` how many promoted and suppressed ones to list; `atom`, `ablate`, `at` and `sample` are those of
+    `itda.steer`, `seed`, `chat` and all `options` those of `lm.generate`. Raises an `ItdaError`.
+
+    >>> import itda
+    >>> lm = itda.load_model("tiny")
+    >>> run = itda.train(lm, ["import os", "def f(x): return x"] * 8, layers=3, k=2, atoms=8, progress=False)
+    >>> found = itda.steered(lm, run["layer_3"], "import", atom=3, strength=[4], tokens=2, controls=2)
+    >>> found.ways[0].strength, len(found.ways[0].control_kl)
+    (4.0, 2)
+    """
+    lm, where = steerable(model), site_to_steer(dictionary, None)
+    asked = Asked.of(atom=atom, ablate=ablate, at=at)
+    several = list(strength) if isinstance(strength, Sequence) else [strength]
+    for each in several:
+        check_number("strength", each)
+    how = Settings(
+        tokens=tokens,
+        seed=seed,
+        chat=chat,
+        bos=dictionary.provenance.get("bos", "auto"),
+        options=options,
+        controls=controls,
+        top=top,
+    )
+    check_fits(lm, dictionary)
+    typical = typical_of(lm, dictionary, where, sample)
+    made = steer_beside(lm, dictionary, where, prompt, asked, [float(each) for each in several], typical, how)
+    return SideBySide(**vars(made))
 
 
 def typical_of(lm: LanguageModel, dictionary: ITDA | None, site: Site, sample: Sample | None) -> Typical:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from itda.report.plans import plan_summary
     from itda.report.replication import replication_summary
     from itda.report.runs import features_summary, harvest_summary, index_summary, run_summary
+    from itda.report.steering import proposed, steered
     from itda.report.text import WIDTH, prompt, table, visible
     from itda.report.tokens import decomposition, uses
 
@@ -33,10 +34,12 @@ __all__ = [
     "plan_summary",
     "probes",
     "prompt",
+    "proposed",
     "push_summary",
     "replication_summary",
     "run_summary",
     "set_scores",
+    "steered",
     "table",
     "uses",
     "visible",
@@ -51,6 +54,7 @@ _HOMES = {
     "plans": ("plan_summary",),
     "replication": ("replication_summary",),
     "runs": ("features_summary", "harvest_summary", "index_summary", "run_summary"),
+    "steering": ("proposed", "steered"),
     "text": ("WIDTH", "prompt", "table", "visible"),
     "tokens": ("decomposition", "uses"),
 }
