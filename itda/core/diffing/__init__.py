@@ -1,0 +1,1 @@
+"""What changed between two models, as labelled activations: the mathematics of `itda diff`."""
