@@ -56,7 +56,7 @@ class LabelsPass:
 
     >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
     >>> both = LabelsPass()
-    >>> both.offer(x, 3 * x, np.arange(100) // 10)
+    >>> both.offer(x, 2 * x, np.arange(100) // 10)
     >>> found = both.finish()
     >>> found.index, len(found.only_changed)
     (1.0, 0)

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64, Shaped
 from torch import Tensor
 
+from itda.core.code import SparseCode
+from itda.core.diffing.blocks import Blocks
+from itda.core.diffing.units import unit_rows
+from itda.core.diffing.usage import Usage, UsageTally
 from itda.core.pursuit import encoder
-from itda.core.pursuit.fixed_order import fixed_dot, root
 from itda.core.training.growth import growth_for
 from itda.errors import SettingError
 
@@ -69,47 +72,66 @@ class TransportedPass:
     0
     """
 
-    def __init__(self, base_width: int, changed_width: int, *, k: int, threshold: float | None = None) -> None:
+    def __init__(
+        self, base_width: int, changed_width: int, *, k: int, threshold: float | None = None, usage: bool = False
+    ) -> None:
         if k < 1:
             raise SettingError(f"k is {k}: a code needs at least 1 atom")
+        if usage and base_width != changed_width:
+            raise SettingError("use is compared by one dictionary, so both models must have one width")
         self.k, self.threshold = k, threshold
-        self._widths = base_width, changed_width
-        self._waiting: list[tuple[Tensor, Tensor]] = []
-        self._began: _Growing | None = None
+        self._blocks = Blocks(OPENING, BLOCK)
+        self._documents: list[np.ndarray] = []
+        self._tally = UsageTally(MOST) if usage else None
+        self._growing: _Growing | None = None
 
-    def offer(self, base: Float[Tensor, "batch base_width"], changed: Float[Tensor, "batch changed_width"]) -> None:
-        """Take some tokens."""
-        self._waiting.append((base.float().cpu(), changed.float().cpu()))
-        number = sum(len(each) for each, _ in self._waiting)
-        if number < (OPENING if self._began is None else BLOCK):
-            return
-        x, y = self._joined()
-        whole = number // BLOCK * BLOCK
-        self._waiting = [(x[whole:], y[whole:])]
-        self._take(x[:whole], y[:whole])
+    @torch.no_grad()
+    def offer(
+        self,
+        base: Float[Tensor, "batch base_width"],
+        changed: Float[Tensor, "batch changed_width"],
+        documents: Shaped[np.ndarray, " batch"] | None = None,
+    ) -> None:
+        """Take some tokens; their documents are needed where use is counted."""
+        if self._tally is not None:
+            if documents is None:
+                raise SettingError("no documents to count the use of atoms by: give them")
+            self._documents.append(np.asarray(documents))
+        for x, y in self._blocks.add(base, changed):
+            self._take(x, y)
 
+    @torch.no_grad()
     def finish(self) -> Transported:
         """Return what was found. Raises `SettingError` if no token came."""
-        x, y = self._joined()
-        self._waiting = []
-        if len(x):
+        for x, y in self._blocks.rest():
             self._take(x, y)
-        if self._began is None:
+        if self._growing is None:
             raise SettingError("no token came: give some")
-        return self._began.found()
-
-    def _joined(self) -> tuple[Tensor, Tensor]:
-        if not self._waiting:
-            return torch.zeros(0, self._widths[0]), torch.zeros(0, self._widths[1])
-        return torch.cat([x for x, _ in self._waiting]), torch.cat([y for _, y in self._waiting])
+        return self._growing.found()
 
     def _take(self, x: Tensor, y: Tensor) -> None:
-        if self._began is None:
-            first = x[:OPENING] - x[:OPENING].mean(dim=0)
-            threshold = self.threshold if self.threshold is not None else _threshold(first, self.k)
-            self._began = _Growing(x[:OPENING].mean(dim=0), y[:OPENING].mean(dim=0), self.k, threshold)
+        if self._growing is None:
+            first = x.mean(dim=0)
+            threshold = self.threshold if self.threshold is not None else _threshold(x - first, self.k)
+            self._growing = _Growing(first, y.mean(dim=0), self.k, threshold)
         for start in range(0, len(x), BLOCK):
-            self._began.block(x[start : start + BLOCK], y[start : start + BLOCK])
+            part = x[start : start + BLOCK], y[start : start + BLOCK]
+            self._growing.block(*part)
+            if self._tally is not None:
+                self._tally.add(self._next_documents(len(part[0])), *self._growing.codes_in_base(*part))
+
+    def _next_documents(self, number: int) -> np.ndarray:
+        """Return the documents of the next tokens that are gone through."""
+        joined = np.concatenate(self._documents)
+        self._documents = [joined[number:]]
+        return joined[:number]
+
+    def usage(self, *, rate: float = 0.05) -> Usage | None:
+        """Return how both models use the base's atoms; None unless it was counted. After `finish`."""
+        return self._tally.usage(rate=rate).first(self._atoms()) if self._tally is not None else None
+
+    def _atoms(self) -> int:
+        return self._growing.growth.number if self._growing is not None else 0
 
 
 def _threshold(first: Float[Tensor, "tokens width"], k: int) -> float:
@@ -119,12 +141,6 @@ def _threshold(first: Float[Tensor, "tokens width"], k: int) -> float:
         if len(growth.offer(first)) >= SHARE * len(first):
             return threshold
     return THRESHOLDS[-1]
-
-
-def _unit(y: Float[Tensor, "batch width"]) -> Float32[Tensor, "batch width"]:
-    """Return rows as unit vectors, with the bits that growth gives them."""
-    z = y.double()
-    return (z / root(fixed_dot(z, z))[:, None]).float()
 
 
 class _Growing:
@@ -147,7 +163,7 @@ class _Growing:
         x, y = base - self.means[0], changed - self.means[1]
         new = self.growth.offer(x)
         base_error = self.growth.encode(x)[1] if self.growth.number else torch.ones(len(x), dtype=torch.float64)
-        self.transported = torch.cat([self.transported, _unit(y[new])])
+        self.transported = torch.cat([self.transported, unit_rows(y[new])])
         error, indices, coefficients = self._encoded(y)
         self._count(y, indices, coefficients)
         self.errors.append((base_error, error))
@@ -155,6 +171,11 @@ class _Growing:
         left = (error > self.threshold) & (base_error <= self.threshold)
         self._append(y, left.nonzero()[:, 0])
         self.seen += len(x)
+
+    def codes_in_base(self, base: Tensor, changed: Tensor) -> tuple[SparseCode, SparseCode]:
+        """Return the codes of some tokens of both models in the base's dictionary, about the base's mean."""
+        first = self.growth.encode(base - self.means[0])[0]
+        return first, self.growth.encode(changed - self.means[0])[0]
 
     def _encoded(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         atoms = torch.cat([self.transported, self.extra])
@@ -181,7 +202,7 @@ class _Growing:
         """Append candidates in order, each unless the atoms before it explain it."""
         while len(candidates):
             first, rest = int(candidates[0]), candidates[1:]
-            self.extra = torch.cat([self.extra, _unit(y[first : first + 1])])
+            self.extra = torch.cat([self.extra, unit_rows(y[first : first + 1])])
             self.extra_rows.append(self.seen + first)
             self.explained.append(0.0)
             self.users.append(0)

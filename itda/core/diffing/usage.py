@@ -40,6 +40,18 @@ class Usage:
     score: Float[np.ndarray, " atoms"]
     """The change in standard errors; 0 where nothing was tested."""
 
+    def first(self, atoms: int) -> Usage:
+        """Return the use of the first atoms alone."""
+        low, high, value = (each[:atoms] for each in (self.change.low, self.change.high, self.change.value))
+        return Usage(
+            self.frequency[:, :atoms],
+            self.strength[:, :atoms],
+            Interval(value, low, high),
+            self.tested[:atoms],
+            self.found[:atoms],
+            self.score[:atoms],
+        )
+
 
 class UsageTally:
     """Counts the use of atoms by two models, over documents; `usage` says what differs.

@@ -1,0 +1,207 @@
+"""The difference dictionary: a greedy pass over a_changed - a_base, whose atoms are where the difference is new.
+
+Both models' activations are first divided by their own root mean square about the mean, so that neither model's scale
+decides; the mean difference, which all tokens share, is taken away and kept apart. What is new is measured by the energy
+that the dictionary leaves over, not by its share of a token's own: most tokens differ by next to nothing, in directions
+that mean nothing.
+
+1. The first `OPENING` tokens give the scales, the mean, and the first atoms: the token with the largest energy left over
+   becomes an atom, again and again, until there are `FIRST_ATOMS`. The largest energy left over then is the threshold.
+2. In each later block of `BLOCK` tokens the token with the largest energy left over becomes an atom as long as that is
+   above the threshold.
+3. Each token keeps its code: at most k atoms, by matching pursuit on the dictionary once its block is gone through.
+
+Nothing else is kept of the activations. The result is a function of the stream, not of how it is cut into batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from torch import Tensor
+
+from itda.core.diffing.blocks import Blocks
+from itda.core.diffing.units import unit_rows
+from itda.core.pursuit import encoder
+from itda.errors import SettingError
+
+OPENING = 4096
+"""Number of first tokens that give the scales, the mean difference, the first atoms and the threshold."""
+
+FIRST_ATOMS = 48
+"""Atoms that are taken of the first tokens."""
+
+MOST = 256
+"""Atoms, at most."""
+
+BLOCK = 1024
+"""Tokens that are gone through together after the opening; the result depends on it, so it is no setting."""
+
+K = 3
+"""Atoms in the code of a difference."""
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """A dictionary of differences, and the code of each token. Rows are numbers of tokens, from 0, as offered.
+
+    Energies are of the difference of activations that were divided by their root mean square: 1 is as large as the
+    activations themselves.
+    """
+
+    atoms: Float32[Tensor, "atoms d_model"]
+    """Unit vectors."""
+    rows: Int64[np.ndarray, " atoms"]
+    """The token of each atom: where the difference was new."""
+    since: Int64[np.ndarray, " atoms"]
+    """The first token whose code could have used the atom."""
+    novelty: Float64[np.ndarray, " atoms"]
+    """The energy that the dictionary before it left over at its token."""
+    indices: Int64[np.ndarray, "tokens k"]
+    coefficients: Float64[np.ndarray, "tokens k"]
+    """The code of each token; unused places have coefficient 0."""
+    energy: Float64[np.ndarray, " tokens"]
+    """The energy of each token's difference, less the mean."""
+    mean: Float64[Tensor, " d_model"]
+    """The mean difference of the first tokens."""
+    scales: tuple[float, float]
+    """What the base's and the changed model's activations were divided by."""
+
+    @property
+    def mean_share(self) -> float:
+        """The share of all energy that the mean difference has."""
+        shared = float(self.mean.square().sum())
+        whole = shared + float(self.energy.mean()) if len(self.energy) else shared
+        return shared / whole if whole > 0 else 0.0
+
+
+class DifferencePass:
+    """Takes the activations of both models at the same tokens, in order, in pieces of any size.
+
+    >>> base = torch.randn(5000, 8, generator=torch.Generator().manual_seed(0))
+    >>> changed = base.clone()
+    >>> changed[::100, 0] += 5.0
+    >>> both = DifferencePass(8)
+    >>> both.offer(base, changed)
+    >>> found = both.finish()
+    >>> int(found.rows[0]) % 100, round(abs(float(found.atoms[0, 0])), 1)
+    (0, 1.0)
+    """
+
+    def __init__(self, d_model: int, *, k: int = K, most: int = MOST) -> None:
+        if k < 1 or most < 1:
+            raise SettingError(f"k is {k} and there are to be at most {most} atoms: both must be at least 1")
+        self.d_model, self.k, self.most = d_model, k, most
+        self._blocks = Blocks(OPENING, BLOCK)
+        self._growing: _Growing | None = None
+
+    @torch.no_grad()
+    def offer(self, base: Float[Tensor, "batch d_model"], changed: Float[Tensor, "batch d_model"]) -> None:
+        """Take some tokens."""
+        for x, y in self._blocks.add(base, changed):
+            self._take(x, y)
+
+    @torch.no_grad()
+    def finish(self) -> Differences:
+        """Return what was found. Raises `SettingError` if no token came."""
+        for x, y in self._blocks.rest():
+            self._take(x, y)
+        if self._growing is None:
+            raise SettingError("no token came: give some")
+        return self._growing.found()
+
+    def _take(self, x: Tensor, y: Tensor) -> None:
+        if self._growing is None:
+            scales = _scale(x), _scale(y)
+            mean = (y.double() / scales[1] - x.double() / scales[0]).mean(dim=0)
+            self._growing = _Growing(mean, scales, self.k, self.most)
+            self._growing.opening(x, y)
+        else:
+            self._growing.block(x, y)
+
+
+def _scale(x: Float[Tensor, "tokens d_model"]) -> float:
+    """Return the root mean square norm of activations about their mean; 1 where they do not vary."""
+    z = x.double()
+    found = float((z - z.mean(dim=0)).square().sum(dim=1).mean().sqrt())
+    return found if found > 0 else 1.0
+
+
+class _Growing:
+    """The dictionary on its way, and the codes so far."""
+
+    def __init__(self, mean: Tensor, scales: tuple[float, float], k: int, most: int) -> None:
+        self.mean, self.scales, self.k, self.most = mean, scales, k, most
+        self.atoms = torch.zeros(0, len(mean))
+        self.rows: list[int] = []
+        self.since: list[int] = []
+        self.novelty: list[float] = []
+        self.threshold, self.seen = 0.0, 0
+        self.codes: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def opening(self, base: Tensor, changed: Tensor) -> None:
+        """Take the first atoms, and the threshold that they leave."""
+        z = self._difference(base, changed)
+        self._grow(z, min(FIRST_ATOMS, self.most))
+        self.threshold = float(self._left(z).amax())
+        self._keep(z)
+
+    def block(self, base: Tensor, changed: Tensor) -> None:
+        """Take what is above the threshold."""
+        z = self._difference(base, changed)
+        self._grow(z, self.most)
+        self._keep(z)
+
+    def _difference(self, base: Tensor, changed: Tensor) -> Float32[Tensor, "tokens d_model"]:
+        z = changed.double() / self.scales[1] - base.double() / self.scales[0] - self.mean
+        return z.float()
+
+    def _left(self, z: Tensor) -> Float64[Tensor, " tokens"]:
+        """Return the energy that the dictionary leaves over of each difference."""
+        energy = z.double().square().sum(dim=1)
+        if not len(self.atoms):
+            return energy
+        return energy * encoder(self.atoms, min(self.k, len(self.atoms)), "mp")(z)[1].cpu()
+
+    def _grow(self, z: Tensor, most: int) -> None:
+        """Append the token with the largest energy left over, until it is not above the threshold or there are enough."""
+        left = self._left(z)
+        while len(self.atoms) < most:
+            open_ = (left > self.threshold).nonzero()[:, 0]
+            if not len(open_):
+                return
+            row = int(open_[left[open_].argmax()])
+            self.atoms = torch.cat([self.atoms, unit_rows(z[row : row + 1])])
+            self.rows.append(self.seen + row)
+            self.since.append(self.seen)
+            self.novelty.append(float(left[row]))
+            left[open_] = self._left(z[open_])
+            left[row] = 0.0
+
+    def _keep(self, z: Tensor) -> None:
+        """Keep the codes of some tokens."""
+        energy = z.double().square().sum(dim=1).numpy()
+        indices, coefficients = np.zeros((len(z), self.k), np.int64), np.zeros((len(z), self.k))
+        if len(self.atoms):
+            k = min(self.k, len(self.atoms))
+            code = encoder(self.atoms, k, "mp")(z)[0]
+            indices[:, :k], coefficients[:, :k] = code.indices.numpy(), code.coefficients.double().numpy()
+        self.codes.append((indices, coefficients, energy))
+        self.seen += len(z)
+
+    def found(self) -> Differences:
+        indices, coefficients, energy = (np.concatenate([each[i] for each in self.codes]) for i in range(3))
+        return Differences(
+            self.atoms,
+            np.array(self.rows, np.int64),
+            np.array(self.since, np.int64),
+            np.array(self.novelty),
+            indices,
+            coefficients,
+            energy,
+            self.mean,
+            self.scales,
+        )

@@ -1,0 +1,121 @@
+"""The ranking of the atoms of a difference dictionary, and which of them are findings.
+
+Nearly all tokens differ after any training, most of them in ways that change no prediction. So atoms are ranked by
+what the models *say* otherwise where they are used: the KL divergence of a token's prediction, KL(changed || base), is
+divided over the atoms of its code by their shares of the energy of the difference there, and an atom's *effect* is the
+mean of its part over tokens, in nats per token. The effects of all atoms, and what codes leave over, add up to the mean
+KL of the tokens. Without predictions the rank is by energy alone.
+
+An atom is shown if tokens of several documents use it. It is a *finding* if a control was given, a model that was
+trained likewise on text without what is looked for, and the atom's effect is more than `FACTOR` times the largest
+effect of any atom of the control's own difference dictionary. Both were fixed on twelve fine-tunes and eight neutral
+ones made for development (`benchmarks/diffing.py`), before those that the tables are of were looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
+
+from itda.core.diffing.difference import Differences
+from itda.errors import SettingError
+
+FACTOR = 2.0
+"""A finding has more than this many times the effect of the control's strongest atom."""
+
+DOCUMENTS = 2
+"""Documents, at least, whose tokens use an atom that is shown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What each atom of a difference dictionary accounts for. All columns are [atoms].
+
+    An atom is measured on the tokens whose codes could have used it (`Differences.since`).
+    """
+
+    effect: Float64[np.ndarray, " atoms"] | None
+    """Its part of the KL divergence, in nats per token; None where predictions are not compared."""
+    energy: Float64[np.ndarray, " atoms"]
+    """The energy that it explains, as a share of that of all differences."""
+    users: Int64[np.ndarray, " atoms"]
+    """Number of tokens that use it."""
+    documents: Int64[np.ndarray, " atoms"]
+    """Number of documents that these are of."""
+    order: Int64[np.ndarray, " shown"]
+    """The atoms that are shown, the first first."""
+    total: float
+    """The mean KL divergence of a token, in nats; NaN where predictions are not compared."""
+
+    @property
+    def strongest(self) -> float:
+        """The largest effect of an atom that is shown; 0 if none is."""
+        return float(self._score[self.order[0]]) if len(self.order) else 0.0
+
+    @property
+    def _score(self) -> Float64[np.ndarray, " atoms"]:
+        return self.energy if self.effect is None else self.effect
+
+
+def ranked(
+    found: Differences, documents: Shaped[np.ndarray, " tokens"], kl: Float[np.ndarray, " tokens"] | None = None
+) -> Ranking:
+    """Rank the atoms of a difference dictionary; `kl` is NaN where there is no prediction to compare.
+
+    Raises `SettingError` for another number of documents or predictions than of tokens.
+
+    >>> import torch
+    >>> from itda.core.diffing.difference import DifferencePass
+    >>> base = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    >>> changed, kl = base.clone(), np.zeros(400)
+    >>> changed[::40, 0], kl[::40] = -base[::40, 0], 1.0
+    >>> both = DifferencePass(8)
+    >>> both.offer(base, changed)
+    >>> ranking = ranked(both.finish(), np.arange(400) // 40, kl)
+    >>> int(ranking.order[0]), round(float(ranking.effect[0]), 3), ranking.total
+    (0, 0.012, 0.025)
+    """
+    tokens, atoms = len(found.energy), len(found.atoms)
+    for name, given in (("documents", documents), ("predictions", kl)):
+        if given is not None and len(given) != tokens:
+            raise SettingError(f"{len(given)} {name} for {tokens} tokens: give one for each")
+    used = found.coefficients != 0
+    at = found.indices[used]
+    exposed = np.maximum(tokens - found.since, 1)
+
+    def per_token(weight: np.ndarray) -> Float64[np.ndarray, " atoms"]:
+        return np.bincount(at, weight[used], atoms) / exposed
+
+    explained = found.coefficients**2
+    mean_energy = float(found.energy.mean()) if tokens else 0.0
+    energy = per_token(explained) / mean_energy if mean_energy > 0 else np.zeros(atoms)
+    effect = per_token(explained_kl(found, kl)) if kl is not None else None
+    users = np.bincount(at, minlength=atoms)
+    _, number = np.unique(documents, return_inverse=True)
+    pairs = np.unique(np.stack([at, number[used.nonzero()[0]]]), axis=1)[0]
+    in_documents = np.bincount(pairs, minlength=atoms)
+    order = np.argsort(-(energy if effect is None else effect), kind="stable")
+    order = order[in_documents[order] >= DOCUMENTS]
+    total = float(np.nan_to_num(kl).mean()) if kl is not None and tokens else float("nan")
+    return Ranking(effect, energy, users, in_documents, order, total)
+
+
+def explained_kl(found: Differences, kl: Float[np.ndarray, " tokens"]) -> Float64[np.ndarray, "tokens k"]:
+    """Divide the KL divergence of each token over the atoms of its code, by their shares of its energy.
+
+    What the code leaves over of the energy keeps its share.
+    """
+    energy = np.where(found.energy > 0, found.energy, 1.0)
+    return found.coefficients**2 / energy[:, None] * np.nan_to_num(kl.astype(np.float64))[:, None]
+
+
+def stand_out(ranking: Ranking, controls: Sequence[Ranking], factor: float = FACTOR) -> Bool[np.ndarray, " atoms"]:
+    """Return which atoms are findings: shown, and stronger than what the controls show; none without a control."""
+    found = np.zeros(len(ranking.energy), dtype=bool)
+    if controls and ranking.effect is not None:
+        shown = ranking.order
+        found[shown] = ranking.effect[shown] > factor * max(each.strongest for each in controls)
+    return found

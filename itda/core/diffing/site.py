@@ -1,0 +1,111 @@
+"""All forms of a diff at one site, in one pass: differences, transported dictionary, use, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from itda.core.diffing.difference import DifferencePass, Differences
+from itda.core.diffing.labels import LabelDifference, LabelsPass
+from itda.core.diffing.ranking import FACTOR, Ranking, ranked, stand_out
+from itda.core.diffing.transported import Transported, TransportedPass
+from itda.core.diffing.usage import Usage
+from itda.errors import SettingError
+
+K = 8
+"""Atoms in a code of activations (the codes of differences have fewer: `itda.core.diffing.difference.K`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class SiteDiff:
+    """What changed at one site. Rows of all parts are numbers of tokens, from 0, as they were offered.
+
+    `differences`, `ranking`, `findings` and `usage` ask for a shared basis, and are None without one.
+    """
+
+    tokens: int
+    differences: Differences | None
+    ranking: Ranking | None
+    controls: tuple[Ranking, ...]
+    """The ranking of each control's own difference from the base."""
+    findings: Bool[np.ndarray, " atoms"] | None
+    """True for atoms that stand out from the controls; all False without one."""
+    transported: Transported
+    usage: Usage | None
+    labels: LabelDifference
+
+    @property
+    def unchanged(self) -> bool:
+        """True if nothing differs at all: every difference is zero, or without a shared basis every label is shared."""
+        if self.differences is not None:
+            return not self.differences.energy.any() and not self.differences.mean.any()
+        return not self.labels.margin.any() and not len(self.transported.changed_rows)
+
+
+class SitePass:
+    """Takes the activations of a base, a changed model and controls at the same tokens, in order, in pieces of any size.
+
+    >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+    >>> both = SitePass(8, 8, shared_basis=True)
+    >>> both.offer(x, x, np.arange(100) // 10)
+    >>> both.finish().unchanged
+    True
+    """
+
+    def __init__(self, base_width: int, changed_width: int, *, shared_basis: bool, controls: int = 0) -> None:
+        if shared_basis and base_width != changed_width:
+            raise SettingError(f"widths {base_width} and {changed_width} have no shared basis: say so")
+        self.shared_basis = shared_basis
+        passes = 1 + controls if shared_basis else 0
+        self._differences = [DifferencePass(base_width) for _ in range(passes)]
+        self._transported = TransportedPass(base_width, changed_width, k=K, usage=shared_basis)
+        self._labels = LabelsPass()
+        self._documents: list[np.ndarray] = []
+
+    def offer(
+        self,
+        base: Float[Tensor, "batch base_width"],
+        changed: Float[Tensor, "batch changed_width"],
+        documents: Shaped[np.ndarray, " batch"],
+        controls: Sequence[Tensor] = (),
+    ) -> None:
+        """Take some tokens, each with its document; `controls` are their activations in each control."""
+        self._documents.append(np.asarray(documents))
+        for differences, other in zip(self._differences, [changed, *controls], strict=self.shared_basis):
+            differences.offer(base, other)
+        self._transported.offer(base, changed, documents)
+        self._labels.offer(base, changed, documents)
+
+    def finish(
+        self,
+        kl: Float[np.ndarray, " tokens"] | None = None,
+        control_kl: Sequence[Float[np.ndarray, " tokens"]] = (),
+        *,
+        factor: float = FACTOR,
+    ) -> SiteDiff:
+        """Return what changed; `kl` are the KL divergences of the predictions of all tokens offered, NaN for none.
+
+        Raises `SettingError` if no token came.
+        """
+        if not self._documents:
+            raise SettingError("no token came: give some")
+        documents = np.concatenate(self._documents)
+        found = [each.finish() for each in self._differences]
+        divergences = [kl, *(control_kl or [None] * (len(found) - 1))]
+        rankings = [ranked(one, documents, of) for one, of in zip(found, divergences, strict=False)]
+        transported = self._transported.finish()
+        return SiteDiff(
+            len(documents),
+            found[0] if found else None,
+            rankings[0] if rankings else None,
+            tuple(rankings[1:]),
+            stand_out(rankings[0], rankings[1:], factor) if rankings else None,
+            transported,
+            self._transported.usage(),
+            self._labels.finish(),
+        )
