@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
+from itda.core.code import SparseCode
 from itda.core.diffing.blocks import Blocks
 from itda.core.diffing.units import unit_rows
 from itda.core.pursuit import encoder
@@ -65,10 +66,20 @@ class Differences:
     """The code of each token; unused places have coefficient 0."""
     energy: Float64[np.ndarray, " tokens"]
     """The energy of each token's difference, less the mean."""
+    left: Float64[np.ndarray, " tokens"]
+    """The energy that the code leaves over."""
     mean: Float64[Tensor, " d_model"]
     """The mean difference of the first tokens."""
     scales: tuple[float, float]
     """What the base's and the changed model's activations were divided by."""
+
+    @property
+    def explained(self) -> Float64[np.ndarray, "tokens k"]:
+        """The energy of each token that its code explains, divided over the code's atoms by their squared coefficients."""
+        squares = self.coefficients**2
+        whole = squares.sum(axis=1, keepdims=True)
+        share = np.divide(squares, whole, out=np.zeros_like(squares), where=whole > 0)
+        return share * (self.energy - self.left)[:, None]
 
     @property
     def mean_share(self) -> float:
@@ -140,7 +151,7 @@ class _Growing:
         self.since: list[int] = []
         self.novelty: list[float] = []
         self.threshold, self.seen = 0.0, 0
-        self.codes: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.codes: list[tuple[np.ndarray, ...]] = []
 
     def opening(self, base: Tensor, changed: Tensor) -> None:
         """Take the first atoms, and the threshold that they leave."""
@@ -162,9 +173,11 @@ class _Growing:
     def _left(self, z: Tensor) -> Float64[Tensor, " tokens"]:
         """Return the energy that the dictionary leaves over of each difference."""
         energy = z.double().square().sum(dim=1)
-        if not len(self.atoms):
-            return energy
-        return energy * encoder(self.atoms, min(self.k, len(self.atoms)), "mp")(z)[1].cpu()
+        return energy * self._coded(z)[1] if len(self.atoms) else energy
+
+    def _coded(self, z: Tensor) -> tuple[SparseCode, Tensor]:
+        """Return codes, and the share of each difference's energy that is left over."""
+        return encoder(self.atoms, min(self.k, len(self.atoms)), "mp")(z)
 
     def _grow(self, z: Tensor, most: int) -> None:
         """Append the token with the largest energy left over, until it is not above the threshold or there are enough."""
@@ -183,17 +196,17 @@ class _Growing:
 
     def _keep(self, z: Tensor) -> None:
         """Keep the codes of some tokens."""
-        energy = z.double().square().sum(dim=1).numpy()
+        energy = left = z.double().square().sum(dim=1).numpy()
         indices, coefficients = np.zeros((len(z), self.k), np.int64), np.zeros((len(z), self.k))
         if len(self.atoms):
-            k = min(self.k, len(self.atoms))
-            code = encoder(self.atoms, k, "mp")(z)[0]
-            indices[:, :k], coefficients[:, :k] = code.indices.numpy(), code.coefficients.double().numpy()
-        self.codes.append((indices, coefficients, energy))
+            code, error = self._coded(z)
+            indices[:, : code.k], coefficients[:, : code.k] = code.indices.numpy(), code.coefficients.double().numpy()
+            left = energy * error.numpy()
+        self.codes.append((indices, coefficients, energy, left))
         self.seen += len(z)
 
     def found(self) -> Differences:
-        indices, coefficients, energy = (np.concatenate([each[i] for each in self.codes]) for i in range(3))
+        indices, coefficients, energy, left = (np.concatenate([each[i] for each in self.codes]) for i in range(4))
         return Differences(
             self.atoms,
             np.array(self.rows, np.int64),
@@ -202,6 +215,7 @@ class _Growing:
             indices,
             coefficients,
             energy,
+            left,
             self.mean,
             self.scales,
         )

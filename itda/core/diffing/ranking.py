@@ -89,9 +89,8 @@ def ranked(
     def per_token(weight: np.ndarray) -> Float64[np.ndarray, " atoms"]:
         return np.bincount(at, weight[used], atoms) / exposed
 
-    explained = found.coefficients**2
     mean_energy = float(found.energy.mean()) if tokens else 0.0
-    energy = per_token(explained) / mean_energy if mean_energy > 0 else np.zeros(atoms)
+    energy = per_token(found.explained) / mean_energy if mean_energy > 0 else np.zeros(atoms)
     effect = per_token(explained_kl(found, kl)) if kl is not None else None
     users = np.bincount(at, minlength=atoms)
     _, number = np.unique(documents, return_inverse=True)
@@ -109,7 +108,7 @@ def explained_kl(found: Differences, kl: Float[np.ndarray, " tokens"]) -> Float6
     What the code leaves over of the energy keeps its share.
     """
     energy = np.where(found.energy > 0, found.energy, 1.0)
-    return found.coefficients**2 / energy[:, None] * np.nan_to_num(kl.astype(np.float64))[:, None]
+    return found.explained / energy[:, None] * np.nan_to_num(kl.astype(np.float64))[:, None]
 
 
 def stand_out(ranking: Ranking, controls: Sequence[Ranking], factor: float = FACTOR) -> Bool[np.ndarray, " atoms"]:

@@ -5,8 +5,6 @@ import functools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from itda.core.diffing.difference import BLOCK, FIRST_ATOMS, OPENING, DifferencePass
 from itda.core.diffing.ranking import explained_kl, ranked, stand_out
@@ -85,22 +83,23 @@ def test_codes_are_those_of_the_plain_pursuit():
     assert np.array_equal(code.indices.numpy(), found.indices)
     np.testing.assert_allclose(code.coefficients.double().numpy(), found.coefficients)
     np.testing.assert_allclose(z.double().square().sum(dim=1).numpy(), found.energy, rtol=1e-12)
+    rebuilt = (torch.from_numpy(found.coefficients)[..., None] * found.atoms.double()[found.indices]).sum(dim=1)
+    np.testing.assert_allclose((z.double() - rebuilt).square().sum(dim=1).numpy(), found.left, rtol=1e-5, atol=1e-9)
 
 
 def test_no_more_atoms_than_asked_for():
     assert len(passed(*planted(), most=10).atoms) == 10
 
 
-@settings(max_examples=8, deadline=None)
-@given(st.integers(0, 2**16), st.integers(1, 300))
+@pytest.mark.parametrize(("seed", "tokens"), [(0, 1), (1, 2), (2, 30), (245, 220)])
 def test_effects_and_what_is_left_over_add_up_to_the_divergence(seed, tokens):
     found = passed(activations(tokens, seed), activations(tokens, seed + 1))
     kl = np.random.default_rng(seed).exponential(size=tokens)
     ranking = ranked(found, np.arange(tokens) % 9, kl)
     parts = explained_kl(found, kl)
-    assert (parts.sum(axis=1) <= kl * (1 + 1e-6) + 1e-12).all()
-    assert ranking.effect.sum() <= ranking.total * (1 + 1e-6) + 1e-12
-    assert ranking.energy.sum() <= 1 + 1e-6
+    assert (parts.sum(axis=1) <= kl * (1 + 1e-12) + 1e-12).all()
+    assert ranking.effect.sum() <= ranking.total * (1 + 1e-12) + 1e-12
+    assert ranking.energy.sum() <= 1 + 1e-12
     shown = ranking.effect[ranking.order]
     assert (np.diff(shown) <= 0).all()
 
