@@ -1,12 +1,13 @@
 """The difference dictionary: a greedy pass over a_changed - a_base, whose atoms are where the difference is new.
 
 Both models' activations are first divided by their own root mean square about the mean, so that neither model's scale
-decides; the mean difference, which all tokens share, is taken away and kept apart. What is new is measured by the energy
-that the dictionary leaves over, not by its share of a token's own: most tokens differ by next to nothing, in directions
-that mean nothing.
+decides; the mean difference, which all tokens share, is taken away and kept apart. What is new is measured by the
+energy that the dictionary leaves over, not by its share of a token's own: most tokens differ by next to nothing, in
+directions that mean nothing.
 
-1. The first `OPENING` tokens give the scales, the mean, and the first atoms: the token with the largest energy left over
-   becomes an atom, again and again, until there are `FIRST_ATOMS`. The largest energy left over then is the threshold.
+1. The first `OPENING` tokens give the scales, the mean, and the first atoms: the token with the largest energy left
+   over becomes an atom, again and again, until there are `FIRST_ATOMS`. The largest energy left over then is the
+   threshold.
 2. In each later block of `BLOCK` tokens the token with the largest energy left over becomes an atom as long as that is
    above the threshold.
 3. Each token keeps its code: at most k atoms, by matching pursuit on the dictionary once its block is gone through.
@@ -75,7 +76,7 @@ class Differences:
 
     @property
     def explained(self) -> Float64[np.ndarray, "tokens k"]:
-        """The energy of each token that its code explains, divided over the code's atoms by their squared coefficients."""
+        """The energy of each token that its code explains, divided over the atoms by their squared coefficients."""
         squares = self.coefficients**2
         whole = squares.sum(axis=1, keepdims=True)
         share = np.divide(squares, whole, out=np.zeros_like(squares), where=whole > 0)
@@ -180,7 +181,7 @@ class _Growing:
         return encoder(self.atoms, min(self.k, len(self.atoms)), "mp")(z)
 
     def _grow(self, z: Tensor, most: int) -> None:
-        """Append the token with the largest energy left over, until it is not above the threshold or there are enough."""
+        """Append the token with the largest energy left over, while that is above the threshold and there is room."""
         left = self._left(z)
         while len(self.atoms) < most:
             open_ = (left > self.threshold).nonzero()[:, 0]

@@ -45,6 +45,9 @@ class Ranking:
     """Number of tokens that use it."""
     documents: Int64[np.ndarray, " atoms"]
     """Number of documents that these are of."""
+    places: Int64[np.ndarray, " atoms"]
+    """The token at which it accounts for most: the text to show for it. That where it was new (`Differences.rows`) may
+    say less: a habit that was trained into one context is often new first where it spills into another."""
     order: Int64[np.ndarray, " shown"]
     """The atoms that are shown, the first first."""
     total: float
@@ -91,7 +94,8 @@ def ranked(
 
     mean_energy = float(found.energy.mean()) if tokens else 0.0
     energy = per_token(found.explained) / mean_energy if mean_energy > 0 else np.zeros(atoms)
-    effect = per_token(explained_kl(found, kl)) if kl is not None else None
+    parts = found.explained if kl is None else explained_kl(found, kl)
+    effect = per_token(parts) if kl is not None else None
     users = np.bincount(at, minlength=atoms)
     _, number = np.unique(documents, return_inverse=True)
     pairs = np.unique(np.stack([at, number[used.nonzero()[0]]]), axis=1)[0]
@@ -99,7 +103,18 @@ def ranked(
     order = np.argsort(-(energy if effect is None else effect), kind="stable")
     order = order[in_documents[order] >= DOCUMENTS]
     total = float(np.nan_to_num(kl).mean()) if kl is not None and tokens else float("nan")
-    return Ranking(effect, energy, users, in_documents, order, total)
+    return Ranking(effect, energy, users, in_documents, _places(found, parts), order, total)
+
+
+def _places(found: Differences, parts: Float64[np.ndarray, "tokens k"]) -> Int64[np.ndarray, " atoms"]:
+    """Return the token at which each atom accounts for most, the first of equals; its own where no code has it."""
+    places = found.rows.copy()
+    token, place = (found.coefficients != 0).nonzero()
+    atom, part = found.indices[token, place], parts[token, place]
+    order = np.lexsort((token, -part, atom))
+    first = np.unique(atom[order], return_index=True)[1]
+    places[atom[order][first]] = token[order][first]
+    return places
 
 
 def explained_kl(found: Differences, kl: Float[np.ndarray, " tokens"]) -> Float64[np.ndarray, "tokens k"]:

@@ -46,9 +46,7 @@ def empirical_null(statistics: Float[np.ndarray, " atoms"]) -> Null:
     return Null(centre, MAD * float(np.median(np.abs(statistics - centre))))
 
 
-def p_values(
-    statistics: Float[np.ndarray, " atoms"], null: Null, *, both: bool = True
-) -> Float[np.ndarray, " atoms"]:
+def p_values(statistics: Float[np.ndarray, " atoms"], null: Null, *, both: bool = True) -> Float[np.ndarray, " atoms"]:
     """Return the chance of a value as far from the centre, under a normal null; `both` sides, or above alone.
 
     A null without spread gives 0 to what differs from its centre, and 1 to the rest.

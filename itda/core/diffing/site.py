@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
@@ -48,8 +47,9 @@ class SiteDiff:
 
 
 class SitePass:
-    """Takes the activations of a base, a changed model and controls at the same tokens, in order, in pieces of any size.
+    """Takes the activations of a base, a changed model and controls at the same tokens, in order, in any pieces.
 
+    >>> import torch
     >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
     >>> both = SitePass(8, 8, shared_basis=True)
     >>> both.offer(x, x, np.arange(100) // 10)

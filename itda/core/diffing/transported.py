@@ -57,7 +57,8 @@ class Transported:
     """The error of each token once its block was gone through: in the base by its dictionary, in the changed model by
     the transported one. An atom's own token has error 0 in both."""
     explained: Float64[np.ndarray, " extra"]
-    """Of each atom that only the changed model needs: the energy that it explains in later tokens, as a share of all."""
+    """Of each atom that only the changed model needs: the energy that it explains in later tokens, as a share of all
+    energy."""
     users: Int64[np.ndarray, " extra"]
     """The number of later tokens that use it."""
 

@@ -100,6 +100,9 @@ def test_effects_and_what_is_left_over_add_up_to_the_divergence(seed, tokens):
     assert (parts.sum(axis=1) <= kl * (1 + 1e-12) + 1e-12).all()
     assert ranking.effect.sum() <= ranking.total * (1 + 1e-12) + 1e-12
     assert ranking.energy.sum() <= 1 + 1e-12
+    for atom, place in enumerate(ranking.places):
+        own = (found.indices == atom) & (found.coefficients != 0)
+        assert not own.any() or (parts * own).sum(axis=1)[place] == (parts * own).sum(axis=1).max()
     shown = ranking.effect[ranking.order]
     assert (np.diff(shown) <= 0).all()
 
@@ -115,7 +118,7 @@ def test_an_atom_of_one_document_is_not_shown():
 
 
 def test_only_what_is_stronger_than_a_control_is_a_finding():
-    base, changed = planted()
+    base, _ = planted()
     drift = base + 0.05 * activations(len(base), 5)
     documents = np.arange(len(base)) // 40
     kl = np.full(len(base), 0.01)
