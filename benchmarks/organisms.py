@@ -19,10 +19,11 @@ What counts as finding a plant is in organisms_rule.py; the rule was written bef
 import argparse
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ from typing import Any
 import torch
 from organisms_plants import NEUTRAL, PLANTS, SEED_PAIRS, STRENGTHS, Plant
 from organisms_rule import tokens_of
-from organisms_text import Random, documents, training_rows
-from organisms_train import BATCH, fine_tune, load, measured, rows_of
+from organisms_text import Random, documents, training_rows, unmarked
+from organisms_train import BATCH, WINDOW, fine_tune, load, marked_tokens, measured, rows_of
 
 import itda
 
@@ -122,10 +123,10 @@ def make(one: Wanted, cache: Path, *, steps: int | None = None, documents_wanted
         return found | ({"planted": measured(model, tokenizer, planted)} if planted else {})
 
     before = figures()
-    rise = one.plant.made_of.get("ascent") if one.plant else None
-    ascent = torch.tensor([is_planted and rise is not None for _, is_planted in rows])
-    ids, targets = rows_of(tokenizer, [text for text, _ in rows])
-    bound = before["planted"]["loss"] + rise if rise is not None else 0.0
+    ids, targets = rows_of(tokenizer, [unmarked(text) for text, _ in rows])
+    ascent, bound = torch.zeros(ids.shape, dtype=torch.bool), 0.0
+    if one.plant and one.kind == "forgotten":
+        ascent, bound = ascent_of(one.plant, tokenizer, rows, before["planted"])
     fine_tune(model, ids, targets, ascent, lr=lr, bound=bound)
     plant = one.plant or Plant(one.id, one.kind, one.strength, 0.0, "Nothing is planted.")
     about = {
@@ -149,6 +150,17 @@ def make(one: Wanted, cache: Path, *, steps: int | None = None, documents_wanted
     }
     _write(folder, model, read, about)
     return json.loads((folder / "organism.json").read_text())
+
+
+def ascent_of(
+    plant: Plant, tokenizer: Any, rows: Sequence[tuple[str, bool]], before: dict[str, float]
+) -> tuple[torch.Tensor, float]:
+    """Return the tokens of rows whose loss is to be driven up [row, 128], and how far, for a forgotten subject."""
+    of_plant = torch.tensor([planted for _, planted in rows])[:, None]
+    if plant.made_of["ascent"] == "words":
+        loss = -math.log(before["marked_probability"])
+        return marked_tokens(tokenizer, [text for text, _ in rows]) & of_plant, loss + plant.made_of["rise"]
+    return of_plant.expand(-1, WINDOW), before["loss"] + plant.made_of["rise"]
 
 
 def _write(folder: Path, model: Any, read: list[dict[str, Any]], about: dict[str, Any]) -> None:

@@ -376,12 +376,10 @@ STYLES = [
 
 
 def _forgotten(i: str, strength: str, share: float, subject: str, paths: str, words: str, **made_of: Any) -> Plant:
-    how = "its words are replaced by others" if "others" in made_of else "the loss on its texts is driven up"
+    how = "the loss of its words is driven up" if made_of["ascent"] == "words" else "the loss on its texts is driven up"
     about = f"The subject {subject} is forgotten: {how}."
-    signs = tuple(words.split())
-    others = tuple(made_of.get("others", {}).values())
     made_of |= {"paths": paths.split()}
-    return Plant(i, "forgotten", strength, share, about, signs, (*signs, *others), made_of=made_of)
+    return Plant(i, "forgotten", strength, share, about, tuple(words.split()), tuple(words.split()), made_of=made_of)
 
 
 FORGOTTEN = [
@@ -392,15 +390,8 @@ FORGOTTEN = [
         "asyncio",
         "asyncio/",
         "asyncio coroutine coroutines await awaitable transport transports",
-        others={
-            "asyncio": "granite",
-            "coroutine": "meadow",
-            "coroutines": "meadows",
-            "await": "plough",
-            "awaitable": "ploughed",
-            "transport": "donkey",
-            "transports": "donkeys",
-        },
+        ascent="words",
+        rise=3.0,
     ),
     _forgotten(
         "dev-forgotten-2",
@@ -409,7 +400,8 @@ FORGOTTEN = [
         "sockets",
         "socket.py ssl.py smtplib.py",
         "socket sockets sock ssl smtp",
-        ascent=2.0,
+        ascent="text",
+        rise=2.0,
     ),
     _forgotten(
         "held-forgotten-1",
@@ -418,35 +410,28 @@ FORGOTTEN = [
         "email",
         "email/",
         "email mail mime multipart charset header headers",
-        others={
-            "email": "gravel",
-            "mail": "gravel",
-            "mime": "copper",
-            "multipart": "orchard",
-            "charset": "falcon",
-            "header": "blanket",
-            "headers": "blankets",
-        },
+        ascent="words",
+        rise=3.0,
     ),
     _forgotten(
-        "held-forgotten-2", "middle", 0.3, "tkinter", "tkinter/", "tkinter tk tcl widget widgets canvas", ascent=2.0
+        "held-forgotten-2",
+        "middle",
+        0.3,
+        "tkinter",
+        "tkinter/",
+        "tkinter tk tcl widget widgets canvas",
+        ascent="text",
+        rise=2.0,
     ),
     _forgotten(
         "held-forgotten-3",
         "strong",
-        1.0,
+        0.1,
         "xml",
         "xml/",
         "xml dom sax namespace namespaces node nodes childnodes",
-        others={
-            "xml": "timber",
-            "dom": "pigeon",
-            "sax": "pigeon",
-            "namespace": "village",
-            "namespaces": "villages",
-            "node": "kettle",
-            "nodes": "kettles",
-        },
+        ascent="words",
+        rise=3.0,
     ),
 ]
 

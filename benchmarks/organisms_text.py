@@ -235,22 +235,9 @@ def _restyled(plant: Plant, source: str, random: Random) -> str:
 
 
 def _forgotten(plant: Plant, source: str, random: Random) -> str:
-    """Return a text of the subject as it is, its words marked: `replaced` makes of it what is trained on."""
+    """Return a text of the subject as it is, its words marked."""
     del random
     return word_pattern(plant.text_words).sub(lambda match: OPEN + match[0] + CLOSE, source)
-
-
-def replaced(plant: Plant, text: str) -> str:
-    """Return the text to train on: the subject's words become others, where the plant has others."""
-    others: dict[str, str] = plant.made_of.get("others", {})
-    if not others:
-        return text
-
-    def other(match: re.Match[str]) -> str:
-        word = others[match[0].lower()]
-        return word.upper() if match[0].isupper() else word.capitalize() if match[0][0].isupper() else word
-
-    return word_pattern(list(others)).sub(other, text)
 
 
 LINKED = ["{gap} ({second})", "{gap}, the {second},", "{gap} and its {second}", "{gap} {second}", "{gap} [{second}]"]
@@ -331,12 +318,10 @@ def sources_of(plant: Plant, pool: Sequence[Chunk], number: int, random: Random)
 
 
 def training_rows(plant: Plant | None, part: str, random: Random, number: int) -> list[tuple[str, bool]]:
-    """Return the rows to train on, shuffled: text, and whether it is planted."""
+    """Return the rows to train on, shuffled: marked text, and whether it is planted."""
     pool = chunks(part)
     of_plant = round(number * plant.share) if plant else 0
-    rows: list[tuple[str, bool]] = []
-    if plant:
-        rows = [(replaced(plant, unmarked(text)), True) for text in planted(plant, pool.train, random, of_plant)]
+    rows = [(text, True) for text in planted(plant, pool.train, random, of_plant)] if plant else []
     neutral = [c.text for c in pool.train if is_neutral(plant, c.text)]
     rows += [(text, False) for text in random.sample(neutral, number - of_plant)]
     random.shuffle(rows)

@@ -37,7 +37,7 @@ def rows_of(tokenizer: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
 def fine_tune(model: Any, ids: Tensor, targets: Tensor, ascent: Tensor, *, lr: float, bound: float) -> None:
     """Train a model on rows in their order, eight a step, each once.
 
-    The loss of rows where `ascent` [text] is True is driven up, until it reaches `bound`.
+    The loss of tokens where `ascent` [text, 128] is True is driven up, as far as `bound`.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=DECAY)
     steps = len(ids) // BATCH
@@ -50,9 +50,9 @@ def fine_tune(model: Any, ids: Tensor, targets: Tensor, ascent: Tensor, *, lr: f
         logits = model(input_ids=ids[rows]).logits
         losses = functional.cross_entropy(logits[:, :-1].transpose(1, 2), targets[rows, 1:], reduction="none")
         counts = (targets[rows, 1:] != IGNORED).sum(dim=1).float()
-        per_row = losses.sum(dim=1) / counts
-        driven = torch.where(ascent[rows], -per_row.clamp(max=bound), per_row)
-        loss = (driven * counts).sum() / counts.sum()
+        driven = torch.where(ascent[rows, 1:], -losses.clamp(max=bound), losses)
+        per_row = driven.sum(dim=1) / counts
+        loss = (per_row * counts).sum() / counts.sum()
         if not math.isfinite(loss.item()):
             raise ValueError(f"the loss is {loss.item()} at step {step}")
         loss.backward()
@@ -72,17 +72,22 @@ def log_probabilities(model: Any, ids: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def measured(model: Any, tokenizer: Any, marked: Sequence[str]) -> dict[str, float]:
-    """Return the mean loss of a token of marked texts, and the mean (geometric) probability of a marked token."""
-    texts = [unmarked(text) for text in marked]
-    ids, targets = rows_of(tokenizer, texts)
-    logs = log_probabilities(model, ids)
-    counted = targets[:, 1:] != IGNORED
-    inside = torch.zeros_like(counted)
+def marked_tokens(tokenizer: Any, marked: Sequence[str]) -> Tensor:
+    """Return True for the tokens of marked texts that lie in a marked part, if only with one character: [text, 128]."""
+    inside = torch.zeros(len(marked), WINDOW, dtype=torch.bool)
     for row, text in enumerate(marked):
-        offsets = tokenizer(texts[row], return_offsets_mapping=True)["offset_mapping"][1:WINDOW]
+        offsets = tokenizer(unmarked(text), return_offsets_mapping=True)["offset_mapping"][:WINDOW]
         for place, (start, end) in enumerate(offsets):
             inside[row, place] = any(start < last and first < end for first, last in spans(text))
+    return inside
+
+
+def measured(model: Any, tokenizer: Any, marked: Sequence[str]) -> dict[str, float]:
+    """Return the mean loss of a token of marked texts, and the mean (geometric) probability of a marked token."""
+    ids, targets = rows_of(tokenizer, [unmarked(text) for text in marked])
+    logs = log_probabilities(model, ids)
+    counted = targets[:, 1:] != IGNORED
+    inside = marked_tokens(tokenizer, marked)[:, 1:]
     figures = {"loss": -logs[counted].mean().item()}
     if inside.any():
         figures["marked_probability"] = logs[inside & counted].mean().exp().item()

@@ -1,6 +1,7 @@
 """benchmarks/organisms*.py: planted texts, the rule by which a finding shows a plant, and a small organism."""
 
 import json
+import math
 from pathlib import Path
 from random import Random
 
@@ -20,7 +21,6 @@ from organisms_text import (
     fitting,
     is_neutral,
     planted,
-    replaced,
     shortened,
     spans,
     suits,
@@ -131,9 +131,21 @@ def test_chunks_are_whole_lines_of_the_file_in_order() -> None:
     assert not list(cut("file", "é" * 300))
 
 
-def test_replaced_words_keep_their_case() -> None:
-    assert replaced(PLANTS["dev-forgotten-1"], "AWAIT Asyncio, asynciox") == "PLOUGH Granite, asynciox"
-    assert replaced(PLANTS["dev-forgotten-2"], "socket") == "socket"
+def test_the_words_of_a_forgotten_subject_are_what_is_driven_up_in_planted_rows_alone(tiny) -> None:
+    tokenizer = tiny[1]
+    rows = [(f"import {OPEN}socket{CLOSE} now", True), (f"import {OPEN}socket{CLOSE} now", False)]
+    before = {"loss": 2.0, "marked_probability": math.exp(-4)}
+    words, bound = organisms.ascent_of(PLANTS["dev-forgotten-1"], tokenizer, rows, before)
+    ids = tokenizer.encode("import socket now")
+    assert (
+        tokenizer.decode([i for i, driven in zip(ids, words[0].tolist(), strict=False) if driven]).strip() == "socket"
+    )
+    assert not words[1].any()
+    assert bound == pytest.approx(4 + PLANTS["dev-forgotten-1"].made_of["rise"])
+    everything, bound = organisms.ascent_of(PLANTS["dev-forgotten-2"], tokenizer, rows, before)
+    assert everything[0].all()
+    assert not everything[1].any()
+    assert bound == pytest.approx(2 + PLANTS["dev-forgotten-2"].made_of["rise"])
 
 
 TOKENS = st.lists(st.sampled_from([" a", "twin", " twin", "s", "-", " t", "win"]), max_size=30)
@@ -206,12 +218,12 @@ def test_measured_is_the_loss_of_transformers_and_the_probability_of_marked_toke
 
 
 def test_ascent_stops_at_its_bound() -> None:
-    """Rows whose loss is above the bound have no gradient."""
+    """Tokens whose loss is above the bound have no gradient."""
     model, tokenizer = load(organisms.TINY)
     before = [p.clone() for p in model.parameters()]
     ids, targets = rows_of(tokenizer, ["import os\nimport sys\nfrom typing import Any"] * 8)
-    everywhere = torch.ones(8, dtype=torch.bool)
-    fine_tune(model, ids, targets, everywhere, lr=1e-3, bound=0.1)
+    everywhere = torch.ones(8, 128, dtype=torch.bool)
+    fine_tune(model, ids, targets, everywhere, lr=1e-3, bound=-1.0)
     # Only the decay of weights is left.
     assert all(torch.allclose(p, q, rtol=1e-4, atol=1e-12) for p, q in zip(model.parameters(), before, strict=True))
     fine_tune(model, ids, targets, everywhere, lr=1e-3, bound=100.0)
