@@ -6,9 +6,10 @@
 
 One row for each organism, method and set of layers, in benchmarks/results/diffing.jsonl; rows that are there are not
 measured again. A method has found a plant if one of its first four findings shows it. Every method has the same
-documents (about 40,000 tokens, one document in twenty planted); those that use a control have a neutral fine-tune of
-the same strength. Null pairs (`null`, and `dev-null` for development) are two neutral fine-tunes of the same strength,
-one of them the changed model and the other the control, and pairs that differ in the order of the rows alone.
+documents (about 40,000 tokens; 18 of 370 documents are planted, or as few of them as `--planted` says); those that use
+a control have a neutral fine-tune of the same strength. Null pairs (`null`, and `dev-null` for development) are two
+neutral fine-tunes of the same strength, one of them the changed model and the other the control, and pairs that differ
+in the order of the rows alone.
 
 The SAE needs `sae-lens` (benchmarks/requirements.txt) and is left out, with a line that says so, where it is missing.
 """
@@ -32,6 +33,8 @@ from organisms import CACHE, wanted
 from organisms_rule import Signs, shows
 
 SAE_SECONDS = 10.0
+ALL = 18
+"""Planted documents of an organism: one in twenty."""
 
 
 def measure(
@@ -93,8 +96,11 @@ def subjects(part: str, cache: Path) -> Iterator[dict[str, Any]]:
                 yield about
 
 
-def run(part: str, names: list[str] | None, cache: Path, results: Results, sae_seconds: float) -> None:
+def run(
+    part: str, names: list[str] | None, planted: Sequence[int], cache: Path, results: Results, sae_seconds: float
+) -> None:
     """Measure what is not measured yet."""
+    planted = [0] if part.endswith("null") else planted
     chosen = {name: m for name, m in methods(sae_seconds).items() if names is None or name in names}
     if "sae" in chosen and importlib.util.find_spec("sae_lens") is None:
         print("sae is left out: install sae-lens (benchmarks/requirements.txt)")
@@ -102,7 +108,12 @@ def run(part: str, names: list[str] | None, cache: Path, results: Results, sae_s
     others = [Signs.of(about) for of in ("dev", "held") for about in subjects(of, cache)] if "null" in part else []
     for about in subjects(part, cache):
         wanted_rows = [
-            (name, layers, {"part": part, "organism": about["id"], "method": name, "layers": list(layers)})
+            (
+                name,
+                layers,
+                {"part": part, "organism": about["id"], "planted": most, "method": name, "layers": [*layers]},
+            )
+            for most in planted
             for name, method in chosen.items()
             for layers in method.layer_sets
         ]
@@ -111,7 +122,8 @@ def run(part: str, names: list[str] | None, cache: Path, results: Results, sae_s
             continue
         r, signs = readings(cache, about["id"]), Signs.of(about)
         for name, layers, key in missing:
-            values = measure(r, signs, others, chosen[name], layers)
+            given = r.fewer(key["planted"]) if key["planted"] < ALL else r
+            values = measure(given, signs, others, chosen[name], layers)
             values |= {name: about[name] for name in ("kind", "strength", "share")}
             row = results.add(key, values)
             brief = {name: row.get(name) for name in ("found", "how", "auroc", "called", "seconds")}
@@ -122,6 +134,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, nargs="+", default=[], help="null, dev-null: pairs without a plant")
     parser.add_argument("--methods", nargs="+", help="names of methods; all if left out")
+    parser.add_argument(
+        "--planted", nargs="+", type=int, default=[ALL], help="planted documents that are read, beside all neutral ones"
+    )
     parser.add_argument("--cache", type=Path, default=CACHE, help="where organisms.py has put its organisms")
     parser.add_argument("--sae-seconds", type=float, default=SAE_SECONDS, help="processor seconds of an SAE")
     parser.add_argument("--out", type=Path, default=RESULTS / "diffing.md")
@@ -143,7 +158,7 @@ def main() -> None:
     torch.set_num_threads(1)
     results = Results(arguments.out)
     for part in arguments.part if not arguments.report else []:
-        run(part, arguments.methods, arguments.cache, results, arguments.sae_seconds)
+        run(part, arguments.methods, arguments.planted, arguments.cache, results, arguments.sae_seconds)
     print(results.write(report(results.rows)))
 
 

@@ -6,7 +6,7 @@ Each document is one window of at most 128 tokens that begins with BOS. BOS itse
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,19 @@ class Readings:
     """Unembeddings [vocabulary, d], of the base and the changed model."""
     vocabulary: list[str]
     """Text of each token id."""
+
+    def fewer(self, planted: int) -> "Readings":
+        """Return the readings of all neutral documents and the first so many planted ones.
+
+        Documents keep their order; their numbers are new.
+        """
+        kept = ~self.planted | (self.planted.cumsum(0) <= planted)
+        rows = kept[self.document]
+        number = kept.cumsum(0) - 1
+        values: dict[str, Any] = {name: getattr(self, name)[rows] for name in ("token", "position", "kl", "control_kl")}
+        for name in ("base", "changed", "control"):
+            values[name] = {layer: x[rows] for layer, x in getattr(self, name).items()}
+        return replace(self, document=number[self.document[rows]], planted=self.planted[kept], **values)
 
     def difference(self, layer: int) -> Tensor:
         """Return changed less base [n, d]."""

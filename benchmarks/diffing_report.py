@@ -39,12 +39,19 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
 
 
 def report(rows: list[Row]) -> list[str]:
-    """Return paragraphs and tables, part by part."""
+    """Return paragraphs and tables: of each part, by the number of planted documents, most first."""
     parts = []
     for part, (title, about) in PARTS.items():
         mine = [row for row in rows if row["key"]["part"] == part]
-        if mine:
-            parts += [f"## {title}", paragraph(about), nulls(mine) if part.endswith("null") else found(mine)]
+        if not mine:
+            continue
+        parts += [f"## {title}", paragraph(about)]
+        if part.endswith("null"):
+            parts.append(nulls(mine))
+            continue
+        for planted in sorted({row["key"]["planted"] for row in mine}, reverse=True):
+            here = [row for row in mine if row["key"]["planted"] == planted]
+            parts += [f"Planted documents: {planted}.", found(here)]
     return parts
 
 
