@@ -21,11 +21,11 @@ from itda.recipes.runs import Run, open_run
 from itda.recipes.typical import typical_of_run
 from itda.sources.models.base import ActivationModel
 from itda.sources.models.generation import Prompt
+from itda.sources.models.pass_tokens import At
 from itda.sources.models.transformers import LanguageModel
 from itda.steering.asking import Asked
 from itda.steering.beside import Settings, Steered, steer_beside
-from itda.steering.steering import Steering, check_fits, site_to_steer, steerable
-from itda.steering.tokens import At
+from itda.steering.steering import Steering, check_steerable, site_to_steer, steerable
 from itda.steering.units import typical_of_activations, typical_of_labels, typical_of_texts
 
 Sample = Typical | Run | str | Path | Sequence[str] | Tensor | np.ndarray
@@ -150,7 +150,7 @@ def steered(
         controls=controls,
         top=top,
     )
-    check_fits(lm, dictionary)
+    check_steerable(lm, dictionary)
     typical = typical_of(lm, dictionary, where, sample)
     made = steer_beside(lm, dictionary, where, prompt, asked, [float(each) for each in several], typical, how)
     return SideBySide(**vars(made))

@@ -22,7 +22,7 @@ from itda.core.batch import Site
 from itda.evaluation.repeats import Repeats, are_repeated, needed
 from itda.machine import free_device_memory
 from itda.sources.models.blocks import Place, activations_in, find_blocks
-from itda.sources.models.hooks import Hook, hooked, stands
+from itda.sources.models.hooks import Hook, changed, hooked
 from itda.sources.models.replay import Form, NotReplayableError, form_of, real_forward, replaced, run_blocks, run_head
 from itda.sources.models.splicing import Key, ResumableModel, Splice, SpliceableModel, Spliced, Splicer, WholePasses
 from itda.sources.tokenizing.windows import Group
@@ -286,16 +286,21 @@ def splicer_of(model: SpliceableModel, sites: Sequence[Site], beside: Collection
     """Choose how to evaluate a model at some sites: from each site on where it can, else by whole passes.
 
     A `ResumableModel` can run from a site on if a trial shows that it gives the same logits. `beside` names the
-    replacements whose logits have to come together with the clean ones. A model that is steered now
-    (`itda.sources.models.hooks.standing`) runs whole. Raises `ModelError` for a site that the model does not have.
+    replacements whose logits have to come together with the clean ones. Raises `ModelError` for a site that the model
+    does not have.
     """
     model.check(sites)
-    made = resumption(model, sites, beside) if isinstance(model, ResumableModel) and not stands() else None
+    made = resumption(model, sites, beside) if isinstance(model, ResumableModel) else None
     return made or WholePasses(model, sites)
 
 
 def resumption(model: ResumableModel, sites: Sequence[Site], beside: Collection[str] = ()) -> Resumption | None:
-    """Make a splicer that runs a model from its sites on, or None if a trial shows other logits than the model's."""
+    """Make a splicer that runs a model from its sites on, or None if a trial shows other logits than the model's.
+
+    A model that is steered now, or edited (`itda.sources.models.hooks.changed`), is not run in parts.
+    """
+    if changed(model.model):
+        return None
     group = _trial(model)
     with suppress(NotReplayableError, RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError):
         form = form_of(find_blocks(model.model), lambda: model.forward(model.model.base_model, group))

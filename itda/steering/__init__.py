@@ -1,7 +1,7 @@
 """Steering: a model that runs with atoms added to its activations, taken away, or held at a coefficient.
 
 `itda.steer` does it; here is what goes with it: `difference_of_means` makes a vector to steer by of two lists of texts,
-`proposed_atoms` finds atoms to steer by.
+`proposed_atoms` finds atoms to steer by, `cost_of_removal` measures `lm.without`.
 
 >>> import itda
 >>> lm = itda.load_model("tiny")
@@ -12,5 +12,6 @@
 
 from itda.steering.directions import difference_of_means
 from itda.steering.finding import proposed_atoms
+from itda.steering.removal import cost_of_removal
 
-__all__ = ["difference_of_means", "proposed_atoms"]
+__all__ = ["cost_of_removal", "difference_of_means", "proposed_atoms"]

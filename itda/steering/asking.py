@@ -12,9 +12,9 @@ from itda.core.site import Site
 from itda.core.steering import Edit, Number, check_atom, check_number
 from itda.core.typical import Typical
 from itda.errors import SettingError
+from itda.sources.models.pass_tokens import ALL, At, Tokens
 from itda.sources.models.transformers import LanguageModel
-from itda.steering.steering import Steering, check_fits
-from itda.steering.tokens import ALL, At, Tokens
+from itda.steering.steering import Steering, check_steerable
 
 Atoms = int | Sequence[int] | None
 
@@ -63,7 +63,7 @@ class Asked:
     ) -> Steering:
         """Return the steering that is asked for; `typical` is called if a strength needs a unit. Raises `ItdaError`."""
         if dictionary is not None:
-            check_fits(model, dictionary)
+            check_steerable(model, dictionary)
         elif self.direction is None:
             raise SettingError("there is nothing to steer by: give a dictionary with an atom, or a direction")
         pairs, held = self._of_atoms(dictionary)

@@ -14,25 +14,14 @@ from itda.core.site import Site
 from itda.errors import ModelError, SettingError
 from itda.evaluation.evaluate import evaluate
 from itda.sources.corpora.corpus import Corpus, Document
+from itda.sources.models.pass_tokens import PassTokens, Tokens
 from itda.sources.models.transformers import LanguageModel
-from itda.steering.tokens import PassTokens, Tokens
 from itda.steering.units import typical_of_activations
 
 SITE = Site(3)
-TEXTS = ["def read(path):\n    return open(path)", "import os, sys", "for i in range(9): print(i)", "x = [1, 2, 3]"] * 6
+TEXTS = ["import os, sys", "for i in range(9): print(i)"] * 3
 PROMPT = "def read(path):\n    with open("
 BLOCK, BOS = 3, 1
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return itda.load_model("tiny")
-
-
-@pytest.fixture(scope="module")
-def dictionary(lm):
-    run = itda.train(lm, TEXTS, layers=3, k=4, atoms=24, window=64, mode="paper", progress=False)
-    return run["layer_3"]
 
 
 def hooks_of(lm):

@@ -121,6 +121,17 @@ class ActivationModel(ABC):
         """Return what the model writes after a prompt. Raises `ModelError`: only a model in memory can, see there."""
         raise ModelError(f"{self.name} is not in this process's memory as a whole, so it writes nothing: {IN_MEMORY}")
 
+    def without(
+        self,
+        dictionary: Any,  # noqa: ARG002
+        atoms: Any,  # noqa: ARG002
+        *,
+        site: Any = None,  # noqa: ARG002
+        residual: bool = True,  # noqa: ARG002
+    ) -> ActivationModel:
+        """Return the model with atoms removed. Raises `ModelError`: only a model in memory can be edited, see there."""
+        raise ModelError(f"{self.name} is not in this process's memory as a whole, so it stays as it is: {IN_MEMORY}")
+
 
 class PlacedModel(ActivationModel):
     """A model whose activations are read from the outputs of its own modules."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from torch import nn
 
@@ -24,6 +24,10 @@ _running: ContextVar[object | None] = ContextVar("itda_running", default=None)
 """The `hooked` block whose forward pass this thread is in."""
 _standing: ContextVar[tuple[object, ...]] = ContextVar("itda_standing", default=())
 """The `standing` blocks that this thread is in."""
+_aside: ContextVar[bool] = ContextVar("itda_aside", default=False)
+"""True within an `aside` block."""
+_permanent: WeakSet[nn.Module] = WeakSet()
+"""The models that have hooks of `permanent`."""
 _changing = threading.Lock()
 """Held while hooks and modes are set or removed: torch numbers hooks without a lock of its own."""
 
@@ -97,23 +101,42 @@ def standing(
         yield
 
 
-def stands() -> bool:
-    """Return True within a `standing` block.
+def permanent(
+    model: nn.Module, hooks: Iterable[tuple[nn.Module, Hook]], before: Iterable[tuple[nn.Module, Before]] = ()
+) -> None:
+    """Set hooks on modules of a model for good, for all passes of all threads but those made `aside`."""
 
-    >>> stands()
-    False
-    """
-    return bool(_standing.get())
+    def own(hook: Callable) -> Callable:
+        def run(_module: object, *given: Any) -> Any:
+            if _aside.get():
+                return None
+            with aside():
+                return hook(*given)
+
+        return run
+
+    with _changing:
+        for module, hook in hooks:
+            module.register_forward_hook(own(lambda _inputs, output, hook=hook: hook(output)))
+            _permanent.add(model)
+        for module, hook in before:
+            module.register_forward_pre_hook(own(hook), with_kwargs=True)
+
+
+def changed(model: nn.Module) -> bool:
+    """Return True for a model with `permanent` hooks, and within a `standing` block."""
+    return bool(_standing.get()) or model in _permanent
 
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """Make passes without the hooks of `standing`, within this block."""
-    token = _standing.set(())
+    """Make passes without the hooks of `standing` and `permanent`, within this block."""
+    standing_before, before = _standing.set(()), _aside.set(True)
     try:
         yield
     finally:
-        _standing.reset(token)
+        _aside.reset(before)
+        _standing.reset(standing_before)
 
 
 def _remove(handles: list[Any]) -> None:

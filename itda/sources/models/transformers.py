@@ -13,8 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from itda.core.batch import Site
-from itda.errors import ModelError
+from itda.core.dictionary import ITDA
+from itda.core.steering import Edit
+from itda.errors import ModelError, SettingError
 from itda.sources.models.blocks import Place, find_blocks, text_config
+from itda.sources.models.edited import Editing, check_fits, edited_twin
 from itda.sources.models.generation import Prompt, generate
 from itda.sources.models.hooks import Hook, evaluating, hooked
 from itda.sources.models.limits import context_of, predicts_next, rows_of
@@ -252,6 +255,41 @@ class LanguageModel(ResumableModel):
         found, output = self._pass(group, sites, lambda x: x[mask.to(x.device)], head=scored)
         read: list[Read | Spliced] = [Read(place, site, x) for site, x in found.items()]
         return [*read, Spliced(place, None, rows, output.logits[predicts])] if scored else read
+
+    def without(
+        self,
+        dictionary: ITDA,
+        atoms: int | Sequence[int],
+        *,
+        site: Site | str | int | None = None,
+        residual: bool = True,
+    ) -> LanguageModel:
+        """Return this model without some atoms of a dictionary: a model of its own, on the same weights.
+
+        In every pass the atoms' share of each activation's code is taken away at the dictionary's site, or at `site`:
+        as `itda.steer(..., ablate=atoms)` does, for good. What the code leaves over stays; with `residual=False` the
+        reconstruction without the atoms takes the activation's place. Padding, special tokens in front of a text and
+        massive activations stay. This model stays as it is, and weights are shared, so little memory is needed. It can
+        be evaluated, generate and be steered like any other; its `model` is a transformers model for other tools. What
+        the removal costs, beside a control: `itda.steering.cost_of_removal`. Raises `SettingError` for an atom that is
+        not there, `ModelError` for a dictionary that does not fit.
+
+        >>> import itda
+        >>> lm = LanguageModel.load("tiny")
+        >>> run = itda.train(lm, ["import os", "def f(x): return x"] * 8, layers=3, k=2, atoms=8, progress=False)
+        >>> lm.without(run["layer_3"], [0, 5])
+        <LanguageModel tiny without atoms 0, 5: 6 layers of width 192, float32 on cpu>
+        """
+        check_fits(self.name, self.d_model, self.tokenizer_hash, dictionary)
+        where = Site.of(site) if site is not None else dictionary.site
+        if where is None:
+            raise SettingError("the dictionary is of no site: give one, as site=3 or site='3.mlp_out'")
+        numbers = [atoms] if isinstance(atoms, int) else list(atoms)
+        edit = Edit.of(dictionary, ablate=numbers, residual=residual)
+        editing = Editing(self.name, self.tokenizer, self.d_model, edit)
+        named = ", ".join(map(str, numbers[:3])) + f" and {len(numbers) - 3} more" * (len(numbers) > 3)
+        made = edited_twin(self.model, self.places([where])[where], editing)
+        return LanguageModel(made, self.tokenizer, f"{self.name} without atoms {named}", self.commit)
 
     def forward(self, model: torch.nn.Module, group: Group, **options: Any) -> Any:
         """Return the output of the model, or of its base model, for a group; `options` are those of its forward pass.
