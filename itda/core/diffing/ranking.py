@@ -6,10 +6,14 @@ divided over the atoms of its code by their shares of the energy of the differen
 mean of its part over tokens, in nats per token. The effects of all atoms, and what codes leave over, add up to the mean
 KL of the tokens. Without predictions the rank is by energy alone.
 
-An atom is shown if tokens of several documents use it. It is a *finding* if a control was given, a model that was
-trained likewise on text without what is looked for, and the atom's effect is more than `FACTOR` times the largest
-effect of any atom of the control's own difference dictionary. Both were fixed on twelve fine-tunes and eight neutral
-ones made for development (`benchmarks/diffing.py`), before those that the tables are of were looked at.
+A *control* is a model that was trained likewise, on text without what is looked for. With one, only the *excess* of a
+token's KL divergence counts, what it is above that of the control: indents of program text, say, are told otherwise
+after any training. A control is ranked in the same way, by its excess over the changed model, so that the two would
+change places by lot if the changed model had nothing of its own.
+
+An atom is shown if tokens of several documents use it. It is a *finding* if its effect is more than `FACTOR` times the
+largest effect of any atom of any control's own difference dictionary. All of this was fixed on twelve fine-tunes and
+eight neutral ones made for development (`benchmarks/diffing.py`), before those that its tables are of were looked at.
 """
 
 from __future__ import annotations
@@ -38,7 +42,8 @@ class Ranking:
     """
 
     effect: Float64[np.ndarray, " atoms"] | None
-    """Its part of the KL divergence, in nats per token; None where predictions are not compared."""
+    """Its part of the KL divergence (with controls: of the excess), in nats per token; None where predictions are not
+    compared."""
     energy: Float64[np.ndarray, " atoms"]
     """The energy that it explains, as a share of that of all differences."""
     users: Int64[np.ndarray, " atoms"]
@@ -51,7 +56,7 @@ class Ranking:
     order: Int64[np.ndarray, " shown"]
     """The atoms that are shown, the first first."""
     total: float
-    """The mean KL divergence of a token, in nats; NaN where predictions are not compared."""
+    """The mean of what is divided over atoms, in nats per token; NaN where predictions are not compared."""
 
     @property
     def strongest(self) -> float:
@@ -115,6 +120,21 @@ def _places(found: Differences, parts: Float64[np.ndarray, "tokens k"]) -> Int64
     first = np.unique(atom[order], return_index=True)[1]
     places[atom[order][first]] = token[order][first]
     return places
+
+
+def excess(divergences: Sequence[Float[np.ndarray, " tokens"]]) -> list[Float64[np.ndarray, " tokens"]]:
+    """Return of the KL divergence of each model from the base what is above those of all others; of one alone, all.
+
+    NaN where there is no prediction, in any of them.
+
+    >>> [each.tolist() for each in excess([np.array([3.0, 1.0]), np.array([2.0, 1.5])])]
+    [[1.0, 0.0], [0.0, 0.5]]
+    """
+    whole = np.stack([np.asarray(each, dtype=np.float64) for each in divergences])
+    if len(whole) == 1:
+        return [whole[0]]
+    others = [np.delete(whole, i, axis=0).max(axis=0) for i in range(len(whole))]
+    return [np.maximum(own - other, 0.0) for own, other in zip(whole, others, strict=True)]
 
 
 def explained_kl(found: Differences, kl: Float[np.ndarray, " tokens"]) -> Float64[np.ndarray, "tokens k"]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from itda.core.diffing.difference import DifferencePass, Differences
 from itda.core.diffing.labels import LabelDifference, LabelsPass
-from itda.core.diffing.ranking import FACTOR, Ranking, ranked, stand_out
+from itda.core.diffing.ranking import FACTOR, Ranking, excess, ranked, stand_out
 from itda.core.diffing.transported import Transported, TransportedPass
 from itda.core.diffing.usage import Usage
 from itda.errors import SettingError
@@ -90,14 +90,16 @@ class SitePass:
     ) -> SiteDiff:
         """Return what changed; `kl` are the KL divergences of the predictions of all tokens offered, NaN for none.
 
-        Raises `SettingError` if no token came.
+        Raises `SettingError` if no token came, and for predictions of other controls than those offered.
         """
+        if kl is not None and self._differences and len(control_kl) != len(self._differences) - 1:
+            raise SettingError(f"predictions of {len(control_kl)} controls of {len(self._differences) - 1}: give all")
         if not self._documents:
             raise SettingError("no token came: give some")
         documents = np.concatenate(self._documents)
         found = [each.finish() for each in self._differences]
-        divergences = [kl, *(control_kl or [None] * (len(found) - 1))]
-        rankings = [ranked(one, documents, of) for one, of in zip(found, divergences, strict=False)]
+        divergences = excess([kl, *control_kl]) if kl is not None else [None] * len(found)
+        rankings = [ranked(one, documents, of) for one, of in zip(found, divergences, strict=bool(found))]
         transported = self._transported.finish()
         return SiteDiff(
             len(documents),

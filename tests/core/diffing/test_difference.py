@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from itda.core.diffing.difference import BLOCK, FIRST_ATOMS, OPENING, DifferencePass
-from itda.core.diffing.ranking import explained_kl, ranked, stand_out
+from itda.core.diffing.ranking import excess, explained_kl, ranked, stand_out
 from itda.core.pursuit import pursue
 from itda.errors import SettingError
 
@@ -129,6 +129,16 @@ def test_only_what_is_stronger_than_a_control_is_a_finding():
     assert found[0]
     assert not stand_out(control, [control]).any()
     assert not stand_out(ranking, []).any()
+
+
+def test_the_excess_is_what_no_other_model_has():
+    kl = np.random.default_rng(0).exponential(size=(3, 50))
+    found = excess(list(kl))
+    for i, own in enumerate(found):
+        others = [kl[j] for j in range(3) if j != i]
+        assert np.array_equal(own, np.maximum(kl[i] - np.max(others, axis=0), 0))
+    assert (sum(each > 0 for each in found) <= 1).all()
+    assert np.array_equal(excess([kl[0]])[0], kl[0])
 
 
 def test_bad_settings_and_an_empty_stream_are_refused():
