@@ -6,13 +6,14 @@ energy that the dictionary leaves over, not by its share of a token's own: most 
 directions that mean nothing.
 
 1. The first `OPENING` tokens give the scales, the mean, and the first atoms: the token with the largest energy left
-   over becomes an atom, again and again, until there are `FIRST_ATOMS`. The largest energy left over then is the
-   threshold.
+   over, by the one atom that fits it best, becomes an atom, again and again, until there are `FIRST_ATOMS`. The largest
+   energy left over then is the threshold.
 2. In each later block of `BLOCK` tokens the token with the largest energy left over becomes an atom as long as that is
    above the threshold.
 3. Each token keeps its code: at most k atoms, by matching pursuit on the dictionary once its block is gone through.
 
-Nothing else is kept of the activations. The result is a function of the stream, not of how it is cut into batches.
+Nothing else is kept of the activations. The result is a function of the stream, not of how it is cut into batches: the
+same bits on one machine; on another, sums of products in float64 may differ in their last digit.
 """
 
 from __future__ import annotations
@@ -157,8 +158,7 @@ class _Growing:
     def opening(self, base: Tensor, changed: Tensor) -> None:
         """Take the first atoms, and the threshold that they leave."""
         z = self._difference(base, changed)
-        self._grow(z, min(FIRST_ATOMS, self.most))
-        self.threshold = float(self._left(z).amax())
+        self.threshold = self._grow(z, min(FIRST_ATOMS, self.most))
         self._keep(z)
 
     def block(self, base: Tensor, changed: Tensor) -> None:
@@ -171,29 +171,29 @@ class _Growing:
         z = changed.double() / self.scales[1] - base.double() / self.scales[0] - self.mean
         return z.float()
 
-    def _left(self, z: Tensor) -> Float64[Tensor, " tokens"]:
-        """Return the energy that the dictionary leaves over of each difference."""
-        energy = z.double().square().sum(dim=1)
-        return energy * self._coded(z)[1] if len(self.atoms) else energy
+    def _grow(self, z: Tensor, most: int) -> float:
+        """Append the token with the largest energy left over, while that is above the threshold and there is room.
+
+        Returns the largest energy left over in the end.
+        """
+        exact = z.double()
+        left = energy = exact.square().sum(dim=1)
+        if len(self.atoms):
+            left = energy - (exact @ self.atoms.double().T).abs().amax(dim=1).square()
+        while float(left.amax()) > self.threshold and len(self.atoms) < most:
+            row = int(left.argmax())
+            atom = unit_rows(z[row : row + 1])
+            self.atoms = torch.cat([self.atoms, atom])
+            self.rows.append(self.seen + row)
+            self.since.append(self.seen)
+            self.novelty.append(float(left[row]))
+            left = torch.minimum(left, energy - (exact @ atom[0].double()).square())
+            left[row] = 0.0
+        return float(left.amax())
 
     def _coded(self, z: Tensor) -> tuple[SparseCode, Tensor]:
         """Return codes, and the share of each difference's energy that is left over."""
         return encoder(self.atoms, min(self.k, len(self.atoms)), "mp")(z)
-
-    def _grow(self, z: Tensor, most: int) -> None:
-        """Append the token with the largest energy left over, while that is above the threshold and there is room."""
-        left = self._left(z)
-        while len(self.atoms) < most:
-            open_ = (left > self.threshold).nonzero()[:, 0]
-            if not len(open_):
-                return
-            row = int(open_[left[open_].argmax()])
-            self.atoms = torch.cat([self.atoms, unit_rows(z[row : row + 1])])
-            self.rows.append(self.seen + row)
-            self.since.append(self.seen)
-            self.novelty.append(float(left[row]))
-            left[open_] = self._left(z[open_])
-            left[row] = 0.0
 
     def _keep(self, z: Tensor) -> None:
         """Keep the codes of some tokens."""
