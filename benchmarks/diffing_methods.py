@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from diffing_baselines import BASELINES, Found
+from diffing_ours import METHODS, SETS
 from diffing_readings import LAYERS, Readings
 
 Layers = tuple[int, ...]
@@ -26,7 +27,7 @@ class Method:
 SINGLE: Sequence[Layers] = tuple((layer,) for layer in LAYERS)
 LAST: Sequence[Layers] = ((LAYERS[-1],),)
 
-OURS: dict[str, Method] = {}
+OURS = {name: Method(run, SETS) for name, run in METHODS.items()}
 """Methods of itda, by name."""
 
 
