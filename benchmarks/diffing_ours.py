@@ -57,17 +57,20 @@ def at_random(found: Differences, base: Tensor, changed: Tensor) -> Differences:
 def by_effect(r: Readings, layers: Layers, *, control: bool, random: bool = False) -> Found:
     """Rank by what atoms account for of the KL divergence, in excess of the control's if there is to be one."""
     kl, *others = excess([each.double().numpy() for each in ([r.kl, r.control_kl] if control else [r.kl])])
+    documents = r.document.numpy()
+
+    def dictionary(layer: int, changed: Tensor) -> Differences:
+        found = differences(r.base[layer], changed)
+        return at_random(found, r.base[layer], changed) if random else found
+
+    least = 0.0
+    if control:
+        own = (ranked(dictionary(layer, r.control[layer]), documents, others[0]) for layer in layers)
+        least = FACTOR * max(each.strongest for each in own)
     rows: list[Row] = []
     for layer in layers:
-        found = differences(r.base[layer], r.changed[layer])
-        found = at_random(found, r.base[layer], r.changed[layer]) if random else found
-        ranking = ranked(found, r.document.numpy(), kl)
-        least = 0.0
-        if control:
-            own = differences(r.base[layer], r.control[layer])
-            own = at_random(own, r.base[layer], r.control[layer]) if random else own
-            least = FACTOR * ranked(own, r.document.numpy(), others[0]).strongest
-        rows += _rows(found, ranking, explained_kl(found, kl), least)
+        found = dictionary(layer, r.changed[layer])
+        rows += _rows(found, ranked(found, documents, kl), explained_kl(found, kl), least)
     return _first(r, rows)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -15,6 +16,8 @@ from itda.core.diffing.ranking import FACTOR, Ranking, excess, ranked, stand_out
 from itda.core.diffing.transported import Transported, TransportedPass
 from itda.core.diffing.usage import Usage
 from itda.errors import SettingError
+
+AnySite = TypeVar("AnySite")
 
 K = 8
 """Atoms in a code of activations (the codes of differences have fewer: `itda.core.diffing.difference.K`)."""
@@ -33,7 +36,8 @@ class SiteDiff:
     controls: tuple[Ranking, ...]
     """The ranking of each control's own difference from the base."""
     findings: Bool[np.ndarray, " atoms"] | None
-    """True for atoms that stand out from the controls; all False without one."""
+    """True for atoms that stand out from the controls at this site, or at all sites (`across_sites`); all False
+    without a control."""
     transported: Transported
     usage: Usage | None
     labels: LabelDifference
@@ -44,6 +48,19 @@ class SiteDiff:
         if self.differences is not None:
             return not self.differences.energy.any() and not self.differences.mean.any()
         return not self.labels.margin.any() and not len(self.transported.changed_rows)
+
+
+def across_sites(found: Mapping[AnySite, SiteDiff], factor: float = FACTOR) -> dict[AnySite, SiteDiff]:
+    """Return the diffs of all sites with the findings that stand out from the controls at every site.
+
+    >>> across_sites({})
+    {}
+    """
+    controls = [each for one in found.values() for each in one.controls]
+    return {
+        site: replace(one, findings=stand_out(one.ranking, controls, factor)) if one.ranking is not None else one
+        for site, one in found.items()
+    }
 
 
 class SitePass:

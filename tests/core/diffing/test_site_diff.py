@@ -6,8 +6,8 @@ import torch
 
 from itda.core.diffing.difference import DifferencePass
 from itda.core.diffing.labels import LabelsPass
-from itda.core.diffing.ranking import excess, ranked
-from itda.core.diffing.site import K, SitePass
+from itda.core.diffing.ranking import FACTOR, excess, ranked
+from itda.core.diffing.site import K, SitePass, across_sites
 from itda.core.diffing.transported import TransportedPass
 from itda.errors import SettingError
 
@@ -51,6 +51,22 @@ def test_a_model_against_itself_is_unchanged_in_every_form():
     assert not found.usage.found.any()
     assert found.labels.index == 1.0
     assert len(found.transported.changed_rows) == 0
+
+
+def test_a_finding_stands_out_from_the_controls_of_all_sites():
+    x = activations(9)
+    sites = {}
+    for site, size in (("quiet", 0.0), ("loud", 1.0)):
+        changed, control = x + 0.2 * activations(10), x + 0.2 * activations(11)
+        both = SitePass(WIDTH, WIDTH, shared_basis=True, controls=1)
+        both.offer(x, changed, DOCUMENTS, [control])
+        sites[site] = both.finish(np.full(TOKENS, 1.0), [np.where(DOCUMENTS == "document 1", 1 + 50 * size, 0.0)])
+    apart, together = sites, across_sites(sites)
+    assert apart["quiet"].findings.any()
+    strongest = max(one.controls[0].strongest for one in sites.values())
+    for one in together.values():
+        assert (one.ranking.effect[one.findings] > FACTOR * strongest).all()
+        assert one.findings.sum() == (one.ranking.effect[one.ranking.order] > FACTOR * strongest).sum()
 
 
 def test_without_a_shared_basis_the_other_forms_are_there():
