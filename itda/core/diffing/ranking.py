@@ -12,7 +12,8 @@ after any training. A control is ranked in the same way, by its excess over the 
 change places by lot if the changed model had nothing of its own.
 
 An atom is shown if tokens of several documents use it. It is a *finding* if its effect is more than `FACTOR` times the
-largest effect of any atom of any control's own difference dictionaries, over all sites. All of this was fixed on twelve fine-tunes and
+largest effect of any atom of any control's own difference dictionaries, over all sites. All of this was fixed on twelve
+fine-tunes and
 eight neutral ones made for development (`benchmarks/diffing.py`), before those that its tables are of were looked at.
 """
 
