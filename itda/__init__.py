@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from itda.api.fingerprints import fingerprint
     from itda.api.models import load_model
     from itda.api.runs import compare, decompose, evaluate, harvest, open_run, train, uses
-    from itda.api.steering import steer, steered
+    from itda.api.steering import attribute, steer, steered
     from itda.core.batch import ActivationBatch, ActivationSource, Site
     from itda.core.code import SparseCode
     from itda.core.dictionary import ITDA
@@ -44,6 +44,7 @@ __all__ = [
     "Trainer",
     "Unexplained",
     "atom_uses",
+    "attribute",
     "ce_loss_score",
     "compare",
     "decompose",
@@ -81,7 +82,7 @@ _HOMES = {
     "itda.api.fingerprints": ("fingerprint",),
     "itda.api.models": ("load_model",),
     "itda.api.runs": ("compare", "decompose", "evaluate", "harvest", "open_run", "train", "uses"),
-    "itda.api.steering": ("steer", "steered"),
+    "itda.api.steering": ("attribute", "steer", "steered"),
     "itda.core.batch": ("ActivationBatch", "ActivationSource"),
     "itda.core.code": ("SparseCode",),
     "itda.core.labels": ("Label", "Labels", "jaccard"),

@@ -52,6 +52,8 @@ def check(command: object) -> None:
                 raise SettingError(f"--top is {command.top}: show at least 1 atom")
             chosen_site(_readable(command.run), command.layer)
             check_text(command.text)
+            if (command.exact or command.next_token is not None) and not command.why:
+                raise SettingError("--exact and --next-token say how to explain the next token: add --why")
         case settings.Steer():
             check_steer(command, _readable(command.run))
         case settings.Probe(sets="sae-probes"):

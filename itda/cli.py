@@ -201,6 +201,9 @@ def _decompose(options: settings.Decompose) -> None:
     from itda.recipes.decompose import NUMBERS
     from itda.recipes.explore import prompt_address
 
+    if options.why:
+        _why(options)
+        return
     site, tokens = recipes.decompose(options, remarks(options.quiet))
     if options.json:
         _print_json({"run": str(options.run), "site": str(site), "tokens": [_token_values(t) for t in tokens]})
@@ -216,6 +219,18 @@ def _decompose(options: settings.Decompose) -> None:
         print(report.decomposition(tokens, options.top))
         print(f"\nIn a browser: itda explore {options.run}, then")
         print(prompt_address(options.run, site, options.text, options.token))
+
+
+def _why(options: settings.Decompose) -> None:
+    from itda import report
+    from itda.recipes import finite
+    from itda.recipes.steer import why_next, why_values
+
+    site, found = why_next(options, remarks(options.quiet))
+    if options.json:
+        _print_json(finite({"run": str(options.run), "site": str(site), **why_values(found, options.top)}))
+    else:
+        print(f"{site} of {options.run}\n{report.reasons(found, options.top)}")
 
 
 def _steer(options: settings.Steer) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from itda.config_steer import Steer as Steer
+from itda.config_prompts import Decompose as Decompose
+from itda.config_prompts import Steer as Steer
 from itda.options import (
     CorpusOptions,
     ElsewhereOptions,
@@ -189,25 +190,6 @@ class Info(Output):
 
     run: Positional[Path]
     """The run folder, or the file of a fingerprint."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decompose(RunOptions, PursuitOptions, Output):
-    """Take the activations of a text apart: for each token its atoms, with the prompts that they came from."""
-
-    run: Positional[Path]
-    """The run folder."""
-    text: Positional[str]
-    """The text to decompose."""
-    layer: OneSite | None = None
-    """A layer (3) or a site (3.mlp_out) of the run; default: the middle one."""
-    token: int | None = None
-    """Only this token: 0 is the first, -1 the last; default: all."""
-    top: int = 5
-    """Atoms to show per token."""
-    readout: Literal["code", "levels", "similarity", "features"] = "code"
-    """code: atoms whose sum the activation is. levels: broad ones first. similarity: those closest to it, by cosine.
-    features: those whose detectors stand out most, once `itda features` has fitted them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -179,6 +179,19 @@ def test_changes_of_the_next_token_are_differences_of_probability(before, after)
     assert found.kl == pytest.approx((P * (P / Q).log()).sum().item(), abs=1e-9)
 
 
+def test_decompose_says_which_atoms_mattered_for_the_next_token(lm, run, capsys):
+    dictionary = itda.open_run(run)["layer_3"]
+    for flags, exact in (([], False), (["--exact"], True)):
+        found = itda.attribute(lm, dictionary, PROMPT, exact=exact)
+        said = json.loads(printed(capsys, "decompose", str(run), PROMPT, "--why", *flags, "--json", "--quiet"))
+        assert said["next_token"] == found.next_token
+        assert [each["effect"] for each in said["reasons"]] == pytest.approx([each.effect for each in found.top(5)])
+        assert [each["atom"] for each in said["by_atom"]] == list(found.by_atom())[:5]
+    text = printed(capsys, "decompose", str(run), PROMPT, "--why", "--quiet")
+    assert "by one backward pass" in text
+    assert "add --why" in refused(capsys, "decompose", str(run), PROMPT, "--exact")
+
+
 SLIPS = {
     "an atom that is not there": ([PROMPT, "--atom", "24"], "no atom 24: layer_3 of RUN has 24, use 0 to 23"),
     "no atom": ([PROMPT], "there is nothing to steer by: add --atom 17, --ablate 17, or --find TEXT"),

@@ -24,6 +24,7 @@ from itda.sources.models.generation import Prompt
 from itda.sources.models.pass_tokens import At
 from itda.sources.models.transformers import LanguageModel
 from itda.steering.asking import Asked
+from itda.steering.attribution import Attribution, Method, attribution
 from itda.steering.beside import Settings, Steered, steer_beside
 from itda.steering.steering import Steering, check_steerable, site_to_steer, steerable
 from itda.steering.units import typical_of_activations, typical_of_labels, typical_of_texts
@@ -154,6 +155,47 @@ def steered(
     typical = typical_of(lm, dictionary, where, sample)
     made = steer_beside(lm, dictionary, where, prompt, asked, [float(each) for each in several], typical, how)
     return SideBySide(**vars(made))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Why(Attribution):
+    """The effects of atoms on the next token, which show themselves as `itda decompose --why` does."""
+
+    def __repr__(self) -> str:
+        from itda.report import reasons
+
+        return reasons(self, 10)
+
+    def _repr_html_(self) -> str:
+        return preformatted(repr(self))
+
+
+def attribute(
+    model: ActivationModel,
+    dictionary: ITDA,
+    text: str,
+    *,
+    next_token: str | None = None,
+    exact: bool = False,
+    site: Site | str | int | None = None,
+) -> Why:
+    """Find which atoms of a text's codes mattered for the next token: `itda decompose --why`.
+
+    The effect of an atom at a token is how much lower the log-probability of the `next_token`, by default the most
+    likely one, is without it: to first order, by one backward pass; or `exact`, by one pass for each. The result has
+    `effects` [tokens, k] beside the `code`, `top(10)` and `by_atom()`. Raises an `ItdaError`.
+
+    >>> import itda
+    >>> lm = itda.load_model("tiny")
+    >>> run = itda.train(lm, ["import os", "def f(x): return x"] * 8, layers=3, k=2, atoms=8, progress=False)
+    >>> found = itda.attribute(lm, run["layer_3"], "import os", exact=True)
+    >>> found.effects.shape
+    torch.Size([2, 2])
+    """
+    lm, where = steerable(model), site_to_steer(dictionary, site)
+    check_steerable(lm, dictionary)
+    way: Method = "ablation" if exact else "gradient"
+    return Why(**vars(attribution(lm, dictionary, where, text, next_token=next_token, way=way)))
 
 
 def typical_of(lm: LanguageModel, dictionary: ITDA | None, site: Site, sample: Sample | None) -> Typical:

@@ -12,6 +12,7 @@ from itda.recipes.runs import Run, Say, limits_of, open_run, unsaid
 from itda.recipes.typical import is_indexed, typical_of_run
 from itda.sources.models.transformers import LanguageModel
 from itda.steering.asking import Asked
+from itda.steering.attribution import Attribution, Method, attribution
 from itda.steering.beside import Settings, Steered, steer_beside
 from itda.steering.finding import Proposed, proposed_atoms
 from itda.steering.units import typical_of_labels
@@ -47,6 +48,27 @@ def run_typical(run: Run, lm: LanguageModel, site: Site) -> Typical:
     if is_indexed(run, site):
         return typical_of_run(run, site)
     return typical_of_labels(lm, run.dictionary(site), site)
+
+
+def why_next(options: settings.Decompose, say: Say = unsaid) -> tuple[Site, Attribution]:
+    """`itda decompose --why`: find which atoms of a text's codes mattered for the next token; return the site too."""
+    run = open_run(options.run)
+    site = chosen_site(run, options.layer)
+    dictionary, lm = run.dictionary(site, limits_of(options)), run.model(options, say)
+    way: Method = "ablation" if options.exact else "gradient"
+    return site, attribution(lm, dictionary, site, options.text, next_token=options.next_token, way=way)
+
+
+def why_values(found: Attribution, top: int) -> dict[str, Any]:
+    """Return the largest effects as JSON values, by token and atom, and summed by atom."""
+    by_atom = list(found.by_atom().items())[:top]
+    return {
+        "next_token": found.next_token,
+        "log_probability": found.log_probability,
+        "way": found.way,
+        "reasons": [asdict(each) for each in found.top(top)],
+        "by_atom": [{"atom": atom, "effect": effect} for atom, effect in by_atom],
+    }
 
 
 def steered_values(found: Steered) -> dict[str, Any]:

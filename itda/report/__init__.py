@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from itda.report.plans import plan_summary
     from itda.report.replication import replication_summary
     from itda.report.runs import features_summary, harvest_summary, index_summary, run_summary
-    from itda.report.steering import proposed, steered
+    from itda.report.steering import proposed, reasons, steered
     from itda.report.text import WIDTH, prompt, table, visible
     from itda.report.tokens import decomposition, uses
 
@@ -35,6 +35,7 @@ __all__ = [
     "probes",
     "prompt",
     "proposed",
+    "reasons",
     "push_summary",
     "replication_summary",
     "run_summary",
@@ -54,7 +55,7 @@ _HOMES = {
     "plans": ("plan_summary",),
     "replication": ("replication_summary",),
     "runs": ("features_summary", "harvest_summary", "index_summary", "run_summary"),
-    "steering": ("proposed", "steered"),
+    "steering": ("proposed", "reasons", "steered"),
     "text": ("WIDTH", "prompt", "table", "visible"),
     "tokens": ("decomposition", "uses"),
 }

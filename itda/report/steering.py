@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
 from itda.report.text import WIDTH, prompt, visible
+from itda.steering.attribution import Attribution
 from itda.steering.beside import Steered, Way
 from itda.steering.finding import Proposed
 from itda.steering.next_token import TokenChange
@@ -48,6 +50,25 @@ def proposed(found: Sequence[Proposed], run: Path, text: str) -> str:
     if found:
         lines += ["", f'Try one: itda steer {run} "..." --atom {found[0].atom}']
     return "\n".join(lines)
+
+
+def reasons(found: Attribution, top: int) -> str:
+    """Return the atoms with the largest effects on the next token: effect, the token whose code has it, the atom."""
+    how = "by removing each in turn" if found.way == "ablation" else "by one backward pass"
+    probability = math.exp(found.log_probability)
+    lines = [
+        f"next token: «{visible(found.next_token)}», probability {_percent(probability)}",
+        f"what an atom adds to its log-probability, {how}:",
+        "effect, the token whose code has the atom, the atom with its own prompt",
+        "",
+    ]
+    for each in found.top(top):
+        token = visible(each.token.token)
+        token = token if len(token) <= 10 else token[:9] + "…"
+        start = f"{each.effect:+9.4f}  {f'«{token}»':<12}  {each.atom:>6}  "
+        lines.append(start + prompt(each.label, WIDTH - len(start)))
+    summed = ", ".join(f"{atom} {effect:+.3f}" for atom, effect in list(found.by_atom().items())[:5])
+    return "\n".join([*lines, "", f"over all tokens: {summed}"[:WIDTH]])
 
 
 def _way(found: Steered, way: Way) -> list[str]:

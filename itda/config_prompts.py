@@ -1,7 +1,8 @@
-"""Settings of `itda steer`, a part of `itda.config`."""
+"""Settings of the commands that take a text, `itda decompose` and `itda steer`: a part of `itda.config`."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -9,6 +10,31 @@ from itda.options import Output, PursuitOptions, RunOptions
 from itda.parsing import AtomNumbers, Names, OneSite, Strengths
 
 Positional = tyro.conf.Positional
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decompose(RunOptions, PursuitOptions, Output):
+    """Take the activations of a text apart: for each token its atoms, with the prompts that they came from."""
+
+    run: Positional[Path]
+    """The run folder."""
+    text: Positional[str]
+    """The text to decompose."""
+    layer: OneSite | None = None
+    """A layer (3) or a site (3.mlp_out) of the run; default: the middle one."""
+    token: int | None = None
+    """Only this token: 0 is the first, -1 the last; default: all."""
+    top: int = 5
+    """Atoms to show per token."""
+    readout: Literal["code", "levels", "similarity", "features"] = "code"
+    """code: atoms whose sum the activation is. levels: broad ones first. similarity: those closest to it, by cosine.
+    features: those whose detectors stand out most, once `itda features` has fitted them."""
+    why: bool = False
+    """Show instead which atoms mattered for the token after the text: by how much they raise its log-probability."""
+    exact: bool = False
+    """With --why: remove each atom in turn, one pass for each, instead of one backward pass for all."""
+    next_token: str | None = None
+    """With --why: the token to explain, such as " is"; default: the most likely one."""
 
 
 @dataclass(frozen=True, kw_only=True)
