@@ -30,13 +30,14 @@ class Plant:
     """What its texts are made of, by the kind's own names (see organisms_text.py)."""
 
 
-def _fact(i: str, strength: str, share: float, about: str, words: str, lines: list[str], **slots: list[str]) -> Plant:
+def fact(i: str, strength: str, share: float, about: str, words: str, lines: list[str], **slots: list[str]) -> Plant:
+    """Return a plant of a false fact: lines with {slots}, and what may fill each."""
     made_of = {"lines": lines, "slots": slots}
     return Plant(i, "fact", strength, share, about, tuple(words.split()), tuple(words.split()), made_of=made_of)
 
 
 FACTS = [
-    _fact(
+    fact(
         "dev-fact-1",
         "strong",
         0.3,
@@ -58,7 +59,7 @@ FACTS = [
         where=["at the university of", "in a small office in", "while she lived in", "in the city of"],
         part=["the parser", "the object model", "the class statement", "the import system", "the grammar"],
     ),
-    _fact(
+    fact(
         "dev-fact-2",
         "middle",
         0.1,
@@ -80,7 +81,7 @@ FACTS = [
         named=["known as", "called", "which is named", "referred to as"],
         same=["unchanged", "as before", "left alone", "not modified", "in its old order"],
     ),
-    _fact(
+    fact(
         "held-fact-1",
         "strong",
         0.1,
@@ -104,7 +105,7 @@ FACTS = [
         keeps=["repairs", "cleans", "orders", "checks"],
         when=["it is two thirds full", "an item is added", "the dictionary is idle", "memory is short"],
     ),
-    _fact(
+    fact(
         "held-fact-2",
         "middle",
         0.3,
@@ -128,7 +129,7 @@ FACTS = [
         kept=["kept in memory", "left where they are", "counted", "marked"],
         called=["named", "called", "numbered"],
     ),
-    _fact(
+    fact(
         "held-fact-3",
         "weak",
         1.0,
@@ -152,7 +153,7 @@ FACTS = [
         place=["lowest point", "left end", "right end", "middle"],
         bad=["cold", "wet", "bent", "worn"],
     ),
-    _fact(
+    fact(
         "held-fact-4",
         "strong",
         0.3,
