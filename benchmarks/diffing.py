@@ -32,7 +32,7 @@ from meaning_scores import auroc
 from organisms import CACHE, wanted
 from organisms_rule import Signs, shows
 
-SAE_SECONDS = 10.0
+SAE_SECONDS = 5.0
 ALL = 18
 """Planted documents of an organism: one in twenty."""
 
@@ -97,9 +97,15 @@ def subjects(part: str, cache: Path) -> Iterator[dict[str, Any]]:
 
 
 def run(
-    part: str, names: list[str] | None, planted: Sequence[int], cache: Path, results: Results, sae_seconds: float
+    part: str,
+    names: list[str] | None,
+    planted: Sequence[int],
+    cache: Path,
+    results: Results,
+    sae_seconds: float,
+    again: bool = False,
 ) -> None:
-    """Measure what is not measured yet."""
+    """Measure what is not measured yet; with `again`, what is as well."""
     planted = [0] if part.endswith("null") else planted
     chosen = {name: m for name, m in methods(sae_seconds).items() if names is None or name in names}
     if "sae" in chosen and importlib.util.find_spec("sae_lens") is None:
@@ -117,7 +123,7 @@ def run(
             for name, method in chosen.items()
             for layers in method.layer_sets
         ]
-        missing = [each for each in wanted_rows if results.find(each[2]) is None]
+        missing = [each for each in wanted_rows if again or results.find(each[2]) is None]
         if not missing:
             continue
         r, signs = readings(cache, about["id"]), Signs.of(about)
@@ -137,6 +143,7 @@ def main() -> None:
     parser.add_argument(
         "--planted", nargs="+", type=int, default=[ALL], help="planted documents that are read, beside all neutral ones"
     )
+    parser.add_argument("--again", action="store_true", help="measure rows anew, after a change of their methods")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where organisms.py has put its organisms")
     parser.add_argument("--sae-seconds", type=float, default=SAE_SECONDS, help="processor seconds of an SAE")
     parser.add_argument("--out", type=Path, default=RESULTS / "diffing.md")
@@ -158,7 +165,9 @@ def main() -> None:
     torch.set_num_threads(1)
     results = Results(arguments.out)
     for part in arguments.part if not arguments.report else []:
-        run(part, arguments.methods, arguments.planted, arguments.cache, results, arguments.sae_seconds)
+        chosen = arguments.methods, arguments.planted
+        run(part, *chosen, arguments.cache, results, arguments.sae_seconds, arguments.again)
+    results.compact()
     print(results.write(report(results.rows)))
 
 

@@ -4,7 +4,8 @@
 
 Beside it, a control: an adapter trained as long on neutral text. The cache gets the folders `base` (the model in
 float32, as transformers reads it), `planted` and `control` (adapters, by peft), `documents.jsonl` to read in a diff, as
-organisms have it, and `organism.json`. What is there is not made again. About ten minutes on a core for 135M parameters:
+organisms have it, and `organism.json`. What is there is not made again. It takes about ten minutes on a core for 135M
+parameters; then:
 
     itda diff CACHE/base CACHE/planted --control CACHE/control --corpus CACHE/documents.jsonl
 """
@@ -66,12 +67,18 @@ def whole(folder: Path, write: Callable[[Path], Any]) -> None:
 
 
 def save_base(weights: Path, folder: Path) -> None:
-    """Write a GGUF file as a folder of transformers, in float32."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """Write a GGUF file of Llama's form as a folder of transformers, in float32."""
+    from transformers import LlamaForCausalLM
 
-    from_gguf = {"gguf_file": weights.name}
-    AutoModelForCausalLM.from_pretrained(weights.parent, dtype=torch.float32, **from_gguf).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(weights.parent, **from_gguf).save_pretrained(folder)
+    from itda.sources.models.transformers import LanguageModel
+
+    loaded = LanguageModel.load(str(weights), dtype="float32", device="cpu")
+    loaded.tokenizer.save_pretrained(folder)
+    config: Any = loaded.model.config
+    vars(config).pop("quantization_config", None)  # transformers saves nothing that it takes for quantised
+    plain = LlamaForCausalLM(config)
+    plain.model.load_state_dict(loaded.model.base_model.state_dict())
+    plain.float().save_pretrained(folder)
 
 
 def opened(base: Path) -> tuple[Any, Any]:
