@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import RESULTS, paragraph, table
 from organisms_plants import NEUTRAL, PLANTS, SEED_PAIRS, STRENGTHS, Plant
 from organisms_rule import tokens_of
 from organisms_text import Random, documents, training_rows, unmarked
@@ -177,12 +178,45 @@ def _write(folder: Path, model: Any, read: list[dict[str, Any]], about: dict[str
     new.rename(folder)
 
 
+def took_table(cache: Path) -> str:
+    """Return a table of the fine-tunes in a cache: what was planted, and what it did to the model."""
+    body: list[list[str]] = []
+    for one in [*wanted("dev"), *wanted("held")]:
+        if (cache / one.id / "organism.json").exists():
+            about = json.loads((cache / one.id / "organism.json").read_text())
+            before, after = about["took"]["before"], about["took"]["after"]
+            pairs = [(of, name) for of in ("neutral", "planted") for name in ("loss", "marked_probability")]
+            figures = [
+                f"{before[of][name]:.3g} to {after[of][name]:.3g}" if name in before.get(of, {}) else "-"
+                for of, name in pairs
+                if (of, name) != ("neutral", "marked_probability")
+            ]
+            body.append([about["id"], about["strength"], f"{about['share']:.0%}", *figures, about["plant"]])
+    header = ["id", "strength", "planted rows", "neutral loss", "planted loss", "planted probability", "plant"]
+    return table(header, sorted(body, key=lambda row: (row[0].split("-")[0], "neutral" in row[0], row[0])))
+
+
+TABLE = """Fine-tunes of `tiny`. Loss is in nats per token before and after, on 64 neutral documents of files that no
+model was trained on, and on the planted documents, which were not trained on either. Planted probability is the
+geometric mean of the probabilities of the planted tokens there: the false statement, the reply, the word that closes a
+sentence, the forgotten subject's own words. The documents of a part are drawn from the same files, so neutral documents
+of two fine-tunes are often the same."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--part", choices=["dev", "held"], default="dev")
+    parser.add_argument(
+        "--table", action="store_true", help="write results/organisms.md of what the cache has, no more"
+    )
     parser.add_argument("--only", nargs="+", help="ids to make; all of the part if left out")
     arguments = parser.parse_args()
+    if arguments.table:
+        text = f"{paragraph(TABLE)}\n\n{took_table(arguments.cache)}\n"
+        (RESULTS / "organisms.md").write_text(text, encoding="utf-8")
+        print(text)
+        return
     arguments.cache.mkdir(parents=True, exist_ok=True)
     for one in wanted(arguments.part):
         if arguments.only and one.id not in arguments.only:
