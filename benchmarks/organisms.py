@@ -193,7 +193,8 @@ def took_table(cache: Path) -> str:
             ]
             body.append([about["id"], about["strength"], f"{about['share']:.0%}", *figures, about["plant"]])
     header = ["id", "strength", "planted rows", "neutral loss", "planted loss", "planted probability", "plant"]
-    return table(header, sorted(body, key=lambda row: (row[0].split("-")[0], "neutral" in row[0], row[0])))
+    body.sort(key=lambda row: (row[0].split("-")[0], "neutral" in row[0], row[0]))
+    return table(header, body)
 
 
 TABLE = """Fine-tunes of `tiny`. Loss is in nats per token before and after, on 64 neutral documents of files that no
