@@ -10,10 +10,12 @@ from itda.config_prompts import Decompose as Decompose
 from itda.config_prompts import Steer as Steer
 from itda.options import (
     CorpusOptions,
+    DocumentOptions,
     ElsewhereOptions,
     LargeOptions,
     ModelOptions,
     Output,
+    PairOptions,
     PursuitOptions,
     RunCorpusOptions,
     RunOptions,
@@ -250,7 +252,7 @@ class Compare(PursuitOptions, Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fingerprint(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Output):
+class Fingerprint(DocumentOptions, CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Output):
     """Find out which tokens are new to each layer of a model, to compare it with others by. Begun again, it goes on."""
 
     model: Positional[str] = ""
@@ -271,20 +273,28 @@ class Fingerprint(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, O
     """A folder made by `itda harvest`, instead of a model and a corpus."""
     push: str | None = None
     """A repository of the Hub, user/name, to upload it to."""
-    order: Literal["corpus", "shuffled"] = "shuffled"
-    """The order of the documents. What is new depends on what came before."""
-    seed: int = 0
-    """The seed of the shuffled order."""
-    window: int = 128
-    """Tokens that the model reads at once, special ones included."""
-    bos: Literal["auto", "always", "never"] = "auto"
-    """In front of each window: what the tokenizer puts there (auto), a BOS in any case (always), or nothing (never)."""
-    revision: str | None = None
-    """The commit, tag or branch of a Hub model."""
-    part: Literal["train", "heldout", "all"] = "all"
-    """all documents; or train leaves one in ten; or heldout is those."""
     checkpoint_every: float = 60.0
     """Seconds between checkpoints at least; more if they would take over 2% of the time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diff(PairOptions, DocumentOptions, CorpusOptions, ModelOptions, LargeOptions, Output):
+    """Find out what a changed model has that its base has not: labelled differences of their activations."""
+
+    base: Positional[str] = ""
+    """The base: a Hub id, a local folder, a GGUF file (owner/name:file.gguf on the Hub), or tiny (the bundled model)."""
+    changed: Positional[str] = ""
+    """What it was changed to: a model likewise, or a PEFT adapter on the base, by its folder or Hub id."""
+    layers: LayerNumbers = ()
+    """Layers to read, for example 3,4-6."""
+    corpus: str = ""
+    """python-docs, a file or folder (.txt .md .py .jsonl .json .csv .parquet, or .gz of one), or a Hub data set."""
+    out: Path | None = None
+    """The folder to make, with what was found."""
+    streams: SomeStreams = ("resid_post",)
+    """Outputs to read at each layer: resid_post, mlp_out, attn_out, or several with commas."""
+    tokens: Count = 20_000
+    """Tokens to read: 50000, 50k, 1M."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -464,6 +474,7 @@ Command = (
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Fingerprint, tyro.conf.subcommand("fingerprint")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Diff, tyro.conf.subcommand("diff")]
     | Annotated[Index, tyro.conf.subcommand("index")]
     | Annotated[Replicate, tyro.conf.subcommand("replicate")]
     | Annotated[Features, tyro.conf.subcommand("features")]

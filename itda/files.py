@@ -24,7 +24,7 @@ from itda.errors import StoreError
 FORMAT_VERSION = 1
 RUN_FORMAT, DICTIONARY_FORMAT, METRICS_FORMAT = "itda-run", "itda-dictionary", "itda-metrics"
 TOKENS_FORMAT, FINGERPRINT_FORMAT, REPLICATION_FORMAT = "itda-tokens", "itda-fingerprint", "itda-replication"
-NEAREST_FORMAT = "itda-nearest"
+NEAREST_FORMAT, DIFF_FORMAT = "itda-nearest", "itda-diff"
 DICTIONARY_FILES = ("config.json", "atoms.safetensors", "labels.parquet", "README.md")
 FEATURES_FILE = "features.safetensors"
 FILES_THAT_MAY_LACK = ("replication.safetensors", "nearest.parquet", FEATURES_FILE)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from itda.parsing import Bytes
+from itda.parsing import Bytes, Count, Names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,46 @@ class CorpusOptions:
     """The split of a Hub data set."""
     dataset_revision: str | None = None
     """The commit, tag or branch of a Hub data set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentOptions:
+    """Settings of which documents are read, in which order, and how they are cut."""
+
+    order: Literal["corpus", "shuffled"] = "shuffled"
+    """The order of the documents. What is new depends on what came before."""
+    seed: int = 0
+    """The seed of the shuffled order."""
+    window: int = 128
+    """Tokens that the model reads at once, special ones included."""
+    bos: Literal["auto", "always", "never"] = "auto"
+    """In front of each window: what the tokenizer puts there (auto), a BOS in any case (always), or nothing (never)."""
+    revision: str | None = None
+    """The commit, tag or branch of a Hub model."""
+    part: Literal["train", "heldout", "all"] = "all"
+    """all documents; or train leaves one in ten; or heldout is those."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairOptions:
+    """Settings of how two models are read side by side."""
+
+    changed_revision: str | None = None
+    """The commit, tag or branch of a changed model from the Hub."""
+    merge: bool = True
+    """Add an adapter to the weights of its copy of the base; else it runs beside them."""
+    control: Names = ()
+    """Models, with commas, that were trained from the base likewise on text without what is looked for. Findings stand
+    out from them."""
+    chat: bool = False
+    """The corpus is conversations, a table with `messages`: all models read them by one chat template."""
+    first_tokens: bool = False
+    """Count the first token of each window too, which many models give an activation like no other."""
+    noise: Count | None = None
+    """Tokens that the base reads again, in other groups and another dtype, to measure the noise. Default: 2048; none if
+    it is streamed."""
+    kl: bool = True
+    """Compare predictions too, by which atoms are ranked."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,8 +29,8 @@ Load = Callable[[str, str | None], ActivationModel]
 class Opening:
     """How the models of a diff are loaded.
 
-    `load` loads those that are named, by default into memory; `streamed` says that it reads them block by block, which
-    a model with an adapter cannot be. `merge` adds an adapter's product to the weights of its copy of the base.
+    `load` loads those that are named, by default into memory. `merge` adds an adapter's product to the weights of its
+    copy of the base, which must be in memory.
     """
 
     device: str = "auto"
@@ -42,7 +42,6 @@ class Opening:
     """That of the changed model."""
     merge: bool = True
     load: Load | None = None
-    streamed: bool = False
 
     def model(self, name: str, revision: str | None) -> ActivationModel:
         """Load a model by its name."""
@@ -157,17 +156,13 @@ class _Opened:
 
     def _adapted(self, name: str, folder: Path) -> LanguageModel:
         """Load a copy of the base with an adapter in it."""
-        if self.opening.streamed:
+        if not isinstance(self.model, LanguageModel):
             raise ModelError(
-                f"{name} is an adapter, which a streamed base cannot have: give the base more memory with "
-                "--model-memory, or merge both with peft, save the model and name its folder"
+                f"{name} is an adapter, which a model that is streamed or runs elsewhere cannot have: give the base "
+                "more memory with --model-memory, or merge both with peft, save the model and name its folder"
             )
-        if isinstance(self.given, str | Path):
-            module = self.opening.copy_of(str(self.given))
-        elif isinstance(self.model, LanguageModel):
-            module = copy.deepcopy(self.model.model)
-        else:
-            raise ModelError(f"{name} is an adapter, and its base is not a model in memory: give the base's name")
+        named = isinstance(self.given, str | Path)
+        module = self.opening.copy_of(str(self.given)) if named else copy.deepcopy(self.model.model)
         adapted = with_adapter(module, name, folder, base=self.model.name, merge=self.opening.merge)
         torch.nn.Module.to(adapted, self.model.device)
         return LanguageModel(adapted, self._tokenizer(), name)

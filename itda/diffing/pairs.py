@@ -33,9 +33,10 @@ class PairedSource:
 
     Left out are padding, special tokens, the first token of each window (`first_tokens` asks for these), and at each
     site the tokens at which a model has a massive activation: `massive` counts them. `tokens` ends the stream after
-    that many tokens. The windows are cut by the base's tokenizer, for all models.
+    that many tokens.
 
-    `predictions` False leaves these out, and the models run no further than the last site. At most the activations of
+    `special_tokens` counts special tokens that are part of a text, such as those of a chat template; `cut_by` is the
+    model whose tokenizer cuts the windows, by default the base. `predictions` False leaves these out, and the models run no further than the last site. At most the activations of
     `most_in_flight` tokens are computed together where models are streamed. Raises `ModelError` or `SettingError` for
     what a model does not have.
 
@@ -61,6 +62,8 @@ class PairedSource:
         controls: Sequence[ActivationModel] = (),
         predictions: bool = True,
         first_tokens: bool = False,
+        special_tokens: bool = False,
+        cut_by: ActivationModel | None = None,
         most_in_flight: int | None = None,
     ) -> None:
         self.base, self.changed, self.controls, self.corpus = base, changed, list(controls), corpus
@@ -69,7 +72,8 @@ class PairedSource:
         self.most_in_flight = most_in_flight
         for model in self.models:
             model.check(self.sites)
-        self.windower = common_windower(self.models, window, bos)
+        self.special_tokens = special_tokens
+        self.windower = common_windower(self.models, window, bos, cut_by)
         self.predictions = predictions and all(_predicts(model) for model in self.models)
         """True if predictions are compared: they were asked for, and every model predicts the next token."""
         self.massive: Mapping[Site, MassiveTokens] = {}
@@ -78,6 +82,8 @@ class PairedSource:
         """Number of tokens of the stream that were read so far."""
         self.first_left_out = 0
         """Number of first tokens of windows that were left out so far."""
+        self.labels: list[Labels] = []
+        """The labels of the stream's tokens that were read so far, in their order: massive ones are among them."""
 
     @property
     def models(self) -> list[ActivationModel]:
@@ -103,7 +109,7 @@ class PairedSource:
         names = [model.name for model in self.models]
         filters = {site: MassiveFilter(site, names) for site in self.sites}
         self.massive = {site: each.counts for site, each in filters.items()}
-        self.read = self.first_left_out = 0
+        self.read, self.first_left_out, self.labels = 0, 0, []
         wanted = self._groups()
         while groups := list(itertools.islice(wanted, self._flight())):
             yield from self._flight_of(groups, filters)
@@ -118,6 +124,7 @@ class PairedSource:
 
     def _flight_of(self, groups: Sequence[Group], filters: Mapping[Site, MassiveFilter]) -> Iterator[Paired]:
         stretches = [_Stretch(group, first) for group, first in zip(groups, self._starts(groups), strict=True)]
+        self.labels += [stretch.labels for stretch in stretches]
         for each in read_together(self.models, groups, self.sites, predictions=self.predictions):
             stretch = stretches[each.place]
             if isinstance(each, LogitsOfAll):
@@ -140,6 +147,8 @@ class PairedSource:
     def _groups(self) -> Iterator[Group]:
         """Yield the groups to run; `is_activation` is true where an activation is wanted."""
         groups = self.windower.groups(self.corpus, self.batch_size)
+        if self.special_tokens:
+            groups = map(_with_special, groups)
         if not self.first_tokens:
             groups = map(self._without_first, groups)
         return (group for group in within_budget(groups, self.tokens) if group.is_activation.any())
@@ -182,14 +191,25 @@ class _Stretch:
         return [np.full(len(self.tokens), np.nan, np.float32) for _ in range(number)]
 
 
-def common_windower(models: Sequence[ActivationModel], window: int, bos: Bos = "auto") -> Windower:
-    """Return what cuts documents into windows that all models read, by the first one's tokenizer.
+def common_windower(
+    models: Sequence[ActivationModel], window: int, bos: Bos = "auto", cut_by: ActivationModel | None = None
+) -> Windower:
+    """Return what cuts documents into windows that all models read, by the tokenizer of the first or of `cut_by`.
 
-    Raises `SettingError` for more tokens than one of them reads, `ModelError` for a token that one of them lacks.
+    Raises `SettingError` for more tokens than one of them reads.
     """
-    windower, *others = (model.windower(window, bos) for model in models)
-    windower.pad = min([windower.pad, *(other.pad for other in others)])
+    windowers = [model.windower(window, bos) for model in models]
+    windower = windowers[0] if cut_by is None else cut_by.windower(window, bos)
+    windower.pad = min(each.pad for each in windowers)  # padding is masked, and every model has to have the id
     return windower
+
+
+def _with_special(group: Group) -> Group:
+    """Return a group in which the special tokens within a text count as activations too."""
+    mask = group.is_activation.clone()
+    for row, window in enumerate(group.windows):
+        mask[row, group.prefix : group.prefix + len(window.token_ids)] = True
+    return replace(group, is_activation=mask)
 
 
 def _predicts(model: ActivationModel) -> bool:

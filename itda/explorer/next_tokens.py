@@ -5,40 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from itda.core.batch import Site
 from itda.core.dictionary import ITDA
 from itda.explorer.contexts import rounded
 from itda.sources.models.transformers import LanguageModel
-from itda.sources.tokenizing.windows import Window
+from itda.sources.unembedding import direct_logits
 
 SHOWN = 10
 """Tokens shown at each end: those promoted most and those suppressed most."""
 SAMPLE, CHUNK = 256, 64
 """Atoms that the average is over, and atoms whose logits are in memory at once."""
-ROOM = 8
-"""Tokens of the window that the model runs on: enough for any tokenizer's special tokens and one more."""
-
-
-@torch.inference_mode()
-def direct_logits(model: LanguageModel, directions: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocabulary"]:
-    """Return next-token logits as if the last block's output were these directions: final norm, then unembedding.
-
-    The directions are put in the place of the last block's output in a pass of the model, so whatever a family does
-    after that (norm, scaling, capping) is done. They are scaled to entries of size 1 in the mean square, as a norm's
-    output has: but for its epsilon, a norm does not notice the scale. Raises `ModelError` for a model without logits.
-    """
-    bare = model.windower(ROOM)
-    ordinary = next(i for i in range(len(bare.special) + 1) if i not in bare.special)
-    one = Window("", "", 0, 0, np.array([ordinary]), np.zeros((1, 2), np.int64))
-    group = bare.group([one] * len(directions), len(directions))
-    scale = directions.shape[1] ** 0.5 / directions.norm(dim=1, keepdim=True).clamp(min=1e-30)
-    logits = model.logits(group, Site(model.layers - 1), lambda _: (directions * scale).to(model.model.device))
-    return logits[group.is_activation.to(logits.device)].float().cpu()
 
 
 def average_logits(model: LanguageModel, dictionary: ITDA) -> Float[Tensor, " vocabulary"]:

@@ -17,6 +17,7 @@ from itda.diffing.models import Opening, adapter_fingerprint, open_models
 from itda.diffing.pairs import PairedSource
 from itda.errors import ModelError
 from itda.sources.models.transformers import LanguageModel
+from itda.sources.streamed.model import StreamedModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 """peft asks for what transformers calls otherwise now."""
@@ -122,8 +123,8 @@ def test_adapters_are_refused_as_a_base_and_on_a_streamed_one_and_without_peft(m
     name, adapter, _, _ = made
     with pytest.raises(ModelError, match="is an adapter: name its base model first"):
         open_models(adapter, name)
-    with pytest.raises(ModelError, match="a streamed base cannot have"):
-        open_models(name, adapter, opening=Opening(streamed=True))
+    with pytest.raises(ModelError, match="a model that is streamed or runs elsewhere cannot have"):
+        open_models(name, adapter, opening=Opening(load=lambda name, _revision: StreamedModel.load(name)))
     monkeypatch.setattr(adapters, "find_spec", lambda _name: None)
     with pytest.raises(ModelError, match=r"^reading an adapter needs peft: pip install 'itda\[peft\]'$"):
         open_models(name, adapter)

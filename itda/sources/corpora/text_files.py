@@ -62,17 +62,26 @@ class Files:
                 long = file.suffix.lower() == PACKED or _size(file) > IN_MEMORY
                 yield LongDocument(name, parts) if long else Document(name, "".join(parts()))
                 continue
-            rows = _rows(file, self.rules)
-            number = 0
-            while True:
-                try:
-                    row = next(rows)
-                except StopIteration:
-                    break
-                except BROKEN as error:
-                    raise _unreadable(file, error) from error
+            for number, row in enumerate(self._rows_of(file)):
                 yield Document(f"{name}:{number}", text_of(row, text_field, f"{file}, row {number}"))
-                number += 1
+
+    def rows(self) -> Iterator[tuple[str, object]]:
+        """Yield the rows of all tables, in order, each with its id. Raises `CorpusError` for a file that is damaged."""
+        for file in self.files:
+            if kind_of(file, self.rules) not in TEXT_SUFFIXES:
+                name = shown(file.relative_to(self.root).as_posix())
+                yield from ((f"{name}:{number}", row) for number, row in enumerate(self._rows_of(file)))
+
+    def _rows_of(self, file: Path) -> Iterator[object]:
+        rows = _rows(file, self.rules)
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except BROKEN as error:
+                raise _unreadable(file, error) from error
+            yield row
 
     @property
     def are_texts(self) -> bool:

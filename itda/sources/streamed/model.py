@@ -374,6 +374,22 @@ class StreamedModel(SpliceableModel, PlacedModel):
         logits = run_head(self.blocks, self.form, windows.to(self.weights.device), forward).logits
         return logits[part.group.predicts.to(logits.device)]
 
+    @torch.inference_mode()
+    def unembedded(
+        self, group: Group, states: Float[Tensor, "activations d_model"]
+    ) -> Float[Tensor, "activations vocabulary"]:
+        """Return the logits of a group with these states after the last block, at its activations. No block runs.
+
+        Raises `ModelError` for a model that predicts nothing, or whose blocks cannot be run alone.
+        """
+        if not self.is_causal or self.form is None:
+            raise ModelError(f"{self.name} cannot be unembedded while it is streamed: give it more --model-memory")
+        mask = group.is_activation.to(states.device)
+        windows = torch.zeros(*mask.shape, self.d_model, dtype=self.inner.model.dtype, device=states.device)
+        windows[mask] = states.to(windows.dtype)
+        logits = run_head(self.blocks, self.form, windows, lambda: self.inner.forward(self.inner.model, group)).logits
+        return logits[mask.to(logits.device)]
+
     def _hidden_states(self, number: int, tokens: int) -> HiddenStates:
         size = number * tokens * self.d_model * self.inner.model.dtype.itemsize
         return HiddenStates(self.scratch if size > self.memory and self.scratch is not None else None, number)

@@ -10,11 +10,11 @@ from sources.models.families import COMMON, SITES, TOKENIZERS, build, byte_token
 from torch import nn
 
 from itda.core.batch import Site
-from itda.explorer.next_tokens import direct_logits
 from itda.sources.models.hooks import Turns, evaluating, hooked
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.prompt import read_prompt
 from itda.sources.streamed.model import StreamedModel
+from itda.sources.unembedding import direct_logits
 
 TEXTS = ["the cat sat on the mat", "import os", "a dog ran", "for x in y to be or not"]
 THREE = [Site(0), Site(1, "mlp_out"), Site(2)]
