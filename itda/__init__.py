@@ -11,6 +11,7 @@ from itda.version import __version__ as __version__
 if TYPE_CHECKING:
     from itda import similarity, steering
     from itda.api.commands import explore, export, features, index, plan, probe, push, replicate
+    from itda.api.diffs import diff
     from itda.api.fingerprints import fingerprint
     from itda.api.models import load_model
     from itda.api.runs import compare, decompose, evaluate, harvest, open_run, train, uses
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
     from itda.core.training.refine import refine
     from itda.core.training.trainer import Trainer
     from itda.errors import ItdaError
+    from itda.store.diffs import Diff
     from itda.store.fingerprints import Fingerprint
 
 __all__ = [
     "ActivationBatch",
     "ActivationSource",
+    "Diff",
     "Fingerprint",
     "ITDA",
     "ItdaError",
@@ -48,6 +51,7 @@ __all__ = [
     "ce_loss_score",
     "compare",
     "decompose",
+    "diff",
     "evaluate",
     "explore",
     "export",
@@ -79,6 +83,7 @@ __all__ = [
 
 _HOMES = {
     "itda.api.commands": ("explore", "export", "features", "index", "plan", "probe", "push", "replicate"),
+    "itda.api.diffs": ("diff",),
     "itda.api.fingerprints": ("fingerprint",),
     "itda.api.models": ("load_model",),
     "itda.api.runs": ("compare", "decompose", "evaluate", "harvest", "open_run", "train", "uses"),
@@ -97,6 +102,7 @@ _HOMES = {
     "itda.core.site": ("Site",),
     "itda.core.training.trainer": ("Trainer",),
     "itda.errors": ("ItdaError",),
+    "itda.store.diffs": ("Diff",),
     "itda.store.fingerprints": ("Fingerprint",),
 }
 """Where each public name is made."""

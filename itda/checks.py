@@ -44,6 +44,9 @@ def check(command: object) -> None:
             _local(command.model, command.corpus, command)
         case settings.Fingerprint():
             check_fingerprint(command)
+        case settings.Diff():
+            check_diff(command)
+            _local(None, None if command.chat else command.corpus, command)
         case settings.Plan():
             check_plan(command)
             folder_of(command.model)
@@ -198,6 +201,24 @@ def check_fingerprint_source(options: settings.Fingerprint) -> None:
         raise SettingError(f"--tokens is {options.tokens}: it must be at least 1")
     if options.segment is not None and options.segment < 2:
         raise SettingError(f"--segment is {options.segment}: it must be at least 2")
+
+
+def check_diff(options: settings.Diff, *, in_memory: bool = False) -> None:
+    """Raises `SettingError` for settings that clash or are missing, `StoreError` for what cannot be written.
+
+    `in_memory` if models or texts were given as objects, so that the settings need not name any.
+    """
+    check_shape(options)
+    check_seed(options)
+    if not in_memory and not (options.base and options.changed and options.corpus):
+        missing = "BASE" if not options.base else "CHANGED" if not options.changed else "--corpus"
+        raise SettingError(f"no {missing} given: itda diff BASE CHANGED --layers 3,5 --corpus CORPUS")
+    if not options.layers:
+        raise SettingError("no layers given: name some with --layers 3,5")
+    for name in (options.base, *(each for each in (options.changed, *options.control) if each)):
+        folder_of(name)
+    if options.out is not None:
+        check_free(options.out)
 
 
 def check_free_file(path: Path) -> None:

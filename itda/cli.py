@@ -115,6 +115,8 @@ def _dispatch(command: Any) -> None:
             _probe(command)
         case settings.Fingerprint():
             _fingerprint(command)
+        case settings.Diff():
+            _diff(command)
         case settings.Compare():
             _compare(command)
         case settings.Index():
@@ -313,6 +315,13 @@ def _fingerprint(options: settings.Fingerprint) -> None:
             print(f"Pushed: {address}")
 
 
+def _diff(options: settings.Diff) -> None:
+    from itda.recipes.diff import diff
+
+    made = diff(options, bars(options.quiet), remarks(options.quiet))
+    _print_json({"out": str(options.out) if options.out else None, **made.values})
+
+
 def _compare(options: settings.Compare) -> None:
     from itda import report
     from itda.recipes import finite
@@ -463,7 +472,11 @@ def _import(options: settings.Import) -> None:
 
 def _spelled(arguments: list[str]) -> list[str]:
     """Return the arguments with --layer or --layers spelled as the command has it: users may give either."""
-    named = "--layers" if arguments[:1] and arguments[0] in ("train", "harvest", "plan", "fingerprint") else "--layer"
+    named = (
+        "--layers"
+        if arguments[:1] and arguments[0] in ("train", "harvest", "plan", "fingerprint", "diff")
+        else "--layer"
+    )
 
     def one(argument: str) -> str:
         flag, equals, value = argument.partition("=")

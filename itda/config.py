@@ -60,8 +60,7 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     k: int = 40
     """Atoms per activation."""
     threshold: float | None = None
-    """The share of an activation's energy that may stay unexplained, instead of --atoms. Mode reference:
-    2(1-cos)/d_model, default 0.2."""
+    """The share of energy that may stay unexplained, instead of --atoms. Mode reference: 2(1-cos)/d_model, or 0.2."""
     atoms: Count | None = None
     """Atoms to end with, such as 4096 or 4k: the threshold is found from a sample. Default: 8 for each dimension of the
     model, but at most one for every 10 tokens."""
@@ -282,9 +281,9 @@ class Diff(PairOptions, DocumentOptions, CorpusOptions, ModelOptions, LargeOptio
     """Find out what a changed model has that its base has not: labelled differences of their activations."""
 
     base: Positional[str] = ""
-    """The base: a Hub id, a local folder, a GGUF file (owner/name:file.gguf on the Hub), or tiny (the bundled model)."""
+    """The base: a Hub id, a local folder, a GGUF file, or tiny (the bundled model)."""
     changed: Positional[str] = ""
-    """What it was changed to: a model likewise, or a PEFT adapter on the base, by its folder or Hub id."""
+    """What it was changed to: likewise, or a PEFT adapter on the base, by its folder or Hub id."""
     layers: LayerNumbers = ()
     """Layers to read, for example 3,4-6."""
     corpus: str = ""

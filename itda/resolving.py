@@ -5,7 +5,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from itda.config import Fingerprint, Harvest, Index, Plan, Replicate, Train
+from itda.config import Diff, Fingerprint, Harvest, Index, Plan, Replicate, Train
 from itda.core.checks import check_k, check_number, check_offset_tokens, check_recipe, check_refinement, check_threshold
 from itda.core.site import STREAMS, Site, Stream
 from itda.errors import SettingError
@@ -127,7 +127,7 @@ def check_dictionary(options: Train) -> None:
         check_number(options.atoms, options.tokens)
 
 
-def check_shape(options: Train | Harvest | Fingerprint) -> None:
+def check_shape(options: Train | Harvest | Fingerprint | Diff) -> None:
     """Raises `SettingError` if the window or the batch size is less than 1."""
     if options.batch_size < 1 or options.window < 1:
         raise SettingError("--batch-size and --window must be at least 1")
@@ -207,7 +207,7 @@ def with_free(stored: Train, given: Train) -> Train:
     return replace(stored, **changed)
 
 
-def check_seed(options: Harvest | Fingerprint) -> None:
+def check_seed(options: Harvest | Fingerprint | Diff) -> None:
     """Raises `SettingError` if there is a seed and the order is not shuffled."""
     if options.seed and options.order != "shuffled":
         raise SettingError("--seed chooses a shuffled order: leave out --order corpus, or the seed")

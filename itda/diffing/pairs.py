@@ -36,9 +36,9 @@ class PairedSource:
     that many tokens.
 
     `special_tokens` counts special tokens that are part of a text, such as those of a chat template; `cut_by` is the
-    model whose tokenizer cuts the windows, by default the base. `predictions` False leaves these out, and the models run no further than the last site. At most the activations of
-    `most_in_flight` tokens are computed together where models are streamed. Raises `ModelError` or `SettingError` for
-    what a model does not have.
+    model whose tokenizer cuts the windows, by default the base. `predictions` False leaves these out, and the models
+    run no further than the last site. At most the activations of `most_in_flight` tokens are computed together where
+    models are streamed. Raises `ModelError` or `SettingError` for what a model does not have.
 
     >>> from itda.sources.models.transformers import LanguageModel
     >>> lm = LanguageModel.load("tiny")
@@ -72,7 +72,7 @@ class PairedSource:
         self.most_in_flight = most_in_flight
         for model in self.models:
             model.check(self.sites)
-        self.special_tokens = special_tokens
+        self.special_tokens, self.bos = special_tokens, bos
         self.windower = common_windower(self.models, window, bos, cut_by)
         self.predictions = predictions and all(_predicts(model) for model in self.models)
         """True if predictions are compared: they were asked for, and every model predicts the next token."""

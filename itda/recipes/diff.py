@@ -15,8 +15,9 @@ from itda.checks import check_diff, check_free
 from itda.core.dictionary import ITDA
 from itda.core.labels import Labels
 from itda.core.site import Site
+from itda.diffing.adapters import adapter_folder
 from itda.diffing.checks import Outline, check_enough, check_outlines, outlines
-from itda.diffing.models import AnyModel, Models, Opening, open_models
+from itda.diffing.models import AnyModel, Models, Opening, adapter_fingerprint, open_models
 from itda.diffing.pairs import PairedSource
 from itda.diffing.promoted import promoted
 from itda.errors import ItdaError, ModelError
@@ -257,13 +258,12 @@ def _about(options: settings.Diff, models: Models, source: PairedSource, text: _
     """Return the record of what makes the diff."""
     corpus = text.corpus
     names = ("window", "batch_size", "bos", "first_tokens", "chat", "merge")
+    named = len(options.control) == len(models.controls)
+    controls = options.control if named else [model.name for model in models.controls]
     return {
         "base": _model_values(models.base, options.base),
         "changed": _model_values(models.changed, options.changed),
-        "controls": [
-            _model_values(model, name)
-            for model, name in zip(models.controls, _control_names(options, models), strict=True)
-        ],
+        "controls": [_model_values(*each) for each in zip(models.controls, controls, strict=True)],
         "same": models.same,
         "shared_basis": source.shared_basis,
         "why_no_shared_basis": source.why_no_shared_basis,
@@ -280,14 +280,17 @@ def _about(options: settings.Diff, models: Models, source: PairedSource, text: _
     }
 
 
-def _control_names(options: settings.Diff, models: Models) -> list[str]:
-    return list(options.control) if len(options.control) == len(models.controls) else [m.name for m in models.controls]
-
-
 def _model_values(model: ActivationModel, name: str) -> dict[str, Any]:
+    """Return the record of a model; `name` is what the settings call it."""
+    path = Path(name).expanduser() if name and name != "tiny" else None
+    here = path is not None and path.exists()
+    adapter = adapter_folder(name) if here else None
+    local = NamedModel.named(name).fingerprint() if here and adapter is None else None
     return {
-        "name": name or model.name,
+        "name": str(path.absolute()) if path is not None and here else name or model.name,
+        "adapter": adapter is not None,
         "revision": model.revision,
+        "model_fingerprint": adapter_fingerprint(adapter) if adapter is not None else local,
         "tokenizer": model.tokenizer_hash,
         "dtype": model.dtype,
         "layers": model.layers,

@@ -8,7 +8,7 @@ import numpy as np
 
 from itda import config as settings
 from itda.diffing.batches import PairedBatch, PairedPredictions
-from itda.diffing.noise import Noise, in_other_dtype, noise_of, norm_quantiles
+from itda.diffing.noise import Noise, in_other_dtype, joined, noise_of, norm_quantiles
 from itda.diffing.pairs import PairedSource
 from itda.recipes.runs import Say
 from itda.sources.models.transformers import LanguageModel
@@ -41,7 +41,7 @@ def noise_values(options: settings.Diff, source: PairedSource, say: Say) -> dict
         window=options.window,
         batch_size=options.batch_size,
         tokens=min(asked, options.tokens),
-        bos=source.windower.bos,
+        bos=source.bos,
         first_tokens=options.first_tokens,
         in_other_dtype=in_other_dtype(base),
     ):
@@ -64,7 +64,5 @@ def _sort(each: Noise, batches: dict[str, dict[str, list[PairedBatch]]], kl: dic
 
 def _quantiles(parts: list[PairedBatch]) -> dict[str, float]:
     """Return quantiles of the norm of the difference over that of the activation."""
-    from itda.diffing.noise import joined
-
     whole = next(iter(joined(iter(parts)).values()))
     return {f"{share:g}": value for share, value in norm_quantiles(whole).items()}

@@ -135,12 +135,13 @@ def _examples(
     own: int, users: np.ndarray, coefficients: np.ndarray, tokens: np.ndarray, read: TokensRead
 ) -> list[dict[str, Any]]:
     """Return the tokens that use an atom most, one of each document, without the atom's own document."""
-    seen, found = {read.labels.document[tokens[own]]}, []
+    names = read.labels.document
+    seen, found = {str(names[tokens[own]])}, []
     for place in np.argsort(-np.abs(coefficients), kind="stable"):
         token = int(tokens[users[place]])
-        if read.labels.document[token] in seen:
+        if str(names[token]) in seen:
             continue
-        seen.add(read.labels.document[token])
+        seen.add(str(names[token]))
         found.append({**read.at(token), "coefficient": float(coefficients[place])})
         if len(found) == EXAMPLES:
             break

@@ -8,7 +8,7 @@ DIFF/
     layer_3.parquet       the site's tokens: the energy of each difference, its code, errors and margins
 ```
 
-A dictionary's activations are `changed / scales[1] - base / scales[0]`, with the two numbers `scales` in its provenance;
+A dictionary's activations are `changed / scales[1] - base / scales[0]`, with `scales`, two numbers, in its provenance;
 its offset is the mean difference. A folder is written under another name and renamed when it is whole.
 """
 

@@ -80,7 +80,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Sequence[dict[str, Any]]]]:
         )
         if not whole or not messages:
             raise CorpusError(
-                f"{name} has no {MESSAGES!r}, a list of {{'role': ..., 'content': text}}: leave out --chat for other text"
+                f"{name} has no {MESSAGES!r}, a list of {{'role': ..., 'content': text}}: leave out --chat for what is "
+                "no conversation"
             )
         yield name, messages
 
