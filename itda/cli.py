@@ -187,6 +187,11 @@ def _info(options: settings.Info) -> None:
         else:
             print(fingerprint_summary(made, options.run))
         return
+    from itda.store.diff_records import is_diff, read_diff_values
+
+    if is_diff(options.run):
+        _print_json({"out": str(options.run), **read_diff_values(options.run)})
+        return
     from itda.report.runs import run_summary
     from itda.store.records import open_record
 

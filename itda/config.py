@@ -187,10 +187,10 @@ class Plan(Output):
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Output):
-    """Show what is in a run folder, or a fingerprint."""
+    """Show what is in a run folder, a diff, or a fingerprint."""
 
     run: Positional[Path]
-    """The run folder, or the file of a fingerprint."""
+    """The folder of a run or a diff, or the file of a fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True)

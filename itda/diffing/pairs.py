@@ -72,7 +72,8 @@ class PairedSource:
         self.most_in_flight = most_in_flight
         for model in self.models:
             model.check(self.sites)
-        self.special_tokens, self.bos = special_tokens, bos
+        self.special_tokens = special_tokens
+        self.bos: Bos = bos
         self.windower = common_windower(self.models, window, bos, cut_by)
         self.predictions = predictions and all(_predicts(model) for model in self.models)
         """True if predictions are compared: they were asked for, and every model predicts the next token."""

@@ -20,7 +20,7 @@ from itda.diffing.checks import Outline, check_enough, check_outlines, outlines
 from itda.diffing.models import AnyModel, Models, Opening, adapter_fingerprint, open_models
 from itda.diffing.pairs import PairedSource
 from itda.diffing.promoted import promoted
-from itda.errors import ItdaError, ModelError
+from itda.errors import CorpusError, ItdaError, ModelError
 from itda.machine import free_device_memory, free_memory
 from itda.recipes.activation_source import model_loader
 from itda.recipes.diff_noise import noise_values
@@ -92,6 +92,8 @@ def diff(
     if (why := source.why_no_shared_basis) is not None:
         say(f"differences and use are left out: {why}")
     found = _read(source, options, bar)
+    if not source.read:
+        raise CorpusError(f"{text.corpus.name} has no token to read: name another corpus with --corpus")
     made = _made(options, models, source, found, text, say)
     if options.out is not None:
         write_diff(made, options.out)

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from itda.core.diffing.difference import Differences
-from itda.core.diffing.ranking import Ranking
+from itda.core.diffing.ranking import Ranking, explained_kl
 from itda.core.diffing.site import SiteDiff
 from itda.core.labels import Label, Labels
 from itda.recipes.diff_pass import PredictionsFound, SiteFound
@@ -108,8 +108,8 @@ def _difference(of: SiteFound, read: TokensRead, promoted: Promoted | None) -> d
 
 
 def _atom(atom: int, of: SiteFound, differences: Differences, ranking: Ranking, read: TokensRead) -> dict[str, Any]:
-    users, coefficients = _users(differences, atom)
-    own = int(differences.rows[atom])
+    users, place = ((differences.indices == atom) & (differences.coefficients != 0)).nonzero()
+    own = int(ranking.places[atom])
     findings = of.found.findings
     return {
         "atom": atom,
@@ -121,28 +121,27 @@ def _atom(atom: int, of: SiteFound, differences: Differences, ranking: Ranking, 
         "documents": int(ranking.documents[atom]),
         "finding": bool(findings[atom]) if findings is not None else False,
         "by_role": _shares(read.roles[of.tokens[users]]) if read.roles is not None else None,
-        "examples": _examples(own, users, coefficients, of.tokens, read),
+        "examples": _examples(own, users, place, of, read),
     }
 
 
-def _users(differences: Differences, atom: int) -> tuple[Int64[np.ndarray, " users"], np.ndarray]:
-    """Return the rows that use an atom, with their coefficients."""
-    rows, place = ((differences.indices == atom) & (differences.coefficients != 0)).nonzero()
-    return rows, differences.coefficients[rows, place]
-
-
 def _examples(
-    own: int, users: np.ndarray, coefficients: np.ndarray, tokens: np.ndarray, read: TokensRead
+    own: int, users: Int64[np.ndarray, " users"], place: np.ndarray, of: SiteFound, read: TokensRead
 ) -> list[dict[str, Any]]:
-    """Return the tokens that use an atom most, one of each document, without the atom's own document."""
+    """Return the tokens at which an atom accounts for most, one of each document, without that of row `own`."""
+    differences = of.found.differences
+    assert differences is not None
+    kl = read.predictions.kl[of.tokens] if read.predictions is not None else None
+    parts = (differences.explained if kl is None else explained_kl(differences, kl))[users, place]
     names = read.labels.document
-    seen, found = {str(names[tokens[own]])}, []
-    for place in np.argsort(-np.abs(coefficients), kind="stable"):
-        token = int(tokens[users[place]])
+    seen, found = {str(names[of.tokens[own]])}, []
+    for user in np.argsort(-parts, kind="stable").tolist():
+        token = int(of.tokens[users[user]])
         if str(names[token]) in seen:
             continue
         seen.add(str(names[token]))
-        found.append({**read.at(token), "coefficient": float(coefficients[place])})
+        coefficient = float(differences.coefficients[users[user], place[user]])
+        found.append({**read.at(token), "coefficient": coefficient})
         if len(found) == EXAMPLES:
             break
     return found

@@ -28,11 +28,12 @@ from itda.core.dictionary import ITDA
 from itda.core.display.summaries import facts_html
 from itda.core.site import Site
 from itda.errors import SettingError, StoreError
-from itda.files import DIFF_FORMAT, FORMAT_VERSION, explained, first_line, new_folder, read_json, write_json
+from itda.files import DIFF_FORMAT, FORMAT_VERSION, explained, first_line, new_folder, write_json
 from itda.store.dictionaries import load_dictionary, write_dictionary
+from itda.store.diff_records import RECORD, read_diff_values
 
-RECORD, TOKENS = "diff.json", "tokens.parquet"
-"""The names of the files of a diff; those of a site are called by its name."""
+TOKENS = "tokens.parquet"
+"""The name of the table of tokens; the files of a site are called by its name."""
 
 Columns = Mapping[str, Shaped[np.ndarray, " rows"]]
 """The columns of a table, by name."""
@@ -111,12 +112,6 @@ def write_diff(diff: Diff, folder: Path) -> None:
             write_dictionary(dictionary, partial / str(site))
 
 
-def read_diff_values(folder: Path) -> dict[str, Any]:
-    """Read the JSON of a diff. Raises `StoreError` if it is missing, foreign or of another version."""
-    found = read_json(folder / RECORD, DIFF_FORMAT)
-    return {name: value for name, value in found.items() if name not in ("format", "format_version")}
-
-
 def read_diff(folder: Path) -> Diff:
     """Read a diff. Raises `StoreError` if it is missing, damaged, foreign or of another version."""
     values = read_diff_values(folder)
@@ -130,11 +125,6 @@ def read_diff(folder: Path) -> Diff:
     return Diff(values, dictionaries, tokens, rows)
 
 
-def is_diff(folder: Path) -> bool:
-    """Return True for a folder that holds a diff."""
-    return (folder / RECORD).is_file()
-
-
 def _write_table(columns: Columns, path: Path) -> None:
     arrays = {name: pyarrow.array(values, from_pandas=False) for name, values in columns.items()}
     pyarrow.parquet.write_table(pyarrow.table(arrays), path, compression="zstd")
@@ -142,4 +132,4 @@ def _write_table(columns: Columns, path: Path) -> None:
 
 def _read_table(path: Path) -> dict[str, np.ndarray]:
     table = pyarrow.parquet.read_table(path, memory_map=False)
-    return {name: table[name].combine_chunks().to_numpy(zero_copy_only=False) for name in table.column_names}
+    return {name: np.array(table[name].combine_chunks()) for name in table.column_names}  # copies, to be written to

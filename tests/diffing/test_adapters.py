@@ -7,7 +7,7 @@ import sys
 import peft
 import pytest
 import torch
-from diffing.changed_models import CORPUS, another_width, saved
+from changed_models import CORPUS, another_width, saved
 from sources.models.families import shared
 
 from itda.core.batch import Site

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffing.changed_models import CORPUS, another_width, of, saved
+from changed_models import CORPUS, another_width, of, saved
 from sources.models.families import byte_tokenizer, shared
 
 from itda.core.batch import Site

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from diffing.changed_models import CORPUS, SITES, SOME, Found, another_width, changed, of, pair, saved
+from changed_models import CORPUS, SITES, SOME, Found, another_width, changed, of, pair, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sources.models.families import language_model, shared
