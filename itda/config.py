@@ -288,12 +288,6 @@ class Diff(PairOptions, DocumentOptions, CorpusOptions, ModelOptions, LargeOptio
     """Layers to read, for example 3,4-6."""
     corpus: str = ""
     """python-docs, a file or folder (.txt .md .py .jsonl .json .csv .parquet, or .gz of one), or a Hub data set."""
-    out: Path | None = None
-    """The folder to make, with what was found."""
-    streams: SomeStreams = ("resid_post",)
-    """Outputs to read at each layer: resid_post, mlp_out, attn_out, or several with commas."""
-    tokens: Count = 20_000
-    """Tokens to read: 50000, 50k, 1M."""
 
 
 @dataclass(frozen=True, kw_only=True)

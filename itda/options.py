@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from itda.parsing import Bytes, Count, Names
+from itda.parsing import Bytes, Count, Names, SomeStreams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +87,14 @@ class DocumentOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PairOptions:
-    """Settings of how two models are read side by side."""
+    """Settings of how two models are read side by side, and where what is found goes."""
 
+    out: Path | None = None
+    """The folder to make, with what was found."""
+    streams: SomeStreams = ("resid_post",)
+    """Outputs to read at each layer: resid_post, mlp_out, attn_out, or several with commas."""
+    tokens: Count = 20_000
+    """Tokens to read: 50000, 50k, 1M."""
     changed_revision: str | None = None
     """The commit, tag or branch of a changed model from the Hub."""
     merge: bool = True

@@ -40,8 +40,8 @@ def diff(
     `ItdaError`.
 
     >>> import itda
-    >>> texts = [f"import os; x = {i}; print(os.path.join('a', str(x)))" * 20 for i in range(8)]
-    >>> found = itda.diff("tiny", "tiny", texts, layers=[2], tokens=2000, window=64, noise=0, progress=False)
+    >>> texts = [f"import os; x = {i}; print(os.path.join('a', str(x)))" * 20 for i in range(16)]
+    >>> found = itda.diff("tiny", "tiny", texts, layers=[2], tokens=3000, window=64, noise=0, progress=False)
     >>> found["layer_2"]["unchanged"], found.values["kl"]["mean"]
     (True, 0.0)
     """

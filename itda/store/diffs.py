@@ -44,10 +44,10 @@ class Diff:
     """What changed between a base and a changed model: what `itda diff` makes.
 
     >>> import itda
-    >>> texts = [f"import os; x = {i}; print(os.path.join('a', str(x)))" * 20 for i in range(8)]
-    >>> found = itda.diff("tiny", "tiny", texts, layers=[2], tokens=2000, window=64, noise=0, progress=False)
+    >>> texts = [f"import os; x = {i}; print(os.path.join('a', str(x)))" * 20 for i in range(16)]
+    >>> found = itda.diff("tiny", "tiny", texts, layers=[2], tokens=3000, window=64, noise=0, progress=False)
     >>> found
-    <Diff of tiny and tiny on text: 2,000 tokens, layer_2>
+    <Diff of tiny and tiny on text: 3,000 tokens, layer_2>
     >>> found.same, found["layer_2"]["unchanged"], found.dictionaries
     (True, True, {})
     """
