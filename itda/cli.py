@@ -280,27 +280,13 @@ def _probe(options: settings.Probe) -> None:
             print(report.set_scores(made))
         return
     from itda.recipes import finite
-    from itda.recipes.probe import LATENT_COUNTS, probe_run
+    from itda.recipes.probe import LATENT_COUNTS, probe_run, probe_values
 
     names, results = probe_run(options, bars(options.quiet), remarks(options.quiet))
     if not options.json:
         print(report.probes(names, LATENT_COUNTS, results))
         return
-    sites = {
-        str(site): {
-            name: [
-                {
-                    "latents": probe.size,
-                    "accuracy": float(probe.mean.value),
-                    "interval": [float(probe.mean.low), float(probe.mean.high)],
-                    "by_class": dict(zip(names, probe.accuracy.value.tolist(), strict=True)),
-                }
-                for probe in probes
-            ]
-            for name, probes in readouts.items()
-        }
-        for site, readouts in results.items()
-    }
+    sites = probe_values(names, results)
     _print_json({"run": str(options.run), "classes": names, "sites": finite(sites)})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -80,6 +80,27 @@ def probe_run(
                 results[site][name] = probe(features, classes, documents, latent_counts=LATENT_COUNTS)
                 progress.update(1)
     return names, results
+
+
+def probe_values(
+    names: Sequence[str], results: Mapping[Site, Mapping[str, Sequence[ProbeResult]]]
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Return results by site and readout as JSON values; `names` are those of the classes."""
+    return {
+        str(site): {
+            name: [
+                {
+                    "latents": probe.size,
+                    "accuracy": float(probe.mean.value),
+                    "interval": [float(probe.mean.low), float(probe.mean.high)],
+                    "by_class": dict(zip(names, probe.accuracy.value.tolist(), strict=True)),
+                }
+                for probe in probes
+            ]
+            for name, probes in readouts.items()
+        }
+        for site, readouts in results.items()
+    }
 
 
 def _read(
