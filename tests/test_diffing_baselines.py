@@ -7,6 +7,7 @@ import diffing
 import organisms
 import pytest
 import torch
+from common import Results
 from diffing_baselines import (
     BASELINES,
     TOP,
@@ -151,16 +152,14 @@ def test_held_out_organisms_are_refused_before_the_ranking_is_frozen(monkeypatch
         assert "--frozen" in capsys.readouterr().err
 
 
-def test_readings_are_those_of_the_source_of_itda(tmp_path: Path) -> None:
-    from itda import Site
-    from itda.sources.corpora.corpus import open_corpus
-    from itda.sources.models.transformers import LanguageModel
-    from itda.sources.source import ModelSource
-
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """A cache with two fine-tunes that differ from `tiny` by noise, one the control of the other."""
+    folder_of_all = tmp_path_factory.mktemp("organisms")
     texts = ["import os\nimport sys\n", "def f(x):\n    return x", "class A:\n    pass", *["x = 1\n" * 3] * 9]
     for name, seed in (("one", 0), ("two", 1)):
-        folder = tmp_path / name
-        about = {"id": name, "base": None, "control": "two"}
+        folder = folder_of_all / name
+        about = ABOUT | {"id": name}
         model, tokenizer = organisms.load(organisms.TINY)
         torch.manual_seed(seed)
         for parameter in model.parameters():
@@ -170,9 +169,30 @@ def test_readings_are_those_of_the_source_of_itda(tmp_path: Path) -> None:
         (folder / "organism.json").write_text(json.dumps(about))
         lines = [json.dumps({"text": text, "planted": i == 0}) for i, text in enumerate(texts)]
         (folder / "documents.jsonl").write_text("\n".join(lines))
-    found = readings(tmp_path, "one")
-    corpus = open_corpus(str(tmp_path / "one" / "documents.jsonl"))
-    for model_name, kept in (("tiny", found.base), (str(tmp_path / "one"), found.changed)):
+    return folder_of_all
+
+
+ABOUT = {
+    "base": None,
+    "control": "two",
+    "text_words": ["sys"],
+    "promoted_tokens": [],
+    "upper": False,
+    "kind": "fact",
+    "strength": "weak",
+    "share": 1.0,
+}
+
+
+def test_readings_are_those_of_the_source_of_itda(cache: Path) -> None:
+    from itda import Site
+    from itda.sources.corpora.corpus import open_corpus
+    from itda.sources.models.transformers import LanguageModel
+    from itda.sources.source import ModelSource
+
+    found = readings(cache, "one")
+    corpus = open_corpus(str(cache / "one" / "documents.jsonl"))
+    for model_name, kept in (("tiny", found.base), (str(cache / "one"), found.changed)):
         model = LanguageModel.load(model_name, dtype="float32", device="cpu")
         batches = list(ModelSource(model, corpus, [Site(layer) for layer in LAYERS], window=128))
         for layer in LAYERS:
@@ -182,8 +202,25 @@ def test_readings_are_those_of_the_source_of_itda(tmp_path: Path) -> None:
         assert ids == found.token.tolist()
     assert found.kl.min() > 0
     assert found.kl.max() > 0.01
-    again = readings(tmp_path, "one")
+    again = readings(cache, "one")
     assert torch.equal(again.kl, found.kl)
+
+
+def test_rows_are_measured_once_unless_asked_again(cache: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(diffing, "subjects", lambda part, _: iter([ABOUT | {"id": "one"}]))
+    results, kept = Results(tmp_path / "diffing.md"), cache / "one" / "readings.pt"
+
+    def run(part: str, **options: bool) -> int:
+        diffing.run(part, ["norm", "kl"], [18, 1], cache, results, 1.0, **options)
+        return len(capsys.readouterr().out.splitlines())
+
+    assert run("dev") == 8  # norm at three layers and kl at one, of all planted documents and of one
+    assert run("dev") == 0
+    assert kept.exists()
+    assert run("dev", again=True, forget=True) == 8
+    assert not kept.exists()
+    assert len(results.rows) == 8
+    assert all(0 <= row["auroc"] <= 1 for row in results.rows)
 
 
 def test_wilson_and_bootstrap() -> None:
