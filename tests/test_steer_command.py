@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cli import printed, refused
 
@@ -95,7 +95,7 @@ def test_strength_0_is_the_untouched_model(values):
 
 
 def test_three_columns_fit_into_80(run, capsys):
-    text = printed(capsys, "steer", str(run), PROMPT, "--atom", "3", "--strength=-4,6", "--tokens", "8", "--quiet")
+    text = printed(capsys, "steer", str(run), PROMPT, "--atom", "3", "--strength=-4,6", "--tokens", "4", "--quiet")
     assert max(map(len, text.splitlines())) <= 80
     for said in ("untouched", "strength -4", "strength 6", "control: ", "promoted", "KL of 8 controls", "typical one"):
         assert said in text, said
@@ -147,6 +147,7 @@ def test_a_runs_index_gives_the_unit(lm, run):
         assert itda.steer(lm, dictionary, atom=ATOM, sample=sample).unit == {ATOM: typical.of(ATOM)}
 
 
+@settings(max_examples=15)
 @given(
     uses=st.lists(st.integers(0, 1000), min_size=12, max_size=200),
     number=st.integers(1, 8),
@@ -164,6 +165,7 @@ def test_controls_are_others_used_about_as_often(uses, number, seed):
     assert found == matched_atoms(uses, atom, number, seed, without)
 
 
+@settings(max_examples=15)
 @given(st.lists(st.floats(-5, 5), min_size=4, max_size=9), st.lists(st.floats(-5, 5), min_size=9, max_size=9))
 def test_changes_of_the_next_token_are_differences_of_probability(before, after):
     p, q = torch.tensor(before), torch.tensor(after[: len(before)])

@@ -42,7 +42,7 @@ def slowly(d: ITDA, x, add, gone, hold, direction, residual) -> np.ndarray:
 amounts = st.dictionaries(st.integers(0, 5), st.floats(-9, 9), max_size=3)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 5),
     pursuit=st.sampled_from(["mp", "mp_refit"]),
@@ -90,6 +90,7 @@ def test_activations_without_the_atom_keep_their_bits():
     assert (made[uses] != x[uses]).any(dim=1).all()
 
 
+@settings(max_examples=15)
 @given(seed=st.integers(0, 50), atom=st.integers(0, ATOMS - 1), pursuit=st.sampled_from(["mp", "mp_refit", "omp"]))
 def test_ablating_and_adding_back_is_the_identity(seed, atom, pursuit):
     d, x = dictionary(pursuit), 30 * normal(6, WIDTH, seed)
@@ -156,6 +157,7 @@ def test_what_does_not_fit_is_refused():
         Edit.of(None, ablate=[1])
 
 
+@settings(max_examples=15)
 @given(seed=st.integers(0, 20), rows=st.integers(5, 60))
 def test_typical_coefficients_are_medians_over_uses(seed, rows):
     code = dictionary(seed=seed).encode(normal(rows, WIDTH, seed))

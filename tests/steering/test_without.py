@@ -75,13 +75,11 @@ def test_it_can_be_steered_edited_again_and_used_by_threads(lm, dictionary):
 
 def test_evaluation_takes_it_as_any_model(lm, dictionary):
     made = lm.without(dictionary, [2, 5])
-    corpus, site = Corpus.from_texts(TEXTS), Site(4)
+    corpus, site = Corpus.from_texts(TEXTS[:4]), Site(4)
     found = evaluate(made, corpus, {site: dictionary}, window=32)[site]
-    whole = evaluate(lm, corpus, {site: dictionary}, window=32)[site]
     cost = cost_of_removal(lm, dictionary, [2, 5], corpus, controls=1)
     assert found.ce_clean == pytest.approx(cost.removed.ce)
-    assert whole.ce_clean == pytest.approx(cost.ce_whole)
-    assert found.ce_clean != pytest.approx(whole.ce_clean, abs=1e-4)
+    assert found.ce_clean != pytest.approx(cost.ce_whole, abs=1e-4)
     streams = [Site(3, "mlp_out"), Site(3, "attn_out")]  # found by a trial of the block that is edited
     assert set(made.places(streams)) == set(streams)
 
@@ -115,7 +113,7 @@ def test_the_cost_of_removal_is_that_of_each_model(lm, dictionary):
 
 
 def test_without_the_residual_removals_are_beside_the_reconstruction(lm, dictionary):
-    cost = cost_of_removal(lm, dictionary, 2, TEXTS, controls=1, tokens=60, residual=False)
+    cost = cost_of_removal(lm, dictionary, 2, TEXTS[:4], controls=1, residual=False)
     assert cost.kept.kl > 0
     assert cost.kept.atoms == ()
 
