@@ -10,7 +10,7 @@
   if it stands out from the bulk of the atoms.
 
 A finding is labelled by the token at which it accounts for most; there is one finding for each document. A token's
-score is what the first four findings account for there.
+score is what the strongest atoms of each layer account for there, 32 at most.
 """
 
 from collections.abc import Callable, Sequence
@@ -97,15 +97,12 @@ def _rows(found: Differences, ranking: Ranking, parts: np.ndarray, least: float)
 def _first(r: Readings, rows: list[Row]) -> Found:
     """The first rows, one for each document of their labels."""
     seen: set[int] = set()
-    findings, scores = [], np.zeros(len(r.token))
-    for _, label, direction, called, mine in sorted(rows, key=lambda row: -row[0]):
-        if (document := int(r.document[label])) in seen:
-            continue
-        seen.add(document)
-        findings.append(Finding(label, direction, called=called))
-        scores += mine
-        if len(findings) == TOP:
-            break
+    findings = []
+    for _, label, direction, called, _ in sorted(rows, key=lambda row: -row[0]):
+        if (document := int(r.document[label])) not in seen and len(findings) < TOP:
+            seen.add(document)
+            findings.append(Finding(label, direction, called=called))
+    scores = np.sum([row[-1] for row in rows], axis=0) if rows else np.zeros(len(r.token))
     return Found(findings, torch.from_numpy(scores))
 
 
