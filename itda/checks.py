@@ -21,6 +21,7 @@ from itda.resolving import check_elsewhere, check_seed, check_shape, planned, re
 from itda.sources.corpora.corpus import open_corpus
 from itda.sources.models.devices import check_device
 from itda.sources.models.names import folder_of, gguf_of
+from itda.store.diff_records import is_diff
 from itda.store.records import UNFINISHED, RunRecord, chosen_site, open_record
 from itda.terminal import is_text
 
@@ -100,7 +101,7 @@ def check(command: object) -> None:
             check_some(command.runs, "explore")
             check_export(command)
             for folder in command.runs:
-                if are_fingerprints([folder]):
+                if is_diff(folder) or are_fingerprints([folder]):
                     continue
                 run = _readable(folder)
                 if command.export is not None:
@@ -311,8 +312,12 @@ def check_export(options: settings.Explore) -> None:
         raise StoreError(f"cannot write {target}: name a file in a folder that is there")
     if options.top < 1:
         raise SettingError(f"--top is {options.top}: carry at least 1 atom")
+    diffs = [path for path in options.runs if is_diff(path)]
+    if diffs and len(diffs) < len(options.runs):
+        other = next(path for path in options.runs if path not in diffs)
+        raise SettingError(f"{diffs[0]} is a diff and {other} is none: export the two to pages of their own")
     for path in options.runs:
-        if are_fingerprints([path]):
+        if path not in diffs and are_fingerprints([path]):
             raise SettingError(f"{path} is a fingerprint, and --export writes runs alone: leave --export out")
 
 

@@ -23,7 +23,7 @@ from itda.explorer.readouts import READOUTS
 STATIC = Path(__file__).parent / "static"
 MODULES = (
     "dom", "text", "state", "api", "list", "charts", "heat", "atoms", "atom", "prompt", "compare", "overview",
-    "fingerprints", "app",
+    "fingerprints", "shades", "diff", "app",
 )  # fmt: skip
 """The JavaScript modules of the pages, each after those that it imports."""
 
@@ -50,26 +50,26 @@ def page(explorer: Explorer, contents: Contents, update: Callable[[int], Any] = 
     answers: dict[str, Any] = {}
 
     def carry(name: str, **query: str) -> Any:
-        answers[_key(name, query)] = value = explorer.answer(name, query)
+        answers[answer_key(name, query)] = value = explorer.answer(name, query)
         return value
 
     runs = explorer.answer("runs", {})
     kept = [run for run in runs["runs"] if run["run"] in contents.site]
     for run in kept:
         run["sites"] = [site for site in run["sites"] if site["site"] == contents.site[run["run"]]]
-    answers[_key("runs", {})] = {"runs": kept, "live": False}
+    answers[answer_key("runs", {})] = {"runs": kept, "live": False}
     sections = []
     for run, site in contents.site.items():
         carry("overview", run=run)
         atoms = list(contents.atoms[run])
         query = {"run": run, "site": site}
-        answers[_key("atoms", query)] = _rows(explorer.answer("atoms", query), atoms)
+        answers[answer_key("atoms", query)] = _rows(explorer.answer("atoms", query), atoms)
         for atom in atoms:
             sections.append(_plain(carry("atom", **query, atom=str(atom))))
             update(1)
         with suppress(ItdaError):  # a model without logits, or none at hand: the page does without
             for atom, value in zip(atoms, explorer.logits(run, site, atoms), strict=True):
-                answers[_key("logits", {**query, "atom": str(atom)})] = value
+                answers[answer_key("logits", {**query, "atom": str(atom)})] = value
         for text in contents.prompts:
             for readout in _readouts(runs, run, site):
                 # As the page asks: the usual one has no name in the address.
@@ -80,9 +80,9 @@ def page(explorer: Explorer, contents: Contents, update: Callable[[int], Any] = 
         carry("compare", a=a, b=b)
         if a != b:
             query = {"a": a, "b": b, "site_a": contents.site[a], "site_b": contents.site[b]}
-            answers[_key("labels", query)] = _only_carried(explorer.answer("labels", query), contents, a, b)
+            answers[answer_key("labels", query)] = _only_carried(explorer.answer("labels", query), contents, a, b)
     prompts = [[run, site, text] for run, site in contents.site.items() for text in contents.prompts]
-    return _document({"answers": answers, "prompts": prompts}, "\n".join(sections), ", ".join(names))
+    return document({"answers": answers, "prompts": prompts}, "\n".join(sections), ", ".join(names))
 
 
 def _readouts(runs: Mapping[str, Any], run: str, site: str) -> list[str]:
@@ -90,7 +90,8 @@ def _readouts(runs: Mapping[str, Any], run: str, site: str) -> list[str]:
     return next(each["readouts"] for each in sites if each["site"] == site)
 
 
-def _key(name: str, query: Mapping[str, str]) -> str:
+def answer_key(name: str, query: Mapping[str, str]) -> str:
+    """Return what an exported page calls the answer to a question."""
     return name + "?" + urlencode(sorted(query.items()))
 
 
@@ -168,7 +169,8 @@ def script() -> str:
     return "\n".join(parts)
 
 
-def _document(data: Mapping[str, Any], plain: str, title: str) -> str:
+def document(data: Mapping[str, Any], plain: str, title: str) -> str:
+    """Return the HTML of a page that carries its `data`; `plain` is what viewers without scripts show."""
     # No < may be left: a script element ends at the first </script, wherever it stands.
     embedded = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     code, style = script(), (STATIC / "style.css").read_text(encoding="utf-8")

@@ -19,6 +19,7 @@ from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.errors import ItdaError, MissingError, SettingError
 from itda.explorer.atoms import atom_list, atom_page
 from itda.explorer.contexts import indexed_window, text_window
+from itda.explorer.diffs import DiffPages
 from itda.explorer.fingerprints import FingerprintPages
 from itda.explorer.next_tokens import average_logits, promoted
 from itda.explorer.overview import overview
@@ -39,12 +40,12 @@ Comparer = Callable[[Path, Path], Mapping[str, Any]]
 
 
 class Explorer:
-    """Answers the queries of the explorer's pages about some runs, some fingerprints, or both.
+    """Answers the queries of the explorer's pages about some runs, fingerprints and diffs.
 
     Thread-safe; a model is loaded when first needed. Raises `StoreError` for a folder that is not a run.
     """
 
-    needs_model = frozenset({"decompose", "logits"})
+    needs_model = frozenset({"decompose", "logits", "diff_text"})
     """Names of the answers that run the language model."""
 
     def __init__(
@@ -56,10 +57,11 @@ class Explorer:
         batch_size: int = 1,
         limits: PursuitLimits = NO_LIMITS,
         fingerprints: FingerprintPages | None = None,
+        diffs: DiffPages | None = None,
     ) -> None:
-        if not folders and fingerprints is None:
-            raise SettingError("no run to explore: name one or more run folders, or fingerprints")
-        self.fingerprints = fingerprints
+        if not folders and fingerprints is None and diffs is None:
+            raise SettingError("no run to explore: name one or more run folders, fingerprints or diffs")
+        self.fingerprints, self.diffs = fingerprints, diffs
         self.runs, self._loader = RunCache(folders, limits), loader
         self._compare, self._batch_size = compare, batch_size
         self._models: dict[str, tuple[LanguageModel, dict[int, str]]] = {}
@@ -79,6 +81,7 @@ class Explorer:
             "compare": self._compared,
             "labels": self._labels,
             **(fingerprints.answers if fingerprints is not None else {}),
+            **(diffs.answers if diffs is not None else {}),
         }
 
     def answer(self, name: str, query: Query) -> dict[str, Any]:
@@ -122,7 +125,8 @@ class Explorer:
             except ItdaError as error:
                 runs.append({"run": run, "trouble": str(error), "sites": []})
         fingerprints = self.fingerprints.listed() if self.fingerprints is not None else []
-        return {"runs": runs, "live": self._loader is not None, "fingerprints": fingerprints}
+        diffs = self.diffs.listed() if self.diffs is not None else []
+        return {"runs": runs, "live": self._loader is not None, "fingerprints": fingerprints, "diffs": diffs}
 
     def _overview(self, query: Query) -> Mapping[str, Any]:
         run = given(query, "run")

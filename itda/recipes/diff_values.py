@@ -259,6 +259,7 @@ def site_columns(of: SiteFound) -> dict[str, np.ndarray]:
         columns["relative_norm"] = of.relative
     if (made := found.differences) is not None:
         columns["energy"] = made.energy.astype(np.float32)
+        columns["left"] = made.left.astype(np.float32)
         for place in range(made.indices.shape[1]):
             columns[f"atom_{place}"] = made.indices[:, place].astype(np.int32)
             columns[f"coefficient_{place}"] = made.coefficients[:, place].astype(np.float32)

@@ -1,4 +1,4 @@
-"""`itda explore`: runs and fingerprints shown in a browser, or runs exported as one HTML file."""
+"""`itda explore`: runs, fingerprints and diffs shown in a browser; runs or a diff exported as one HTML file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from itda.checks import are_fingerprints, check_export
 from itda.core.batch import Site
 from itda.errors import SettingError
 from itda.explorer import PORT
+from itda.explorer.diffs import DiffPages
 from itda.explorer.export import Contents, chosen_atoms, page
+from itda.explorer.export_diff import diff_page
 from itda.explorer.pages import Explorer
 from itda.files import explained, write_whole
 from itda.recipes.compare import compare_runs, comparison_values
+from itda.recipes.explore_diffs import diff_pages
 from itda.recipes.explore_fingerprints import fingerprint_pages
 from itda.recipes.runs import Bar, finite, limits_of, no_bar, open_run
 from itda.sources.models.transformers import LanguageModel
+from itda.store.diff_records import is_diff
 from itda.store.records import chosen_site
 
 WARM_AFTER_S = 2.0
@@ -27,22 +31,24 @@ WARM_AFTER_S = 2.0
 
 
 def explorer_of(options: settings.Explore, say: Callable[[str], object] = lambda _line: None) -> Explorer:
-    """Make the explorer of some runs and fingerprints. `say` is told of models that have changed.
+    """Make the explorer of some runs, fingerprints and diffs. `say` is told of models that have changed.
 
-    Raises an `ItdaError` for what is neither, and for fingerprints that cannot be compared.
+    Raises an `ItdaError` for what is none of these, and for fingerprints that cannot be compared.
     """
 
     def load(folder: Path) -> LanguageModel:
         return open_run(folder).model(options, say)
 
-    found = tuple(path for path in options.runs if are_fingerprints([path]))
+    diffs = [path for path in options.runs if is_diff(path)]
+    found = tuple(path for path in options.runs if path not in diffs and are_fingerprints([path]))
     return Explorer(
-        [path for path in options.runs if path not in found],
+        [path for path in options.runs if path not in found and path not in diffs],
         loader=load if options.model else None,
         compare=_compared,
         batch_size=options.batch_size,
         limits=limits_of(options),
         fingerprints=fingerprint_pages(found, options.corpus_path) if found else None,
+        diffs=diff_pages(diffs, models=options.model) if diffs else None,
     )
 
 
@@ -87,6 +93,8 @@ def export(options: settings.Explore, bar: Bar = no_bar, say: Callable[[str], ob
     assert options.export is not None
     target = options.export
     check_export(options)
+    if is_diff(options.runs[0]):
+        return export_diffs(diff_pages(options.runs, models=False), target)
     explorer = explorer_of(options, say)
     prompts = tuple(text for text in options.prompts if text.strip())
     sites: dict[str, str] = {}
@@ -99,6 +107,15 @@ def export(options: settings.Explore, bar: Bar = no_bar, say: Callable[[str], ob
             atoms[run] = _within(options.atoms, len(explorer.runs.dictionary(run, sites[run]).itda))
     with bar("export", sum(len(each) for each in atoms.values())) as progress:
         text = page(explorer, Contents(sites, atoms, prompts), progress.update)
+    return _written(text, target)
+
+
+def export_diffs(pages: DiffPages, target: Path) -> int:
+    """Write one self-contained page of some diffs; return its size in bytes. Raises `StoreError`."""
+    return _written(diff_page(Explorer([], loader=None, compare=_compared, diffs=pages)), target)
+
+
+def _written(text: str, target: Path) -> int:
     with explained(f"write {target}", "name another file"):
         write_whole(target, text)
     return target.stat().st_size

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from itda.report.bridges import atoms_summary, export_summary, push_summary, set_scores
     from itda.report.comparisons import comparison
+    from itda.report.diff import diff_summary
     from itda.report.fingerprint_comparisons import fingerprint_comparison
     from itda.report.fingerprints import fingerprint_summary
     from itda.report.measures import evaluation, probes
@@ -24,6 +25,7 @@ __all__ = [
     "atoms_summary",
     "comparison",
     "decomposition",
+    "diff_summary",
     "evaluation",
     "export_summary",
     "fingerprint_comparison",
@@ -49,6 +51,7 @@ __all__ = [
 _HOMES = {
     "bridges": ("atoms_summary", "export_summary", "push_summary", "set_scores"),
     "comparisons": ("comparison",),
+    "diff": ("diff_summary",),
     "fingerprint_comparisons": ("fingerprint_comparison",),
     "fingerprints": ("fingerprint_summary",),
     "measures": ("evaluation", "probes"),

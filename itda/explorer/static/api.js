@@ -3,6 +3,8 @@
 const embedded = document.getElementById("data");
 const carried = embedded ? JSON.parse(embedded.textContent) : null;
 const answers = new Map();
+/** Questions with a text, which is too long for an address. */
+const POSTED = ["decompose", "diff_text"];
 
 /** Whether this page stands alone, without a server. */
 export const standalone = carried !== null;
@@ -41,7 +43,7 @@ async function fetched(name, query, signal) {
   let response;
   try {
     response =
-      name === "decompose"
+      POSTED.includes(name)
         ? await fetch("/api/" + name, {
             method: "POST",
             headers: { "Content-Type": "application/json" },

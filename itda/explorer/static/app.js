@@ -9,11 +9,14 @@ import { promptView } from "./prompt.js";
 import { compareView } from "./compare.js";
 import { overviewView } from "./overview.js";
 import { fingerprintsView, tokenView } from "./fingerprints.js";
+import { bothView, changeView, diffView } from "./diff.js";
 
 const VIEWS = { overview: overviewView, atoms: atomsView, atom: atomView, prompt: promptView, compare: compareView };
 const OF_FINGERPRINTS = { fingerprints: fingerprintsView, token: tokenView };
 const NAVIGATION = [["overview", "Overview"], ["atoms", "Atoms"], ["prompt", "Prompt"], ["compare", "Compare"]];
-const PARENTS = { atom: "atoms", token: "fingerprints" };
+const OF_DIFFS = { diff: diffView, change: changeView, both: bothView };
+const DIFF_NAVIGATION = [["diff", "What changed"], ["both", "A text"]];
+const PARENTS = { atom: "atoms", token: "fingerprints", change: "diff" };
 const THEMES = ["auto", "light", "dark"];
 
 let known = null;
@@ -24,12 +27,12 @@ function context(params) {
   const sites = run.sites.map((each) => each.site);
   const site = sites.includes(params.site) ? params.site : sites[Math.floor(sites.length / 2)];
   const readouts = run.sites.find((each) => each.site === site)?.readouts ?? ["code"];
-  return { readouts, runs: known.runs, fingerprints: known.fingerprints ?? [], live: known.live, run: run.run, site, sites, trouble: run.trouble };
+  return { readouts, runs: known.runs, fingerprints: known.fingerprints ?? [], diffs: known.diffs ?? [], live: known.live, run: run.run, site, sites, trouble: run.trouble };
 }
 
-/** The views of what there is here: runs, fingerprints or both. */
+/** The views of what there is here: runs, fingerprints, diffs. */
 function viewsHere(here) {
-  return { ...(here.runs.length ? VIEWS : {}), ...(here.fingerprints.length ? OF_FINGERPRINTS : {}) };
+  return { ...(here.runs.length ? VIEWS : {}), ...(here.fingerprints.length ? OF_FINGERPRINTS : {}), ...(here.diffs.length ? OF_DIFFS : {}) };
 }
 
 async function render({ focus = true } = {}) {
@@ -41,12 +44,12 @@ async function render({ focus = true } = {}) {
   try {
     known ??= await ask("runs");
     // What a view changes of the address is added to it, so it has to have the view's name.
-    if (/^(#\/?)?$/.test(location.hash) && !known.runs.length) history.replaceState(history.state, "", link("fingerprints", {}));
+    if (/^(#\/?)?$/.test(location.hash) && !known.runs.length) history.replaceState(history.state, "", link(known.diffs?.length ? "diff" : "fingerprints", {}));
     const { view, params } = parsed(location.hash);
     const here = context(params);
     const views = viewsHere(here);
     drawFrame(view, here);
-    if (!(view in OF_FINGERPRINTS)) {
+    if (!(view in OF_FINGERPRINTS || view in OF_DIFFS)) {
       if (here.trouble) throw new Error(here.trouble);
       if (params.run && params.run !== here.run) throw new Error(`There is no run ${params.run} here. Choose one above.`);
       if (params.site && params.site !== here.site && view !== "compare") throw new Error(`${here.run} has no ${params.site}. Choose a site above.`);
@@ -75,14 +78,14 @@ function drawFrame(view, here) {
   const stay = view === "atom" ? "atoms" : view in VIEWS ? view : "atoms";
   const { text, readout } = parsed(location.hash).params;
   const keptText = stay === "prompt" ? { text, readout } : {};
-  const picks = here.runs.length === 0 || view in OF_FINGERPRINTS ? [] : [
+  const picks = here.runs.length === 0 || view in OF_FINGERPRINTS || view in OF_DIFFS ? [] : [
     select("run", "Run", here.runs.map((each) => each.run), here.run, (run) => go(stay === "compare" ? "atoms" : stay, { run, ...keptText })),
     here.sites.length ? select("site", "Site", here.sites, here.site, (site) => go(stay === "compare" || stay === "overview" ? "atoms" : stay, { run: here.run, site, ...keptText })) : "",
   ];
   document.getElementById("picks").replaceChildren(...picks);
-  const shown = [...(here.runs.length ? NAVIGATION : []), ...(here.fingerprints.length ? [["fingerprints", "Fingerprints"]] : [])];
+  const shown = [...(here.runs.length ? NAVIGATION : []), ...(here.fingerprints.length ? [["fingerprints", "Fingerprints"]] : []), ...(here.diffs.length ? DIFF_NAVIGATION : [])];
   document.getElementById("views").replaceChildren(
-    ...shown.map(([name, title]) => h("a", { href: name in VIEWS ? link(name, where) : link(name, fingerprintState()), "aria-current": name === (PARENTS[view] ?? view) ? "page" : null }, title)),
+    ...shown.map(([name, title]) => h("a", { href: link(name, name in VIEWS ? where : name in OF_DIFFS ? diffState() : fingerprintState()), "aria-current": name === (PARENTS[view] ?? view) ? "page" : null }, title)),
   );
 }
 
@@ -90,6 +93,11 @@ function drawFrame(view, here) {
 function fingerprintState() {
   const { a, b, site_a, site_b, rung, part, t } = parsed(location.hash).params;
   return t === undefined ? {} : { a, b, site_a, site_b, rung, part };
+}
+
+/** Which diff an address is of, to stay with it. */
+function diffState() {
+  return { diff: parsed(location.hash).params.diff };
 }
 
 function themeButton() {

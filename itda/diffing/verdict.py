@@ -1,0 +1,93 @@
+"""What a diff found, in sentences: whether anything changed comes first, and what cannot be said comes last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from itda.core.diffing.ranking import FACTOR
+
+TIMES_NOISE = 2.0
+"""A difference whose quantiles are all below this many times those of the noise is called no larger than noise."""
+
+
+def verdict(found: Mapping[str, Any]) -> list[str]:
+    """Return the sentences about a `summary` that is made but for these.
+
+    >>> verdict({"unchanged": True, "same": True, "base": "tiny"})
+    ['Nothing changed: both are the same model, tiny.']
+    """
+    if found["unchanged"]:
+        return [_unchanged(found)]
+    noise = _beside_noise(found)
+    said = [noise] if noise is not None else []
+    if found["by"] is None:
+        said.append(
+            f"The activations cannot be subtracted ({found['why_no_shared_basis']}), so there is no list of "
+            "differences: labels, and atoms that only the changed model needs, are what can be said."
+        )
+    elif found["by"] == "energy":
+        said.append(
+            "Predictions are not compared, so atoms are ranked by the energy that they explain, and none is called a "
+            "finding."
+        )
+    elif found["controls"]:
+        said.append(_findings(found))
+    else:
+        said.append(
+            "Any training changes every model a little, and which of these atoms are more than that cannot be said "
+            "without a control: give --control a model that was trained likewise on text without what you look for."
+        )
+    return said
+
+
+def _unchanged(found: Mapping[str, Any]) -> str:
+    if found["same"]:
+        return f"Nothing changed: both are the same model, {found['base']}."
+    sites = len(found["sites"])
+    where = "the one site that was read" if sites == 1 else f"all {sites} sites that were read"
+    return f"Nothing changed: at {where} both models compute the same at each of {found['tokens']:,} tokens."
+
+
+def _beside_noise(found: Mapping[str, Any]) -> str | None:
+    """Say where the difference is no larger than that of the base from itself; None if it is larger everywhere."""
+    small = [site["site"] for site in found["sites"] if is_noise(site)]
+    if not small:
+        return None
+    if len(small) == len(found["sites"]):
+        return (
+            "Nothing changed beyond noise: at all sites the difference is no larger than that of the base from itself, "
+            "read in another way."
+        )
+    return f"At {', '.join(small)} the difference is no larger than that of the base from itself, read in another way."
+
+
+def is_noise(site: Mapping[str, Any]) -> bool:
+    """Return True if a site's difference is like its noise at every quantile of the tokens.
+
+    >>> is_noise({"relative_norm": {"0.5": 0.1, "1": 0.3}, "noise": {"batch_size 4": {"0.5": 0.1, "1": 0.1}}})
+    False
+    """
+    size, noise = site["relative_norm"], site["noise"]
+    if not size or not noise:
+        return False
+    return all(
+        value <= TIMES_NOISE * max(each.get(share, 0.0) for each in noise.values()) for share, value in size.items()
+    )
+
+
+def _findings(found: Mapping[str, Any]) -> str:
+    number, listed = sum(bool(atom["finding"]) for atom in found["atoms"]), len(found["atoms"])
+    strongest = [
+        each for site in found["sites"] if site["difference"] for each in site["difference"]["strongest_of_controls"]
+    ]
+    most = max(strongest, default=0.0)
+    control = found["controls"][0] if len(found["controls"]) == 1 else "any of the controls"
+    rule = f"more than {FACTOR:g} times the effect of the strongest atom of {control} at its site"
+    if not number:
+        return (
+            f"Nothing stands out: no atom has {rule} (at most {most:.2g} nats per token). What differs is what any "
+            "training changes, as far as this text shows."
+        )
+    which = "1 is a finding" if number == 1 else f"{number} are findings"
+    return f"Of the {listed} atoms listed {which}: {rule} (at most {most:.2g} nats per token)."
