@@ -220,6 +220,14 @@ def check_diff(options: settings.Diff, *, in_memory: bool = False) -> None:
         folder_of(name)
     if options.out is not None:
         check_free(options.out)
+    if options.export is not None:
+        check_page(options.export)
+
+
+def check_page(target: Path) -> None:
+    """Raises `StoreError` if a page cannot be written there."""
+    if target.is_dir() or not target.parent.is_dir():
+        raise StoreError(f"cannot write {target}: name a file in a folder that is there")
 
 
 def check_free_file(path: Path) -> None:
@@ -308,8 +316,7 @@ def check_export(options: settings.Explore) -> None:
     target = options.export
     if target is None:
         return
-    if target.is_dir() or not target.parent.is_dir():
-        raise StoreError(f"cannot write {target}: name a file in a folder that is there")
+    check_page(target)
     if options.top < 1:
         raise SettingError(f"--top is {options.top}: carry at least 1 atom")
     diffs = [path for path in options.runs if is_diff(path)]

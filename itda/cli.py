@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from itda import config as settings
 from itda.checks import are_fingerprints, check
@@ -15,9 +16,6 @@ from itda.errors import ItdaError
 from itda.parsing import RefusedError
 from itda.progress import bars, remarks
 from itda.terminal import check_arguments, json_line, prepare_output
-
-if TYPE_CHECKING:
-    from itda.recipes import TokenDecomposition
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -190,7 +188,7 @@ def _info(options: settings.Info) -> None:
     from itda.store.diff_records import is_diff, read_diff_values
 
     if is_diff(options.run):
-        _print_json({"out": str(options.run), **read_diff_values(options.run)})
+        _show_diff(read_diff_values(options.run), options.run, options)
         return
     from itda.report.runs import run_summary
     from itda.store.records import open_record
@@ -213,7 +211,7 @@ def _decompose(options: settings.Decompose) -> None:
         return
     site, tokens = recipes.decompose(options, remarks(options.quiet))
     if options.json:
-        _print_json({"run": str(options.run), "site": str(site), "tokens": [_token_values(t) for t in tokens]})
+        _print_json({"run": str(options.run), "site": str(site), "tokens": [asdict(token) for token in tokens]})
     else:
         number = NUMBERS.get(options.readout, "coefficient")
         refined = ", fidelity" if any(use.fidelity is not None for token in tokens for use in token.atoms) else ""
@@ -286,8 +284,7 @@ def _probe(options: settings.Probe) -> None:
     if not options.json:
         print(report.probes(names, LATENT_COUNTS, results))
         return
-    sites = probe_values(names, results)
-    _print_json({"run": str(options.run), "classes": names, "sites": finite(sites)})
+    _print_json({"run": str(options.run), "classes": names, "sites": finite(probe_values(names, results))})
 
 
 def _fingerprint(options: settings.Fingerprint) -> None:
@@ -310,7 +307,16 @@ def _diff(options: settings.Diff) -> None:
     from itda.recipes.diff import diff
 
     made = diff(options, bars(options.quiet), remarks(options.quiet))
-    _print_json({"out": str(options.out) if options.out else None, **made.values})
+    _show_diff(made.values, options.out, options)
+
+
+def _show_diff(values: Mapping[str, Any], out: Path | None, options: settings.Diff | settings.Info) -> None:
+    if options.json:
+        _print_json({"out": str(out) if out else None, **values})
+    else:
+        from itda import report
+
+        print(report.diff_summary(values, out))
 
 
 def _compare(options: settings.Compare) -> None:
@@ -461,13 +467,13 @@ def _import(options: settings.Import) -> None:
         print(report.run_summary(run, run.summaries()))
 
 
+MANY_LAYERS = ("train", "harvest", "plan", "fingerprint", "diff")
+"""Commands whose option is called --layers."""
+
+
 def _spelled(arguments: list[str]) -> list[str]:
     """Return the arguments with --layer or --layers spelled as the command has it: users may give either."""
-    named = (
-        "--layers"
-        if arguments[:1] and arguments[0] in ("train", "harvest", "plan", "fingerprint", "diff")
-        else "--layer"
-    )
+    named = "--layers" if arguments[:1] and arguments[0] in MANY_LAYERS else "--layer"
 
     def one(argument: str) -> str:
         flag, equals, value = argument.partition("=")
@@ -484,10 +490,6 @@ def _resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         print("itda: stopped; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def _token_values(token: TokenDecomposition) -> dict[str, Any]:
-    return asdict(token)
 
 
 def _print_json(values: dict[str, Any]) -> None:

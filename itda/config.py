@@ -350,11 +350,11 @@ class Features(RunCorpusOptions, RunOptions, Output):
 class Explore(RunOptions, PursuitOptions, Output):
     """See a run in a browser: its atoms, where they are used, prompts taken apart, comparisons; or as one file.
 
-    Of fingerprints, see which layers are alike and which tokens are new to one of them alone.
+    Of fingerprints, see which layers are alike and which tokens are new to one of them alone; of diffs, what changed.
     """
 
     runs: Positional[tuple[Path, ...]]
-    """Run folders, and fingerprints (a.itda, or user/name on the Hub): these are compared, one alone with itself."""
+    """Folders of runs and of diffs; fingerprints (a.itda, or user/name on the Hub), compared, one alone with itself."""
     corpus_path: str | None = None
     """Where the corpus of the fingerprints is now, if it was moved."""
     memory: Bytes | None = 128 * 2**20

@@ -91,6 +91,8 @@ class PairOptions:
 
     out: Path | None = None
     """The folder to make, with what was found."""
+    export: Path | None = None
+    """A page to write, one HTML file that needs no server."""
     streams: SomeStreams = ("resid_post",)
     """Outputs to read at each layer: resid_post, mlp_out, attn_out, or several with commas."""
     tokens: Count = 20_000

@@ -83,11 +83,11 @@ def _findings(found: Mapping[str, Any]) -> str:
     ]
     most = max(strongest, default=0.0)
     control = found["controls"][0] if len(found["controls"]) == 1 else "any of the controls"
-    rule = f"more than {FACTOR:g} times the effect of the strongest atom of {control} at its site"
+    rule = f"more than {FACTOR:g} times the effect of the strongest atom of {control}"
     if not number:
         return (
-            f"Nothing stands out: no atom has {rule} (at most {most:.2g} nats per token). What differs is what any "
+            f"Nothing stands out: no atom has {rule} ({most:.2g} nats per token). What differs is what any "
             "training changes, as far as this text shows."
         )
     which = "1 is a finding" if number == 1 else f"{number} are findings"
-    return f"Of the {listed} atoms listed {which}: {rule} (at most {most:.2g} nats per token)."
+    return f"Of the {listed} atoms listed {which}: {rule} ({most:.2g} nats per token)."

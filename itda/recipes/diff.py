@@ -34,6 +34,8 @@ from itda.recipes.diff_values import (
     site_values,
     token_columns,
 )
+from itda.recipes.explore import export_diffs
+from itda.recipes.explore_diffs import pages_of
 from itda.recipes.run_in_progress import versions
 from itda.recipes.runs import Bar, Say, finite, no_bar, now_and_then, open_spec, unsaid
 from itda.resolving import crossed
@@ -97,6 +99,9 @@ def diff(
     made = _made(options, models, source, found, text, say)
     if options.out is not None:
         write_diff(made, options.out)
+    if options.export is not None:
+        name = options.out.resolve().name if options.out is not None else "diff"
+        export_diffs(pages_of({name: made}, models=False), options.export)
     return made
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from itda.core.diffing.site import SiteDiff, SitePass
+from itda.core.diffing.site import SiteDiff, SitePass, across_sites
 from itda.core.labels import Labels
 from itda.core.massive import norms
 from itda.core.site import Site
@@ -73,7 +73,9 @@ class DiffPass:
     def finish(self) -> dict[Site, SiteFound]:
         """Return what was found at each site. Raises `SettingError` if no token came."""
         predictions = self.predictions()
-        return {site: each.finish(site, predictions, self._source.massive[site]) for site, each in self._sites.items()}
+        found = {site: each.finish(site, predictions, self._source.massive[site]) for site, each in self._sites.items()}
+        judged = across_sites({site: each.found for site, each in found.items()})
+        return {site: replace(each, found=judged[site]) for site, each in found.items()}
 
 
 class _SiteTokens:

@@ -98,6 +98,7 @@ def _difference(of: SiteFound, read: TokensRead, promoted: Promoted | None) -> d
     return {
         "atoms_in_all": len(differences.atoms),
         "mean_share": differences.mean_share,
+        "mean": _of_mean(differences, promoted),
         "scales": list(differences.scales),
         "ranked_by": "energy" if ranking.effect is None else "kl",
         "total_kl": ranking.total,
@@ -105,6 +106,13 @@ def _difference(of: SiteFound, read: TokensRead, promoted: Promoted | None) -> d
         "findings": int(findings.sum()) if findings is not None else 0,
         "atoms": atoms,
     }
+
+
+def _of_mean(differences: Differences, promoted: Promoted | None) -> Mapping[str, Any] | None:
+    """Return what the mean difference, which all tokens share, promotes; None if there is none."""
+    if promoted is None or not differences.mean.any():
+        return None
+    return promoted(differences.mean.float()[None])[0]
 
 
 def _atom(atom: int, of: SiteFound, differences: Differences, ranking: Ranking, read: TokensRead) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from itda.core.labels import Label
@@ -21,10 +22,10 @@ TOKENS = 6
 MODELS = ("base", "changed")
 
 
-def diff_summary(values: Mapping[str, Any], top: int = TOP) -> str:
+def diff_summary(values: Mapping[str, Any], folder: Path | None = None, top: int = TOP) -> str:
     """Return what `itda diff` found as text: the verdict, the `top` atoms, and a row for each site.
 
-    `values` are those of `itda.store.diffs.Diff`.
+    `values` are those of `itda.store.diffs.Diff`, which is kept in `folder`, if it is.
     """
     found = summary(values)
     blocks = [f"{end(found['base'], 36)} -> {end(found['changed'], 40)}"]
@@ -38,6 +39,8 @@ def diff_summary(values: Mapping[str, Any], top: int = TOP) -> str:
         blocks += ["\n".join(_atom(atom)) for atom in found["atoms"][:top]]
         blocks.append(_on_atoms(found))
     blocks.append("\n".join(_sites(found)))
+    if folder is not None:
+        blocks.append(f"All of it, and any text shaded by what changed, in a browser: itda explore {folder}")
     return "\n\n".join(blocks)
 
 
@@ -118,8 +121,8 @@ def _on_atoms(found: Mapping[str, Any]) -> str:
         what += "; only what is above the control's counts)" if found["controls"] else ")"
     said = (
         f"An atom is a direction of the difference, shown by a token where it is strong. Its rank is by its {what}. "
-        f"Promotes: the next tokens that it makes likelier, by each model's unembedding. {len(found['atoms'])} atoms "
-        "in all: `itda explore` shows them."
+        "Promotes: the next tokens that it makes likelier, by each model's unembedding. "
+        f"{len(found['atoms'])} atoms are listed in all."
     )
     return "\n".join(textwrap.wrap(said, WIDTH))
 

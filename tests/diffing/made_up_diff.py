@@ -23,7 +23,14 @@ def atom(number: int, word: str, document: str, effect: float | None, **more: An
 
 def site(atoms: list[dict[str, Any]] | None, **more: Any) -> dict[str, Any]:
     """What was found at a site; `atoms` None without a shared basis."""
-    difference = {"atoms_in_all": 48, "mean_share": 0.1, "scales": [1.0, 1.1], "ranked_by": "kl", "total_kl": 0.02}
+    difference = {
+        "atoms_in_all": 48,
+        "mean_share": 0.1,
+        "mean": None,
+        "scales": [1.0, 1.1],
+        "ranked_by": "kl",
+        "total_kl": 0.02,
+    }
     difference |= {"strongest_of_controls": [0.001], "findings": 1}
     listed = {"threshold": 0.3, "atoms_of_base": 100, "only_changed": 1, "base_error": 0.2, "changed_error": 0.25}
     new = [token("plum", "a", margin=0.4)]

@@ -26,7 +26,10 @@ def test_the_verdict_comes_first_then_atoms_with_text_then_layers():
     ("base", "told"),
     [
         (NEXT, ["promotes   « jam»« pie»\n"]),
-        ({**NEXT, "promoted": [[" stone", 1.0]]}, ["promotes   « stone»  in base\n", "promotes   « jam»« pie»  in changed"]),
+        (
+            {**NEXT, "promoted": [[" stone", 1.0]]},
+            ["promotes   « stone»  in base\n", "promotes   « jam»« pie»  in changed"],
+        ),
     ],
 )
 def test_next_tokens_are_told_once_where_both_models_agree(base, told):
@@ -60,7 +63,10 @@ def test_without_a_shared_basis_it_lists_what_the_changed_model_alone_needs():
 def test_any_text_stays_on_its_line():
     wild = token("\n\t\x1b[2J" * 30, "a" * 200, coefficient=1.0)
     loud = {"promoted": [["\x07bell" * 30, 1.0], ["b\n", 0.5]], "suppressed": []}
-    one = {**atom(7, "x" * 300, "a", 123.456, base=loud, changed=loud, users=10**7, documents=10**6), "examples": [wild]}
+    one = {
+        **atom(7, "x" * 300, "a", 123.456, base=loud, changed=loud, users=10**7, documents=10**6),
+        "examples": [wild],
+    }
     text = diff_summary(values({"layer_30.mlp_out": site([one])}, corpus="c" * 300, base={"name": "b" * 300}))
     assert "\x1b" not in text
     assert "\x07" not in text
@@ -70,5 +76,7 @@ def test_any_text_stays_on_its_line():
 def test_a_site_where_little_is_known_is_shown():
     bare = site([atom(0, "a", "a", 0.1)], relative_norm=None, usage=None)
     bare["labels"]["interval"] = [None, None]
-    row = next(line for line in diff_summary(values({"layer_3": bare}, noise=None)).split("\n") if line.startswith("3 "))
+    row = next(
+        line for line in diff_summary(values({"layer_3": bare}, noise=None)).split("\n") if line.startswith("3 ")
+    )
     assert row.split() == ["3", "-", "-", "-", "10.0%", ".93", "12/1", "1", "-"]

@@ -26,11 +26,11 @@ def test_without_a_control_nothing_is_a_finding_or_none():
 
 def test_the_verdict_counts_findings_and_names_the_control():
     assert summary(values())["verdict"] == [
-        "Of the 3 atoms listed 1 is a finding: more than 2 times the effect of the strongest atom of neutral at its "
-        "site (at most 0.001 nats per token)."
+        "Of the 3 atoms listed 1 is a finding: more than 4 times the effect of the strongest atom of neutral "
+        "(0.001 nats per token)."
     ]
     quiet = values({"layer_3": site([atom(2, "the", "the.txt", 0.001)])})
-    assert summary(quiet)["verdict"][0].startswith("Nothing stands out: no atom has more than 2 times")
+    assert summary(quiet)["verdict"][0].startswith("Nothing stands out: no atom has more than 4 times")
 
 
 def test_nothing_changed_is_an_answer_and_is_the_only_one():

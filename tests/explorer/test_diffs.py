@@ -78,7 +78,13 @@ def query_of(atom: dict) -> dict[str, str]:
 def test_the_first_page_is_the_summary_of_the_diff(explorer, made):
     assert explorer.answer("diff", {"diff": "found"}) == summary(made.values)
     (listed,) = explorer.answer("runs", {})["diffs"]
-    assert listed == {"name": "found", "base": "tiny", "changed": "noisy", "sites": ["layer_1", "layer_3"], "live": True}
+    assert listed == {
+        "name": "found",
+        "base": "tiny",
+        "changed": "noisy",
+        "sites": ["layer_1", "layer_3"],
+        "live": True,
+    }
 
 
 def test_the_texts_of_an_atom_are_whole_and_shaded_at_the_tokens_that_were_read(explorer, made):
@@ -161,8 +167,8 @@ def test_a_diff_and_a_run_are_not_exported_together(folder, tmp_path, capsys):
 def look(tabs, address):
     """Open a view of the diff; all that it asks for must come from that server."""
 
-    def opened(hash: str = "", **options):
-        return tabs.open(address + hash, **options)
+    def opened(view: str = "", **options):
+        return tabs.open(address + view, **options)
 
     yield opened
     assert [url for url in tabs.requests if not url.startswith((address, "data:"))] == []

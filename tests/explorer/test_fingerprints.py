@@ -257,7 +257,7 @@ def test_bad_files_are_one_line_and_status_2(folder, made, tmp_path, capsys):
     assert "different windows" in refused(capsys, "explore", one, changed("window.itda", window=32))
     assert "--export" in refused(capsys, "explore", one, "--export", str(tmp_path / "page.html"))
     assert not (tmp_path / "page.html").exists()
-    with pytest.raises(SettingError, match="name one or more run folders, or fingerprints"):
+    with pytest.raises(SettingError, match="name one or more run folders, fingerprints or diffs"):
         explorer_of(settings.Explore(runs=()))
 
 
