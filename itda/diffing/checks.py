@@ -92,6 +92,7 @@ def check_enough(
     tokens: int | None,
     bos: Bos = "auto",
     first_tokens: bool = False,
+    special_tokens: bool = False,
 ) -> None:
     """Raises `CorpusError` or `SettingError` for a corpus, or a part of it, that is too small to say anything.
 
@@ -101,7 +102,7 @@ def check_enough(
     if tokens is not None and tokens < LEAST_TOKENS:
         raise SettingError(f"{tokens:,} tokens: {need}")
     read, documents, reached = 0, 0, None
-    for documents, count in _counts(Windower(tokenizer, window, bos=bos), corpus, first_tokens):
+    for documents, count in _counts(Windower(tokenizer, window, bos=bos), corpus, first_tokens, special_tokens):
         read += count
         if tokens is not None and reached is None and read >= tokens:
             reached = documents
@@ -118,13 +119,13 @@ def check_enough(
         )
 
 
-def _counts(windower: Windower, corpus: Corpus, first_tokens: bool) -> Iterator[tuple[int, int]]:
+def _counts(windower: Windower, corpus: Corpus, first_tokens: bool, special_tokens: bool) -> Iterator[tuple[int, int]]:
     """Yield for each window the number of its document, of those that have tokens to read, and how many it has."""
     number = 0
     for document in corpus:
         found = False
         for window in windower.cut(document):
-            own = ~np.isin(window.token_ids, windower.special)
+            own = ~np.isin(window.token_ids, windower.special) | special_tokens
             count = int(own.sum()) - (0 if first_tokens else int(own[0]))
             if count:
                 number, found = number + (not found), True

@@ -183,6 +183,7 @@ class _Text:
             tokens=options.tokens,
             bos=self._bos(options),
             first_tokens=options.first_tokens,
+            special_tokens=self.conversations is not None,
         )
 
     def _bos(self, options: settings.Diff) -> Any:
