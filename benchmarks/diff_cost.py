@@ -9,8 +9,8 @@ activations of three layers and all predictions; then the whole `itda diff`. Pri
 the pages of the files), and the ratio of the pair's time to the sum of both alone, by the clock and by processors.
 
 On two cores of an AMD EPYC that were busy with other work, 2026-11-27, --gigabytes 0.3 --tokens 1024 --dtype float32:
-each alone 17 s of processors and a peak of 0.55 GB; the pair 32 s and 0.71 GB, 0.94 times both alone by processors. 3 GB
-have not been run.
+each alone 17 s of processors and a peak of 0.55 GB; the pair 32 s and 0.71 GB, 0.94 times both alone by processors.
+Models of 3 GB have not been run.
 """
 
 from __future__ import annotations
