@@ -14,8 +14,6 @@ from itda.sources.models.transformers import LanguageModel
 
 CORPUS = Corpus.from_texts(["the cat sat on the mat " * 3, "to be or not to be that is", "a dog"] * 4)
 SITES = [Site(2), Site(0, "mlp_out"), Site(0)]
-SOME = ("llama", "gpt2", "gpt-j", "gemma-3")
-"""Families; the blocks of GPT-J hand on more than a state."""
 
 
 def changed(model: LanguageModel, size: float = 0.02, name: str = "changed") -> LanguageModel:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from changed_models import CORPUS, SITES, SOME, Found, another_width, changed, of, pair, saved
+from changed_models import CORPUS, SITES, Found, another_width, changed, of, pair, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sources.models.families import language_model, shared
@@ -37,7 +37,7 @@ def folders(tmp_path_factory):
     return of_family
 
 
-@pytest.mark.parametrize("family", SOME)
+@pytest.mark.parametrize("family", ["gpt2", "gemma-3"])
 def test_each_model_gives_what_it_gives_alone(family):
     base, other = pair(family)
     found = Found(of(base, other, first_tokens=True))
@@ -50,7 +50,7 @@ def test_each_model_gives_what_it_gives_alone(family):
             assert found.tokens(site) == list(range(len(alone)))
 
 
-@pytest.mark.parametrize("family", SOME)
+@pytest.mark.parametrize("family", ["llama", "gpt-j"])
 def test_a_streamed_pair_is_the_pair_in_memory_to_the_bit(family, folders):
     names = folders(family)
     whole = Found(of(*map(LanguageModel.load, names)))
@@ -95,7 +95,7 @@ def test_first_tokens_of_windows_count_only_when_asked_for():
     assert with_first.first_left_out == 0
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(tokens=st.integers(1, 100), size=st.integers(1, 5))
 def test_tokens_end_the_stream_whatever_the_groups(tokens, size):
     model = shared("llama")
@@ -249,6 +249,7 @@ def test_predictions_in_parts_of_any_size_are_brought_together():
     assert all(torch.equal(torch.cat([each[i] for each in found]), logits) for i in range(4))
 
 
+@settings(max_examples=10)
 @given(st.integers(1, 30), st.integers(2, 40), st.integers(0, 3))
 def test_divergence_is_the_sum_over_the_vocabulary(tokens, vocabulary, padding):
     draw = torch.Generator().manual_seed(tokens * vocabulary)
