@@ -136,7 +136,7 @@ def explore(
     progress: bool = True,
     **given: Any,
 ) -> None:
-    """Show runs in a browser, until interrupted; or write one `page` that needs no server: `itda explore`.
+    """Show runs or diffs in a browser, until interrupted; or write one `page` that needs no server: `itda explore`.
 
     `ready` is called with the address. A page carries the `prompts`, taken apart, and the most used atoms of a `site`.
     Raises an `ItdaError`.

@@ -51,6 +51,13 @@ def _read(found: Mapping[str, Any]) -> Iterator[str]:
         said += f"Their predictions are {found['kl']:.2g} nats per token apart"
         controls = [f"{each:.2g}" for each in found["control_kl"] if each is not None]
         said += f", the control's {', '.join(controls)}. " if controls else ". "
+    if found["roles"]:
+        parts = [
+            f"{name} {each['kl']:.2g} ({each['tokens']:,} tokens)"
+            for name, each in found["roles"].items()
+            if each["kl"] is not None
+        ]
+        said += f"In conversations: {', '.join(parts)}. " if parts else ""
     left_out = []
     if found["first_left_out"]:
         left_out.append(f"{found['first_left_out']:,} first tokens")
@@ -68,6 +75,8 @@ def _atom(atom: Mapping[str, Any]) -> Iterator[str]:
     room = WIDTH - len(where) - 1
     yield from [f"{where} {accounts:>{room}}"] if len(accounts) <= room else [where, INDENT + accounts]
     yield INDENT + prompt(_label(atom), WIDTH - len(INDENT))
+    if atom.get("by_role"):
+        yield INDENT + "in " + ", ".join(f"{name} {share:.0%}" for name, share in atom["by_role"].items())
     for place in atom["examples"][:PLACES]:
         kl = f"{place['kl']:5.2f} nats  " if place.get("kl") is not None else ""
         yield f"{INDENT}  {kl}{prompt(_label(place), WIDTH - len(INDENT) - 2 - len(kl))}"

@@ -80,3 +80,13 @@ def test_a_site_where_little_is_known_is_shown():
         line for line in diff_summary(values({"layer_3": bare}, noise=None)).split("\n") if line.startswith("3 ")
     )
     assert row.split() == ["3", "-", "-", "-", "10.0%", ".93", "12/1", "1", "-"]
+
+
+def test_roles_of_a_conversation_are_told_apart():
+    roles = {"template": {"tokens": 300, "kl": 0.001}, "reply": {"tokens": 900, "kl": 0.2}}
+    one = atom(7, "plum", "a", 0.01, by_role={"prompt": 0.25, "reply": 0.75})
+    text = diff_summary(values({"layer_3": site([one])}, roles=roles))
+    told = " ".join(text.split())
+    assert "In conversations: template 0.001 (300 tokens), reply 0.2 (900 tokens)." in told
+    assert "in prompt 25%, reply 75%" in told
+    assert fits(text)

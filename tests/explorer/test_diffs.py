@@ -1,5 +1,6 @@
 """Diffs in the explorer: what its answers say, what it refuses, and the views in a real browser."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from conftest import until  # pyright: ignore[reportAttributeAccessIssue]
 from serving import get, port_of
 from strange_corpus import DOCUMENTS, write_to
-from test_accessible import faults, rest
+from test_accessible import PICTURES, compressed, faults, rest
 from test_cli import refused
 
 from itda import config as settings
@@ -37,7 +38,7 @@ def folder(tmp_path_factory):
             parameter += 0.05 * parameter.std() * torch.randn_like(parameter)
     noisy.model.save_pretrained(root / "noisy")
     noisy.tokenizer.save_pretrained(root / "noisy")
-    options = {"corpus": str(root / "corpus"), "tokens": 4000, "window": 64, "layers": (1, 3), "quiet": True}
+    options = {"corpus": str(root / "corpus"), "tokens": 2500, "window": 64, "layers": (1, 3), "quiet": True}
     diff(settings.Diff(base="tiny", changed=str(root / "noisy"), noise=0, out=root / "found", **options))
     return root
 
@@ -225,7 +226,7 @@ def test_any_text_is_shaded_as_it_is_typed_and_stays_text(look):
     until(page, "!document.querySelector('.result .shaded')")
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
+@pytest.mark.parametrize(("scheme", "width"), [("dark", 1280), ("light", 390)])
 def test_axe_finds_no_serious_fault_and_nothing_is_wider_than_the_screen(look, explorer, scheme, width):
     for view in ("", change_of(explorer), "#/both?text=import%20os"):
         page = look(view, color_scheme=scheme, width=width, bypass_csp=True)
@@ -251,3 +252,20 @@ def test_without_scripts_an_exported_page_has_the_verdict_and_the_texts(tabs, ex
     found = explorer.answer("diff", {"diff": "found"})
     assert found["verdict"][0] in page.text_content("main")
     assert page.locator("main mark").count() == len(found["atoms"])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_changed_has_its_picture(tabs, address, tmp_path, scheme):
+    """Of the diff that ITDA_SCREENSHOTS_DIFF names, if pictures for the docs are wanted; else of the tests' own."""
+    shown = os.environ.get("ITDA_SCREENSHOTS_DIFF")
+    folder = PICTURES if shown else tmp_path
+    if shown:
+        with running(explorer_of(settings.Explore(runs=(Path(shown),), model=False))) as other:
+            page = tabs.open(other, color_scheme=scheme)
+            rest(page)
+            page.screenshot(path=folder / f"diff-{scheme}.png")
+    else:
+        page = tabs.open(address, color_scheme=scheme)
+        page.screenshot(path=folder / f"diff-{scheme}.png")
+    compressed(folder / f"diff-{scheme}.png")
+    assert 5_000 < (folder / f"diff-{scheme}.png").stat().st_size < 250_000

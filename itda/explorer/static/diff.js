@@ -46,6 +46,7 @@ function facts(data) {
   return [
     `${count(data.tokens)} tokens of ${count(data.documents)} documents of `, h("bdi", {}, visible(data.corpus)), ". ",
     data.kl !== null && !data.unchanged && `Predictions are ${short(data.kl)} nats per token apart${data.control_kl.length ? `, those of the control ${data.control_kl.map(short).join(", ")}` : ""}. `,
+    data.roles && ["In conversations: ", Object.entries(data.roles).filter(([, each]) => each.kl !== null).map(([role, each]) => `${role} ${short(each.kl)} (${count(each.tokens)} tokens)`).join(", "), ". "],
     left.length > 0 && `Left out: ${left.join(" and ")}.`,
   ];
 }
@@ -150,7 +151,8 @@ export async function changeView(params, context) {
       h("nav", { class: "steps", "aria-label": "Back" }, h("a", { class: "button", href: link("diff", { diff: name }) }, "← what changed"))),
     h("p", { class: "summary" }, data.finding !== null && h("strong", {}, data.finding ? "A finding. " : "No finding. "),
       data.effect !== null && [h("strong", {}, `${short(data.effect)} nats per token`), data.share !== null && ` (${percent(data.share)} of all)`, ", "],
-      `${percent(data.energy)} of the energy of the difference, in `, h("strong", {}, `${count(data.users)} tokens`), ` of ${count(data.documents)} documents.`),
+      `${percent(data.energy)} of the energy of the difference, in `, h("strong", {}, `${count(data.users)} tokens`), ` of ${count(data.documents)} documents.`,
+      data.by_role && ` Of these tokens: ${Object.entries(data.by_role).map(([role, share]) => `${role} ${percent(share)}`).join(", ")}.`),
     h("div", { class: "columns" },
       h("section", { class: "card", "aria-labelledby": "places" }, h("h2", { id: "places" }, "Where it fires"),
         h("p", { class: "muted" }, "Its own text first, and one of each other document; the token that it is shown for is marked."), choice, texts),
