@@ -8,9 +8,9 @@ streamed model has, in processes of their own: the base alone, the changed model
 activations of three layers and all predictions; then the whole `itda diff`. Prints seconds and peak memory (without
 the pages of the files), and the ratio of the pair's time to the sum of both alone, by the clock and by processors.
 
-On two cores of an AMD EPYC that were busy with other work, 2026-11-27, --gigabytes 0.3 --tokens 1024 --dtype float32:
-each alone 17 s of processors and a peak of 0.55 GB; the pair 32 s and 0.71 GB, 0.94 times both alone by processors.
-Models of 3 GB have not been run.
+On two idle cores of an AMD EPYC, 2026-11-27, one run each: with --gigabytes 3 --tokens 1024 --dtype float32 the pair
+took 1.00 times both alone (74 s) and 2.24 GB at the peak (alone 1.33 GB); with --gigabytes 0.5 --tokens 2100 --dtype
+float32 --whole the pair took 1.00 times both alone, and the whole command 1.20 times (27 s; .91 GB, alone .55 GB).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from itda.core.site import Site
+from itda.diffing.checks import LEAST_TOKENS
 from itda.diffing.pairs import PairedSource
 from itda.sources.corpora.corpus import open_corpus
 from itda.sources.models.names import TINY
@@ -38,6 +39,8 @@ from itda.sources.models.transformers import LanguageModel
 from itda.sources.streamed.model import StreamedModel
 from itda.sources.streamed.weights import give_back_freed
 
+TEXTS, CHARACTERS = "texts.jsonl", 400
+"""What is read: the beginnings of python-docs' documents, which are so long that a diff would want more of them."""
 VOCABULARY = 4096
 WINDOW, BATCH_SIZE = 128, 8
 
@@ -57,7 +60,9 @@ def shape_of(gigabytes: float) -> dict[str, int]:
 
 
 def make(folder: Path, gigabytes: float) -> None:
-    """Write a base and a changed model, unless they are there, with the bundled model's tokenizer."""
+    """Write a base and a changed model, unless they are there, with the bundled model's tokenizer; and short texts."""
+    texts = [document.text[:CHARACTERS] for document in open_corpus("python-docs")]
+    (folder / TEXTS).write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     shape = shape_of(gigabytes)
     for name in ("base", "changed"):
         if (folder / name / "config.json").exists():
@@ -84,7 +89,13 @@ def read(kind: str, folder: Path, tokens: int, memory: int, dtype: str) -> dict[
     layers = models[0].layers
     sites = [Site(layers // 4), Site(layers // 2), Site(3 * layers // 4)]
     source = PairedSource(
-        models[0], models[-1], open_corpus("python-docs"), sites, window=WINDOW, batch_size=BATCH_SIZE, tokens=tokens
+        models[0],
+        models[-1],
+        open_corpus(str(folder / TEXTS)),
+        sites,
+        window=WINDOW,
+        batch_size=BATCH_SIZE,
+        tokens=tokens,
     )
     with Peak() as peak, Clock() as clock:
         found = sum(len(each) for each in source)
@@ -141,7 +152,7 @@ def settings_of(folder: Path, tokens: int, memory: int, dtype: Any, layers: tupl
     return settings.Diff(
         base=str(folder / "base"),
         changed=str(folder / "changed"),
-        corpus="python-docs",
+        corpus=str(folder / TEXTS),
         layers=layers,
         order="corpus",
         tokens=tokens,
@@ -182,6 +193,8 @@ def main() -> None:
 def report(folder: Path, options: argparse.Namespace) -> None:
     size = sum(file.stat().st_size for file in (folder / "base").glob("*.safetensors"))
     print(f"{size / 1e9:.2f} GB each, {options.tokens:,} tokens, {options.memory:g} GB for all models, {options.dtype}")
+    if options.whole and options.tokens < LEAST_TOKENS:
+        raise SystemExit(f"--whole is of at least {LEAST_TOKENS:,} tokens: give more with --tokens")
     found = {}
     for kind in ("base", "changed", "pair", *(["diff"] if options.whole else [])):
         command = [sys.executable, __file__, "--only", kind, "--folder", str(folder)]
