@@ -16,6 +16,7 @@ from torch import Tensor
 
 from itda.core.bootstrap import interval
 from itda.core.similarity.fingerprint import STEPS, FingerprintSettings, TokenNovelty, fingerprint_of_segment
+from itda.core.similarity.fingerprint_index import GROUPS
 from itda.core.similarity.overlap import adjusted_of
 from itda.errors import SettingError
 
@@ -24,9 +25,6 @@ SEGMENT = 4096
 
 RUNG = 2
 """The rung of the ladder whose atoms are counted as labels: the middle one."""
-
-GROUPS = 200
-"""Groups of documents, at most, that are resampled."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,9 +31,8 @@ from itda.errors import SettingError
 FACTOR = 4.0
 """A finding has more than this many times the effect of the control's strongest atom, at whatever site.
 
-Of two neutral fine-tunes, each the other's control, the stronger one's strongest atom had up to 2.8 times the effect of
-the other's; the logarithm of that ratio had a standard deviation of .61 over the seven pairs made for development, so
-that one null pair in a hundred is expected to have a finding (one in twenty by a factor of 2.8).
+Chosen so that no pair of neutral fine-tunes made for development, each the other's control, has a finding
+(`benchmarks/diffing.py --part dev-null`). What pairs that nothing was chosen on say: docs/diffing.md.
 """
 
 DOCUMENTS = 2

@@ -14,10 +14,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from itda.core.bootstrap import Interval, interval
 from itda.core.code import SparseCode
 from itda.core.diffing.significance import findings
+from itda.core.similarity.fingerprint_index import GROUPS
 from itda.errors import SettingError
-
-GROUPS = 200
-"""Groups of documents, at most, that are resampled: the documents of one are drawn together."""
 
 LEAST_USED = 20
 """Atoms that fewer tokens use, in both models together, are not tested."""
