@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
@@ -453,26 +453,3 @@ class Demo(PursuitOptions, Output):
 
     out: Path = Path("runs/demo")
     """The run folder to make; runs/demo is made anew each time."""
-
-
-Command = (
-    Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Harvest, tyro.conf.subcommand("harvest")]
-    | Annotated[Plan, tyro.conf.subcommand("plan")]
-    | Annotated[Info, tyro.conf.subcommand("info")]
-    | Annotated[Decompose, tyro.conf.subcommand("decompose")]
-    | Annotated[Steer, tyro.conf.subcommand("steer")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Probe, tyro.conf.subcommand("probe")]
-    | Annotated[Fingerprint, tyro.conf.subcommand("fingerprint")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Diff, tyro.conf.subcommand("diff")]
-    | Annotated[Index, tyro.conf.subcommand("index")]
-    | Annotated[Replicate, tyro.conf.subcommand("replicate")]
-    | Annotated[Features, tyro.conf.subcommand("features")]
-    | Annotated[Explore, tyro.conf.subcommand("explore")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Push, tyro.conf.subcommand("push")]
-    | Annotated[Import, tyro.conf.subcommand("import")]
-)

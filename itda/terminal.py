@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from itda.errors import SettingError
@@ -57,7 +57,7 @@ def is_text(value: object) -> bool:
     return True
 
 
-def json_line(values: dict[str, Any]) -> str:
+def json_line(values: Mapping[str, Any]) -> str:
     """Return a JSON object on one line; characters that standard output cannot encode are escaped."""
     text = json.dumps(values, ensure_ascii=False, allow_nan=False)
     try:

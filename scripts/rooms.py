@@ -25,6 +25,7 @@ WHAT = {
     "report": "results as text",
     "plots": "results as pictures",
     "api": "what users call",
+    "commands": "what each command prints",
     "cli": "what users type",
 }
 WIDTH, HEIGHT, GAP, ROW = 212, 52, 16, 84

@@ -227,7 +227,7 @@ def test_a_full_disk_anywhere_is_one_line(monkeypatch, capsys, number):
     def full(_options):
         raise OSError(number, os.strerror(number), "/data/x")
 
-    monkeypatch.setattr("itda.cli._info", full)
+    monkeypatch.setattr("itda.cli._dispatch", full)
     with pytest.raises(SystemExit) as stop:
         main(["info", "run"])
     assert stop.value.code == 2
