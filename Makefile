@@ -14,7 +14,7 @@ QUICK = tests/test_imports.py tests/test_packaging.py tests/store tests/sources/
 # Python keeps what it compiled: else each of the hundred processes of a test run compiles the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick types tests bridges
+.PHONY: demo test quick types tests bridges docs
 demo: $(READY)
 	.venv/bin/itda demo
 
@@ -36,6 +36,11 @@ quick: $(READY)
 	.venv/bin/pyright --pythonpath .venv/bin/python itda
 	.venv/bin/python -m pytest -n 2 --dist loadfile $(QUICK)
 
+# The pages of docs/ as a site, in site/. A broken link, anchor or name fails, and so does what asks another host.
+docs: .docs/installed
+	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --strict
+	.docs/bin/python scripts/docs_check.py site
+
 # Each bridge to a tool of others is tested in an environment of its own, with that tool: one, or all.
 bridges:
 	$(MAKE) --no-print-directory --keep-going $(patsubst scripts/bridges/%.txt,bridge-%,$(wildcard scripts/bridges/*.txt))
@@ -48,3 +53,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
+
+.docs/installed: docs/requirements.txt
+	$(PYTHON) -m venv .docs
+	.docs/bin/pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
+	touch .docs/installed
