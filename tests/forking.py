@@ -100,5 +100,5 @@ def forking(folder: Path) -> Iterator[Forking]:
         assert parent.stdin is not None
         assert parent.stdout is not None
         parent.stdin.close()
-        parent.wait(10)
+        parent.wait(60)
         parent.stdout.close()

@@ -20,15 +20,15 @@ from itda.recipes.run_in_progress import COST, Keeper, Stopped
 from itda.sources.models.names import TINY
 from tests.forking import forking
 
-KILLS = 20
-SETTINGS = ["--tokens", "3000", "--k", "6", "--window", "32", "--quiet"]
+KILLS = 12
+SETTINGS = ["--tokens", "1500", "--k", "6", "--window", "32", "--quiet"]
 PAPER = ["--mode", "paper", "--order", "corpus", "--threshold", "0.25"]
 OFTEN = ["--checkpoint-every", "0.05"]
 WAYS = {
     "ordinary": [*PAPER, "--layers", "1,3"],
     "streamed": [*PAPER, "--layers", "1,3", "--stream", "--model-memory", "3M"],
     "best": ["--layers", "2", "--recipe", "1", "--threshold", "0.2", "--offset", "300", "--refine", "2"],
-    "centres": ["--layers", "2,4", "--recipe", "2", "--atoms", "200", "--offset", "300", "--refine", "30"],
+    "centres": ["--layers", "2,4", "--recipe", "2", "--atoms", "200", "--offset", "300", "--refine", "20"],
 }
 FILES = ("atoms.safetensors", "labels.parquet", "config.json")
 
@@ -58,8 +58,9 @@ def whole(commands, corpus, tmp_path_factory):
 
     def of(way):
         if way not in made:
-            # The first one compiles, which takes long.
-            assert commands.run(*train(corpus, way, tmp_path_factory.mktemp("first") / "run")) == (0, "")
+            # The first one compiles, which takes long, and needs few tokens for it.
+            first = train(corpus, way, tmp_path_factory.mktemp("first") / "run", "--tokens", "400")
+            assert commands.run(*first) == (0, "")
             out = tmp_path_factory.mktemp(way) / "run"
             command = commands.start(*train(corpus, way, out))
             begun(out)
@@ -113,7 +114,7 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_dictionaries(commands, c
     expected, seconds = whole(way)
     chance = random.Random(way)
     interrupted = 0
-    for number in range(KILLS if way == "ordinary" else KILLS // 5):
+    for number in range(KILLS if way == "ordinary" else KILLS // 4):
         out = tmp_path / str(number)
         command = commands.start(*train(corpus, way, out))
         begun(out)
@@ -245,10 +246,10 @@ def test_without_any_whole_checkpoint_it_is_refused_and_nothing_lost(commands, c
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 600 kB."""
+    """A file system of 400 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)], capture_output=True)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True)
     if made.returncode:
         pytest.skip("a file system cannot be mounted here")
     yield folder
@@ -301,7 +302,7 @@ def test_a_full_disk_by_a_limit_on_files(commands, corpus, whole, tmp_path):
     expected, _ = whole("ordinary")
     out = tmp_path / "run"
     # In a checkpoint, or, where there are few of them, in a dictionary.
-    code, error = commands.run(*train(corpus, "ordinary", out), limit=300_000)
+    code, error = commands.run(*train(corpus, "ordinary", out), limit=150_000)
     assert (code, error.count("\n")) == (2, 1), error
     assert "no space" in error
     if (out / "unfinished.json").exists():
@@ -415,7 +416,7 @@ def test_a_finished_run_has_nothing_to_resume_and_is_shown(whole, capsys):
     run, _ = whole("ordinary")
     main(["train", "--resume", str(run)])
     out, err = capsys.readouterr()
-    assert "3,000 tokens in windows of 32" in out
+    assert "1,500 tokens in windows of 32" in out
     assert "is finished" in err
 
 
