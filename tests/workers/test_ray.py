@@ -97,8 +97,8 @@ def test_two_workers_do_it_where_there_is_no_room_for_the_third(cluster, alone):
         assert len(model.processes) <= 2
 
 
-def test_a_killed_worker_of_three_costs_nothing_but_time(cluster, alone, capsys):
-    with RayModel(cluster, TINY, workers=3) as model:
+def test_a_killed_worker_of_two_costs_nothing_but_time(cluster, alone, capsys):
+    with RayModel(cluster, TINY, workers=2) as model:
         batches = []
         for number, batch in enumerate(source(model)):
             batches.append(batch)
