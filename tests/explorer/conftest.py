@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from strange_corpus import write_to
@@ -74,26 +75,73 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", *FEW_PROCESSES])
         yield opened
         opened.close()
+
+
+FEW_PROCESSES = ("--disable-features=IsolateOrigins,site-per-process", "--disable-site-isolation-trials")
+FEW_PROCESSES += ("--renderer-process-limit=1", "--process-per-site")
+"""Else each page begins a process of its own, which takes longer than all that the page does."""
+
+
+class Contexts:
+    """Contexts of the browser: as good as new for each test, which gives them back for the next.
+
+    A blank page stays in each, and keeps its process: a page in a new process takes three times as long.
+    """
+
+    def __init__(self, browser) -> None:
+        self.browser = browser
+        self.free: dict[tuple, list] = {}
+        self.taken: list[tuple[tuple, Any]] = []
+
+    def take(self, **options):
+        """One that nobody else has, until `give_all_back`."""
+        key = tuple(sorted(options.items()))
+        if self.free.get(key):
+            context = self.free[key].pop()
+        else:
+            context = self.browser.new_context(**options)
+            context.set_default_timeout(15_000)
+            context.new_page()
+        self.taken.append((key, context))
+        return context
+
+    def pages(self) -> list:
+        """The pages that were opened in those that are taken."""
+        return [page for _, context in self.taken for page in context.pages[1:]]
+
+    def give_all_back(self) -> None:
+        """Close the pages, after they forgot what the theme's button keeps."""
+        for page in self.pages():
+            if page.url.startswith(("http:", "file:")):
+                page.evaluate("localStorage.clear()")
+            page.close()
+        while self.taken:
+            key, context = self.taken.pop()
+            self.free.setdefault(key, []).append(context)
+
+
+@pytest.fixture(scope="session")
+def contexts(browser) -> Contexts:
+    return Contexts(browser)
 
 
 class Tabs:
     """Opens pages, and remembers what they complained of and whom they asked."""
 
-    def __init__(self, browser) -> None:
-        self.browser, self.contexts = browser, []
+    def __init__(self, contexts: Contexts) -> None:
+        self.contexts = contexts
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.allowed = 0
         """Complaints that a test provokes, such as a refused request."""
 
-    def open(self, address: str, *, width=1280, height=860, **options):
-        context = self.browser.new_context(viewport={"width": width, "height": height}, **options)
-        context.set_default_timeout(15_000)
-        self.contexts.append(context)
-        page = context.new_page()
+    def open(self, address: str, *, width=1280, height=860, color_scheme="light", **options):
+        page = self.contexts.take(**options).new_page()
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=color_scheme)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
         page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
@@ -120,12 +168,11 @@ def until(page, script: str, timeout_s: float = 15.0) -> None:
 
 
 @pytest.fixture
-def tabs(browser):
-    opened = Tabs(browser)
+def tabs(contexts):
+    opened = Tabs(contexts)
     yield opened
-    pwned = [p.evaluate("window.pwned") for c in opened.contexts for p in c.pages if opened.allowed == 0]
-    for context in opened.contexts:
-        context.close()
+    pwned = [page.evaluate("window.pwned") for page in contexts.pages() if opened.allowed == 0]
+    contexts.give_all_back()
     assert not any(pwned), "text of the corpus ran as a script"
     if opened.allowed == 0:
         assert opened.complaints == []

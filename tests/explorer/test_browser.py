@@ -475,7 +475,7 @@ def test_prompts_run_in_their_own_direction(visit, served):
     assert page.locator("p.passage").count() == 1
 
 
-def test_a_server_that_is_gone_is_told(browser, tabs, runs):
+def test_a_server_that_is_gone_is_told(tabs, runs):
     from itda import config as settings
     from itda.explorer.server import running
     from itda.recipes.explore import explorer_of
