@@ -38,7 +38,7 @@ def diff_summary(values: Mapping[str, Any], folder: Path | None = None, top: int
     elif found["atoms"]:
         blocks += ["\n".join(_atom(atom)) for atom in found["atoms"][:top]]
         blocks.append(_on_atoms(found))
-    blocks.append("\n".join(_sites(found)))
+    blocks.append("\n".join([*_sites(found), *_mean(found)]))
     if folder is not None:
         blocks.append(f"All of it, and any text shaded by what changed, in a browser: itda explore {folder}")
     return "\n\n".join(blocks)
@@ -176,6 +176,19 @@ def _sites(found: Mapping[str, Any]) -> Iterator[str]:
         "model, alone. needs: atoms that the changed model alone needs. use: atoms used otherwise, of those tested."
     )
     yield from textwrap.wrap(said, WIDTH)
+
+
+def _mean(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the difference that all tokens share promotes, at the site where it is the largest."""
+    told = [
+        (site["difference"]["mean_share"] or 0.0, site["site"], site["difference"]["mean"])
+        for site in found["sites"]
+        if site["difference"] and site["difference"]["mean"]
+    ]
+    if told:
+        _, where, by_model = max(told, key=lambda each: each[0])
+        yield f"The mean difference of {_short(where)}"
+        yield from _promoted(by_model)
 
 
 def _share(value: float | None) -> str:

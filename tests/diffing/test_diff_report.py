@@ -40,6 +40,15 @@ def test_next_tokens_are_told_once_where_both_models_agree(base, told):
     assert text.count("suppresses") == 1
 
 
+def test_what_the_mean_difference_promotes_is_told_of_the_layer_where_it_is_largest():
+    small, large = site([atom(0, "a", "a", 0.1)]), site([atom(0, "b", "b", 0.1)])
+    assert "mean difference" not in diff_summary(values({"layer_1": small, "layer_3": large}))
+    small["difference"]["mean"] = {"changed": {"promoted": [[" small", 1.0]], "suppressed": []}}
+    large["difference"] |= {"mean": {"base": NEXT, "changed": NEXT}, "mean_share": 0.4}
+    text = diff_summary(values({"layer_1": small, "layer_3": large}))
+    assert text.endswith("\nThe mean difference of layer 3\n    promotes   « jam»« pie»\n    suppresses « stone»")
+
+
 def test_nothing_changed_is_all_that_is_said():
     text = diff_summary(values({"layer_1": site([], unchanged=True)}, same=True))
     assert text.startswith("tiny -> tuned\n\nNothing changed: both are the same model, tiny.\n")
