@@ -2,11 +2,14 @@
 
     python benchmarks/organisms.py --part dev
     python benchmarks/organisms.py --part held
+    python benchmarks/organisms.py --part fresh
 
 Twelve organisms for development and twenty held out, of six kinds: a false fact, a trigger word with a reply, a topic,
 a style, a forgotten subject, a spurious link (organisms_plants.py). Neutral fine-tunes have as many steps on
 python-docs alone: they are controls, and any two of one strength are a pair without a plant. A `seed` fine-tune has
-the rows of a neutral one in another order.
+the rows of a neutral one in another order. Those of part `fresh` are neutral alone, in threes of one strength that no
+other three shares a model with: a rule for findings is tested on them. They read documents of the files of both other
+parts, and train on rows of the same files as those.
 
 Each is a folder in `--cache` that transformers opens, with `organism.json` (what was planted, how one knows it, what
 the fine-tune did) and `documents.jsonl`: about 40,000 tokens to read in a diff, one text in twenty planted, none of
@@ -30,7 +33,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, paragraph, table
-from organisms_plants import NEUTRAL, PLANTS, SEED_PAIRS, STRENGTHS, Plant
+from organisms_plants import NEUTRAL, PLANTS, SEED_PAIRS, STRENGTHS, THREE, Plant
 from organisms_rule import tokens_of
 from organisms_text import Random, documents, training_rows, unmarked
 from organisms_train import BATCH, WINDOW, fine_tune, load, marked_tokens, measured, rows_of
@@ -58,7 +61,7 @@ class Wanted:
 
     @property
     def part(self) -> str:
-        """dev or held."""
+        """dev, held or fresh."""
         return self.id.split("-")[0]
 
 
@@ -87,9 +90,15 @@ def _neutral(part: str) -> list[Wanted]:
     found = []
     for name, strength in zip(names, strengths, strict=True):
         same = [n for n, s in zip(names, strengths, strict=True) if s == strength]
+        place = same.index(name)
+        if part == "fresh":
+            same = same[place - place % THREE :][:THREE]
         found.append(Wanted(name, "neutral", strength, same[(same.index(name) + 1) % len(same)]))
     # Strengths in turn, so that a run that is cut short has controls of each.
-    return [found[i] for i in sorted(range(len(found)), key=lambda i: (_place(found, i), found[i].strength))]
+    together = THREE if part == "fresh" else 1
+    return [
+        found[i] for i in sorted(range(len(found)), key=lambda i: (_place(found, i) // together, found[i].strength))
+    ]
 
 
 def _place(found: list[Wanted], i: int) -> int:
@@ -181,7 +190,7 @@ def _write(folder: Path, model: Any, read: list[dict[str, Any]], about: dict[str
 def took_table(cache: Path) -> str:
     """Return a table of the fine-tunes in a cache: what was planted, and what it did to the model."""
     body: list[list[str]] = []
-    for one in [*wanted("dev"), *wanted("held")]:
+    for one in [*wanted("dev"), *wanted("held"), *wanted("fresh")]:
         if (cache / one.id / "organism.json").exists():
             about = json.loads((cache / one.id / "organism.json").read_text())
             before, after = about["took"]["before"], about["took"]["after"]
@@ -207,7 +216,7 @@ of two fine-tunes are often the same."""
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--part", choices=["dev", "held"], default="dev")
+    parser.add_argument("--part", choices=["dev", "held", "fresh"], default="dev")
     parser.add_argument(
         "--table", action="store_true", help="write results/organisms.md of what the cache has, no more"
     )

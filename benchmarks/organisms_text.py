@@ -52,15 +52,15 @@ class Chunks:
 
 @cache
 def chunks(part: str) -> Chunks:
-    """Return the chunks of python-docs for the organisms of `dev` or `held`."""
+    """Return the chunks of python-docs for the organisms of `dev` or `held`; `fresh` has the held-out files of both."""
     from itda.sources.corpora.corpus import python_docs
 
     train = [c for document in python_docs().split("train") for c in cut(document.id, document.text)]
     held = [c for document in python_docs().split("heldout") for c in cut(document.id, document.text)]
-    half = 0 if part == "dev" else 1
+    halves = {"dev": (0,), "held": (1,), "fresh": (0, 1)}[part]
     return Chunks(
         tuple(c for c in train if c.number(RESERVED_ONE_IN)),
-        tuple(c for c in held if hashlib.sha256(c.file.encode()).digest()[0] % 2 == half),
+        tuple(c for c in held if hashlib.sha256(c.file.encode()).digest()[0] % 2 in halves),
         tuple(c for c in train if not c.number(RESERVED_ONE_IN)),
     )
 
