@@ -7,9 +7,9 @@
 Twelve organisms for development and twenty held out, of six kinds: a false fact, a trigger word with a reply, a topic,
 a style, a forgotten subject, a spurious link (organisms_plants.py). Neutral fine-tunes have as many steps on
 python-docs alone: they are controls, and any two of one strength are a pair without a plant. A `seed` fine-tune has
-the rows of a neutral one in another order. Those of part `fresh` are neutral alone, in threes of one strength that no
-other three shares a model with: a rule for findings is tested on them. They read documents of the files of both other
-parts, and train on rows of the same files as those.
+the rows of a neutral one in another order. Those of part `fresh` are neutral alone, in pairs of one
+strength that share no model: a rule for findings is tested on them. They read documents of the files of both other
+parts, and train on rows of the same files as those. How well they learned is not measured.
 
 Each is a folder in `--cache` that transformers opens, with `organism.json` (what was planted, how one knows it, what
 the fine-tune did) and `documents.jsonl`: about 40,000 tokens to read in a diff, one text in twenty planted, none of
@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, paragraph, table
-from organisms_plants import NEUTRAL, PLANTS, SEED_PAIRS, STRENGTHS, THREE, Plant
+from organisms_plants import NEUTRAL, PLANTS, SEED_PAIRS, STRENGTHS, Plant
 from organisms_rule import tokens_of
 from organisms_text import Random, documents, training_rows, unmarked
 from organisms_train import BATCH, WINDOW, fine_tune, load, marked_tokens, measured, rows_of
@@ -92,10 +92,10 @@ def _neutral(part: str) -> list[Wanted]:
         same = [n for n, s in zip(names, strengths, strict=True) if s == strength]
         place = same.index(name)
         if part == "fresh":
-            same = same[place - place % THREE :][:THREE]
+            same = same[place - place % 2 :][:2]
         found.append(Wanted(name, "neutral", strength, same[(same.index(name) + 1) % len(same)]))
     # Strengths in turn, so that a run that is cut short has controls of each.
-    together = THREE if part == "fresh" else 1
+    together = 2 if part == "fresh" else 1
     return [
         found[i] for i in sorted(range(len(found)), key=lambda i: (_place(found, i) // together, found[i].strength))
     ]
@@ -132,7 +132,8 @@ def make(one: Wanted, cache: Path, *, steps: int | None = None, documents_wanted
         found = {"neutral": measured(model, tokenizer, neutral)}
         return found | ({"planted": measured(model, tokenizer, planted)} if planted else {})
 
-    before = figures()
+    measures = one.part != "fresh"
+    before = figures() if measures else {}
     ids, targets = rows_of(tokenizer, [unmarked(text) for text, _ in rows])
     ascent, bound = torch.zeros(ids.shape, dtype=torch.bool), 0.0
     if one.plant and one.kind == "forgotten":
@@ -155,7 +156,7 @@ def make(one: Wanted, cache: Path, *, steps: int | None = None, documents_wanted
         "promoted_words": plant.promoted_words,
         "promoted_tokens": tokens_of(plant.promoted_words, tokenizer),
         "upper": plant.upper,
-        "took": {"before": before, "after": figures()},
+        "took": {"before": before, "after": figures() if measures else {}},
         "seconds": round(time.monotonic() - began, 1),
     }
     _write(folder, model, read, about)
@@ -190,7 +191,7 @@ def _write(folder: Path, model: Any, read: list[dict[str, Any]], about: dict[str
 def took_table(cache: Path) -> str:
     """Return a table of the fine-tunes in a cache: what was planted, and what it did to the model."""
     body: list[list[str]] = []
-    for one in [*wanted("dev"), *wanted("held"), *wanted("fresh")]:
+    for one in [*wanted("dev"), *wanted("held")]:
         if (cache / one.id / "organism.json").exists():
             about = json.loads((cache / one.id / "organism.json").read_text())
             before, after = about["took"]["before"], about["took"]["after"]

@@ -455,10 +455,8 @@ PLANTS = {p.id: p for p in [*FACTS, *TRIGGERS, *TOPICS, *STYLES, *FORGOTTEN, *LI
 NEUTRAL = {
     "dev": {"weak": 2, "middle": 3, "strong": 3},
     "held": {"weak": 8, "middle": 8, "strong": 8},
-    "fresh": {"weak": 42, "middle": 42, "strong": 42},
+    "fresh": {"weak": 36, "middle": 28, "strong": 20},
 }
 """Number of neutral fine-tunes of each strength."""
-THREE = 3
-"""Neutral fine-tunes of part `fresh` that are held against each other, and against no other."""
 SEED_PAIRS = 3
 """Number of neutral fine-tunes that are made again with the same rows in another order."""
