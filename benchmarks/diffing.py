@@ -2,6 +2,8 @@
 
     python benchmarks/organisms.py --part dev && python benchmarks/diffing.py --part dev dev-null
     python benchmarks/diffing.py --part held null --frozen
+    python benchmarks/organisms.py --part fresh
+    python benchmarks/diffing.py --part fresh-null --methods itda --frozen
     python benchmarks/diffing.py --report
 
 One row for each organism, method and set of layers, in benchmarks/results/diffing.jsonl; rows that are there are not
@@ -9,7 +11,8 @@ measured again. A method has found a plant if one of its first four findings sho
 documents (about 40,000 tokens; 18 of 370 documents are planted, or as few of them as `--planted` says); those that use
 a control have a neutral fine-tune of the same strength. Null pairs (`null`, and `dev-null` for development) are two
 neutral fine-tunes of the same strength, one of them the changed model and the other the control, and pairs that differ
-in the order of the rows alone.
+in the order of the rows alone. The rule for findings was changed after all of these had been looked at: pairs that
+share no model (`fresh-null`) were made to test the new one.
 
 The SAE needs `sae-lens` (benchmarks/requirements.txt) and is left out, with a line that says so, where it is missing.
 """
@@ -47,13 +50,15 @@ def measure(
     began, processor = time.monotonic(), time.process_time()
     found = method.run(readings_, layers)
     taken = {"seconds": time.monotonic() - began, "processor_seconds": time.process_time() - processor}
-    called = [finding for finding in found.findings if finding.called]
+    called = found.called if found.called is not None else sum(finding.called for finding in found.findings)
     first = list(found.findings[:TOP])
     how = [judged(readings_, signs, finding) for finding in first]
     values: dict[str, Any] = {name: round(value, 3) for name, value in taken.items()}
-    values |= {"how": how, "found": any(how), "findings": len(found.findings), "called": len(called)}
+    values |= {"how": how, "found": any(how), "findings": len(found.findings), "called": called}
     values["found_called"] = any(h for h, finding in zip(how, first, strict=True) if finding.called)
     values["shown"] = [_shown(readings_, finding) for finding in first]
+    if found.times is not None:
+        values["times"] = round(found.times, 3)
     if readings_.planted.any():
         values["auroc"] = round(_auroc(readings_, found), 4)
     else:
@@ -89,7 +94,10 @@ def _auroc(r: Readings, found: Found) -> float:
 
 def subjects(part: str, cache: Path) -> Iterator[dict[str, Any]]:
     """Yield the `organism.json` of the organisms of a part, or of the null pairs, as far as they are made."""
-    for one in wanted("dev" if part.startswith("dev") else "held"):
+    made = {"dev": "dev", "dev-null": "dev", "fresh-null": "fresh"}.get(part, "held")
+    for one in wanted(made):
+        if made == "fresh" and one.number % 2 == 0:
+            continue  # the control of the one before
         if (one.plant is None) == part.endswith("null") and (cache / one.id / "organism.json").exists():
             about = json.loads((cache / one.id / "organism.json").read_text())
             if all((cache / other / "organism.json").exists() for other in (about["control"], about["base"]) if other):
@@ -157,13 +165,13 @@ def main() -> None:
     parser.add_argument(
         "--frozen",
         action="store_true",
-        help="say that the rule and the ranking are committed and will not change: parts held and null run only then",
+        help="say that rule and ranking are committed and will not change: held, null and fresh-null run only then",
     )
     arguments = parser.parse_args()
     if not arguments.report and not arguments.part:
         parser.error("name a --part, or ask for the --report")
-    if {"held", "null"} & set(arguments.part) and not arguments.frozen and not arguments.report:
-        parser.error("parts held and null are for the end: commit the ranking first, then say --frozen")
+    if {"held", "null", "fresh-null"} & set(arguments.part) and not arguments.frozen and not arguments.report:
+        parser.error("parts held, null and fresh-null are for the end: commit the ranking first, then say --frozen")
     unknown = set(arguments.methods or []) - set(methods(arguments.sae_seconds))
     if unknown:
         known = ", ".join(methods(arguments.sae_seconds))

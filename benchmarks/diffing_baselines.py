@@ -58,6 +58,10 @@ class Found:
     """A score of each token [n]; None if the method scores documents itself."""
     documents: Tensor | None = None
     """A score of each document [documents]."""
+    times: float | None = None
+    """How many times as much the atom that stands out most has beyond the control as the control's, if it says so."""
+    called: int | None = None
+    """Number of those that the method calls more than noise, of all that it has, if these are more than are listed."""
 
 
 def document_scores(scores: Tensor, document: Tensor, documents: int) -> Tensor:

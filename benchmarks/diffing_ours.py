@@ -1,7 +1,7 @@
 """The forms of `itda diff` as methods of the benchmark: by itda.core.diffing, with its settings as they are.
 
 - `itda`: atoms of the difference dictionaries of all layers of the set, by the KL in excess of the control's that they
-  account for; called if they stand out from the control's own atoms.
+  account for; called if by what is beyond it they stand out from the control's own atoms.
 - `itda, no control`: the same by all of the KL; it calls nothing noise.
 - `itda, energy`: by the energy that they explain, without predictions.
 - `itda, random atoms`: random differences in the place of atoms, ranked as `itda` ranks.
@@ -23,7 +23,7 @@ from diffing_readings import LAYERS, Readings
 from torch import Tensor
 
 from itda.core.diffing.difference import DifferencePass, Differences
-from itda.core.diffing.ranking import FACTOR, Ranking, excess, explained_kl, ranked
+from itda.core.diffing.ranking import Ranking, beyond, excess, explained_kl, ranked, stand_out
 from itda.core.diffing.transported import TransportedPass
 from itda.core.diffing.units import unit_rows
 from itda.core.pursuit import encoder
@@ -56,22 +56,34 @@ def at_random(found: Differences, base: Tensor, changed: Tensor) -> Differences:
 
 def by_effect(r: Readings, layers: Layers, *, control: bool, random: bool = False) -> Found:
     """Rank by what atoms account for of the KL divergence, in excess of the control's if there is to be one."""
-    kl, *others = excess([each.double().numpy() for each in ([r.kl, r.control_kl] if control else [r.kl])])
+    models = [r.changed, r.control] if control else [r.changed]
+    divergences = [each.double().numpy() for each in ([r.kl, r.control_kl] if control else [r.kl])]
+    above, far = excess(divergences), beyond(divergences) if control else [None]
     documents = r.document.numpy()
 
-    def dictionary(layer: int, changed: Tensor) -> Differences:
-        found = differences(r.base[layer], changed)
-        return at_random(found, r.base[layer], changed) if random else found
+    def rankings(model: int) -> list[tuple[Differences, Ranking]]:
+        made = []
+        for layer in layers:
+            found = differences(r.base[layer], models[model][layer])
+            found = at_random(found, r.base[layer], models[model][layer]) if random else found
+            made.append((found, ranked(found, documents, above[model], far[model])))
+        return made
 
-    least = 0.0
-    if control:
-        own = (ranked(dictionary(layer, r.control[layer]), documents, others[0]) for layer in layers)
-        least = FACTOR * max(each.strongest for each in own)
+    own = [ranking for _, ranking in rankings(1)] if control else []
     rows: list[Row] = []
-    for layer in layers:
-        found = dictionary(layer, r.changed[layer])
-        rows += _rows(found, ranked(found, documents, kl), explained_kl(found, kl), least)
-    return _first(r, rows)
+    mine, number = rankings(0), 0
+    for found, ranking in mine:
+        called = stand_out(ranking, own) if control else _all(found)
+        number += int(called.sum())
+        rows += _rows(found, ranking, explained_kl(found, above[0]), called)
+    first, times = _first(r, rows), _times([ranking for _, ranking in mine], own)
+    return replace(first, times=times, called=number) if control else first
+
+
+def _times(rankings: Sequence[Ranking], controls: Sequence[Ranking]) -> float | None:
+    """Return how many times as much the strongest atom has beyond as the controls'; None if these have nothing."""
+    most = max((each.strongest for each in controls), default=0.0)
+    return max(each.strongest for each in rankings) / most if most > 0 else None
 
 
 def by_energy(r: Readings, layers: Layers) -> Found:
@@ -80,17 +92,20 @@ def by_energy(r: Readings, layers: Layers) -> Found:
     for layer in layers:
         found = differences(r.base[layer], r.changed[layer])
         whole = found.energy.mean()
-        rows += _rows(found, ranked(found, r.document.numpy()), found.explained / whole, 0.0)
+        rows += _rows(found, ranked(found, r.document.numpy()), found.explained / whole, _all(found))
     return _first(r, rows)
 
 
-def _rows(found: Differences, ranking: Ranking, parts: np.ndarray, least: float) -> list[Row]:
+def _all(found: Differences) -> np.ndarray:
+    return np.ones(len(found.atoms), dtype=bool)
+
+
+def _rows(found: Differences, ranking: Ranking, parts: np.ndarray, called: np.ndarray) -> list[Row]:
     scores = ranking.energy if ranking.effect is None else ranking.effect
     rows = []
     for atom in ranking.order[: 8 * TOP].tolist():
         mine = np.where((found.indices == atom) & (found.coefficients != 0), parts, 0.0).sum(axis=1)
-        called = bool(scores[atom] > least)
-        rows.append((float(scores[atom]), int(ranking.places[atom]), found.atoms[atom], called, mine))
+        rows.append((float(scores[atom]), int(ranking.places[atom]), found.atoms[atom], bool(called[atom]), mine))
     return rows
 
 

@@ -104,7 +104,7 @@ def _read(cache: Path, name: str) -> Readings:
     ids, targets = rows_of(tokenizer, [line["text"] for line in lines])
     there = targets >= 0
     there[:, 0] = False  # BOS
-    layers, kl, control_kl = _passed(base, [changed, control], ids, there)
+    layers, (kl, control_kl) = passed(base, [changed, control], ids, there)
     document, position = there.nonzero().T
     return Readings(
         token=ids[there],
@@ -127,10 +127,10 @@ def _keep(held: list[Tensor], mask: Tensor, output: Tensor) -> None:
 
 
 @torch.no_grad()
-def _passed(
+def passed(
     base: Any, others: Sequence[Any], ids: Tensor, there: Tensor
-) -> tuple[list[dict[int, Tensor]], Tensor, Tensor]:
-    """Return the activations of all models by layer, and KL(other || base) of both others, where `there` is True."""
+) -> tuple[list[dict[int, Tensor]], list[Tensor]]:
+    """Return the activations of all models by layer, and KL(other || base) of each other, where `there` is True."""
     models = [base, *others]
     held: list[dict[int, list[Tensor]]] = [{layer: [] for layer in LAYERS} for _ in models]
     divergences: list[list[Tensor]] = [[] for _ in others]
@@ -144,5 +144,4 @@ def _passed(
         for found, log in zip(divergences, logits[1:], strict=True):
             found.append((log.exp() * (log - logits[0])).sum(dim=-1).clamp(min=0))
     joined = [{layer: torch.cat(parts) for layer, parts in mine.items()} for mine in held]
-    first, second = (torch.cat(parts) for parts in divergences)
-    return joined, first, second
+    return joined, [torch.cat(parts) for parts in divergences]

@@ -64,6 +64,11 @@ class Wanted:
         """dev, held or fresh."""
         return self.id.split("-")[0]
 
+    @property
+    def number(self) -> int:
+        """The number among those of its part and kind, from 1."""
+        return int(self.id.split("-")[-1])
+
 
 def wanted(part: str) -> Iterator[Wanted]:
     """Yield the fine-tunes of a part: organisms and neutral ones in turn, then those of other seeds."""

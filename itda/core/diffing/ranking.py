@@ -8,13 +8,20 @@ KL of the tokens. Without predictions the rank is by energy alone.
 
 A *control* is a model that was trained likewise, on text without what is looked for. With one, only the *excess* of a
 token's KL divergence counts, what it is above that of the control: indents of program text, say, are told otherwise
-after any training. A control is ranked in the same way, by its excess over the changed model, so that the two would
-change places by lot if the changed model had nothing of its own.
+after any training. This ranking was fixed on twelve fine-tunes made for development (`benchmarks/diffing.py`).
 
-An atom is shown if tokens of several documents use it. It is a *finding* if its effect is more than `FACTOR` times the
-largest effect of any atom of any control's own difference dictionaries, over all sites. All of this was fixed on twelve
-fine-tunes and
-eight neutral ones made for development (`benchmarks/diffing.py`), before those that its tables are of were looked at.
+An atom is shown if tokens of several documents use it. It is a *finding* by a stricter measure, of which it must have
+more than `FACTOR` times as much as any atom of any control's own difference dictionaries, over all sites:
+
+1. The controls are brought to the *level* of the changed model: their divergences are scaled to the same median, up or
+   down by `MOST_SCALED` at most. So a control that was trained a little less, or more, says as much.
+2. Of a token's divergence only what is *beyond* counts: above `TIMES` times that of every control. All training drifts
+   at the same tokens, but not equally far.
+3. It is divided over atoms as above, and its mean is over all tokens: an atom that was met late is held to as much.
+
+Controls are measured in the same way against the changed model and each other, so that all would change places by lot
+if the changed model had nothing of its own. `FACTOR` is set by how far the logarithms of such ratios scatter between
+neutral fine-tunes.
 """
 
 from __future__ import annotations
@@ -28,11 +35,22 @@ from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from itda.core.diffing.difference import Differences
 from itda.errors import SettingError
 
-FACTOR = 4.0
-"""A finding has more than this many times the effect of the control's strongest atom, at whatever site.
+FACTOR = 3.0
+"""A finding has more than this many times what the control's strongest atom has beyond, at whatever site.
 
-Chosen so that no pair of neutral fine-tunes made for development, each the other's control, has a finding
-(`benchmarks/diffing.py --part dev-null`). What pairs that nothing was chosen on say: docs/diffing.md.
+Of 91 pairs of 32 neutral fine-tunes that were looked at, one the control of the other, none reaches 2.4; the logarithms
+of their ratios have a standard deviation of .37, so that 1 in 20 passes 1.8 (`benchmarks/diffing_calibration.py`). 3
+leaves room for a scatter that is half as large again, and for controls that were trained otherwise, if not by far. What
+pairs that nothing was chosen on say: docs/diffing.md.
+"""
+
+TIMES = 2.0
+"""What of a token's divergence is beyond: what is above this many times that of every control, at one level."""
+
+MOST_SCALED = 2.0
+"""A control's divergences are scaled up or down by this at most.
+
+One that moved less than half as far, or more than twice, was not trained likewise, or the change is nearly everywhere.
 """
 
 DOCUMENTS = 2
@@ -49,6 +67,8 @@ class Ranking:
     effect: Float64[np.ndarray, " atoms"] | None
     """Its part of the KL divergence (with controls: of the excess), in nats per token; None where predictions are not
     compared."""
+    beyond: Float64[np.ndarray, " atoms"] | None
+    """Its part of what is beyond the controls, as a mean over all tokens, in nats per token; None without controls."""
     energy: Float64[np.ndarray, " atoms"]
     """The energy that it explains, as a share of that of all differences."""
     users: Int64[np.ndarray, " atoms"]
@@ -65,18 +85,19 @@ class Ranking:
 
     @property
     def strongest(self) -> float:
-        """The largest effect of an atom that is shown; 0 if none is."""
-        return float(self._score[self.order[0]]) if len(self.order) else 0.0
-
-    @property
-    def _score(self) -> Float64[np.ndarray, " atoms"]:
-        return self.energy if self.effect is None else self.effect
+        """The most that an atom that is shown has beyond; 0 if none is shown, and without controls."""
+        return float(self.beyond[self.order].max()) if self.beyond is not None and len(self.order) else 0.0
 
 
 def ranked(
-    found: Differences, documents: Shaped[np.ndarray, " tokens"], kl: Float[np.ndarray, " tokens"] | None = None
+    found: Differences,
+    documents: Shaped[np.ndarray, " tokens"],
+    kl: Float[np.ndarray, " tokens"] | None = None,
+    beyond_controls: Float[np.ndarray, " tokens"] | None = None,
 ) -> Ranking:
     """Rank the atoms of a difference dictionary; `kl` is NaN where there is no prediction to compare.
+
+    `kl` is what of the KL divergence decides the rank (`excess`), `beyond_controls` what decides findings (`beyond`).
 
     Raises `SettingError` for another number of documents or predictions than of tokens.
 
@@ -92,20 +113,23 @@ def ranked(
     (0, 0.017, 0.025)
     """
     tokens, atoms = len(found.energy), len(found.atoms)
-    for name, given in (("documents", documents), ("predictions", kl)):
+    for name, given in (("documents", documents), ("predictions", kl), ("predictions beyond", beyond_controls)):
         if given is not None and len(given) != tokens:
             raise SettingError(f"{len(given)} {name} for {tokens} tokens: give one for each")
     used = found.coefficients != 0
     at = found.indices[used]
-    exposed = np.maximum(tokens - found.since, 1)
+
+    def in_all(weight: np.ndarray) -> Float64[np.ndarray, " atoms"]:
+        return np.bincount(at, weight[used], atoms).astype(np.float64)
 
     def per_token(weight: np.ndarray) -> Float64[np.ndarray, " atoms"]:
-        return np.bincount(at, weight[used], atoms) / exposed
+        return in_all(weight) / np.maximum(tokens - found.since, 1)
 
     mean_energy = float(found.energy.mean()) if tokens else 0.0
     energy = per_token(found.explained) / mean_energy if mean_energy > 0 else np.zeros(atoms)
     parts = found.explained if kl is None else explained_kl(found, kl)
     effect = per_token(parts) if kl is not None else None
+    beyond = in_all(explained_kl(found, beyond_controls)) / max(tokens, 1) if beyond_controls is not None else None
     users = np.bincount(at, minlength=atoms)
     _, number = np.unique(documents, return_inverse=True)
     pairs = np.unique(np.stack([at, number[used.nonzero()[0]]]), axis=1)[0]
@@ -113,7 +137,7 @@ def ranked(
     order = np.argsort(-(energy if effect is None else effect), kind="stable")
     order = order[in_documents[order] >= DOCUMENTS]
     total = float(np.nan_to_num(kl).mean()) if kl is not None and tokens else float("nan")
-    return Ranking(effect, energy, users, in_documents, _places(found, parts), order, total)
+    return Ranking(effect, beyond, energy, users, in_documents, _places(found, parts), order, total)
 
 
 def _places(found: Differences, parts: Float64[np.ndarray, "tokens k"]) -> Int64[np.ndarray, " atoms"]:
@@ -142,6 +166,31 @@ def excess(divergences: Sequence[Float[np.ndarray, " tokens"]]) -> list[Float64[
     return [np.maximum(own - other, 0.0) for own, other in zip(whole, others, strict=True)]
 
 
+def beyond(
+    divergences: Sequence[Float[np.ndarray, " tokens"]], times: float = TIMES
+) -> list[Float64[np.ndarray, " tokens"]]:
+    """Return of the KL divergence of each model from the base what is above `times` those of all others, at one level.
+
+    The first model is the changed one: the divergences of the others, controls, are scaled to its median over tokens,
+    by a factor of `MOST_SCALED` at most. NaN where there is no prediction, in any of them.
+
+    >>> [each.tolist() for each in beyond([np.array([9.0, 2.0, 2.0]), np.array([1.0, 1.0, 4.0])])]
+    [[5.0, 0.0, 0.0], [0.0, 0.0, 4.0]]
+    """
+    whole = [np.asarray(each, dtype=np.float64) for each in divergences]
+    levels = [float(np.median(each[~np.isnan(each)])) if not np.isnan(each).all() else 0.0 for each in whole]
+    scaled = np.stack([each * _scale(levels[0], level) for each, level in zip(whole, levels, strict=True)])
+    others = [np.delete(scaled, i, axis=0).max(axis=0, initial=0.0) for i in range(len(scaled))]
+    return [np.maximum(own - times * other, 0.0) for own, other in zip(scaled, others, strict=True)]
+
+
+def _scale(wanted: float, level: float) -> float:
+    """Return what brings a level to another, as far as may be; 1 where both are 0."""
+    if wanted == level:
+        return 1.0
+    return float(np.clip(wanted / level if level > 0 else np.inf, 1 / MOST_SCALED, MOST_SCALED))
+
+
 def explained_kl(found: Differences, kl: Float[np.ndarray, " tokens"]) -> Float64[np.ndarray, "tokens k"]:
     """Divide the KL divergence of each token over the atoms of its code, by their shares of its energy.
 
@@ -152,12 +201,14 @@ def explained_kl(found: Differences, kl: Float[np.ndarray, " tokens"]) -> Float6
 
 
 def stand_out(ranking: Ranking, controls: Sequence[Ranking], factor: float = FACTOR) -> Bool[np.ndarray, " atoms"]:
-    """Return which atoms are findings: shown, and stronger than what the controls show; none without a control.
+    """Return which atoms are findings: shown, and with more beyond than what the controls show.
 
-    `controls` are the rankings of all controls at all sites.
+    `controls` are the rankings of all controls at all sites. None is a finding without a control, nor where the
+    controls have nothing beyond the changed model: then they differ too little from the base to say what is much.
     """
     found = np.zeros(len(ranking.energy), dtype=bool)
-    if controls and ranking.effect is not None:
+    most = max((each.strongest for each in controls), default=0.0)
+    if ranking.beyond is not None and most > 0:
         shown = ranking.order
-        found[shown] = ranking.effect[shown] > factor * max(each.strongest for each in controls)
+        found[shown] = ranking.beyond[shown] > factor * most
     return found

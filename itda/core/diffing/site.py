@@ -12,7 +12,7 @@ from torch import Tensor
 
 from itda.core.diffing.difference import DifferencePass, Differences
 from itda.core.diffing.labels import LabelDifference, LabelsPass
-from itda.core.diffing.ranking import FACTOR, Ranking, excess, ranked, stand_out
+from itda.core.diffing.ranking import FACTOR, Ranking, beyond, excess, ranked, stand_out
 from itda.core.diffing.transported import Transported, TransportedPass
 from itda.core.diffing.usage import Usage
 from itda.errors import SettingError
@@ -115,8 +115,7 @@ class SitePass:
             raise SettingError("no token came: give some")
         documents = np.concatenate(self._documents)
         found = [each.finish() for each in self._differences]
-        divergences = excess([kl, *control_kl]) if kl is not None else [None] * len(found)
-        rankings = [ranked(one, documents, of) for one, of in zip(found, divergences, strict=bool(found))]
+        rankings = self._rankings(found, documents, [kl, *control_kl] if kl is not None else None)
         transported = self._transported.finish()
         return SiteDiff(
             len(documents),
@@ -128,3 +127,14 @@ class SitePass:
             self._transported.usage(),
             self._labels.finish(),
         )
+
+    @staticmethod
+    def _rankings(
+        found: Sequence[Differences], documents: np.ndarray, divergences: Sequence[np.ndarray] | None
+    ) -> list[Ranking]:
+        """Rank the atoms of the changed model and of each control, all against each other."""
+        if divergences is None or not found:
+            return [ranked(one, documents) for one in found]
+        above = excess(divergences)
+        far = beyond(divergences) if len(found) > 1 else [None]
+        return [ranked(one, documents, *each) for one, *each in zip(found, above, far, strict=True)]

@@ -5,9 +5,11 @@ import functools
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from itda.core.diffing.difference import BLOCK, FIRST_ATOMS, OPENING, DifferencePass
-from itda.core.diffing.ranking import excess, explained_kl, ranked, stand_out
+from itda.core.diffing.ranking import FACTOR, MOST_SCALED, TIMES, beyond, excess, explained_kl, ranked, stand_out
 from itda.core.pursuit import pursue
 from itda.errors import SettingError
 
@@ -117,18 +119,51 @@ def test_an_atom_of_one_document_is_not_shown():
     assert set(ranking.order) == set((ranking.documents > 1).nonzero()[0])
 
 
-def test_only_what_is_stronger_than_a_control_is_a_finding():
+def test_only_what_has_more_beyond_than_a_control_is_a_finding():
     base, _ = planted()
     drift = base + 0.05 * activations(len(base), 5)
-    documents = np.arange(len(base)) // 40
-    kl = np.full(len(base), 0.01)
-    planted_kl = np.where(np.arange(len(base)) % 50 == 0, 3.0, 0.01)
-    ranking = ranked(of_planted(), documents, planted_kl)
-    control = ranked(passed(base, drift), documents, kl)
+    documents, row = np.arange(len(base)) // 40, np.arange(len(base))
+    divergences = [np.where(row % 50 == place, size, 0.01) for place, size in ((0, 3.0), (1, 0.05))]
+    ranking, control = (
+        ranked(found, documents, *each)
+        for found, *each in zip(
+            (of_planted(), passed(base, drift)), excess(divergences), beyond(divergences), strict=True
+        )
+    )
     found = stand_out(ranking, [control])
     assert found[0]
+    assert not found.all()
+    assert np.array_equal(found[ranking.order], ranking.beyond[ranking.order] > FACTOR * control.strongest)
+    assert not stand_out(control, [ranking]).any()
     assert not stand_out(control, [control]).any()
     assert not stand_out(ranking, []).any()
+
+
+def test_a_control_that_predicts_as_the_base_says_nothing_of_what_is_much():
+    base, _ = planted()
+    documents = np.arange(len(base)) // 40
+    own, nothing = beyond([np.full(len(base), 0.5), np.zeros(len(base))])
+    assert (own > 0).all()
+    ranking, control = (
+        ranked(of_planted(), documents, own, own),
+        ranked(passed(base, base), documents, nothing, nothing),
+    )
+    assert (ranking.strongest > 0, control.strongest) == (True, 0.0)
+    assert not stand_out(ranking, [control]).any()
+
+
+@given(seed=st.integers(0, 1000), models=st.integers(2, 4), scale=st.floats(1 / 64, 64))
+def test_what_is_beyond_is_one_models_alone_and_a_control_is_scaled_to_the_changed_models_level(seed, models, scale):
+    kl = np.random.default_rng(seed).exponential(size=(models, 51)) ** 3
+    kl *= np.median(kl[0]) / np.median(kl, axis=1, keepdims=True)
+    reached = kl.copy()
+    reached[1] *= scale * np.clip(1 / scale, 1 / MOST_SCALED, MOST_SCALED)
+    kl[1] *= scale
+    found = np.stack(beyond(list(kl)))
+    assert ((found > 0).sum(axis=0) <= 1).all()
+    for i in range(models):
+        others = np.delete(reached, i, axis=0).max(axis=0)
+        np.testing.assert_allclose(found[i], np.maximum(reached[i] - TIMES * others, 0), rtol=1e-9, atol=1e-9)
 
 
 def test_the_excess_is_what_no_other_model_has():

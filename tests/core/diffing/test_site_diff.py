@@ -6,7 +6,7 @@ import torch
 
 from itda.core.diffing.difference import DifferencePass
 from itda.core.diffing.labels import LabelsPass
-from itda.core.diffing.ranking import FACTOR, excess, ranked
+from itda.core.diffing.ranking import FACTOR, beyond, excess, ranked
 from itda.core.diffing.site import K, SitePass, across_sites
 from itda.core.diffing.transported import TransportedPass
 from itda.errors import SettingError
@@ -28,10 +28,13 @@ def test_each_form_is_what_it_is_alone():
         rows = slice(start, start + 700)
         both.offer(base[rows], changed[rows], DOCUMENTS[rows], [control[rows]])
     found = both.finish(kl[0], [kl[1]])
-    for other, own_kl, ranking in zip((changed, control), excess(kl), (found.ranking, *found.controls), strict=True):
+    rankings = found.ranking, *found.controls
+    for other, above, far, ranking in zip((changed, control), excess(kl), beyond(kl), rankings, strict=True):
         alone = DifferencePass(WIDTH)
         alone.offer(base, other)
-        assert np.array_equal(ranked(alone.finish(), DOCUMENTS, own_kl).effect, ranking.effect)
+        made = ranked(alone.finish(), DOCUMENTS, above, far)
+        assert np.array_equal(made.effect, ranking.effect)
+        assert np.array_equal(made.beyond, ranking.beyond)
     transported, labels = TransportedPass(WIDTH, WIDTH, k=K), LabelsPass()
     transported.offer(base, changed)
     labels.offer(base, changed, DOCUMENTS)
@@ -60,13 +63,14 @@ def test_a_finding_stands_out_from_the_controls_of_all_sites():
         changed, control = x + 0.2 * activations(10), x + 0.2 * activations(11)
         both = SitePass(WIDTH, WIDTH, shared_basis=True, controls=1)
         both.offer(x, changed, DOCUMENTS, [control])
-        sites[site] = both.finish(np.full(TOKENS, 1.0), [np.where(DOCUMENTS == "document 1", 1 + 50 * size, 0.0)])
+        own = np.where(np.isin(DOCUMENTS, ["document 3", "document 4"]), 30.0, 1.0)
+        sites[site] = both.finish(own, [np.where(DOCUMENTS == "document 1", 3 + 50 * size, 1.0)])
     apart, together = sites, across_sites(sites)
     assert apart["quiet"].findings.any()
     strongest = max(one.controls[0].strongest for one in sites.values())
     for one in together.values():
-        assert (one.ranking.effect[one.findings] > FACTOR * strongest).all()
-        assert one.findings.sum() == (one.ranking.effect[one.ranking.order] > FACTOR * strongest).sum()
+        assert (one.ranking.beyond[one.findings] > FACTOR * strongest).all()
+        assert one.findings.sum() == (one.ranking.beyond[one.ranking.order] > FACTOR * strongest).sum()
 
 
 def test_without_a_shared_basis_the_other_forms_are_there():
