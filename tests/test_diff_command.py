@@ -16,6 +16,7 @@ from itda import Diff, Site
 from itda import config as settings
 from itda.cli import main
 from itda.core.dictionary import ITDA
+from itda.core.diffing.ranking import FACTOR
 from itda.diffing.batches import PairedBatch
 from itda.diffing.pairs import PairedSource
 from itda.recipes.diff import diff
@@ -80,7 +81,8 @@ def test_a_diff_says_what_changed_at_each_site(made, models):
     assert [atom["effect"] for atom in atoms] == sorted((atom["effect"] for atom in atoms), reverse=True)
     assert all(len(atom[model][end]) == 10 for atom in atoms for model in ("base", "changed") for end in PROMOTED)
     assert all(atom["document"] not in [each["document"] for each in atom["examples"]] for atom in atoms)
-    assert len(site["difference"]["strongest_of_controls"]) == 1
+    (strongest,) = site["difference"]["strongest_of_controls"]
+    assert all((atom["beyond"] > FACTOR * strongest) >= atom["finding"] for atom in atoms)
     assert values["noise"]["batch_size 2"]["sites"]["layer_4"]["1"] < 1e-5
     assert 0 < values["noise"]["dtype bfloat16"]["kl"] < values["kl"]["mean"]
     json.dumps(values, allow_nan=False)

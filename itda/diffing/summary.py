@@ -18,8 +18,10 @@ def summary(values: Mapping[str, Any]) -> dict[str, Any]:
     - what was compared: `base`, `changed`, `controls`, `corpus`, `tokens`, `documents`, `kl`, `control_kl`, ...;
     - `unchanged`: True if nothing differs at any site; `verdict`: sentences, the most important first;
     - `by`: what the list is ranked by, "kl" (nats per token) or "energy"; None without a shared basis;
-    - `atoms`: those of all sites in one ranking, each with `rank`, `site` and `finding`: True, False, or None where no
-      control was given. Of those that are shown by tokens of one document, the first alone is listed;
+    - `atoms`: those of all sites in one ranking, each with `rank`, `site`, `finding`: True, False, or None where no
+      control was given, and `times`: how many times as much it has beyond the controls as their strongest atom. Of
+      those that are shown by tokens of one document, the first alone is listed, or the first finding;
+    - `level`: for each control, how many times as far the changed model moved as it at a typical token;
     - `sites`: each with its `noise`, by what is different, beside what the diff keeps of it, but for its atoms.
     """
     kl = values.get("kl")
@@ -33,6 +35,7 @@ def summary(values: Mapping[str, Any]) -> dict[str, Any]:
         "massive": max((site["massive"]["left_out"] for site in values["sites"].values()), default=0),
         "kl": kl["mean"] if kl is not None else None,
         "control_kl": kl["controls"] if kl is not None else [],
+        "level": _levels(kl),
         "unchanged": all(site["unchanged"] for site in values["sites"].values()),
         "by": _ranked_by(values),
         "atoms": listed_atoms(values),
@@ -49,15 +52,35 @@ def listed_atoms(values: Mapping[str, Any], most: int = SHOWN) -> list[dict[str,
         for name, site in values["sites"].items()
         for atom in (site["difference"] or {"atoms": []})["atoms"]
     ]
+    known = bool(values["controls"]) and score == "effect"
     chosen: dict[str, dict[str, Any]] = {}
-    for atom in sorted(atoms, key=lambda atom: -(atom[score] or 0)):
+    for atom in sorted(atoms, key=lambda atom: (-atom["finding"] if known else 0, -(atom[score] or 0))):
         if atom[score]:
             chosen.setdefault(atom["document"], atom)
-    listed = list(chosen.values())[:most]
-    known = bool(values["controls"]) and score == "effect"
+    listed = sorted(list(chosen.values())[:most], key=lambda atom: -atom[score])
+    strongest = strongest_of_controls(values)
     return [
-        {**atom, "rank": rank, "finding": atom["finding"] if known else None} for rank, atom in enumerate(listed, 1)
+        {
+            **atom,
+            "rank": rank,
+            "finding": atom["finding"] if known else None,
+            "times": atom["beyond"] / strongest if known and strongest else None,
+        }
+        for rank, atom in enumerate(listed, 1)
     ]
+
+
+def strongest_of_controls(values: Mapping[str, Any]) -> float:
+    """Return the most that an atom of any control has beyond, at all sites of a diff; 0 without controls."""
+    sites = [site["difference"] for site in values["sites"].values() if site["difference"] is not None]
+    return max((each for site in sites for each in site["strongest_of_controls"]), default=0.0)
+
+
+def _levels(kl: Mapping[str, Any] | None) -> list[float | None]:
+    if kl is None or kl["quantiles"] is None:
+        return []
+    own = kl["quantiles"]["0.5"]
+    return [own / each if each else None for each in kl["control_medians"]]
 
 
 def _ranked_by(values: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from itda.core.diffing.ranking import FACTOR
+from itda.core.diffing.ranking import FACTOR, MOST_SCALED
 
 TIMES_NOISE = 2.0
 """A difference whose quantiles are all below this many times those of the noise is called no larger than noise."""
@@ -77,17 +77,34 @@ def is_noise(site: Mapping[str, Any]) -> bool:
 
 
 def _findings(found: Mapping[str, Any]) -> str:
-    number, listed = sum(bool(atom["finding"]) for atom in found["atoms"]), len(found["atoms"])
+    """Say how many atoms are findings and by what rule, and whether the controls are fit to say so."""
+    control = found["controls"][0] if len(found["controls"]) == 1 else "any of the controls"
     strongest = [
         each for site in found["sites"] if site["difference"] for each in site["difference"]["strongest_of_controls"]
     ]
-    most = max(strongest, default=0.0)
-    control = found["controls"][0] if len(found["controls"]) == 1 else "any of the controls"
-    rule = f"more than {FACTOR:g} times the effect of the strongest atom of {control}"
-    if not number:
+    if not max(strongest, default=0.0):
         return (
-            f"Nothing stands out: no atom has {rule} ({most:.2g} nats per token). What differs is what any "
-            "training changes, as far as this text shows."
+            f"Nothing can be called a finding: {control} has nothing of its own on this text. Give --control a model "
+            "that was trained likewise."
         )
-    which = "1 is a finding" if number == 1 else f"{number} are findings"
-    return f"Of the {listed} atoms listed {which}: {rule} ({most:.2g} nats per token)."
+    number, listed = sum(bool(atom["finding"]) for atom in found["atoms"]), len(found["atoms"])
+    rule = f"more than {FACTOR:g} times as far as anything in {control} does"
+    if not number:
+        said = f"Nothing stands out {rule}. What differs is what any training changes, as far as this text shows."
+    else:
+        which = "1 is a finding: it stands" if number == 1 else f"{number} are findings: they stand"
+        most = max(atom["times"] for atom in found["atoms"] if atom["finding"])
+        said = f"Of the {listed} atoms listed {which} out {rule}, {most:.3g} times at most."
+    return " ".join([said, *_unlike(found)])
+
+
+def _unlike(found: Mapping[str, Any]) -> list[str]:
+    """Say of controls that were not trained likewise how far they moved beside the changed model."""
+    said = []
+    for control, level in zip(found["controls"], found["level"], strict=True):
+        if level is not None and not 1 / MOST_SCALED <= level <= MOST_SCALED:
+            said.append(
+                f"But at a typical token {found['changed']} moved {level:.2g} times as far as {control}: one of them "
+                "was trained more, or the change is nearly everywhere, and findings say less."
+            )
+    return said

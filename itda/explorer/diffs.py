@@ -79,7 +79,7 @@ class DiffPages:
             )
         listed = self._summaries[self._named(query)]["atoms"]
         place = next((each for each in listed if (each["site"], each["atom"]) == (str(site), wanted)), None)
-        known = place or {**found, "rank": None, "finding": None, "share": None, "site": str(site)}
+        known = place or {**found, "rank": None, "finding": None, "times": None, "share": None, "site": str(site)}
         return {**known, "texts": places_of(diff, site, found)}
 
     def _text(self, query: Query) -> Mapping[str, Any]:

@@ -87,7 +87,7 @@ def _difference(of: SiteFound, read: TokensRead, promoted: Promoted | None) -> d
     differences, ranking = of.found.differences, of.found.ranking
     if differences is None or ranking is None:
         return None
-    shown = ranking.order[:ATOMS]
+    shown = _told(ranking, of.found.findings)
     told = promoted(differences.atoms[torch.from_numpy(shown)]) if promoted is not None and len(shown) else None
     atoms = []
     for rank, atom in enumerate(shown.tolist()):
@@ -108,6 +108,13 @@ def _difference(of: SiteFound, read: TokensRead, promoted: Promoted | None) -> d
     }
 
 
+def _told(ranking: Ranking, findings: np.ndarray | None) -> Int64[np.ndarray, " told"]:
+    """Return the atoms that are told: the first, and of the others those that are findings, in the order of rank."""
+    later = ranking.order[ATOMS:]
+    more = later[findings[later]][:ATOMS] if findings is not None else later[:0]
+    return np.concatenate([ranking.order[:ATOMS], more])
+
+
 def _of_mean(differences: Differences, promoted: Promoted | None) -> Mapping[str, Any] | None:
     """Return what the mean difference, which all tokens share, promotes; None if there is none."""
     if promoted is None or not differences.mean.any():
@@ -123,6 +130,7 @@ def _atom(atom: int, of: SiteFound, differences: Differences, ranking: Ranking, 
         "atom": atom,
         **read.at(int(of.tokens[own])),
         "effect": float(ranking.effect[atom]) if ranking.effect is not None else None,
+        "beyond": float(ranking.beyond[atom]) if ranking.beyond is not None else None,
         "energy": float(ranking.energy[atom]),
         "novelty": float(differences.novelty[atom]),
         "users": int(ranking.users[atom]),
@@ -229,6 +237,7 @@ def predictions_values(read: TokensRead) -> dict[str, Any] | None:
         "mean": float(known.mean()) if len(known) else None,
         "quantiles": quantiles(known),
         "controls": [float(np.nanmean(each)) if len(known) else None for each in read.predictions.controls],
+        "control_medians": [float(np.nanmedian(each)) if len(known) else None for each in read.predictions.controls],
         "largest": [read.at(int(token)) for token in order if kl[token] > 0],
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from itda.core.diffing.ranking import TIMES
 from itda.core.labels import Label
 from itda.core.site import Site
 from itda.diffing.summary import summary
@@ -71,6 +72,7 @@ def _read(found: Mapping[str, Any]) -> Iterator[str]:
 def _atom(atom: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of one atom: what it accounts for, its text, other places, next tokens."""
     mark = {True: ", a finding", False: ", no finding", None: ""}[atom["finding"]]
+    mark += f" ({atom['times']:.2g} times)" if atom["times"] is not None else ""
     where, accounts = f"{atom['rank']:>2}. {_short(atom['site'])}{mark}", _accounts(atom)
     room = WIDTH - len(where) - 1
     yield from [f"{where} {accounts:>{room}}"] if len(accounts) <= room else [where, INDENT + accounts]
@@ -131,9 +133,18 @@ def _on_atoms(found: Mapping[str, Any]) -> str:
     said = (
         f"An atom is a direction of the difference, shown by a token where it is strong. Its rank is by its {what}. "
         "Promotes: the next tokens that it makes likelier, by each model's unembedding. "
-        f"{len(found['atoms'])} atoms are listed in all."
+        f"{_times(found)}{len(found['atoms'])} atoms are listed in all."
     )
     return "\n".join(textwrap.wrap(said, WIDTH))
+
+
+def _times(found: Mapping[str, Any]) -> str:
+    if all(atom["times"] is None for atom in found["atoms"]):
+        return ""
+    return (
+        f"Times: how far it stands out, by its part of what is above {TIMES:g} times the control's divergence, beside "
+        "the control's strongest atom. "
+    )
 
 
 def _without_basis(site: Mapping[str, Any]) -> Iterator[str]:

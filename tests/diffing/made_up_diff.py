@@ -16,7 +16,15 @@ def token(word: str, document: str, **more: Any) -> dict[str, Any]:
 
 def atom(number: int, word: str, document: str, effect: float | None, **more: Any) -> dict[str, Any]:
     """An atom of a difference dictionary, which fires in two other documents too."""
-    usual = {"energy": 0.01, "novelty": 0.5, "users": 40, "documents": 12, "finding": False, "by_role": None}
+    usual = {
+        "beyond": None if effect is None else effect / 2,
+        "energy": 0.01,
+        "novelty": 0.5,
+        "users": 40,
+        "documents": 12,
+        "finding": False,
+        "by_role": None,
+    }
     examples = [token(word, f"{document}+{i}", coefficient=0.7) for i in range(2)]
     return {"atom": number, **token(word, document), "effect": effect, **usual, "examples": examples, **more}
 
@@ -68,7 +76,14 @@ def values(sites: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         "tokens": 5004,
         "documents": 60,
         "first_tokens_left_out": 70,
-        "kl": {"tokens": 5000, "mean": 0.02, "quantiles": SIZES, "controls": [0.01], "largest": []},
+        "kl": {
+            "tokens": 5000,
+            "mean": 0.02,
+            "quantiles": SIZES,
+            "controls": [0.01],
+            "control_medians": [0.016],
+            "largest": [],
+        },
         "roles": None,
         "noise": {"batch_size 4": {"tokens": 2000, "sites": {"layer_1": NOISE, "layer_3": NOISE}, "kl": 0.0}},
         "sites": there if sites is None else sites,

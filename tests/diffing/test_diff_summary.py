@@ -26,11 +26,39 @@ def test_without_a_control_nothing_is_a_finding_or_none():
 
 def test_the_verdict_counts_findings_and_names_the_control():
     assert summary(values())["verdict"] == [
-        "Of the 3 atoms listed 1 is a finding: more than 4 times the effect of the strongest atom of neutral "
-        "(0.001 nats per token)."
+        "Of the 3 atoms listed 1 is a finding: it stands out more than 3 times as far as anything in neutral does, "
+        "4.5 times at most."
     ]
     quiet = values({"layer_3": site([atom(2, "the", "the.txt", 0.001)])})
-    assert summary(quiet)["verdict"][0].startswith("Nothing stands out: no atom has more than 4 times")
+    assert summary(quiet)["verdict"][0].startswith("Nothing stands out more than 3 times")
+
+
+def test_the_verdict_says_when_a_control_is_unlike_the_changed_model_or_says_nothing():
+    def told(median, strongest=0.001):
+        made = values()
+        made["kl"] |= {"control_medians": [median]}
+        for each in made["sites"].values():
+            each["difference"]["strongest_of_controls"] = [strongest]
+        return summary(made)["verdict"][0]
+
+    assert "typical token" not in told(0.011)
+    assert told(0.005).endswith(
+        "But at a typical token tuned moved 4 times as far as neutral: one of them was trained more, or the change is "
+        "nearly everywhere, and findings say less."
+    )
+    assert "0.4 times as far as neutral" in told(0.05)
+    assert told(0.0, 0.0).startswith("Nothing can be called a finding: neutral has nothing of its own on this text.")
+
+
+def test_findings_are_listed_before_what_is_stronger_but_none_and_keep_their_rank():
+    plain = [atom(i, "a", f"{i}.txt", 1.0 - i / 100) for i in range(SHOWN + 3)]
+    weak = atom(99, "b", "weak.txt", 0.001, finding=True, beyond=0.5)
+    hidden = atom(98, "c", "0.txt", 0.5, finding=True)
+    found = summary(values({"layer_3": site([*plain, hidden, weak])}))["atoms"]
+    assert len(found) == SHOWN
+    assert [each["atom"] for each in found if each["finding"]] == [98, 99]
+    assert [each["effect"] for each in found] == sorted((each["effect"] for each in found), reverse=True)
+    assert found[-1]["times"] == 500
 
 
 def test_nothing_changed_is_an_answer_and_is_the_only_one():

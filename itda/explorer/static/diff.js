@@ -61,7 +61,7 @@ function atomsCard(data, name) {
   return h("section", { class: "card scroll-x", "aria-labelledby": "list" },
     h("h2", { id: "list" }, "The atoms of the difference"),
     h("p", { class: "muted" }, data.by === "kl"
-      ? `Directions in which the models differ, by their part of how far the predictions are apart${data.controls.length ? "; only what is above the control's counts" : ""}. Each is shown by a token where it is strong.`
+      ? `Directions in which the models differ, by their part of how far the predictions are apart${data.controls.length ? "; only what is above the control's counts. A finding stands out from twice the control's divergence more than three times as far as the control's strongest atom does the other way round (×)" : ""}. Each is shown by a token where it is strong.`
       : "Directions in which the models differ, by the energy that they explain. Each is shown by a token where it is strong."),
     data.atoms.length === 0 ? h("p", {}, "None.") :
     h("table", { class: "codes changes" },
@@ -70,7 +70,7 @@ function atomsCard(data, name) {
         h("tr", { class: atom.finding === true ? "found" : null },
           h("td", { class: "id" }, h("a", { href: link("change", { diff: name, site: atom.site, atom: atom.atom }), "aria-label": `${atom.rank}: ${named(atom.token)}` }, String(atom.rank))),
           h("td", { class: "layer" }, shortSite(atom.site)),
-          judged && h("td", { class: "verdict" }, atom.finding ? "finding" : h("span", { class: "muted" }, "no")),
+          judged && h("td", { class: "verdict" }, atom.finding ? "finding" : h("span", { class: "muted" }, "no"), atom.times !== null && h("span", { class: "muted" }, ` ${short(atom.times)}×`)),
           h("td", { class: "weight-cell" }, h("span", { class: "number" }, data.by === "kl" ? short(atom.effect) : percent(atom.energy)), bar(score(atom), most)),
           h("td", { class: "prompt-cell" }, keyword(atom.before, atom.token, atom.after)),
           told && h("td", { class: "promotes" }, (model(atom)?.promoted ?? []).slice(0, 4).map(([token]) => [chip(token), " "])))))));
@@ -149,7 +149,7 @@ export async function changeView(params, context) {
     h("header", { class: "atom-head" },
       h("h1", { tabindex: -1 }, data.rank === null ? "An atom of the difference " : `Change ${data.rank} `, chip(data.token), " ", h("span", { class: "site" }, data.site)),
       h("nav", { class: "steps", "aria-label": "Back" }, h("a", { class: "button", href: link("diff", { diff: name }) }, "← what changed"))),
-    h("p", { class: "summary" }, data.finding !== null && h("strong", {}, data.finding ? "A finding. " : "No finding. "),
+    h("p", { class: "summary" }, data.finding !== null && h("strong", {}, data.finding ? "A finding" : "No finding", data.times ? `: it stands out ${short(data.times)} times as far as anything in the control. ` : ". "),
       data.effect !== null && [h("strong", {}, `${short(data.effect)} nats per token`), data.share !== null && ` (${percent(data.share)} of all)`, ", "],
       `${percent(data.energy)} of the energy of the difference, in `, h("strong", {}, `${count(data.users)} tokens`), ` of ${count(data.documents)} documents.`,
       data.by_role && ` Of these tokens: ${Object.entries(data.by_role).map(([role, share]) => `${role} ${percent(share)}`).join(", ")}.`),
