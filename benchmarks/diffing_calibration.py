@@ -1,6 +1,6 @@
 """How far neutral fine-tunes stand out from each other: what the rule for findings of `itda diff` was set by.
 
-    python benchmarks/diffing_calibration.py            # 32 neutral fine-tunes of organisms.py, 8 s each and 2 minutes
+    python benchmarks/diffing_calibration.py            # 32 neutral fine-tunes of organisms.py, 8 s each and 3 minutes
     python benchmarks/diffing_calibration.py --report
 
 The neutral fine-tunes of the parts dev and held read the documents of one of them. A group is a changed model and its
@@ -33,7 +33,7 @@ from itda.core.diffing.ranking import FACTOR, Ranking, beyond, excess, ranked
 
 READ = "held-neutral-1"
 """The fine-tune whose documents all read."""
-GROUPS = 24
+GROUPS = 8
 """Groups of three or more models of each strength and part, at most; of two there are all."""
 
 

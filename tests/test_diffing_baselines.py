@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import diffing
+import diffing_calibration
 import organisms
 import pytest
 import torch
@@ -246,3 +247,24 @@ def test_the_report_counts_by_kind() -> None:
     text = "\n".join(report(rows))
     assert "| norm | 5 | 1/2 (0.09 to 0.91) | 1/1 | 0/0 | 0/0 | 0/0 | 0/0 | 0/1 | 1 | 0.900 (0.900 to 0.900)" in text
     assert "| norm | 5 | 0/1 (0.00 to 0.79) | 0 | 0.250 |" in text
+
+
+def test_groups_of_calibration_are_of_one_strength_but_where_they_say_so():
+    of = {one.id: one for part in ("dev", "held") for one in organisms.wanted(part)}
+    kinds: dict[str, int] = {}
+    for kind, names in diffing_calibration.groups():
+        kinds[kind] = kinds.get(kind, 0) + 1
+        alike = len({(of[name].part, of[name].strength) for name in names}) == 1
+        assert alike == (", control" not in kind)
+        assert len(set(names)) == len(names)
+    assert kinds["1 of its strength"] == 91
+    assert sum(number for kind, number in kinds.items() if ", control" in kind) == 6 * 8
+
+
+def test_ratios_of_a_group_are_of_each_model_over_the_largest_of_its_controls():
+    rows = [{"key": {"kind": "1", "models": ["a", "b"]}, "beyond": [8.0, 2.0], "effect": [1.0, 1.0]}]
+    number, spread, *high, over = diffing_calibration._columns(rows, "beyond", one_way=False)
+    assert (number, float(spread), float(high[-1]), over) == ("2", 1.39, 4.0, "1")
+    rows = [{"key": {"kind": "2", "models": ["a", "b", "c"]}, "beyond": [8.0, 2.0, 4.0], "effect": [1.0, 1.0, 1.0]}]
+    number, _, *high, over = diffing_calibration._columns(rows, "beyond", one_way=False)
+    assert (number, float(high[-1]), over) == ("3", 2.0, "0")

@@ -40,6 +40,16 @@ def source(plant) -> Chunk:
     return Chunk(f"python-docs/{path}", SOURCE)
 
 
+def test_fresh_fine_tunes_are_in_pairs_of_one_strength_that_share_no_model_and_are_made_together() -> None:
+    fresh = list(organisms.wanted("fresh"))
+    assert len({one.id for one in fresh}) == len(fresh) == 84
+    for first, second in zip(fresh[::2], fresh[1::2], strict=True):
+        assert (first.control, second.control) == (second.id, first.id)
+        assert first.strength == second.strength
+        assert (first.number % 2, second.number) == (1, first.number + 1)
+        assert first.plant is second.plant is None
+
+
 @pytest.fixture(scope="module")
 def tiny():
     return load(organisms.TINY)
