@@ -8,15 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
-from functools import reduce
-from operator import or_
-from typing import Annotated, Any
+from typing import Any
 
 from itda import config as settings
 from itda.checks import check
 from itda.commands.table import COMMANDS, command_of
-from itda.errors import ItdaError
-from itda.parsing import RefusedError
+from itda.errors import ItdaError, SettingError
+from itda.parsing import meant
 from itda.terminal import check_arguments, prepare_output
 
 
@@ -53,19 +51,21 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parsed(arguments: list[str]) -> Any:
-    import tyro
+    """Return the settings of the command that was typed; for --help print it, and exit.
 
-    any_command: Any = reduce(or_, (Annotated[each.settings, tyro.conf.subcommand(each.name)] for each in COMMANDS))
-    try:
-        return tyro.cli(
-            any_command,
-            prog="itda",
-            args=arguments,
-            description="Take a language model's activations apart into labelled ones.",
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-        )
-    except RefusedError as refused:
-        raise refused.args[0] from None
+    Raises `SettingError` for a word that is no command, and for what the command cannot read.
+    """
+    from itda.commands.forms import settings_of
+
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help"):
+        from itda.commands.overview import overview
+
+        print(overview())
+        raise SystemExit(0 if arguments else 2)
+    if name not in COMMANDS:
+        raise SettingError(f"no command {name[:80]!r}{meant(name, list(COMMANDS)) or ': `itda --help` lists them'}")
+    return settings_of(COMMANDS[name], rest)
 
 
 def _fetched(command: Any) -> Any:

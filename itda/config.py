@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from itda.config_prompts import Decompose as Decompose
 from itda.config_prompts import Steer as Steer
 from itda.options import (
+    Advanced,
     CorpusOptions,
     DocumentOptions,
     ElsewhereOptions,
@@ -16,6 +15,7 @@ from itda.options import (
     ModelOptions,
     Output,
     PairOptions,
+    Positional,
     PursuitOptions,
     RunCorpusOptions,
     RunOptions,
@@ -25,15 +25,16 @@ from itda.parsing import (
     AtomNumbers,
     Bytes,
     Count,
+    File,
     FreeBytes,
     LayerNumbers,
     Names,
+    Numbers,
     OneSite,
     SomeSites,
     SomeStreams,
 )
 
-Positional = tyro.conf.Positional
 Mode = Literal["paper", "best", "reference"]
 
 
@@ -51,7 +52,7 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     """A folder made by `itda harvest`, instead of a model and a corpus. --layers then defaults to all in it."""
     resume: Path | None = None
     """An unfinished run folder to go on with, to the same dictionaries to the bit. It knows its own settings."""
-    checkpoint_every: float = 60.0
+    checkpoint_every: Advanced[float] = 60.0
     """Seconds between checkpoints at least; more if they would take over 2% of the time."""
     out: Path | None = None
     """The run folder to make; default: runs/ with the model's name and the first free number."""
@@ -59,43 +60,43 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     """Outputs to read at each layer: resid_post, mlp_out, attn_out, or several with commas."""
     k: int = 40
     """Atoms per activation."""
-    threshold: float | None = None
+    threshold: Advanced[float | None] = None
     """The share of energy that may stay unexplained, instead of --atoms. Mode reference: 2(1-cos)/d_model, or 0.2."""
     atoms: Count | None = None
     """Atoms to end with, such as 4096 or 4k: the threshold is found from a sample. Default: 8 for each dimension of the
     model, but at most one for every 10 tokens."""
     tokens: Count | None = None
     """Activations to read: 50000, 50k, 1M. Default: 1M, or all that --activations has."""
-    mode: Mode = "best"
+    mode: Advanced[Mode] = "best"
     """best: what reconstructs best. paper: as in the paper. reference: the released script's, batch size and all."""
-    pursuit: Literal["mp", "mp_refit", "omp"] | None = None
+    pursuit: Advanced[Literal["mp", "mp_refit", "omp"] | None] = None
     """mp_refit (the default) with a final least-squares fit, mp without (of mode paper), omp with one at every step."""
-    offset: int | None = None
+    offset: Advanced[int | None] = None
     """Subtract the mean of so many first activations; 0 for no offset. Default: 4096 in mode best, else 0."""
-    grow_on: Literal["auto", "cpu", "gpu"] = "auto"
+    grow_on: Advanced[Literal["auto", "cpu", "gpu"]] = "auto"
     """Where dictionaries grow, to the same bits. auto: on the GPU, if the model runs there and they fit beside it."""
-    order: Literal["corpus", "shuffled"] | None = None
+    order: Advanced[Literal["corpus", "shuffled"] | None] = None
     """The order of the documents. Default: shuffled, in mode reference corpus."""
-    seed: int = 0
+    seed: Advanced[int] = 0
     """The seed of the shuffled order."""
-    recipe: int | None = None
+    recipe: Advanced[int | None] = None
     """How mode best makes atoms. 2 (the default): they are centres of groups of activations, which come out again in
     other text. 1: activations as they come, then refined."""
-    refine: int | None = None
+    refine: Advanced[int | None] = None
     """Rounds of k-means in recipe 2, default 12. In recipe 1 passes of refinement, of up to 20,000 tokens each, that
     improve the atoms: 8 in mode best, else 0."""
-    min_fidelity: float | None = None
+    min_fidelity: Advanced[float | None] = None
     """Of recipe 1: refinement holds each atom's cosine to the activation that its label names at this or above; 0.9."""
-    massive: Literal["skip", "atoms", "off"] | None = None
+    massive: Advanced[Literal["skip", "atoms", "off"] | None] = None
     """Activations of over 10 times the median norm, such as each window's first: skip (the default) leaves them out,
     atoms lets them be atoms, off (of mode reference) has no such rule."""
-    window: int = 128
+    window: Advanced[int] = 128
     """Tokens that the model reads at once, special ones included."""
-    bos: Literal["auto", "always", "never"] = "auto"
+    bos: Advanced[Literal["auto", "always", "never"]] = "auto"
     """In front of each window: what the tokenizer puts there (auto), a BOS in any case (always), or nothing (never)."""
-    revision: str | None = None
+    revision: Advanced[str | None] = None
     """The commit, tag or branch of a Hub model."""
-    part: Literal["train", "all"] = "train"
+    part: Advanced[Literal["train", "all"]] = "train"
     """train leaves one document in ten for `itda evaluate`."""
 
 
@@ -115,17 +116,17 @@ class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Outpu
     """Outputs to read at each layer: resid_post, mlp_out, attn_out, or several with commas."""
     tokens: Count = 1_000_000
     """Activations to read: 50000, 50k, 1M."""
-    order: Literal["corpus", "shuffled"] = "shuffled"
+    order: Advanced[Literal["corpus", "shuffled"]] = "shuffled"
     """The order of the documents: what `itda train` makes of them depends on it."""
-    seed: int = 0
+    seed: Advanced[int] = 0
     """The seed of the shuffled order."""
-    window: int = 128
+    window: Advanced[int] = 128
     """Tokens that the model reads at once, special ones included."""
-    bos: Literal["auto", "always", "never"] = "auto"
+    bos: Advanced[Literal["auto", "always", "never"]] = "auto"
     """In front of each window: what the tokenizer puts there (auto), a BOS in any case (always), or nothing (never)."""
-    revision: str | None = None
+    revision: Advanced[str | None] = None
     """The commit, tag or branch of a Hub model."""
-    part: Literal["train", "heldout", "all"] = "train"
+    part: Advanced[Literal["train", "heldout", "all"]] = "train"
     """train leaves one document in ten for `itda evaluate`; heldout is those."""
 
 
@@ -141,17 +142,17 @@ class Plan(Output):
     """Outputs to read at each layer: resid_post, mlp_out, attn_out, or several with commas."""
     tokens: Count = 1_000_000
     """Activations to read: 50000, 50k, 1M."""
-    evaluate: Count = 50_000
+    evaluate: Advanced[Count] = 50_000
     """Activations to evaluate on."""
-    window: int = 128
+    window: Advanced[int] = 128
     """Tokens that the model reads at once."""
-    batch_size: int = 8
+    batch_size: Advanced[int] = 8
     """Windows per forward pass."""
     k: int = 40
     """Atoms per activation."""
     atoms: Count = 16_000
     """Atoms that each dictionary will have."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Advanced[Literal["auto", "float32", "bfloat16", "float16"]] = "auto"
     """auto is float32 on a CPU, on a GPU the type in which the model is stored."""
     gpu_memory: Bytes = 24 * 2**30
     """Memory of the GPU."""
@@ -163,25 +164,25 @@ class Plan(Output):
     """As for `itda train`: for hidden states, and without a GPU for weights too. Default: half of the RAM."""
     scratch: FreeBytes | None = None
     """A folder for hidden states that --model-memory has no room for, or how much is free there, such as 500G."""
-    recipe: int | None = None
+    recipe: Advanced[int | None] = None
     """How dictionaries are made, as for `itda train`: 1 or 2."""
-    refine: int | None = None
+    refine: Advanced[int | None] = None
     """Rounds of recipe 2, or passes of refinement of recipe 1, as for `itda train`; 0 for atoms as they grow."""
-    grow_on: Literal["auto", "cpu", "gpu"] = "auto"
+    grow_on: Advanced[Literal["auto", "cpu", "gpu"]] = "auto"
     """Where dictionaries grow: auto is the GPU if they fit there beside the model, else the CPU."""
-    measure: bool = False
+    measure: Advanced[bool] = False
     """Measure this machine's rates for the model, in some seconds. They are kept for the plans to come."""
-    assumed: bool = False
+    assumed: Advanced[bool] = False
     """Go by assumed rates, not by those that were measured on this machine."""
-    tflops: float | None = None
+    tflops: Advanced[float | None] = None
     """10^12 operations of the model per second on the GPU. Default: as measured, else 50 are assumed."""
-    cpu_tflops: float | None = None
+    cpu_tflops: Advanced[float | None] = None
     """10^12 operations of the model per second on a CPU. Default: as measured, else 0.5 are assumed."""
-    disk_gbps: float | None = None
+    disk_gbps: Advanced[float | None] = None
     """10^9 bytes read from disk per second. Default: as measured, else 3 are assumed."""
-    revision: str | None = None
+    revision: Advanced[str | None] = None
     """The commit, tag or branch of a Hub model."""
-    trust_remote_code: bool = False
+    trust_remote_code: Advanced[bool] = False
     """Run code from the model's repository."""
 
 
@@ -204,7 +205,7 @@ class Evaluate(RunCorpusOptions, RunOptions, LargeOptions, PursuitOptions, Outpu
     tokens: Count | None = None
     """Activations to evaluate on. Default: as many as take about as many passes through blocks as training took, from
     5,000 to 100,000."""
-    massive: Literal["clean", "splice"] = "clean"
+    massive: Advanced[Literal["clean", "splice"]] = "clean"
     """Massive activations, over 10 times the median norm, stay what they are in the splice, or are replaced too."""
 
 
@@ -223,15 +224,15 @@ class Probe(RunCorpusOptions, RunOptions, PursuitOptions, Output):
     """Activations to probe, of the first 4,000 characters of each file."""
     sets: Literal["python", "sae-probes"] = "python"
     """python: classes of Python's syntax, by token. sae-probes: its data sets, by the last token of each prompt."""
-    data: Path | None = None
+    data: Advanced[Path | None] = None
     """sae-probes: its wheel or folder. Default: the package that is installed."""
-    only: Names = ()
+    only: Advanced[Names] = ()
     """sae-probes: the data sets to take, such as 100_news_fake, several with commas; default: all."""
-    rows: Count | None = None
+    rows: Advanced[Count | None] = None
     """sae-probes: prompts of each set, as many of either class. Default: as many as it takes itself, up to 5,000."""
-    prompt_tokens: int = 1024
+    prompt_tokens: Advanced[int] = 1024
     """sae-probes: tokens of a prompt, the last."""
-    latents: AtomNumbers = (1, 2, 4, 8, 16)
+    latents: Advanced[Numbers] = (1, 2, 4, 8, 16)
     """sae-probes: numbers of latents that regressions read."""
 
 
@@ -258,7 +259,7 @@ class Fingerprint(DocumentOptions, CorpusOptions, ModelOptions, LargeOptions, El
     """A Hub id, a local folder, a GGUF file (owner/name:file.gguf on the Hub), or tiny (the bundled model)."""
     corpus: str = ""
     """python-docs, a file or folder (.txt .md .py .jsonl .json .csv .parquet, or .gz of one), or a Hub data set."""
-    out: Path | None = None
+    out: File | None = None
     """The file to make, such as a.itda: Needed unless --push is given."""
     layers: AnyLayers = ()
     """Layers to read, for example 3,4-6."""
@@ -266,13 +267,13 @@ class Fingerprint(DocumentOptions, CorpusOptions, ModelOptions, LargeOptions, El
     """Outputs to read at each layer: resid_post, mlp_out, attn_out, or several with commas."""
     tokens: Count = 10_000
     """Activations to read: 50000, 50k, 1M."""
-    segment: Count | None = None
+    segment: Advanced[Count | None] = None
     """Tokens whose novelty is found together: fewer take less time. Default: 8192. Compare those that have one."""
     activations: Path | None = None
     """A folder made by `itda harvest`, instead of a model and a corpus."""
     push: str | None = None
     """A repository of the Hub, user/name, to upload it to."""
-    checkpoint_every: float = 60.0
+    checkpoint_every: Advanced[float] = 60.0
     """Seconds between checkpoints at least; more if they would take over 2% of the time."""
 
 
@@ -324,7 +325,7 @@ class Replicate(RunCorpusOptions, RunOptions, LargeOptions, ElsewhereOptions, Pu
     """How often the documents are split. Each takes about as long as training did, without the model."""
     cosine: float = 0.8
     """Size of the cosine, of either sign, from which on two atoms count as the same."""
-    seed: int = 0
+    seed: Advanced[int] = 0
     """The seed of the halves."""
     batch_size: int = 0
     """Windows per forward pass; 0 for as many as when the run was made, which gives the same activations to the bit."""
@@ -365,7 +366,7 @@ class Explore(RunOptions, PursuitOptions, Output):
     """--no-model does without the language model: no prompts, and no next tokens of atoms."""
     open: bool = False
     """Open the page in the browser."""
-    export: Path | None = None
+    export: File | None = None
     """Write one self-contained HTML file instead of serving."""
     top: int = 200
     """Atoms to carry in an exported page: those that start the codes of its prompts, then the most used."""
@@ -389,13 +390,13 @@ class Export(Output):
     """The format: json, parquet, delphi, neuronpedia or saelens."""
     layer: SomeSites = ()
     """Layers (3) or sites (3.mlp_out) of the run, several with commas; default: all."""
-    both_signs: bool = False
+    both_signs: Advanced[bool] = False
     """delphi: give each atom a second latent, for its negative part."""
-    model: str | None = None
+    model: Advanced[str | None] = None
     """neuronpedia: the model's id there, such as gpt2-small."""
-    set: str | None = None
+    set: Advanced[str | None] = None
     """neuronpedia: the name of the source set. Default: itda, the stream and the number of atoms."""
-    model_path: str | None = None
+    model_path: Advanced[str | None] = None
     """delphi: where the model of the run is now, if it was moved: its tokenizer is read."""
 
 
@@ -419,17 +420,17 @@ class Push(Output):
     """Send the code index of `itda index` too, so that others can explore the run at once. It may be large."""
     dry_run: bool = False
     """List what would be sent, and send nothing."""
-    model: str | None = None
+    model: Advanced[str | None] = None
     """neuronpedia: the model's id there, such as gpt2-small."""
-    set: str | None = None
+    set: Advanced[str | None] = None
     """neuronpedia: the name of the source set. Default: itda, the stream and the number of atoms."""
-    layer: SomeSites = ()
+    layer: Advanced[SomeSites] = ()
     """neuronpedia: layers (3) or sites (3.mlp_out) of the run, several with commas; default: all."""
-    vectors: AtomNumbers | None = None
+    vectors: Advanced[AtomNumbers | None] = None
     """neuronpedia: atoms, such as 3,17,25, of one layer, to make vectors of that one can steer by there."""
-    new_model: int | None = None
+    new_model: Advanced[int | None] = None
     """neuronpedia: make the model there first, with so many layers, if there is none of that id."""
-    server: str | None = None
+    server: Advanced[str | None] = None
     """neuronpedia: the API of another server that runs it, such as http://localhost:3000/api."""
 
 

@@ -4,12 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
-from itda.options import Output, PursuitOptions, RunOptions
+from itda.options import Advanced, Output, Positional, PursuitOptions, RunOptions
 from itda.parsing import AtomNumbers, Names, OneSite, Strengths
-
-Positional = tyro.conf.Positional
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +27,9 @@ class Decompose(RunOptions, PursuitOptions, Output):
     features: those whose detectors stand out most, once `itda features` has fitted them."""
     why: bool = False
     """Show instead which atoms mattered for the token after the text: by how much they raise its log-probability."""
-    exact: bool = False
+    exact: Advanced[bool] = False
     """With --why: remove each atom in turn, one pass for each, instead of one backward pass for all."""
-    next_token: str | None = None
+    next_token: Advanced[str | None] = None
     """With --why: the token to explain, such as " is"; default: the most likely one."""
 
 
@@ -55,17 +51,17 @@ class Steer(RunOptions, PursuitOptions, Output):
     """Atoms whose share of each activation's code is removed."""
     find: str | None = None
     """Propose atoms instead: those that the activations of this text are most like."""
-    at: Names = ("all",)
+    at: Advanced[Names] = ("all",)
     """Where: all, prompt, reply, or numbers of tokens of the prompt, 0 the first, -1 the last; several with commas."""
     tokens: int = 40
     """Tokens to write."""
-    seed: int | None = None
+    seed: Advanced[int | None] = None
     """Draw tokens by this seed, the same one each time; default: the most likely token."""
-    temperature: float | None = None
+    temperature: Advanced[float | None] = None
     """Draw tokens at this temperature."""
-    chat: bool = False
+    chat: Advanced[bool] = False
     """Give the prompt as a user's message, in the model's own chat template."""
-    controls: int = 8
+    controls: Advanced[int] = 8
     """Random atoms to compare with, used as often and added as far; the text of the first one is shown."""
     top: int = 5
     """Tokens promoted and suppressed to show; with --find atoms to propose."""

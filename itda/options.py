@@ -2,9 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
-from itda.parsing import Bytes, Count, Names, SomeStreams
+from itda.parsing import Bytes, Count, File, Names, SomeStreams
+
+T = TypeVar("T")
+POSITIONAL, MORE = "positional", "more"
+Positional = Annotated[T, POSITIONAL]
+"""An argument that is given without a name before it, such as RUN of `itda info RUN`."""
+Advanced = Annotated[T, MORE]
+"""An option that most people leave alone: the help shows it after the usual ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +19,7 @@ class Output:
     """Settings of a command's output."""
 
     json: bool = False
-    """Print one JSON object on standard output and nothing else there."""
+    """Print one JSON object, and nothing else on standard output."""
     quiet: bool = False
     """No progress on standard error."""
 
@@ -91,27 +98,27 @@ class PairOptions:
 
     out: Path | None = None
     """The folder to make, with what was found."""
-    export: Path | None = None
+    export: File | None = None
     """A page to write, one HTML file that needs no server."""
     streams: SomeStreams = ("resid_post",)
     """Outputs to read at each layer: resid_post, mlp_out, attn_out, or several with commas."""
     tokens: Count = 20_000
     """Tokens to read: 50000, 50k, 1M."""
-    changed_revision: str | None = None
+    changed_revision: Advanced[str | None] = None
     """The commit, tag or branch of a changed model from the Hub."""
-    merge: bool = True
+    merge: Advanced[bool] = True
     """Add an adapter to the weights of its copy of the base; else it runs beside them."""
     control: Names = ()
     """Models, with commas, that were trained from the base likewise on text without what is looked for. Findings stand
     out from them."""
     chat: bool = False
     """The corpus is conversations, a table with `messages`: all models read them by one chat template."""
-    first_tokens: bool = False
+    first_tokens: Advanced[bool] = False
     """Count the first token of each window too, which many models give an activation like no other."""
-    noise: Count | None = None
+    noise: Advanced[Count | None] = None
     """Tokens that the base reads again, in other groups and another dtype, to measure the noise. Default: 2048; none if
     it is streamed."""
-    kl: bool = True
+    kl: Advanced[bool] = True
     """Compare predictions too, by which atoms are ranked."""
 
 

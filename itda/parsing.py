@@ -3,10 +3,10 @@
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
-
-from tyro.constructors import PrimitiveConstructorSpec
 
 from itda.core.site import STREAMS, Site, Stream
 from itda.errors import SettingError
@@ -15,8 +15,57 @@ MOST_LAYERS = 10_000
 """A number of layers that no model has: a larger number is a slip, and its list would take a minute to make."""
 
 
-class RefusedError(Exception):
-    """Carries a `SettingError` past tyro, which would show a `ValueError` in a box of its own."""
+@dataclass(frozen=True)
+class Kind:
+    """A type of setting: the word for it in the help, and how it is read from text and written as text."""
+
+    word: str
+    read: Callable[[str], Any]
+    write: Callable[[Any], str] = str
+
+
+def parse_number(text: str) -> float:
+    """Read a number. Raises `SettingError`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if math.isnan(value):
+        raise SettingError(f"{text[:80]!r} is not a number: write it as 0.25 or 3")
+    return value
+
+
+def parse_whole_number(text: str) -> int:
+    """Read a whole number. Raises `SettingError`."""
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingError(f"{text[:80]!r} is not a whole number: write it as 40") from None
+
+
+def one_of(choices: Sequence[str]) -> Kind:
+    """Return the type of a setting that is one of some words.
+
+    >>> one_of(("mp", "omp")).word
+    'one of: mp, omp'
+    """
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise SettingError(f"{text[:80]!r} is not one of {', '.join(choices)}{meant(text, choices)}")
+        return text
+
+    return Kind(f"one of: {', '.join(choices)}", read)
+
+
+def meant(text: str, words: Sequence[str]) -> str:
+    """Return the question for what was meant by a slip of the pen, or '' where no word is near.
+
+    >>> meant("--tokns", ["--tokens", "--layers"])
+    '; did you mean --tokens?'
+    """
+    near = get_close_matches(text, words, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def parse_count(text: str) -> int:
@@ -167,36 +216,19 @@ def listed(values: Sequence[object]) -> str:
     return ",".join(value.short if isinstance(value, Site) else str(value) for value in values)
 
 
-def _typed(
-    read: Callable[[str], Any], metavar: str, write: Callable[[Any], str] = str
-) -> PrimitiveConstructorSpec[Any]:
-    """Return tyro's description of a flag's type: how to read it, its name in the help, how to write it."""
-
-    def from_text(arguments: list[str]) -> Any:
-        try:
-            return read(arguments[0])
-        except SettingError as error:
-            raise RefusedError(error) from error
-
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=from_text,
-        is_instance=lambda value: value is not None,
-        str_from_instance=lambda value: [write(value)],
-    )
-
-
-Count = Annotated[int, _typed(parse_count, "COUNT")]
-Bytes = Annotated[int, _typed(parse_bytes, "SIZE", shown_bytes)]
-FreeBytes = Annotated[int, _typed(parse_free_bytes, "FOLDER|SIZE", shown_bytes)]
-LayerNumbers = Annotated[tuple[int, ...], _typed(parse_layers, "LAYERS", listed)]
-AnyLayers = Annotated[tuple[int, ...], _typed(parse_any_layers, "LAYERS", lambda layers: listed(layers) or "all")]
-SomeStreams = Annotated[tuple[Stream, ...], _typed(parse_streams, "STREAMS", listed)]
-OneSite = Annotated[Site, _typed(parse_site, "SITE", lambda site: site.short)]
-SomeSites = Annotated[tuple[Site, ...], _typed(parse_some_sites, "SITES", listed)]
-AtomNumbers = Annotated[tuple[int, ...], _typed(parse_atom_numbers, "ATOMS", listed)]
+Count = Annotated[int, Kind("number", parse_count)]
+Bytes = Annotated[int, Kind("size", parse_bytes, shown_bytes)]
+FreeBytes = Annotated[int, Kind("folder or size", parse_free_bytes, shown_bytes)]
+LayerNumbers = Annotated[tuple[int, ...], Kind("layers", parse_layers, listed)]
+AnyLayers = Annotated[tuple[int, ...], Kind("layers", parse_any_layers, lambda layers: listed(layers) or "all")]
+SomeStreams = Annotated[tuple[Stream, ...], Kind("streams", parse_streams, listed)]
+OneSite = Annotated[Site, Kind("layer", parse_site, lambda site: site.short)]
+SomeSites = Annotated[tuple[Site, ...], Kind("layers", parse_some_sites, listed)]
+AtomNumbers = Annotated[tuple[int, ...], Kind("atoms", parse_atom_numbers, listed)]
+Numbers = Annotated[tuple[int, ...], Kind("numbers", parse_atom_numbers, listed)]
 Strengths = Annotated[
-    tuple[float, ...], _typed(parse_strengths, "NUMBERS", lambda values: listed([f"{value:g}" for value in values]))
+    tuple[float, ...], Kind("numbers", parse_strengths, lambda values: listed([f"{value:g}" for value in values]))
 ]
-Names = Annotated[tuple[str, ...], _typed(parse_names, "NAMES", ",".join)]
+Names = Annotated[tuple[str, ...], Kind("names", parse_names, ",".join)]
+File = Annotated[Path, Kind("file", Path)]
+"""A path of a file; a plain `Path` is one of a folder."""
