@@ -207,6 +207,18 @@ def shown_bytes(size: int) -> str:
     return str(size)
 
 
+def shown_count(count: int) -> str:
+    """Write a number of tokens as `parse_count` reads it, in the largest unit that gives a whole number.
+
+    >>> shown_count(1_000_000), shown_count(20_000), shown_count(1_234)
+    ('1M', '20k', '1234')
+    """
+    for unit, factor in (("M", 1_000_000), ("k", 1_000)):
+        if count % factor == 0:
+            return f"{count // factor}{unit}"
+    return str(count)
+
+
 def listed(values: Sequence[object]) -> str:
     """Write a list of numbers or sites with commas, as the functions above read it.
 
@@ -216,7 +228,7 @@ def listed(values: Sequence[object]) -> str:
     return ",".join(value.short if isinstance(value, Site) else str(value) for value in values)
 
 
-Count = Annotated[int, Kind("number", parse_count)]
+Count = Annotated[int, Kind("number", parse_count, shown_count)]
 Bytes = Annotated[int, Kind("size", parse_bytes, shown_bytes)]
 FreeBytes = Annotated[int, Kind("folder or size", parse_free_bytes, shown_bytes)]
 LayerNumbers = Annotated[tuple[int, ...], Kind("layers", parse_layers, listed)]

@@ -155,14 +155,24 @@ def check_values(options: Train) -> None:
     """Raises `SettingError` for an unknown choice, for NaN, and for a negative time between checkpoints."""
     for each in fields(Train):
         value = getattr(options, each.name)
-        choices = [choice for part in (each.type, *get_args(each.type)) for choice in get_args(part)]
-        choices = [choice for choice in choices if isinstance(choice, str)]
+        choices = _choices(each.type)
         if choices and isinstance(value, str) and value not in choices:
             raise SettingError(f"no {each.name} {value!r}: use {', '.join(choices)}")
         if isinstance(value, float) and value != value:
             raise SettingError(f"--{each.name.replace('_', '-')} is not a number: give one")
     if options.checkpoint_every < 0:
         raise SettingError(f"--checkpoint-every is {options.checkpoint_every:g}: give seconds, at least 0")
+
+
+def _choices(kind: Any) -> list[str]:
+    """Return the words that a type allows, in whatever they stand: `Advanced[Literal["a", "b"] | None]` has a and b.
+
+    >>> _choices(Literal["a", "b"] | None)
+    ['a', 'b']
+    """
+    if isinstance(kind, str):
+        return [kind]
+    return [choice for part in get_args(kind) for choice in _choices(part)]
 
 
 def check_source(options: Train) -> None:

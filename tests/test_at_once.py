@@ -14,6 +14,7 @@ import torch
 from test_imports import HEAVY
 
 from itda import ITDA, Label, Labels
+from itda.commands.table import COMMANDS
 from itda.core.site import Site
 from itda.files import METRICS_FORMAT, RUN_FORMAT, write_json
 from itda.store.dictionaries import save_dictionary
@@ -62,16 +63,12 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_info_and_help_import_no_tensors(run):
-    commands = ("demo", "train", "harvest", "plan", "info", "decompose", "evaluate", "probe", "compare", "index")
-    helps = [
-        ["--help"],
-        *([each, "--help"] for each in (*commands, "features", "fingerprint", "replicate", "explore", "push")),
-        ["--version"],
-    ]
+    helps = [["--help"], *([each, "--help"] for each in COMMANDS), ["--version"]]
     found = told(["info", str(run)], ["info", str(run), "--json"], *helps)
     assert [status for status, *_ in found] == [0] * len(found)
     assert not found[-1][3] & HEAVY
-    assert "layer_4      4        8  2       mp       0.25  0.1250    0.5000" in found[0][1]
+    assert "d_model 8, k 2, pursuit mp, threshold 0.25, at every site\n" in found[0][1]
+    assert "layer_4      4  0.1250    0.5000" in found[0][1]
     assert "layer_4             0.960          0.915  0.900" in found[0][1]
     values = json.loads(found[1][1])
     assert values["dictionaries"]["layer_2"] == {"atoms": 4, "d_model": 8, "k": 2, "arithmetic": [2]}
@@ -146,7 +143,19 @@ SLIPS: dict[str, tuple[list[str], str]] = {
     "no repository": (["push", "RUN", "--dry-run"], "name one as user/name"),
     "no run to push": (["push", "./nowhere", "user/name"], "no run folder"),
     "no plan": (["plan", "tiny", "--layers", "2", "--k", "0"], "--k must be at least 1"),
-    "usage": (["fly"], ""),
+    "no such command": (["fly"], "no command 'fly': `itda --help` lists them"),
+    "a misspelt command": (["trian", "tiny"], "did you mean train?"),
+    "a misspelt option": (["train", "tiny", *TRAIN, "--tokns", "5"], "has no option --tokns; did you mean --tokens?"),
+    "an option of no command": (["info", "RUN", "--zzz"], "`itda info --help` lists its options"),
+    "no number": (["train", "tiny", *TRAIN, "--k", "many"], "--k: 'many' is not a whole number: write it as 40"),
+    "no share": (["train", "tiny", *TRAIN, "--threshold", "nan"], "--threshold: 'nan' is not a number"),
+    "a misspelt choice": (["train", "tiny", *TRAIN, "--mode", "bset"], "--mode: 'bset' is not one of paper, best"),
+    "no value": (["train", "tiny", "--layers"], "--layers needs a value after it (layers)"),
+    "no value before an option": (["train", "tiny", "--layers", "--json"], "--layers needs a value after it"),
+    "no run at all": (["info"], "no RUN given: itda info RUN"),
+    "no text at all": (["decompose", "RUN"], "no TEXT given: itda decompose RUN TEXT"),
+    "no option that is needed": (["plan", "tiny"], "no --layers given: itda plan MODEL --layers LAYERS"),
+    "text without quotes": (["decompose", "RUN", "import", "os"], "one word too many, 'os': put text with spaces"),
 }
 
 
@@ -156,7 +165,7 @@ def test_every_slip_is_refused_in_one_line_before_tensors_are_imported(run):
     for name, (_, remedy), (status, output, error, modules) in zip(SLIPS, SLIPS.values(), found, strict=True):
         assert (name, status) == (name, 2)
         assert remedy in error, name
-        assert name == "usage" or (output, error.count("\n"), error[:6]) == ("", 1, "itda: "), name
+        assert (name, output, error.count("\n"), error[:6]) == (name, "", 1, "itda: ")
         assert not modules & HEAVY, name
 
 

@@ -140,6 +140,20 @@ def test_decompose_shows_each_token_with_its_atoms(run, capsys):
     assert last["tokens"] == values["tokens"][-1:]
 
 
+def test_decompose_shows_the_largest_atoms_first_in_three_digits_and_keeps_the_order_of_picking_in_json(run, capsys):
+    given = ["decompose", str(run), "import os\nprint(os", "--layer", "4", "--token", "2", "--top", "8"]
+    text = printed(capsys, *given)
+    assert "the largest first" in text
+    rows = [line.split() for line in text.splitlines() if re.match(r"^ +[+-]\d", line)]
+    (token,) = json.loads(printed(capsys, *given, "--json"))["tokens"]
+    picked = [(use["atom"], use["coefficient"]) for use in token["atoms"]]
+    assert [int(row[1]) for row in rows] == [atom for atom, _ in sorted(picked, key=lambda use: -abs(use[1]))]
+    assert len(rows) > 2
+    for shown, *_ in rows:
+        assert len(shown.lstrip("+-0.").replace(".", "")) >= 3
+        assert any(float(shown) == pytest.approx(value, rel=0.006) for _, value in picked)
+
+
 def test_a_prompt_of_the_training_corpus_is_its_own_atom(run, corpus, capsys):
     dictionary = ITDA.from_pretrained(run / "layer_4")
     label = next(label for label in dictionary.labels if label.before == "")

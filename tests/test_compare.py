@@ -116,6 +116,17 @@ def test_jaccard_is_that_of_the_labels_as_they_are(runs, capsys):
     assert found["union"]["atoms"] == [len(union)] * 2
 
 
+def test_one_run_alone_prints_the_matrix_of_its_sites_and_the_nearest_other_one_of_each(runs, capsys):
+    (found,) = values(capsys, runs / "a")["pairs"]
+    matrix = np.array(found["matrices"]["weighted"])
+    shown = printed(capsys, "compare", str(runs / "a"))
+    rows = [line.split() for line in shown.splitlines() if line[:2] in ("1 ", "2 ", "3 ")]
+    assert rows[:3] == [[str(n + 1), *(f"{value:.3f}" for value in matrix[n])] for n in range(3)]
+    np.fill_diagonal(matrix, -1)
+    assert rows[3:] == [[str(n + 1), str(matrix[n].argmax() + 1), f"{matrix[n].max():.3f}"] for n in range(3)]
+    assert "adjusted" not in shown
+
+
 def test_only_layers_that_both_have_stand_side_by_side_and_all_are_matched(runs, capsys):
     (found,) = values(capsys, runs / "a", runs / "layers")["pairs"]
     assert list(found["same_site"]) == ["layer_2"]

@@ -55,7 +55,7 @@ ALLOWED = {
     "api": {*MIDDLE, *READERS, *SETTINGS, "progress", "recipes", "bridges", "report"},
     "plots": {"errors", "files", "core", "recipes"},
     "demo": {*MIDDLE, *READERS, *SETTINGS, "progress", "recipes", "report"},
-    "commands": {*MIDDLE, *READERS, *SETTINGS, "progress", "recipes", "bridges", "report", "plots", "demo"},
+    "commands": {*MIDDLE, *READERS, *SETTINGS, "options", "progress", "recipes", "bridges", "report", "plots", "demo"},
     "cli": {"checks", "commands", "config", "errors", "files", "parsing", "store", "terminal", "version"},
     "__init__": {*MIDDLE, *READERS, *SETTINGS, "similarity", "recipes", "bridges", "api"},
 }

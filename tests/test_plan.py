@@ -224,10 +224,10 @@ def test_a_file_that_is_no_configuration_is_one_line(tmp_path):
 def test_layers_are_counted_from_0_and_small_models_have_parameters_too():
     shown = plan_summary(plan(Plan(model="tiny", layers=(2, 4))))
     assert "tiny: 3.4M parameters, 6 blocks of width 192" in shown
-    assert "2 sites, the last at layer 4 of 0 to 5;" in " ".join(shown.split())
+    assert "2 sites, the last in block 4 of blocks 0 to 5;" in " ".join(shown.split())
     large = " ".join(plan_summary(planned("405B", "125")).split())
     assert "405.9 billion parameters, 126 blocks" in large
-    assert "1 site at layer 125 of 0 to 125;" in large
+    assert "1 site in block 125 of blocks 0 to 125;" in large
 
 
 def test_dictionaries_are_counted_on_the_gpu_where_they_fit_beside_the_model():

@@ -90,14 +90,15 @@ def options_of(settings: type[Any]) -> list[Option]:
     """
     hints, helps = get_type_hints(settings, include_extras=True), _docstrings(settings)
     found = [_option(settings, field, hints[field.name], helps[field.name]) for field in dataclasses.fields(settings)]
-    return sorted(found, key=lambda option: (not option.positional, ORDER.index(option.group)))
+    own = inspect.get_annotations(settings)
+    return sorted(found, key=lambda option: (not option.positional, ORDER.index(option.group), option.name not in own))
 
 
 def _option(settings: type[Any], field: dataclasses.Field[Any], hint: Any, text: str) -> Option:
     kind, metadata = _opened(hint)
-    positional, required = options.POSITIONAL in metadata, field.default is dataclasses.MISSING
+    positional, required = options.Place.POSITIONAL in metadata, field.default is dataclasses.MISSING
     home = next(base for base in reversed(settings.__mro__) if field.name in inspect.get_annotations(base))
-    group = USUAL if positional else MORE if options.MORE in metadata else GROUPS.get(home, USUAL)
+    group = USUAL if positional else MORE if options.Place.MORE in metadata else GROUPS.get(home, USUAL)
     named = next((each for each in metadata if isinstance(each, Kind)), None)
     several = named is None and get_origin(kind) is tuple
     if named is None and kind is not bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import textwrap
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
 from itda.commands.fields import USUAL, Option, options_of
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 """Columns of the help."""
+RULE = r" +-{10,} *"
+"""A rule that tyro draws where it has no terminal to draw boxes on."""
 GROUP = "group_"
 """How the names of a form's groups begin; no option's name does."""
 
@@ -35,23 +38,24 @@ def settings_of(command: Command, arguments: list[str]) -> Any:
     import tyro
 
     options = options_of(command.settings)
-    refused = io.StringIO()
+    shown = io.StringIO()
     try:
-        with redirect_stderr(refused):
+        with redirect_stdout(shown), redirect_stderr(shown):
             form, unknown = tyro.cli(
                 _form_of(options),
                 prog=f"itda {command.name}",
                 args=arguments,
-                description=description(command),
+                description="",
                 return_unknown_args=True,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
     except RefusedError as error:
         raise error.args[0] from None
     except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise SettingError(f"{_first_lines(refused.getvalue())} `itda {command.name} --help` shows how") from None
+        if stop.code:
+            raise SettingError(_refused(command, options, arguments, shown.getvalue())) from None
+        print(_help(command, shown.getvalue()))
+        raise
     _check_known(command, options, unknown)
     values = _flat(form)
     for option in options:
@@ -60,12 +64,21 @@ def settings_of(command: Command, arguments: list[str]) -> Any:
     return command.settings(**values)
 
 
-def description(command: Command) -> str:
-    """Return what the help of a command says before its options: what it does, and examples."""
-    paragraphs = [" ".join(each.split()) for each in (command.settings.__doc__ or "").split("\n\n")]
-    indent = "  "  # tyro joins lines that begin with a letter
-    filled = [textwrap.fill(each, WIDTH, subsequent_indent=indent) for each in paragraphs]
-    return "\n\n".join([*filled, "\n".join(["Examples:", *(indent + each for each in command.examples)])])
+def _help(command: Command, shown: str) -> str:
+    """Return the help of a command: what it does and examples, between the usage and the options that tyro wrote."""
+    usage, _, options = shown.partition("\n\n")
+    lines = "\n".join(line.rstrip() for line in options.splitlines() if line.strip())
+    headed = re.sub(rf"^ (\S.*)\n{RULE}$", r"\n\1:", lines, flags=re.MULTILINE)
+    return "\n\n".join([usage, *_paragraphs(command), "\n".join(["Examples:", *_examples(command)]), headed.strip()])
+
+
+def _paragraphs(command: Command) -> list[str]:
+    """Return the docstring of a command's settings, filled to the width of the help."""
+    return [textwrap.fill(" ".join(each.split()), WIDTH) for each in (command.settings.__doc__ or "").split("\n\n")]
+
+
+def _examples(command: Command) -> list[str]:
+    return [f"  {example}" for example in command.examples]
 
 
 def usage(command: Command, options: list[Option]) -> str:
@@ -118,7 +131,9 @@ def _spec(option: Option) -> PrimitiveConstructorSpec[Any]:
     """Return tyro's description of an option's value: how to read it, and its word in the help."""
     from tyro.constructors import PrimitiveConstructorSpec
 
-    def from_texts(texts: list[str]) -> Any:
+    def from_texts(texts: list[Any]) -> Any:
+        if texts == [[]]:  # tyro's way to say that an argument is not there
+            return option.default
         try:
             values = tuple(option.from_text(text) for text in texts)
         except SettingError as error:
@@ -161,8 +176,12 @@ def _check_known(command: Command, options: list[Option], unknown: list[str]) ->
     )
 
 
-def _first_lines(box: str) -> str:
-    """Return the text of a box that tyro draws around a refusal, up to its first rule, on one line."""
-    lines = [line.strip(" │|") for line in box.splitlines()[1:]]
-    end = next((number for number, line in enumerate(lines) if not line.strip("─-╰╯+")), len(lines))
-    return " ".join(lines[:end])
+def _refused(command: Command, options: list[Option], arguments: list[str], shown: str) -> str:
+    """Return on one line why tyro refused: an option without a value, or what tyro wrote below its title."""
+    valued = {option.flag: option.kind.word for option in options if option.kind is not None}
+    flags = {"", *(option.flag for option in options)}
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word in valued and following in flags:
+            return f"{word} needs a value after it ({valued[word]}): `itda {command.name} --help` says which"
+    parts = re.split(rf"^{RULE}$", shown, flags=re.MULTILINE)
+    return " ".join((parts[1] if len(parts) > 1 else shown).split()).rstrip(".") + f": see `itda {command.name} --help`"

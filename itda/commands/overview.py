@@ -9,9 +9,9 @@ from itda.commands.table import GROUPS, Command
 
 EXAMPLES = (
     "itda demo",
-    "itda train tiny --layers 2,4 --corpus python-docs --tokens 50k --out runs/first",
-    "itda decompose runs/first 'import os'",
-    "itda explore runs/first --open",
+    "itda train tiny --layers 2,4 --corpus python-docs --tokens 50k",
+    "itda decompose runs/tiny-1 'import os'",
+    "itda explore runs/tiny-1 --open",
 )
 COLUMN = 15
 """Columns before what a command is for."""
@@ -25,7 +25,7 @@ def overview() -> str:
         "Take a language model's activations apart into labelled ones.",
         *groups,
         "Examples:\n" + "\n".join(f"  {each}" for each in EXAMPLES),
-        "`itda COMMAND --help` lists the options of a command, `itda --version` the version.",
+        "`itda COMMAND --help` lists the options of a command.\n`itda --version` prints the version.",
     ]
     return "\n\n".join(parts)
 

@@ -29,10 +29,15 @@ def decompose_command(options: settings.Decompose) -> None:
             if any(use.nearest for token in tokens for use in token.atoms)
             else ""
         )
-        print(f"{site} of {options.run}\n{number}, atom{refined}, the atom's own prompt with its «token»{near}\n")
-        print(report.decomposition(tokens, options.top))
-        print(f"\nIn a browser: itda explore {options.run}, then")
-        print(prompt_address(options.run, site, options.text, options.token))
+        by_size = options.readout == "code"
+        order = ";\nthe largest first (--json has the order in which they were picked)" if by_size else ""
+        print(f"{site} of {options.run}")
+        print(f"{number}, atom{refined}, the atom's own prompt with its «token»{near}{order}\n")
+        print(report.decomposition(tokens, options.top, by_size=by_size))
+        print(f"\nWhere an atom is from: --json names its document. In a browser: itda explore {options.run}")
+        address = prompt_address(options.run, site, options.text, options.token)
+        if len(address) <= report.WIDTH:
+            print(f"and then {address}")
 
 
 def _why(options: settings.Decompose) -> None:

@@ -18,23 +18,43 @@ def comparison(pairs: Sequence[Pair]) -> str:
         parts = []
     if len(pairs) > 1:
         parts.append(_pairs(pairs))
-    parts.append(
-        "\n".join(
-            [
-                "weighted: Jaccard of the atoms weighted by how much each was needed, 1 for equal",
-                "dictionaries. adjusted: Jaccard with what sets of these sizes share by chance",
-                "taken out. [ ]: 95%, by resampling documents. docs/comparing.md tells more.",
-            ]
-        )
-    )
-    return "\n\n".join(parts)
+    meaning = "weighted: Jaccard of the atoms weighted by how much each was needed, 1 for equal dictionaries. "
+    if any(pair.a != pair.b for pair in pairs):
+        meaning += "adjusted: Jaccard with what sets of these sizes share by chance taken out. "
+        meaning += "[ ]: 95%, by resampling documents. "
+    return "\n\n".join([*parts, textwrap.fill(f"{meaning}docs/comparing.md tells more.", WIDTH)])
 
 
 MOST_PAIRS = 3
 """Pairs, at most, that get a table each, site by site."""
 
 
+def _alone(pair: Pair) -> str:
+    """Return the matrix of a run that is compared with itself: each site with each other one."""
+    names = [site.short for site in pair.sites[0]]
+    cells = [[f"{value:.3f}" for value in values] for values in pair.matrices["weighted"]]
+    lines = [f"{pair.a}: its sites with each other, {pair.tokens:,} tokens", ""]
+    lines += ["The weighted index:", "", *strips(names, names, cells)]
+    if len(names) == 1:
+        lines += ["", "It has one site: name two runs, or train one with several --layers."]
+        return "\n".join(lines)
+    others = [(site, *_nearest(pair, row)) for row, site in enumerate(pair.sites[0])]
+    rows = [[site.short, other.short, f"{value:.3f}"] for site, other, value in others]
+    lines += ["", "The other site most similar to each:", "", table(["site", "other", "weighted"], rows)]
+    return "\n".join(lines)
+
+
+def _nearest(pair: Pair, row: int) -> tuple[Site, float]:
+    """Return the site most similar to that of a row by the weighted index, itself apart, and the index."""
+    values = {site: float(value) for site, value in zip(pair.sites[1], pair.matrices["weighted"][row], strict=True)}
+    del values[pair.sites[0][row]]
+    best = max(values, key=lambda site: values[site])
+    return best, values[best]
+
+
 def _pair(pair: Pair, floors: Mapping[Site, Overlap]) -> str:
+    if pair.a == pair.b:
+        return _alone(pair)
     lines = [f"a: {pair.a}", f"b: {pair.b}"]
     if pair.kind == "noise floor":
         lines.append("One model: what differs is noise, the floor for every other comparison.")
@@ -57,15 +77,6 @@ def _pair(pair: Pair, floors: Mapping[Site, Overlap]) -> str:
         lines += ["", table([*header, *(["floor"] if with_floor else [])], rows)]
         if with_floor:
             lines.append("floor: the weighted index of a run with itself, made at another batch size.")
-    if pair.a == pair.b:
-        columns = [site.short for site in pair.sites[1]]
-        cells = [[f"{value:.3f}" for value in values] for values in pair.matrices["weighted"]]
-        lines += [
-            "",
-            "weighted, layer with layer:",
-            "",
-            *strips([site.short for site in pair.sites[0]], columns, cells),
-        ]
     names = {"weighted": "weighted", "adjusted": "adjusted", "jaccard": "Jaccard"}
     names |= {"matched": "equal sizes", "size_only": "sizes alone"}
     rows = [

@@ -88,7 +88,7 @@ def _about(made: Planned) -> list[str]:
     block, outside = size * max(shape.blocks), size * shape.embeddings
     dtype = str(shape.dtype).removeprefix("torch.")
     head = f"{_gb(size * shape.head)} head" if shape.head else "no head of its own"
-    where = f"at layer {max(site.layer for site in made.sites)} of 0 to {len(shape.blocks) - 1}"
+    where = f"in block {max(site.layer for site in made.sites)} of blocks 0 to {len(shape.blocks) - 1}"
     about = [
         f"{end(shape.name, 40)}: {_parameters(shape.parameters)} parameters, {len(shape.blocks)} blocks of "
         f"width {shape.d_model:,}, {dtype}.",

@@ -41,18 +41,15 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
         asked = f"{record['settings']['atoms']} atoms{why}"
         shown = f"found before the crop to {asked}: {found}" if found else f"asked for: {asked}"
         lines[-1:] = [*textwrap.wrap(shown, WIDTH), ""]
-    header = ["site", "atoms", "d_model", "k", "pursuit", "threshold"]
     evaluated = any(dictionary.metrics for dictionary in loaded.values())
     measured = {"fvu": "fvu", "CE score": "ce_loss_score"} if evaluated else {}
+    said, columns = _settings(loaded)
     rows = []
     for site, dictionary in loaded.items():
-        config, figures = dictionary.config, dictionary.metrics or {}
-        cells = [str(site), f"{dictionary.atoms:,}", str(config["d_model"]), str(config["k"]), config["pursuit"]]
-        threshold = config["threshold"]
-        cells += ["-" if threshold is None else f"{threshold:.3g}"]
-        cells += [*(number(figures.get(name)) for name in measured.values())]
-        rows.append(cells)
-    lines.append(table([*header, *measured], rows))
+        figures = dictionary.metrics or {}
+        cells = [str(site), f"{dictionary.atoms:,}", *(cells[site] for cells in columns.values())]
+        rows.append([*cells, *(number(figures.get(name)) for name in measured.values())])
+    lines += [*textwrap.wrap(said, WIDTH), table(["site", "atoms", *columns, *measured], rows)]
     lines += _arithmetic({site: each.arithmetic for site, each in loaded.items()})
     lines += _massive({site: each.massive for site, each in loaded.items() if each.massive is not None})
     refined = {site: each.fidelity for site, each in loaded.items() if each.fidelity is not None and each.atoms}
@@ -71,6 +68,19 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
     if not evaluated:
         lines += ["", f"Not evaluated yet: itda evaluate {run.folder}"]
     return "\n".join(lines)
+
+
+def _settings(loaded: Mapping[Site, DictionaryRecord]) -> tuple[str, dict[str, dict[Site, str]]]:
+    """Return a line with the settings that all dictionaries share, and a column by site for each of the others."""
+    shown: dict[str, dict[Site, str]] = {name: {} for name in ("d_model", "k", "pursuit", "threshold")}
+    for site, dictionary in loaded.items():
+        for name, cells in shown.items():
+            value = dictionary.config[name]
+            cells[site] = "-" if value is None else f"{value:.3g}" if name == "threshold" else str(value)
+    shared = [name for name, cells in shown.items() if len(set(cells.values())) == 1]
+    said = ", ".join(f"{name} {next(iter(shown[name].values()))}" for name in shared)
+    where = ", at every site" if len(loaded) > 1 and shared else ""
+    return said + where, {name: cells for name, cells in shown.items() if name not in shared}
 
 
 def _arithmetic(made: Mapping[Site, Sequence[int]]) -> list[str]:
