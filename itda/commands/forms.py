@@ -59,7 +59,7 @@ def settings_of(command: Command, arguments: list[str]) -> Any:
     _check_known(command, options, unknown)
     values = _flat(form)
     for option in options:
-        if option.required and values[option.name] in (None, ()):
+        if option.required and values[option.name] is None:
             raise SettingError(f"no {option.flag} given: {usage(command, options)}")
     return command.settings(**values)
 
