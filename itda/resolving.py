@@ -167,6 +167,7 @@ def check_values(options: Train) -> None:
 def _choices(kind: Any) -> list[str]:
     """Return the words that a type allows, in whatever they stand: `Advanced[Literal["a", "b"] | None]` has a and b.
 
+    >>> from typing import Literal
     >>> _choices(Literal["a", "b"] | None)
     ['a', 'b']
     """

@@ -146,7 +146,7 @@ SLIPS: dict[str, tuple[list[str], str]] = {
     "no such command": (["fly"], "no command 'fly': `itda --help` lists them"),
     "a misspelt command": (["trian", "tiny"], "did you mean train?"),
     "a misspelt option": (["train", "tiny", *TRAIN, "--tokns", "5"], "has no option --tokns; did you mean --tokens?"),
-    "an option of no command": (["info", "RUN", "--zzz"], "`itda info --help` lists its options"),
+    "an option of no command": (["info", "RUN", "--zzz"], "`itda info --help` lists them"),
     "no number": (["train", "tiny", *TRAIN, "--k", "many"], "--k: 'many' is not a whole number: write it as 40"),
     "no share": (["train", "tiny", *TRAIN, "--threshold", "nan"], "--threshold: 'nan' is not a number"),
     "a misspelt choice": (["train", "tiny", *TRAIN, "--mode", "bset"], "--mode: 'bset' is not one of paper, best"),

@@ -29,7 +29,7 @@ def help_of(capsys, *words: str) -> str:
 def test_the_help_of_a_command_keeps_to_80_columns_and_says_types_as_words(capsys, name):
     text, options = help_of(capsys, name), options_of(COMMANDS[name].settings)
     assert max(map(len, text.splitlines())) <= 80
-    assert not re.search(r"\{|\}|\bNone\b|\bSTR\b|\bINT\b|\bFLOAT\b|\bPATH\b", text)
+    assert not re.search(r"\{|\}|\bNone\b|\bSTR\b|\bINT\b|\bFLOAT\b|-path PATH", text)
     assert text.startswith(f"usage: itda {name}")
     for option in options:
         value = f" {option.kind.word}" if option.kind and not option.positional else ""
