@@ -39,7 +39,7 @@ ALLOWED = {
     "workers": {*LOW, "machine", "sources"},
     "evaluation": MIDDLE,
     "steering": MIDDLE,
-    "explorer": MIDDLE,
+    "explorer": {*MIDDLE, "steering"},
     "diffing": MIDDLE,
     "parsing": {"errors", "core"},
     "options": {"errors", "core", "parsing"},

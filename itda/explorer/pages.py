@@ -26,6 +26,7 @@ from itda.explorer.overview import overview
 from itda.explorer.queries import Query, given, number
 from itda.explorer.readouts import read, readout_of, readouts_of
 from itda.explorer.run_cache import Cache, IndexedDictionary, RunCache, by_key
+from itda.explorer.steering import SendValues, SteeringPages
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.prompt import read_prompt
 from itda.sources.tokenizing.partial_characters import partial_bytes
@@ -45,8 +46,10 @@ class Explorer:
     Thread-safe; a model is loaded when first needed. Raises `StoreError` for a folder that is not a run.
     """
 
-    needs_model = frozenset({"decompose", "logits", "diff_text"})
+    needs_model = frozenset({"decompose", "logits", "diff_text", "steering"})
     """Names of the answers that run the language model."""
+    streams = frozenset({"steer"})
+    """Names of the answers that come in pieces."""
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class Explorer:
         self._lock = threading.Lock()
         # One pass uses all cores: two at once would take twice the memory and be no faster.
         self._running = threading.Lock()
+        self._steering = SteeringPages(self.runs, self._model)
         self._answers: dict[str, Callable[[Query], Mapping[str, Any]]] = {
             "runs": self._runs,
             "overview": self._overview,
@@ -80,6 +84,7 @@ class Explorer:
             "decompose": self._decompose,
             "compare": self._compared,
             "labels": self._labels,
+            "steering": self._steering.about,
             **(fingerprints.answers if fingerprints is not None else {}),
             **(diffs.answers if diffs is not None else {}),
         }
@@ -89,6 +94,12 @@ class Explorer:
         if name not in self._answers:
             raise MissingError(f"no page {name!r}: there is {', '.join(self._answers)}")
         return dict(self._answers[name](query))
+
+    def stream(self, name: str, query: Query, send: SendValues, left: threading.Event) -> None:
+        """Send an answer that comes in pieces, until it is whole or `left` is set. Raises an `ItdaError`."""
+        if name not in self.streams:
+            raise MissingError(f"no page {name!r}: there is {', '.join(self.streams)}")
+        self._steering.write(query, send, left)
 
     def prepare(self) -> None:
         """Read what the first page shows, the middle dictionary of the first run, before somebody asks for it."""
@@ -102,6 +113,7 @@ class Explorer:
             query = self._first()
             self.answer("decompose", {**query, "text": "a"})
             self.answer("logits", {**query, "atom": "0"})
+            self._steering.prepare(query)
 
     def _first(self) -> Query:
         run = next(iter(self.runs.folders))

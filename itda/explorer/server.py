@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
-from itda.errors import ItdaError, MissingError, SettingError
+from itda.errors import SettingError
 from itda.explorer import PORT
 from itda.explorer.threads import AnswerThreads
 
@@ -43,10 +43,11 @@ try:
     from starlette.routing import Route
     from starlette.types import Message, Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    from itda.explorer.answering import disconnected, failure_of, json_bytes
+    from itda.explorer.streaming import StreamedAnswers, Streams
 except ImportError as absent:
     raise SettingError("the explorer needs starlette and uvicorn: pip install 'itda[explorer]'") from absent
-
-logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 """The folder of the pages' HTML, CSS and JavaScript."""
@@ -100,6 +101,7 @@ class App:
         except OSError as error:
             raise SettingError(f"{static} cannot be read ({error.strerror}): install itda again") from error
         self._model, self._quick = AnswerThreads(1, MODEL_WAITING), AnswerThreads(QUICK_THREADS, QUICK_WAITING)
+        self._streams = Streams(answers) if isinstance(answers, StreamedAnswers) else None
         self._inner = Starlette(
             routes=[
                 Route("/", self._index),
@@ -114,12 +116,15 @@ class App:
     @property
     def busy(self) -> bool:
         """True if an answer is being computed or waits to be."""
-        return self._model.taken + self._quick.taken > 0
+        streaming = self._streams is not None and self._streams.busy
+        return streaming or self._model.taken + self._quick.taken > 0
 
     def close(self) -> None:
         """End the threads that compute answers."""
         self._model.close()
         self._quick.close()
+        if self._streams is not None:
+            self._streams.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, by the ASGI protocol."""
@@ -153,6 +158,8 @@ class App:
         if not ANSWER_NAME.fullmatch(name):
             raise HTTPException(404, NO_PAGE)
         query = await _from_body(request) if request.method == "POST" else _from_address(request)
+        if self._streams is not None and name in self._streams.names:
+            return await self._streams.respond(name, query, request)
         needs_model = name in self._answers.needs_model
         threads = self._model if needs_model else self._quick
         future = threads.submit(partial(_make, self._answers, name, query))
@@ -160,7 +167,7 @@ class App:
             who = "the model" if needs_model else "the explorer"
             busy = f"{who} is busy with {threads.taken} other requests: try again in a moment"
             raise HTTPException(429, busy, headers={"Retry-After": "1"})
-        answer, gone = asyncio.wrap_future(future), asyncio.ensure_future(_disconnected(request.receive))
+        answer, gone = asyncio.wrap_future(future), asyncio.ensure_future(disconnected(request.receive))
         try:
             await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
@@ -181,24 +188,14 @@ def app(answers: Answers, static: Path = STATIC) -> App:
 def _make(answers: Answers, name: str, query: Mapping[str, str]) -> tuple[int, bytes]:
     """Compute an answer; return its status and body. Runs in one of the `AnswerThreads` and raises nothing."""
     try:
-        return 200, _json(answers.answer(name, query))
-    except MissingError as error:
-        return 404, _json({"error": str(error)})
-    except ItdaError as error:
-        return 400, _json({"error": str(error)})
+        return 200, json_bytes(answers.answer(name, query))
     except BaseException as error:  # an exit() too: it would end the server
-        logger.exception("the answer %r failed", name)
-        kind = type(error).__name__
-        return 500, _json({"error": f"a fault of the explorer's own ({kind}): its terminal has the details to report"})
-
-
-def _json(values: Mapping[str, Any]) -> bytes:
-    # ASCII, because a token that is half a character may have no UTF-8 form.
-    return json.dumps(values, allow_nan=False, separators=(",", ":")).encode("ascii")
+        status, sentence = failure_of(name, error)
+        return status, json_bytes({"error": sentence})
 
 
 def _error(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(_json({"error": sentence}), status, headers, "application/json")
+    return Response(json_bytes({"error": sentence}), status, headers, "application/json")
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -257,16 +254,11 @@ async def _from_body(request: Request) -> dict[str, str]:
     raise HTTPException(400, 'the body is not what is asked for: send a JSON object of strings, like {"text": "a"}')
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 class _Protocol(H11Protocol):
     """uvicorn's protocol with our message and headers for bytes that are not HTTP, which the application never sees."""
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        content = _json(
+        content = json_bytes(
             {"error": "this is not a request that HTTP allows, or a too long one: open the page in a browser"}
         )
         headers = {**HEADERS, "Cache-Control": "no-store", "Content-Type": "application/json", "Connection": "close"}

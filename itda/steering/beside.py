@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -117,7 +117,8 @@ def steer_beside(
         raise SettingError(f"{settings.controls} controls: compare with at least 1")
     if asked.atoms and not strengths:
         raise SettingError("there is no strength to add the atom with: give one, such as 4")
-    writer = _Writer(lm, site, prompt, settings, typical)
+    untouched = written(lm, prompt, settings)
+    writer = Writer(lm, site, prompt, settings, typical)
     energy = writer.energies(dictionary)
     ways = []
     for strength in strengths if asked.atoms else (None,):
@@ -134,19 +135,32 @@ def steer_beside(
         unit=tuple(typical.of(number) for number in numbers[: len(asked.atoms)]),
         source=typical.source,
         norm=writer.norm,
-        untouched=writer.untouched,
+        untouched=untouched,
         ways=tuple(ways),
     )
 
 
-class _Writer:
-    """Goes on with one prompt."""
+def written(lm: LanguageModel, prompt: Prompt, settings: Settings, **more: Any) -> str:
+    """Return what a model writes after a prompt, as it is now; `more` are options of `generate`. Raises `ItdaError`."""
+    s = settings
+    options = {**s.options, **more}
+    return lm.generate(prompt, max_new_tokens=s.tokens, seed=s.seed, chat=s.chat, bos=s.bos, **options)
+
+
+class Writer:
+    """A prompt at a site of a model: the next token as it is, and how steering and its controls change it.
+
+    >>> from itda.core.typical import Typical
+    >>> none = Typical(np.zeros(0, dtype=np.int64), lambda atom: np.zeros(0))
+    >>> writer = Writer(LanguageModel.load("tiny"), Site(3), "import os", Settings(), none)
+    >>> writer.activations.shape
+    torch.Size([3, 192])
+    """
 
     def __init__(self, lm: LanguageModel, site: Site, prompt: Prompt, settings: Settings, typical: Typical) -> None:
         self.lm, self.site, self.prompt, self.settings, self.typical = lm, site, prompt, settings, typical
         ids = prompt_ids(lm, prompt, chat=settings.chat, bos=settings.bos)
         self.ids = torch.tensor([ids], device=lm.model.device)
-        self.untouched = self.text()
         seen: list[Tensor] = []
         place = lm.places([site])[site]
         read = lambda output: seen.append(place.read(output, self.ids.shape, lm.d_model))  # noqa: E731
@@ -154,11 +168,6 @@ class _Writer:
             self.clean = self.logits()
         self.activations = seen[0][0]
         self.norm = norms(self.activations).median().item()
-
-    def text(self) -> str:
-        """Return what the model writes, as it is now."""
-        s = self.settings
-        return self.lm.generate(self.prompt, max_new_tokens=s.tokens, seed=s.seed, chat=s.chat, bos=s.bos, **s.options)
 
     @torch.inference_mode()
     def logits(self) -> Float[Tensor, " vocabulary"]:
@@ -177,28 +186,33 @@ class _Writer:
         self, steering: Steering, dictionary: ITDA, asked: Asked, strength: float | None, energy: np.ndarray
     ) -> Way:
         """Go on with the prompt steered, and by the controls."""
-        push = steering.edit.push
-        length = push.norm().item() if push is not None else 0.0
-        controls = self._controls(dictionary, asked, energy)
-        others = [self._control(steering, dictionary, asked, each, length) for each in controls]
-        kls = []
-        for other in others:
-            with other:
-                kls.append(kl_of(self.clean, self.logits()))
-        return Way(
-            strength, length, self._gone_on(steering), self._gone_on(others[0]), tuple(map(tuple, controls)), tuple(kls)
-        )
+        controls = self.controls(dictionary, asked, energy)
+        others = [self.control(steering, dictionary, asked, each) for each in controls]
+        kls = tuple(self.kl(other) for other in others)
+        own, other = self._gone_on(steering), self._gone_on(others[0])
+        return Way(strength, length_of(steering), own, other, tuple(map(tuple, controls)), kls)
 
     def _gone_on(self, steering: Steering) -> Continuation:
         with steering:
-            changed = NextToken.between(self.clean, self.logits(), self._shown, self.settings.top)
-            return Continuation(self.text(), changed)
+            text = written(self.lm, self.prompt, self.settings)
+        return Continuation(text, self.change(steering, lambda token: str(self.lm.tokenizer.decode([token]))))
 
-    def _shown(self, token: int) -> str:
-        return str(self.lm.tokenizer.decode([token]))
+    def change(self, steering: Steering, show: Callable[[int], str]) -> NextToken:
+        """Return how steering changes the next token; `show` returns what a token is called."""
+        with steering:
+            return NextToken.between(self.clean, self.logits(), show, self.settings.top)
 
-    def _controls(self, dictionary: ITDA, asked: Asked, energy: np.ndarray) -> list[list[int]]:
-        """Draw controls: as often used as an atom that is added, as strong in the prompt as one that is ablated."""
+    def kl(self, steering: Steering) -> float:
+        """Return KL(untouched || steered) of the next token, in nats."""
+        with steering:
+            return kl_of(self.clean, self.logits())
+
+    def controls(self, dictionary: ITDA, asked: Asked, energy: np.ndarray | None = None) -> list[list[int]]:
+        """Draw controls: as often used as an atom that is added, as strong in the prompt as one that is ablated.
+
+        `energy` is that of `energies`, which is only needed where atoms are ablated. Raises `SettingError` for fewer
+        other atoms than controls.
+        """
         number, seed = self.settings.controls, self.settings.control_seed
         own = [atom % len(dictionary) for atom in (*asked.atoms, *asked.ablate)]
         columns: list[list[int]] = []
@@ -207,14 +221,15 @@ class _Writer:
             if place < len(asked.atoms):
                 columns.append(matched_atoms(self.typical.uses, atom, number, seed, without))
             else:
+                energy = self.energies(dictionary) if energy is None else energy
                 used = np.flatnonzero(energy == 0)  # an atom that the prompt's codes lack is no control
                 without |= set(used.tolist()) if np.count_nonzero(energy) > number + len(without) else set()
                 columns.append(nearest_in(energy, atom, number, seed, without))
         return [list(row) for row in zip(*columns, strict=True)]
 
-    def _control(
-        self, steering: Steering, dictionary: ITDA, asked: Asked, atoms: Sequence[int], length: float
-    ) -> Steering:
+    def control(self, steering: Steering, dictionary: ITDA, asked: Asked, atoms: Sequence[int]) -> Steering:
+        """Return the steering by a control's atoms, which goes as far as the one that it is the control of."""
+        length = length_of(steering)
         added, ablated = atoms[: len(asked.atoms)], atoms[len(asked.atoms) :]
         vector = None
         if length:
@@ -224,3 +239,9 @@ class _Writer:
             vector = vector * (length / vector.norm())  # as far as the steered activations are pushed
         edit = Edit.of(dictionary, direction=vector, ablate=list(ablated))
         return Steering(self.lm, self.site, edit, steering.tokens)
+
+
+def length_of(steering: Steering) -> float:
+    """Return the length of the vector that steering adds; 0 if it adds none."""
+    push = steering.edit.push
+    return push.norm().item() if push is not None else 0.0

@@ -98,7 +98,7 @@ def test_a_fault_is_one_line_and_its_traceback_is_logged(port, caplog, name, kin
     assert b"Traceback" not in reply.body
     assert b".py" not in reply.body
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert record.name == "itda.explorer.server"
+    assert record.name == "itda.explorer.answering"
     assert record.exc_info is not None
     assert record.exc_info[0].__name__ == kind
 
