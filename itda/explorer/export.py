@@ -22,7 +22,7 @@ from itda.explorer.readouts import READOUTS
 
 STATIC = Path(__file__).parent / "static"
 MODULES = (
-    "dom", "text", "state", "api", "list", "charts", "heat", "atoms", "atom", "prompt", "compare", "overview",
+    "dom", "text", "state", "api", "list", "charts", "heat", "steer", "atoms", "atom", "prompt", "compare", "overview",
     "fingerprints", "shades", "diff", "app",
 )  # fmt: skip
 """The JavaScript modules of the pages, each after those that it imports."""

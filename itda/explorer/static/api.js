@@ -59,3 +59,30 @@ async function fetched(name, query, signal) {
   if (!response.ok || value.error) throw new Error(value.error ?? "The server answered " + response.status + ".");
   return value;
 }
+
+/** An answer that comes in pieces, each of which `take` is called with. Throws an Error with a sentence for the reader. */
+export async function streamed(name, query, signal, take) {
+  try {
+    const response = await fetch("/api/" + name, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(query), signal });
+    if (!response.ok) throw new Refusal((await response.json()).error);
+    const reader = response.body.getReader();
+    const decoder = new TextDecoder();
+    for (let rest = ""; ; ) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const events = (rest + decoder.decode(value, { stream: true })).split("\n\n");
+      rest = events.pop();
+      for (const event of events) {
+        const values = JSON.parse(event.slice("data: ".length));
+        if (values.error) throw new Refusal(values.error);
+        take(values);
+      }
+    }
+  } catch (error) {
+    if (error.name === "AbortError" || error instanceof Refusal) throw error;
+    throw new Error("The server does not answer: start `itda explore` again.");
+  }
+}
+
+/** An error that the server tells in a sentence. */
+class Refusal extends Error {}

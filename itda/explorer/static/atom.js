@@ -5,6 +5,7 @@ import { chip, direction, keyword, named, passage, tint, tokenText, visible, who
 import { ask, canAsk, standalone } from "./api.js";
 import { link } from "./state.js";
 import { histogram, meter, ranks } from "./charts.js";
+import { steeringPanel } from "./steer.js";
 
 export async function atomView(params, context) {
   const query = { run: context.run, site: context.site, atom: params.atom ?? "0" };
@@ -16,6 +17,7 @@ export async function atomView(params, context) {
     const known = other >= 0 && other < data.atoms && canAsk("atom", { ...query, atom: String(other) });
     return known && h("a", { class: "button", rel: step < 0 ? "prev" : "next", href: link("atom", { ...query, atom: other }) }, step < 0 ? "← previous" : "next →");
   };
+  const panel = steeringPanel({ where: { run: context.run, site: context.site }, context, params, atom: data.atom, start: label.before + label.token });
   const page = append(h("article", { class: "view atom-view" }), [
     h("header", { class: data.replication && !data.replication.replicates ? "atom-head unreplicated" : "atom-head" },
       h("h1", { tabindex: -1 }, `Atom ${count(data.atom)} `, chip(label.token, label.bytes)),
@@ -26,6 +28,7 @@ export async function atomView(params, context) {
       h("h2", { id: "own" }, "Its own prompt"),
       passage(label.before, label.token, label.after, label.bytes),
       h("p", { class: "muted source" }, "token ", count(label.position), " of ", h("bdi", {}, visible(label.document)))),
+    panel.element,
     activationsCard(data),
     h("div", { class: "columns" },
       h("div", { class: "main-column" }, usesSection(data, context)),
@@ -37,7 +40,7 @@ export async function atomView(params, context) {
           ranks({ counts: uses.steps, unit: "uses", name: "step", label: `Histogram of pick order: ${percent(uses.steps[0] / Math.max(1, uses.uses))} of uses at the first step` })),
         nearestCard(data, context))),
   ]);
-  return { page, title: `Atom ${data.atom} ${name}` };
+  return { page, title: `Atom ${data.atom} ${name}`, shown: panel.shown };
 }
 
 function summary(data) {

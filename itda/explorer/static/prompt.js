@@ -5,6 +5,7 @@ import { chip, keyword, named, tint, tokenText, visible } from "./text.js";
 import { ask, canAsk, carriedPrompts, standalone } from "./api.js";
 import { amend, go, link } from "./state.js";
 import { meter } from "./charts.js";
+import { steeringPanel } from "./steer.js";
 
 const SHOWN_OF_TEXT = 24;
 const PAUSE_MS = 350;
@@ -34,6 +35,7 @@ export async function promptView(params, context) {
   // A name that there is not is asked for like others: the server says which ones there are.
   let readout = params.readout ?? "code";
   const asked = (name) => (name === "code" ? {} : { readout: name });
+  const panel = steeringPanel({ where, context, params, read: () => box.value });
 
   function choose(name) {
     readout = name;
@@ -62,6 +64,7 @@ export async function promptView(params, context) {
     if (!text.trim()) {
       trouble(null);
       result.replaceChildren();
+      panel.offer(null);
       return;
     }
     result.setAttribute("aria-busy", "true");
@@ -82,6 +85,7 @@ export async function promptView(params, context) {
     if (state.token === null) state.token = data.at ?? last;
     state.token = Math.max(0, Math.min(last, state.token));
     result.replaceChildren(tokenStrip(data, state, select, where), detail(data, state, shade, where));
+    if (box) panel.offer(data.codes[state.token][0], data.labels);
   }
 
   function select(data, token, focus) {
@@ -128,6 +132,7 @@ export async function promptView(params, context) {
       prompts.length > 0 && picker(Object.keys(READOUTS).filter((name) => canAsk("decompose", { ...where, text, ...asked(name) }))),
       alert,
       result,
+      panel.element,
     ]);
     return { page, title: "Prompts", shown: () => decompose(text) };
   }
@@ -151,8 +156,10 @@ export async function promptView(params, context) {
     context.live && picker(context.readouts),
     alert,
     result,
+    panel.element,
   ]);
-  return { page, title: "Prompt", shown: () => decompose(box.value) };
+  panel.offer(null);
+  return { page, title: "Prompt", shown: () => { panel.shown(); return decompose(box.value); } };
 }
 
 /** The text: a button for each token, with a bar for the share explained, or tinted by one atom's coefficients. */

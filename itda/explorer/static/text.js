@@ -80,13 +80,14 @@ export function passage(before, token, after, bytes) {
   return h(
     "p",
     { class: "passage", dir: direction(token, before, after) },
-    lines(before),
+    textLines(before),
     h("mark", {}, h("bdi", {}, tokenText(token, bytes, { edges: true })), token.includes("\n") && "\n"),
-    lines(after),
+    textLines(after),
   );
 }
 
-function lines(text) {
+/** A text as nodes, its lines as they are. */
+export function textLines(text) {
   return text.split("\n").flatMap((line, place) => (place ? ["\n", ...visible(line)] : visible(line)));
 }
 
