@@ -14,8 +14,13 @@ PICTURES = Path(__file__).parents[2] / "docs" / "images" / "explorer"
 
 def faults(page) -> list[str]:
     """What axe-core calls serious or critical, with the first place of each."""
+    return faults_of(page, "html")
+
+
+def faults_of(page, part: str) -> list[str]:
+    """The same in a part of the page, by its selector."""
     page.evaluate(AXE)
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    found = page.evaluate("part => axe.run(part, {resultTypes: ['violations']})", part)
     return [
         f"{fault['id']}: {fault['nodes'][0]['html']} {fault['nodes'][0]['failureSummary']}"
         for fault in found["violations"]
