@@ -195,7 +195,7 @@ def shown_as(text):
 TIMED = """() => {
     let begun = null;
     window.first = null;
-    document.querySelector('button.write').addEventListener('click', () => { begun = performance.now(); }, {once: true});
+    document.querySelector('.write').addEventListener('click', () => { begun = performance.now(); }, {once: true});
     new MutationObserver((_, observer) => {
         const text = document.querySelector('[data-way=steered]').textContent;
         if (begun === null || text === '' || text === '…') return;
