@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ CONTROLS = 8
 WAYS = ("untouched", "steered", "control")
 
 SendValues = Callable[[Mapping[str, Any]], None]
+Call = Callable[[], None]
 ModelOf = Callable[[str], tuple[LanguageModel, Mapping[int, str]]]
 """Returns the language model of a run, and the bytes of its tokens that are not whole characters, by token id."""
 
@@ -180,9 +182,9 @@ class _Panel:
         steerings = {"untouched": None, "steered": self.steering, "control": self.controls[0]}
         # The steered one first, which is what is waited for. Those with a seed go one after the other in any case.
         ways = [way for way in ("steered", "control", "untouched") if way in self.asked.ways]
-        calls = [lambda way=way: self._text(way, steerings[way]) for way in ways]
+        calls: list[Call] = [partial(self._text, way, steerings[way]) for way in ways]
         if self.asked.seed is not None:
-            calls = [lambda calls=calls: [call() for call in calls]]
+            calls = [partial(_in_turn, calls)]
         if "steered" in self.asked.ways:
             calls.append(self._changes)
         _at_once(calls, self.stop.failed)
@@ -239,7 +241,7 @@ class _Stop(StoppingCriteria):
     def now(self) -> bool:
         return self.left.is_set() or self.failed.is_set()
 
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # noqa: ARG002
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:  # noqa: ARG002 - transformers' own arguments
         return torch.full((len(input_ids),), self.now, dtype=torch.bool, device=input_ids.device)
 
 
@@ -264,11 +266,16 @@ class _Pieces:
         """Do nothing: the whole text is sent by another."""
 
 
-def _at_once(calls: Sequence[Callable[[], object]], failed: threading.Event) -> None:
+def _in_turn(calls: Sequence[Call]) -> None:
+    for call in calls:
+        call()
+
+
+def _at_once(calls: Sequence[Call], failed: threading.Event) -> None:
     """Make some calls at once, each in a thread, the last in this one. Raises the first error, after all have ended."""
     errors: list[BaseException] = []
 
-    def run(call: Callable[[], object]) -> None:
+    def run(call: Call) -> None:
         try:
             call()
         except BaseException as error:

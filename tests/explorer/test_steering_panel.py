@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from conftest import settle, until  # pyright: ignore[reportAttributeAccessIssue]
-from test_accessible import faults_of  # pyright: ignore[reportAttributeAccessIssue]
+from test_accessible import compressed, faults_of, worth_showing  # noqa: F401 # pyright: ignore[reportAttributeAccessIssue]
 
 from itda import config as settings
 from itda.core.site import Site
 from itda.errors import ItdaError, MissingError, SettingError
 from itda.recipes.steer import steer_run
+from itda.steering.beside import Steered
 
 PROMPT, ATOM = "def read(path):\n    with open(", 20
 QUERY = {"run": "plain", "site": "layer_3", "atom": str(ATOM), "prompt": PROMPT, "strength": "8", "tokens": "12"}
@@ -35,7 +36,9 @@ def by_command(served, **changes):
     """What `itda steer` makes of the same question."""
     asked = {"tokens": 12, "strength": (8.0,), **changes}
     options = settings.Steer(run=served.runs[0], prompt=PROMPT, layer=Site(3), atom=(ATOM,), **asked)
-    return steer_run(options)[1]
+    found = steer_run(options)[1]
+    assert isinstance(found, Steered)
+    return found
 
 
 @pytest.mark.parametrize("seed", [None, 3])
@@ -191,6 +194,14 @@ def shown_as(text):
     return text.strip(" \n")
 
 
+def slowness() -> float:
+    """How many times longer than alone a thread takes now, as the machine has other work; 1 if it has none."""
+    begun, used = time.perf_counter(), time.thread_time()
+    while time.thread_time() - used < 0.1:
+        sum(range(10_000))
+    return (time.perf_counter() - begun) / (time.thread_time() - used)
+
+
 # The time from the click to the first letter of the steered text.
 TIMED = """() => {
     let begun = null;
@@ -209,14 +220,15 @@ def test_texts_come_side_by_side_the_first_within_a_second_and_the_address_has_a
     expected = by_command(served)
     page = steered(ADDRESS)
     assert panel(page).get_by_label("Prompt", exact=True).input_value()  # the atom's own
-    seconds = []
-    for _ in range(4):  # another try is for a machine with other work
+    waited = []
+    for _ in range(3):
         page.evaluate(TIMED)
+        slowed = slowness()
         written(page)
-        seconds.append(page.evaluate("window.first") / 1000)
-        if seconds[-1] < 1:
+        waited.append(page.evaluate("window.first") / 1000 / min(slowed, slowness()))
+        if waited[-1] < 1:
             break
-    assert min(seconds) < 1, seconds
+    assert min(waited) < 1, waited
     assert page.evaluate("document.activeElement.textContent") == "Write"  # where it was: nothing took the focus away
     assert shown_as(text_of(page, "untouched")) == shown_as(expected.untouched)
     assert shown_as(text_of(page, "steered")) == shown_as(expected.ways[0].steered.text)
@@ -362,6 +374,18 @@ def test_axe_finds_no_serious_fault_in_the_panel(visit):
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
             assert faults_of(page, ".steer") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_panel_has_its_picture(tabs, worth_showing, scheme):  # noqa: F811
+    address, names, folder = worth_showing
+    more = urllib.parse.urlencode({"prompt": "def read(path):\n    with open(path", "strength": "8", "control": "1"})
+    page = tabs.open(f"{address}#/atom?{urllib.parse.urlencode(names)}&{more}", color_scheme=scheme)
+    wait_until_done(page)
+    picture = folder / f"steer-{scheme}.png"
+    panel(page).screenshot(path=picture)
+    compressed(picture)
+    assert 5_000 < picture.stat().st_size < 250_000
 
 
 def test_hostile_prompts_and_replies_are_text(visit):

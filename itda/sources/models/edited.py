@@ -37,7 +37,9 @@ class Editing:
         """Return the hooks after and before modules of a model; none if the edit changes nothing."""
         if self.edit.changes_nothing:  # the bits are those of the model
             return [], []
-        before: list[tuple[nn.Module, Before]] = [(model.base_model, self._note)]
+        # Most models call their base model, which is called by itself too; OPT calls only the decoder in it.
+        whole: list[nn.Module] = [model] if model.base_model is model else [model, model.base_model]
+        before: list[tuple[nn.Module, Before]] = [(module, self._note) for module in whole]
         return [(place.module, self._change(place))], before
 
     def _note(self, args: tuple, kwargs: dict[str, Any]) -> None:
