@@ -364,9 +364,10 @@ def test_where_there_is_no_model_a_line_says_so(tabs, runs, kind):
         assert panel(page).locator("p").count() == 1
 
 
-def test_axe_finds_no_serious_fault_in_the_panel(visit):
-    more = urllib.parse.urlencode({"prompt": PROMPT, "strength": "8", "length": "12", "control": "1"})
-    page = visit(f"{ADDRESS}&{more}", bypass_csp=True)
+def test_axe_finds_no_serious_fault_in_the_panel_and_it_has_its_pictures(tabs, worth_showing):  # noqa: F811
+    address, names, folder = worth_showing
+    more = {"prompt": "def read(path):\n    with open(path", "strength": "8", "control": "1"}
+    page = tabs.open(f"{address}#/atom?{urllib.parse.urlencode({**names, **more})}", bypass_csp=True)
     wait_until_done(page)
     for width in (390, 1280, 1920):
         page.set_viewport_size({"width": width, "height": 900})
@@ -374,18 +375,11 @@ def test_axe_finds_no_serious_fault_in_the_panel(visit):
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
             assert faults_of(page, ".steer") == []
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_panel_has_its_picture(tabs, worth_showing, scheme):  # noqa: F811
-    address, names, folder = worth_showing
-    more = urllib.parse.urlencode({"prompt": "def read(path):\n    with open(path", "strength": "8", "control": "1"})
-    page = tabs.open(f"{address}#/atom?{urllib.parse.urlencode(names)}&{more}", color_scheme=scheme)
-    wait_until_done(page)
-    picture = folder / f"steer-{scheme}.png"
-    panel(page).screenshot(path=picture)
-    compressed(picture)
-    assert 5_000 < picture.stat().st_size < 250_000
+            if width == 1280:
+                picture = folder / f"steer-{scheme}.png"
+                panel(page).screenshot(path=picture)
+                compressed(picture)
+                assert 5_000 < picture.stat().st_size < 250_000
 
 
 def test_hostile_prompts_and_replies_are_text(visit):
