@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import functools
 import sys
 
 import pytest
@@ -71,3 +72,15 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def standard_library_is_read_once():
+    """Commands on python-docs read all of it, several times each: for a third of a second every time."""
+    from itda.sources.corpora import corpus
+
+    read = corpus._read_python_docs
+    kept = functools.cache(lambda tests: tuple(read(tests)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "_read_python_docs", lambda tests: iter(kept(tests)))
+        yield

@@ -364,14 +364,14 @@ def test_the_demo_never_removes_a_run_that_is_not_its_own(run, capsys):
 
 def test_the_demo_tells_the_whole_story_and_takes_its_own_folder_again(tmp_path, capsys, monkeypatch):
     for name in ("DEMO_TOKENS", "DEMO_HELD_OUT", "DEMO_USES", "DEMO_INDEXED"):
-        monkeypatch.setattr(f"itda.demo.{name}", 1000)
+        monkeypatch.setattr(f"itda.demo.{name}", 500)
     text = printed(capsys, "demo", "--out", str(tmp_path / "demo"), "--quiet")
     for part in ("1. Train", "2. Evaluate", "CE loss score", "3. Decompose", "4. Atoms", "Next:"):
         assert part in text
     assert all(len(line) <= 80 for line in text.splitlines() if str(tmp_path) not in line)
     values = json.loads(printed(capsys, "demo", "--out", str(tmp_path / "demo"), "--quiet", "--json"))
     assert len(values["prompts"]) == len(values["uses"]) == 3
-    assert values["tokens"] == 1000
+    assert values["tokens"] == 500
 
 
 def test_usage_errors_have_status_2(capsys):
