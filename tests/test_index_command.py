@@ -260,16 +260,19 @@ main(["index", sys.argv[1], "--layer", "1,2.mlp_out", "--quiet"])
 def test_killed_again_and_again_it_gives_the_same_index(run, trained, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
-    for least in (2, 5):  # of 7 parts; 192 tokens are a group
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)])
-        waited = time.monotonic()
-        while len(list((folder / PARTIAL).glob("part-*"))) < least and process.poll() is None:
-            assert time.monotonic() - waited < 60
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert (folder / FOLDER).exists() or len(parts_of(folder / PARTIAL)) >= least
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)])
+    waited = time.monotonic()
+    while len(list((folder / PARTIAL).glob("part-*"))) < 2 and process.poll() is None:  # of 7; 192 tokens are a group
+        assert time.monotonic() - waited < 60
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (folder / FOLDER).exists() or len(parts_of(folder / PARTIAL)) >= 2
     if not (folder / FOLDER).exists():  # it may have been faster than the signal
+        if len(parts_of(folder / PARTIAL)) < 6:
+            # Again, but in this process: another takes seconds to begin.
+            with pytest.MonkeyPatch.context() as patch:
+                interrupted(folder, 1, patch)
         (folder / PARTIAL / "whole").mkdir(exist_ok=True)
         (folder / PARTIAL / "whole" / "text.safetensors").write_bytes(b"cut short")
         with pytest.MonkeyPatch.context() as patch:

@@ -12,7 +12,7 @@ from itda.sources.models.transformers import LanguageModel
 from itda.sources.source import ModelSource
 
 SITES = [Site(2), Site(4)]
-K, THRESHOLD, TOKENS = 12, 0.3, 500
+K, THRESHOLD, TOKENS = 12, 0.3, 300
 
 
 @pytest.fixture(scope="module")
