@@ -105,7 +105,7 @@ def test_a_comparison_is_a_labelled_matrix(lm, run):
     assert np.array_equal(found.with_index("jaccard").matrix, found.indices["jaccard"])
     assert np.allclose(np.diag(itda.compare(run).matrix), 1.0)
     assert "layer_4" in repr(found)
-    with pytest.raises(SettingError, match="no index 'cka': use one of"):
+    with pytest.raises(SettingError, match="no similarity index 'cka': use one of"):
         itda.compare(run, other, index="cka")
 
 

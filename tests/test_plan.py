@@ -89,7 +89,13 @@ def test_405b_fits_one_card_of_24g_and_reads_its_weights_once():
     assert not made.evaluation[GPU].on_gpu
     assert planned("405B", "40", atoms=4_000).evaluation[GPU].on_gpu
     text = plan_summary(made)
-    for said in ("6.38 GB a block", "On disk 812 GB", "GPU: fits, streamed", "laptop: does not fit", "Assumed"):
+    for said in (
+        "6.38 GB a block",
+        "On disk 812 GB",
+        "GPU: fits, read block by block",
+        "laptop: does not fit",
+        "Assumed",
+    ):
         assert said in text
     assert max(map(len, text.splitlines())) <= WIDTH
 
@@ -116,8 +122,12 @@ def test_less_memory_means_more_flights_and_scratch_as_many_as_before():
     assert found.flights == 4
     assert found.states <= parse_bytes("4G")
     assert found.bytes_read == pytest.approx(4 * planned("70B", "40").training[GPU].bytes_read, rel=0.05)
-    assert "GPU: fits, streamed: hidden states of only 262,144 tokens fit" in " ".join(plan_summary(little).split())
-    assert "laptop: barely fits, streamed: hidden states of only 1,024" in " ".join(plan_summary(little).split())
+    assert "GPU: fits, read block by block: hidden states of only 262,144 tokens fit" in " ".join(
+        plan_summary(little).split()
+    )
+    assert "laptop: barely fits, read block by block: hidden states of only 1,024" in " ".join(
+        plan_summary(little).split()
+    )
     assert "yes, read 4 times" in plan_summary(little)
     on_disk = planned("70B", "40", model_memory=4 * 2**30, scratch=100 * 2**30).training[GPU]
     assert (on_disk.flights, on_disk.states_on_disk) == (1, True)
@@ -184,7 +194,7 @@ def test_a_folder_with_nothing_but_a_config_will_do_and_json_has_it_all(tmp_path
     assert found["machines"]["laptop"]["runs_whole"]
     assert found["machines"]["GPU"]["training"]["flights"] == 1
     main(["plan", "tiny", "--layers", "2"])
-    assert "fits, and need not be streamed" in capsys.readouterr().out
+    assert "fits as a whole: all weights are" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_pushed_again_only_what_changed_is_sent_and_what_is_gone_is_removed(run,
 def test_a_hub_that_does_not_give_a_run_is_one_line(hub, capsys, status):
     hub.fault = lambda _method, _path: status
     error = refused(capsys, "info", REPO)
-    assert f"no run folder {REPO} here, and it cannot be had from the Hub (" in error
+    assert f"no run folder {REPO} here, and it cannot be read from the Hub (" in error
     assert not status or str(status) in error
 
 

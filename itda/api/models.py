@@ -46,7 +46,7 @@ def load_model(
         if tokenizer is None:
             raise SettingError("a model of your own needs its tokenizer: load_model(model, tokenizer)")
         if stream or model_memory is not None:
-            raise SettingError("a model that is in memory cannot be streamed: give its name or folder")
+            raise SettingError("a model that is in memory cannot be read block by block: give its name or folder")
         return own_model(model, tokenizer, name)
     if tokenizer is not None:
         raise SettingError("a model that is found by name brings its tokenizer: leave out yours")

@@ -142,7 +142,7 @@ class Comparison:
         if index is None:
             index = "weighted" if isinstance(pair, Pair) else THE_INDEX
         if index not in pair.matrices:
-            raise SettingError(f"no index {index!r}: use one of {', '.join(pair.matrices)}")
+            raise SettingError(f"no similarity index {index!r}: use one of {', '.join(pair.matrices)}")
         self.pair, self.index = pair, index
         self.rows, self.columns = ([str(site) for site in sites] for sites in pair.sites)
 

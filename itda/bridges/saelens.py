@@ -177,7 +177,7 @@ def itda_huggingface_loader(
         copy = Path(snapshot_download(repo_id, allow_patterns=wanted, force_download=force_download))
     except Exception as error:  # the HTTP library's own errors, which change from release to release
         raise StoreError(
-            f"{repo_id} cannot be had from the Hub: check the name, the network and `hf auth whoami`"
+            f"{repo_id} cannot be read from the Hub: check the name, the network and `hf auth whoami`"
         ) from error
     if not (copy / within / "config.json").exists():
         raise StoreError(

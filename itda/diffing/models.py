@@ -158,8 +158,8 @@ class _Opened:
         """Load a copy of the base with an adapter in it."""
         if not isinstance(self.model, LanguageModel):
             raise ModelError(
-                f"{name} is an adapter, which a model that is streamed or runs elsewhere cannot have: give the base "
-                "more memory with --model-memory, or merge both with peft, save the model and name its folder"
+                f"{name} is an adapter, which a model that is read block by block or runs elsewhere cannot have: give "
+                "the base more memory with --model-memory, or merge both with peft, save the model and name its folder"
             )
         named = isinstance(self.given, str | Path)
         module = self.opening.copy_of(str(self.given)) if named else copy.deepcopy(self.model.model)

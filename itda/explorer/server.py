@@ -313,7 +313,7 @@ def _listen(port: int | None) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise SettingError(f"port {port} is in use: give another --port, or leave it out") from error
         why = error.strerror
-        raise SettingError(f"port {port} cannot be had ({why}): give another --port, or leave it out") from error
+        raise SettingError(f"port {port} cannot be used ({why}): give another --port, or leave it out") from error
     return listener
 
 

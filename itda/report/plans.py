@@ -163,13 +163,13 @@ def _fitting(made: Planned, name: str, found: Estimate) -> list[str]:
         what = "--dtype bfloat16, " if found.dtype == "float32" and made.shape.dtype.itemsize == 2 else ""
         lines.append(f"does not fit, it takes {_gb(found.ram)} of RAM: {what}fewer --atoms or layers may do.")
     elif made.whole[name]:
-        lines.append(f"fits, and need not be streamed: all weights are {_gb(found.whole_model)}.")
+        lines.append(f"fits as a whole: all weights are {_gb(found.whole_model)}.")
     elif found.flights == 1:
-        lines.append(f"fits, streamed; all weights at once would be {_gb(found.whole_model)}.")
+        lines.append(f"fits, read block by block; all weights at once would be {_gb(found.whole_model)}.")
     if found.flights > 1 and not made.whole[name]:
         # Said of what does not fit too: fewer atoms would not change it.
         one_group = found.in_flight <= made.options.window * made.options.batch_size
-        said = f"{'barely ' * one_group}fits, streamed: " * found.fits
+        said = f"{'barely ' * one_group}fits, read block by block: " * found.fits
         lines.append(
             f"{said}hidden states of only {found.in_flight:,} tokens fit at once, so the blocks are read "
             f"{found.flights:,} times, {_gb(found.bytes_read)}: more --model-memory, or a --scratch folder, makes "

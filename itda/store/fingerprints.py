@@ -223,7 +223,7 @@ def load_fingerprint(source: str | Path, *, revision: str | None = None) -> Fing
         path = Path(hf_hub_download(name, ON_HUB, revision=revision))
     except Exception as error:  # the HTTP library's own errors, which change from release to release
         raise StoreError(
-            f"no file {name}, and it cannot be had from the Hub: check the name, the network and `hf auth whoami`"
+            f"no file {name}, and it cannot be read from the Hub: check the name, the network and `hf auth whoami`"
         ) from error
     return read_fingerprint(path)
 

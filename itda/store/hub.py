@@ -52,7 +52,7 @@ def _fetched_run(name: str, index: bool) -> Path | None:
     except RemoteEntryNotFoundError:
         return None
     except Exception as error:  # the HTTP library's own errors, which change from release to release
-        raise hub_error(error, f"no run folder {name} here, and it cannot be had from the Hub") from error
+        raise hub_error(error, f"no run folder {name} here, and it cannot be read from the Hub") from error
 
 
 def download_dictionary(source: str, revision: str | None) -> Path:
@@ -85,7 +85,7 @@ def _snapshot(repo_id: str, inside: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
     except Exception as error:  # the HTTP library's own errors, which change from release to release
-        raise hub_error(error, f"no folder {repo_id}, and it cannot be had from the Hub") from error
+        raise hub_error(error, f"no folder {repo_id}, and it cannot be read from the Hub") from error
 
 
 def hub_error(error: BaseException, what: str, *, again: str = "try again later") -> StoreError:

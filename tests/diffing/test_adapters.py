@@ -123,7 +123,7 @@ def test_adapters_are_refused_as_a_base_and_on_a_streamed_one_and_without_peft(m
     name, adapter, _, _ = made
     with pytest.raises(ModelError, match="is an adapter: name its base model first"):
         open_models(adapter, name)
-    with pytest.raises(ModelError, match="a model that is streamed or runs elsewhere cannot have"):
+    with pytest.raises(ModelError, match="a model that is read block by block or runs elsewhere cannot have"):
         open_models(name, adapter, opening=Opening(load=lambda name, _revision: StreamedModel.load(name)))
     monkeypatch.setattr(adapters, "find_spec", lambda _name: None)
     with pytest.raises(ModelError, match=r"^reading an adapter needs peft: pip install 'itda\[peft\]'$"):

@@ -193,5 +193,5 @@ def test_a_fingerprint_pushed_to_the_hub_comes_back_from_it(tmp_path, monkeypatc
 
 
 def test_a_repository_that_is_not_there_is_one_line():
-    with pytest.raises(StoreError, match="no file someone/nothing, and it cannot be had from the Hub: check the name"):
+    with pytest.raises(StoreError, match="no file someone/nothing, and it cannot be read from the Hub: check the name"):
         Fingerprint.load("someone/nothing")

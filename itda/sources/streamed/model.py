@@ -87,7 +87,7 @@ class StreamedModel(SpliceableModel, PlacedModel):
         )
         if named.gguf is not None:
             raise ModelError(
-                f"{name} is in GGUF, which is unpacked as a whole and cannot be streamed: leave out --stream, allow "
+                f"{name} is in GGUF, which is unpacked as a whole, not block by block: leave out --stream, allow "
                 "more --model-memory or take --dtype bfloat16, or name the folder of the model it was made from"
             )
         with named.explained():
@@ -383,7 +383,9 @@ class StreamedModel(SpliceableModel, PlacedModel):
         Raises `ModelError` for a model that predicts nothing, or whose blocks cannot be run alone.
         """
         if not self.is_causal or self.form is None:
-            raise ModelError(f"{self.name} cannot be unembedded while it is streamed: give it more --model-memory")
+            raise ModelError(
+                f"{self.name} is read block by block, so its unembedding is not in memory: give it more --model-memory"
+            )
         mask = group.is_activation.to(states.device)
         windows = torch.zeros(*mask.shape, self.d_model, dtype=self.inner.model.dtype, device=states.device)
         windows[mask] = states.to(windows.dtype)

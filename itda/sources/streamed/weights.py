@@ -152,7 +152,9 @@ def open_weights(
 
     def load(model: PreTrainedModel, _state: Any, files: list[str] | None, config: Any, *_args: Any) -> Any:
         if not files or not all(str(name).endswith(".safetensors") for name in files):
-            raise ModelError("streaming reads checkpoints in safetensors: save the model anew with save_pretrained")
+            raise ModelError(
+                "only models in safetensors are read block by block: save the model anew with save_pretrained"
+            )
         blocks = find_blocks(model)
         path = next(name for name, module in model.named_modules() if module is blocks)
         prefixes = [f"{path}.{layer}." for layer in range(len(blocks))]

@@ -197,7 +197,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 def test_streaming_and_planning_are_refused_in_one_line(run, corpus, tmp_path, capsys):
     file = str(run.parent / "small.Q8_0.gguf")
     out = ["--corpus", str(corpus), "--out", str(tmp_path / "run")]
-    assert "cannot be streamed: leave out --stream" in refused(capsys, "train", file, "--stream", *out, *TRAIN)
+    assert "not block by block: leave out --stream" in refused(capsys, "train", file, "--stream", *out, *TRAIN)
     assert not (tmp_path / "run").exists()
     assert "there is nothing to plan" in refused(capsys, "plan", file, "--layers", "1")
 
