@@ -26,9 +26,7 @@ def noise_values(options: settings.Diff, source: PairedSource, say: Say) -> dict
     asked = options.noise
     if asked is None:
         if not isinstance(base, LanguageModel):
-            say(
-                "the noise is not measured, as the base is read block by block: add --noise 2048 to read it again for that"
-            )
+            say("noise is not measured, as the base is read block by block: add --noise 2048 to read it again for that")
             return None
         asked = TOKENS
     if not asked:

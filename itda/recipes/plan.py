@@ -61,8 +61,8 @@ def plan(options: settings.Plan, bar: Bar = no_bar, *, rates: Measured | None = 
     options = planned(options)
     if gguf_of(options.model) is not None:
         raise ModelError(
-            f"{options.model} is in GGUF, which is unpacked as a whole, not block by block, so there is nothing to plan: "
-            "plan with the config.json of the model that it was made from"
+            f"{options.model} is in GGUF, which is unpacked as a whole, not block by block, so there is nothing to "
+            "plan: plan with the config.json of the model that it was made from"
         )
     sites = tuple(sites_of(options))
     shape = ModelShape.of(
