@@ -33,6 +33,9 @@ def test_a_page_from_a_file_works_and_asks_nobody(tabs, exported):
     until(page, "document.querySelector('h1').textContent.startsWith('Atom')")
     assert page.locator("ol.examples > li").count() > 0
     assert page.locator(".effects tr").count() > 10
+    steering = page.get_by_role("region", name="Steer by this atom")
+    assert "This page stands alone: open the run with `itda explore` to steer" in steering.inner_text()
+    assert steering.get_by_role("button").count() == 0
     page.get_by_role("link", name="Prompt").click()
     page.wait_for_selector(".token")
     page.get_by_label("Prompt").select_option(index=1)
