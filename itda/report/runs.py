@@ -78,8 +78,9 @@ def _settings(loaded: Mapping[Site, DictionaryRecord]) -> tuple[str, dict[str, d
             value = dictionary.config[name]
             cells[site] = "-" if value is None else f"{value:.3g}" if name == "threshold" else str(value)
     shared = [name for name, cells in shown.items() if len(set(cells.values())) == 1]
-    said = ", ".join(f"{name} {next(iter(shown[name].values()))}" for name in shared)
-    where = ", at every site" if len(loaded) > 1 and shared else ""
+    values = {name: next(iter(shown[name].values())) for name in shared}
+    said = ", ".join(f"{name} {value}" for name, value in values.items() if value != "-")
+    where = ", at every site" if len(loaded) > 1 and said else ""
     return said + where, {name: cells for name, cells in shown.items() if name not in shared}
 
 
