@@ -10,7 +10,7 @@ from itda.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from itda import similarity, steering
-    from itda.api.commands import explore, export, features, index, plan, probe, push, replicate
+    from itda.api.commands import effects, explore, export, features, index, plan, probe, push, replicate
     from itda.api.diffs import diff
     from itda.api.fingerprints import fingerprint
     from itda.api.models import load_model
@@ -52,6 +52,7 @@ __all__ = [
     "compare",
     "decompose",
     "diff",
+    "effects",
     "evaluate",
     "explore",
     "export",
@@ -82,7 +83,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "itda.api.commands": ("explore", "export", "features", "index", "plan", "probe", "push", "replicate"),
+    "itda.api.commands": ("effects", "explore", "export", "features", "index", "plan", "probe", "push", "replicate"),
     "itda.api.diffs": ("diff",),
     "itda.api.fingerprints": ("fingerprint",),
     "itda.api.models": ("load_model",),

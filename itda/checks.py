@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from itda import config as settings
+from itda.core.effects import EffectSettings
 from itda.core.replication import check_cosine, check_draws
 from itda.errors import SettingError, StoreError
 from itda.files import locked
@@ -77,6 +78,12 @@ def check(command: object) -> None:
             _local(None, command.corpus, command)
         case settings.Replicate():
             check_replicable(_readable(command.run), command)
+        case settings.Effects():
+            EffectSettings(command.contexts, command.strength, command.tokens, command.seed)
+            run = _readable(command.run)
+            for site in command.layer:
+                chosen_site(run, site)
+            _local(None, command.corpus, command)
         case settings.Features():
             check_index_batch(command.batch_size)
             run = _readable(command.run)

@@ -24,10 +24,10 @@ from itda.errors import StoreError
 FORMAT_VERSION = 1
 RUN_FORMAT, DICTIONARY_FORMAT, METRICS_FORMAT = "itda-run", "itda-dictionary", "itda-metrics"
 TOKENS_FORMAT, FINGERPRINT_FORMAT, REPLICATION_FORMAT = "itda-tokens", "itda-fingerprint", "itda-replication"
-NEAREST_FORMAT, DIFF_FORMAT = "itda-nearest", "itda-diff"
+NEAREST_FORMAT, DIFF_FORMAT, EFFECTS_FORMAT = "itda-nearest", "itda-diff", "itda-effects"
 DICTIONARY_FILES = ("config.json", "atoms.safetensors", "labels.parquet", "README.md")
 FEATURES_FILE = "features.safetensors"
-FILES_THAT_MAY_LACK = ("replication.safetensors", "nearest.parquet", FEATURES_FILE)
+FILES_THAT_MAY_LACK = ("replication.safetensors", "nearest.parquet", "effects.parquet", FEATURES_FILE)
 """Files of a dictionary's folder that a command adds later."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -100,6 +100,8 @@ SLIPS: dict[str, tuple[list[str], str]] = {
     "no run to compare": (["compare", "./nowhere"], "no run folder"),
     "no run to index": (["index", "./nowhere"], "no run folder"),
     "no run to replicate": (["replicate", "./nowhere"], "no run folder"),
+    "no run to measure": (["effects", "./nowhere"], "no run folder"),
+    "too few contexts": (["effects", "RUN", "--contexts", "1"], "it must be at least 5"),
     "no draws": (["replicate", "RUN", "--draws", "0"], "it must be at least 1"),
     "a cosine above 1": (["replicate", "RUN", "--cosine", "1.1"], "above 0 and at most 1"),
     "no run to fit features of": (["features", "./nowhere"], "no run folder"),

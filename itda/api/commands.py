@@ -1,4 +1,5 @@
-"""The commands that work on run folders, from Python: plan, probe, index, replicate, features, explore and export."""
+"""The commands that work on run folders, from Python: plan, probe, index, replicate, effects, features, explore and
+export."""
 
 from __future__ import annotations
 
@@ -7,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from itda import config as settings
-from itda.api.results import Probes, Replications
+from itda.api.results import Effects, Probes, Replications
 from itda.api.runs import AnyRun
 from itda.api.settings import layers_of, made, path_of, site_of, streams_of
 from itda.bridges.export import Exported, export_run
 from itda.bridges.hub import Pushed, push_run
 from itda.bridges.sae_probes import SetScores, probe_sets
 from itda.checks import check_probe_sets, check_push
+from itda.core.effects import CONTEXTS, STRENGTH
 from itda.core.replication import COSINE, DRAWS
 from itda.errors import SettingError
 from itda.progress import bars, remarks
+from itda.recipes.effects import measure_run
 from itda.recipes.explore import explore as serve_pages
 from itda.recipes.explore import export as export_page
 from itda.recipes.features import Fitted, fit_run
@@ -107,6 +110,41 @@ def replicate(
     """
     options = made(settings.Replicate, run=folder_of(run), draws=draws, cosine=cosine, seed=seed, **given)
     return Replications(replicate_run(options, bars(not progress), remarks(not progress)))
+
+
+def effects(
+    run: AnyRun,
+    *,
+    contexts: int = CONTEXTS,
+    strength: float = STRENGTH,
+    corpus: str | Path | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **given: Any,
+) -> Effects:
+    """Measure what each atom of a run does to the next token when it is added and ablated: `itda effects`.
+
+    Each atom is added at the last token of as many texts as there are `contexts`, `strength` typical coefficients of
+    the dictionary, and ablated at as many tokens whose code has it. Measured are the changes in the log-probability of
+    the token that follows the atom's own in its label, and of those that its direction promotes, beside controls. What
+    is found is kept in the run folder, and is `effects` of its dictionaries. Called again, it goes on where it was
+    stopped. Returns, by site, an `AtomEffects`. Raises an `ItdaError`.
+
+    >>> import itda
+    >>> itda.effects("nowhere")
+    Traceback (most recent call last):
+    itda.errors.StoreError: no run folder nowhere: check the path, or make one with `itda train`
+    """
+    options = made(
+        settings.Effects,
+        run=folder_of(run),
+        contexts=contexts,
+        strength=float(strength),
+        corpus=str(corpus) if corpus is not None else None,
+        seed=seed,
+        **given,
+    )
+    return Effects(measure_run(options, bars(not progress), remarks(not progress)))
 
 
 def features(

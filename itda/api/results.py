@@ -10,6 +10,7 @@ import numpy as np
 
 from itda.core.atom import Atom
 from itda.core.display.markup import escaped
+from itda.core.effects import FIELDS, AtomEffects
 from itda.core.replication import Replication
 from itda.core.similarity.fingerprint_index import THE_INDEX
 from itda.core.site import Site
@@ -19,6 +20,7 @@ from itda.evaluation.probing import ProbeResult
 from itda.recipes.compare import Pair
 from itda.recipes.compare_fingerprints import FingerprintPair
 from itda.recipes.decompose import AtomUse
+from itda.recipes.effects import Measured
 from itda.recipes.replicate import Replicated
 
 if TYPE_CHECKING:
@@ -109,6 +111,43 @@ class Replications(dict[Site, Replication]):
             )
             for atom, (share, cosine, readout, label) in enumerate(columns):
                 row = {"site": str(site), "atom": atom, "replication": share, "cosine": cosine, "readout": readout}
+                rows.append(row | asdict(label))
+        return DataFrame(rows)
+
+
+class Effects(dict[Site, AtomEffects]):
+    """The effects of the atoms of each dictionary; also by name, as in `found["layer_4"].share("added_promoted")`."""
+
+    def __init__(self, made: Measured) -> None:
+        super().__init__(made.sites)
+        self.made = made
+
+    def __getitem__(self, site: Site | str | int) -> AtomEffects:
+        """Return the effects at a site, by its name or layer too."""
+        wanted = Site.of(site)
+        if wanted not in self:
+            raise SettingError(f"no layer {wanted.short}: there are {', '.join(each.short for each in self)}")
+        return super().__getitem__(wanted)
+
+    def __repr__(self) -> str:
+        from itda.report import effects_summary
+
+        return effects_summary(self.made)
+
+    def _repr_html_(self) -> str:
+        return preformatted(repr(self))
+
+    def to_pandas(self) -> DataFrame:
+        """One row for each atom of each site: its effects and controls, how often it is used, its targets and label."""
+        from pandas import DataFrame
+
+        rows = []
+        for site, found in self.items():
+            for atom, label in enumerate(self.made.labels[site]):
+                row = {"site": str(site), "atom": atom, "uses": int(found.uses[atom])}
+                row |= {"continuation": found.continuation[atom], "promoted": list(found.promoted[atom])}
+                for name, each in found.measures.items():
+                    row |= {f"{name}_{field}": float(getattr(each, field)[atom]) for field in FIELDS}
                 rows.append(row | asdict(label))
         return DataFrame(rows)
 

@@ -82,12 +82,17 @@ def _front(made: Mapping[str, Any]) -> str:
 
 def _figures(summaries: Mapping[Site, DictionaryRecord]) -> str:
     """Return the table of what each dictionary is and how well it does, as Markdown."""
-    rows = ["| site | atoms | k | fvu | CE loss score | l0 | replicated |", "|---|---|---|---|---|---|---|"]
+    rows = [
+        "| site | atoms | k | fvu | CE loss score | l0 | replicated | effect beyond control |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for site, one in summaries.items():
         measured = one.metrics or {}
         cells = [str(site), f"{one.atoms:,}", str(one.config["k"])]
         cells += ["-" if measured.get(name) is None else f"{measured[name]:.4g}" for name in MEASURES]
         cells += [f"{one.replication.summary()['mean']:.0%}" if one.replication is not None and one.atoms else "-"]
+        beyond = one.effects.summary()["measures"]["added"]["beyond_control"] if one.effects is not None else None
+        cells += ["-" if beyond is None else f"{beyond:.0%}"]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 

@@ -1,4 +1,4 @@
-"""What `itda evaluate`, `probe`, `index`, `replicate` and `features` do with their settings, and print."""
+"""What `itda evaluate`, `probe`, `index`, `replicate`, `effects` and `features` do with their settings, and print."""
 
 from __future__ import annotations
 
@@ -73,6 +73,20 @@ def replicate_command(options: settings.Replicate) -> None:
         print_json(finite(replication_values(made)))
     else:
         print(report.replication_summary(made))
+
+
+def effects_command(options: settings.Effects) -> None:
+    """Measure what the atoms do to the next token, and show for how many it is more than controls do."""
+    from itda import report
+    from itda.recipes import finite
+    from itda.recipes.effects import effect_values, measure_run
+
+    with resumable():
+        made = measure_run(options, bars(options.quiet), remarks(options.quiet))
+    if options.json:
+        print_json(finite(effect_values(made)))
+    else:
+        print(report.effects_summary(made))
 
 
 def features_command(options: settings.Features) -> None:

@@ -9,7 +9,14 @@ from typing import Any
 from itda import config as settings
 from itda.commands.comparing import compare_command, diff_command, fingerprint_command
 from itda.commands.making import harvest_command, import_command, plan_command, train_command
-from itda.commands.measuring import evaluate_command, features_command, index_command, probe_command, replicate_command
+from itda.commands.measuring import (
+    effects_command,
+    evaluate_command,
+    features_command,
+    index_command,
+    probe_command,
+    replicate_command,
+)
 from itda.commands.prompts import decompose_command, steer_command
 from itda.commands.sharing import export_command, push_command
 from itda.commands.showing import explore_command, info_command
@@ -71,6 +78,7 @@ GROUPS = {
         Command("evaluate", settings.Evaluate, evaluate_command, ("itda evaluate runs/demo",)),
         Command("index", settings.Index, index_command, ("itda index runs/demo",)),
         Command("replicate", settings.Replicate, replicate_command, ("itda replicate runs/demo --draws 2",)),
+        Command("effects", settings.Effects, effects_command, ("itda effects runs/demo --contexts 20",)),
         Command("probe", settings.Probe, probe_command, ("itda probe runs/demo",)),
         Command("features", settings.Features, features_command, ("itda features runs/demo",)),
     ),

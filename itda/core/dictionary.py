@@ -17,6 +17,7 @@ from itda.core.atom import Atom
 from itda.core.checks import check_k
 from itda.core.code import SparseCode
 from itda.core.display.summaries import dictionary_html, dictionary_line
+from itda.core.effects import AtomEffects
 from itda.core.intake import Activations, check_finite, tensor_of
 from itda.core.labels import Labels
 from itda.core.massive import check_limit, massive
@@ -65,6 +66,8 @@ class ITDA:
     """Error of each atom's activation in the dictionary just before it was added: how much the atom was needed."""
     replication: Replication | None = None
     """How often each atom came back from other documents; None if `itda replicate` was not run."""
+    effects: AtomEffects | None = None
+    """What each atom does to the next token; None if `itda effects` was not run."""
     nearest: Nearest | None = None
     """The activations nearest to each atom in other documents; None until they are found, by `itda index` too."""
     massive_norm: float | None = None
@@ -92,6 +95,8 @@ class ITDA:
                 raise SettingError(f"a {name} of shape {tuple(values.shape)}: give one number per atom")
         if self.replication is not None and len(self.replication) != len(self.atoms):
             raise SettingError(f"a replication of {len(self.replication)} atoms: give one row per atom")
+        if self.effects is not None and len(self.effects) != len(self.atoms):
+            raise SettingError(f"effects of {len(self.effects)} atoms: give one row per atom")
         if self.feature_encoder is not None and self.feature_encoder.detectors.shape != self.atoms.shape:
             shapes = tuple(self.feature_encoder.detectors.shape), tuple(self.atoms.shape)
             raise SettingError(f"detectors of shape {shapes[0]} for atoms of shape {shapes[1]}: fit features anew")
@@ -338,7 +343,14 @@ class ITDA:
         return push_dictionary(self, repo_id, private=private, token=token)
 
 
-UNKNOWN = {"fidelity": None, "novelty": None, "replication": None, "nearest": None, "feature_encoder": None}
+UNKNOWN = {
+    "fidelity": None,
+    "novelty": None,
+    "replication": None,
+    "nearest": None,
+    "feature_encoder": None,
+    "effects": None,
+}
 """What was found of each atom as it is: not known any more of other atoms that take the place of these."""
 
 

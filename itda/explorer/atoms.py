@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from itda.core.effects import AtomEffects
 from itda.core.labels import Label
 from itda.core.replication import Replication
 from itda.explorer.code_index import CodeIndex
@@ -28,8 +29,7 @@ BARS = 32
 
 
 def atom_list(dictionary: IndexedDictionary) -> dict[str, Any]:
-    """Return the list of atoms as columns: token and text around it, number of uses, fidelity, novelty,
-    replication."""
+    """Return the list of atoms as columns: token and text around it, uses, fidelity, novelty, replication, effects."""
     itda, index = dictionary.itda, dictionary.index
     before, token, after = ([each[i] for each in dictionary.shown] for i in range(3))
     documents: dict[str, int] = {}
@@ -48,9 +48,21 @@ def atom_list(dictionary: IndexedDictionary) -> dict[str, Any]:
         "novelty": _column(itda.novelty.numpy()) if itda.novelty is not None else None,
         "replication": _column(itda.replication.share) if itda.replication is not None else None,
         "replicates": itda.replication.replicates.tolist() if itda.replication is not None else None,
+        **effect_columns(itda.effects),
         "tokens": index.tokens if index is not None else None,
         "trouble": dictionary.index_trouble,
     }
+
+
+def effect_columns(found: AtomEffects | None) -> dict[str, list[float | None] | None]:
+    """Return what adding each atom does to its own targets, beyond its controls; None where it is not known."""
+    columns: dict[str, list[float | None] | None] = {}
+    for target in ("continuation", "promoted"):
+        measure = found.measures[f"added_{target}"] if found is not None else None
+        beyond = (measure.effect - measure.control).tolist() if measure is not None else None
+        known = [None if each != each else float(f"{each:.4g}") for each in beyond] if beyond is not None else None
+        columns[f"effect_{target}"] = known
+    return columns
 
 
 def _column(values: np.ndarray) -> list[float]:
@@ -78,6 +90,9 @@ def atom_page(dictionary: IndexedDictionary, atom: int) -> dict[str, Any]:
         "fidelity": rounded(itda.fidelity[atom].item()) if itda.fidelity is not None else None,
         "novelty": rounded(itda.novelty[atom].item()) if itda.novelty is not None else None,
         "replication": replication_values(itda.replication, atom) if itda.replication is not None else None,
+        "effects": {"strength": itda.effects.about["strength"], **itda.effects.values(atom)}
+        if itda.effects is not None
+        else None,
         "threshold": itda.threshold,
         "nearest": nearest(dictionary, atom),
         "activations": nearest_activations(dictionary, atom),

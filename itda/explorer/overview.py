@@ -67,6 +67,7 @@ def _site(runs: RunCache, run: str, site: str) -> dict[str, Any]:
         "massive": dictionary.itda.provenance.get("massive"),
         "use": use_values(dictionary),
         "replication": dictionary.itda.replication.summary() if dictionary.itda.replication is not None else None,
+        "effects": dictionary.itda.effects.summary() if dictionary.itda.effects is not None else None,
         "trouble": dictionary.index_trouble,
     }
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from itda.report.bridges import atoms_summary, export_summary, push_summary, set_scores
     from itda.report.comparisons import comparison
     from itda.report.diff import diff_summary
+    from itda.report.effects import effects_summary
     from itda.report.fingerprint_comparisons import fingerprint_comparison
     from itda.report.fingerprints import fingerprint_summary
     from itda.report.measures import evaluation, probes
@@ -26,6 +27,7 @@ __all__ = [
     "comparison",
     "decomposition",
     "diff_summary",
+    "effects_summary",
     "evaluation",
     "export_summary",
     "fingerprint_comparison",
@@ -52,6 +54,7 @@ _HOMES = {
     "bridges": ("atoms_summary", "export_summary", "push_summary", "set_scores"),
     "comparisons": ("comparison",),
     "diff": ("diff_summary",),
+    "effects": ("effects_summary",),
     "fingerprint_comparisons": ("fingerprint_comparison",),
     "fingerprints": ("fingerprint_summary",),
     "measures": ("evaluation", "probes"),

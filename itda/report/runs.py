@@ -11,6 +11,7 @@ import numpy as np
 
 from itda.core.arithmetic import on_other_bits
 from itda.core.site import Site
+from itda.report.effects import effects_lines
 from itda.report.replication import replication_lines
 from itda.report.text import WIDTH, number, place, table
 from itda.store.records import DictionaryRecord, RunRecord
@@ -65,6 +66,9 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
     replication = {site: each.replication for site, each in loaded.items() if each.replication is not None}
     if replication:
         lines += ["", *replication_lines(replication)]
+    effects = {site: each.effects for site, each in loaded.items() if each.effects is not None}
+    if effects:
+        lines += ["", *effects_lines(effects)]
     if not evaluated:
         lines += ["", f"Not evaluated yet: itda evaluate {run.folder}"]
     return "\n".join(lines)

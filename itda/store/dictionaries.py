@@ -34,6 +34,7 @@ from itda.files import (
     write_json,
     write_whole,
 )
+from itda.store.effects import read_effects, write_effects
 from itda.store.features import read_features, write_features
 from itda.store.hub import download_dictionary
 from itda.store.nearest import read_nearest, write_nearest
@@ -79,6 +80,8 @@ def write_dictionary(dictionary: ITDA, folder: Path) -> None:
     pyarrow.parquet.write_table(_table_of(dictionary.labels), folder / "labels.parquet")
     if dictionary.replication is not None:
         write_replication(dictionary.replication, folder)
+    if dictionary.effects is not None:
+        write_effects(dictionary.effects, folder)
     if dictionary.nearest is not None:
         write_nearest(dictionary.nearest, folder)
     write_whole(folder / "README.md", model_card(dictionary))
@@ -114,6 +117,7 @@ def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
             # Absent from what was written before there was the rule.
             massive_norm=config.get("massive_norm"),
             replication=read_replication(folder, len(atoms)),
+            effects=read_effects(folder, len(atoms)),
             feature_encoder=read_features(folder),
             nearest=read_nearest(folder, len(atoms)),
             arithmetic=tuple(config.get("arithmetic", [FIRST])),
@@ -203,7 +207,7 @@ An activation is decomposed into at most {dictionary.k} of them by the pursuit
 | tokens | {made.get("tokens", "-")} |
 | window | {made.get("window", "-")}{_on_front(made)} |
 | order of summation | {_on_arithmetic(dictionary)} |
-{_on_massive(dictionary)}{_on_replication(dictionary)}
+{_on_massive(dictionary)}{_on_replication(dictionary)}{_on_effects(dictionary)}
 ```python
 import itda
 model = itda.ITDA.from_pretrained("path or repository")
@@ -248,6 +252,22 @@ the same settings. {found["mean"]:.0%} of the time an atom has one within a cosi
 without its document; {found["in_half"]:.0%} of the atoms do in half of the draws or more, {found["in_none"]:.0%} in
 none. Of activations as they come {found["chance"]:.0%} have one. Atoms that do not come back are no findings
 (`model.replication`).
+"""
+
+
+def _on_effects(dictionary: ITDA) -> str:
+    if dictionary.effects is None or not len(dictionary):
+        return ""
+    found = dictionary.effects.summary()
+    added = found["measures"]["added"]
+    if added["beyond_control"] is None:
+        return ""
+    return f"""
+Effects: each atom was added at the last token of {found["contexts"]} texts, {found["strength"]:g} typical
+coefficients. For {added["beyond_control"]:.0%} of the atoms with {found["least_uses"]} uses or more in
+{found["sample"]:,} tokens, the next token moved towards what follows the atom's own in its label, or towards what its
+direction promotes, further than by random atoms, pushed as far; with another atom's targets for
+{added["false_positives"] or 0:.1%} (`model.effects`).
 """
 
 

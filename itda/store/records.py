@@ -11,10 +11,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from itda.core.arithmetic import FIRST
+from itda.core.effects import AtomEffects
 from itda.core.replication import Replication
 from itda.core.site import Site
 from itda.errors import SettingError, StoreError
 from itda.files import DICTIONARY_FORMAT, METRICS_FORMAT, RUN_FORMAT, first_line, read_json
+from itda.store.effects import read_effects
 from itda.store.replication import read_replication
 
 UNFINISHED = "unfinished.json"
@@ -37,6 +39,8 @@ class DictionaryRecord:
     """The measures by `itda evaluate`; None if it was not evaluated."""
     replication: Replication | None = None
     """How often each atom came back from other documents; None if `itda replicate` was not run."""
+    effects: AtomEffects | None = None
+    """What each atom does to the next token; None if `itda effects` was not run."""
 
     def __repr__(self) -> str:
         return f"<DictionaryRecord {self.folder}: {self.atoms:,} atoms of width {self.config['d_model']}>"
@@ -68,6 +72,8 @@ class DictionaryRecord:
             found["fidelity"] = {"median": float(middle), "least": float(self.fidelity[0])}
         if self.replication is not None:
             found["replication"] = self.replication.summary()
+        if self.effects is not None:
+            found["effects"] = self.effects.summary()
         return found | ({"metrics": dict(self.metrics)} if self.metrics is not None else {})
 
     @staticmethod
@@ -97,7 +103,8 @@ class DictionaryRecord:
             ) from error
         found = read_json(metrics, METRICS_FORMAT) if metrics.exists() else None
         replication = read_replication(folder, config["atoms"])
-        return DictionaryRecord(folder, config, fidelity, found, replication)
+        effects = read_effects(folder, config["atoms"])
+        return DictionaryRecord(folder, config, fidelity, found, replication, effects)
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,9 @@ class Served:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory) -> tuple[Path, Path]:
-    """`plain`, of mode paper, evaluated; and `refined`, of mode best, replicated, with features: of layers 1 and 3."""
+    """`plain`, of mode paper, evaluated; and `refined`, of mode best, with all that can be measured: layers 1 and 3."""
     from itda.recipes import evaluate_run, train
+    from itda.recipes.effects import measure_run
     from itda.recipes.features import fit_run
     from itda.recipes.index import index_run
     from itda.recipes.replicate import replicate
@@ -49,6 +50,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
         index_run(settings.Index(run=root / name, quiet=True))
     replicate(settings.Replicate(run=root / "refined", draws=2, quiet=True))
     fit_run(settings.Features(run=root / "refined", quiet=True))
+    measure_run(settings.Effects(run=root / "refined", contexts=8, tokens=500, quiet=True))
     evaluate_run(settings.Evaluate(run=root / "plain", corpus=str(corpus), tokens=1_000, quiet=True))
     return root / "plain", root / "refined"
 

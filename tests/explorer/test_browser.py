@@ -1,6 +1,7 @@
 """The views in a real browser, through the roles and names that a person meets."""
 
 import json
+import math
 import re
 import urllib.parse
 
@@ -79,10 +80,13 @@ def test_atoms_are_filtered_by_use_and_fidelity(visit, served):
     assert page.get_by_role("status").first.inner_text().startswith(f"{len(expected)} of ")
 
 
-@pytest.mark.parametrize("key", ["atom", "uses", "strongest", "fidelity", "novelty", "replication"])
+@pytest.mark.parametrize(
+    "key", ["atom", "uses", "strongest", "fidelity", "novelty", "replication", "effect_continuation"]
+)
 def test_each_column_sorts_both_ways(visit, served, key):
     columns = served.ask("atoms", run="refined", site="layer_3")
     values = list(range(columns["atoms"])) if key == "atom" else columns[key]
+    values = [-math.inf if value is None else value for value in values]  # what is not known comes after the least
     page = visit("#/atoms?run=refined&site=layer_3&sort=" + ("uses" if key == "atom" else "atom"))
     for _ in range(2):
         page.locator(f"button[data-sort={key}]").click()
@@ -112,6 +116,20 @@ def test_an_atom_that_does_not_replicate_says_so_and_is_greyed(visit, served):
     expected = sum(share >= 0.5 for share in columns["replication"])
     assert page.get_by_role("status").first.inner_text().startswith(f"{expected} of ")
     assert visit("#/atom?run=plain&site=layer_3&atom=20").get_by_text("came back in").count() == 0
+
+
+def test_an_atom_shows_what_it_was_measured_to_do(visit, served):
+    page = visit("#/atom?run=refined&site=layer_3&atom=20")
+    found = served.ask("atom", run="refined", site="layer_3", atom="20")["effects"]
+    effect = found["measures"]["added_promoted"]["effect"]
+    assert effect is not None
+    row = page.locator("table.measured tr", has_text="added: promoted tokens")
+    shown = row.locator("td").first.inner_text().replace("−", "-")
+    assert float(shown) == pytest.approx(effect, rel=1e-2, abs=1e-2)
+    assert row.locator("td").nth(2).inner_text() == (
+        "yes" if found["measures"]["added_promoted"]["p"] <= 0.05 else "no"
+    )
+    assert visit("#/atom?run=plain&site=layer_3&atom=20").locator("table.measured").count() == 0
 
 
 def test_no_atom_that_does_not_replicate_is_offered_as_a_finding(visit, served):

@@ -34,6 +34,7 @@ export async function atomView(params, context) {
       h("div", { class: "main-column" }, usesSection(data, context)),
       h("div", { class: "side-column" },
         effects(query),
+        measured(data.effects),
         uses && uses.histogram && chartCard("Coefficients", `How strongly it is used where it is used; half are beyond ±${short(uses.median)}.`,
           histogram({ ...uses.histogram, unit: "uses", tone: "signed", label: `Histogram of the coefficients of ${count(uses.uses)} uses, from ${short(uses.histogram.edges[0])} to ${short(uses.histogram.edges.at(-1))}` })),
         uses && uses.uses > 0 && chartCard("Pick order", "At which step of the pursuit it is picked: 1 is the first.",
@@ -155,6 +156,23 @@ function nearestCard(data, context) {
       const title = `atom ${count(atom)}${unreplicated ? ", does not replicate" : ""}`;
       return h("li", { class: unreplicated ? "unreplicated" : null }, known ? h("a", { href: link("atom", { run: context.run, site: context.site, atom }), title }, inner) : h("span", { title: `${title}, not in this file` }, inner));
     })));
+}
+
+const CHANGES = [["added_continuation", "added: what follows it"], ["added_promoted", "added: promoted tokens"], ["ablated_continuation", "ablated: what follows it"], ["ablated_promoted", "ablated: promoted tokens"]];
+
+/** What `itda effects` measured: the atom added and ablated, beside its controls. */
+function measured(found) {
+  if (!found) return null;
+  const value = (each) => (each === null ? "–" : signed(each));
+  const rows = CHANGES.map(([key, name]) => {
+    const { effect, control, low, high, p, beyond_control } = found.measures[key];
+    const title = effect === null ? "not measured" : `less the control: ${value(low)} to ${value(high)}, 95% of bootstraps; p ${short(p)}`;
+    return h("tr", { title }, h("th", { scope: "row" }, name), h("td", {}, value(effect)), h("td", {}, value(control)), h("td", {}, effect === null ? "–" : beyond_control ? "yes" : "no"));
+  });
+  return h("section", { class: "card", "aria-labelledby": "measured" }, h("h2", { id: "measured" }, "What it does"),
+    h("p", { class: "muted" }, `Change of log probability, in nats: added at strength ${short(found.strength)} in ${count(found.contexts.added)} texts, ablated at ${count(found.contexts.ablated)} tokens that use it. `,
+      found.continuation !== null && ["In its own prompt ", chip(found.continuation), " follows."]),
+    h("table", { class: "effects measured" }, h("thead", {}, h("tr", {}, h("td", {}), ...["effect", "control", "beyond"].map((each) => h("th", { scope: "col" }, each)))), h("tbody", {}, rows)));
 }
 
 /** The next tokens that the atom promotes and suppresses. They come later than the rest: the model has to be loaded. */

@@ -1,6 +1,6 @@
 // The list of atoms: search, filter, sort.
 
-import { h, append, count, percent, short } from "./dom.js";
+import { h, append, count, percent, short, signed } from "./dom.js";
 import { keyword, named } from "./text.js";
 import { ask } from "./api.js";
 import { amend, link, parsed } from "./state.js";
@@ -16,6 +16,8 @@ export function atomColumns(data) {
     data.fidelity && { key: "fidelity", title: "Fidelity", hint: "Cosine of the atom to the activation that its label names", sort: true },
     data.novelty && { key: "novelty", title: "Novelty", hint: "Share of the atom's activation that the atoms before it left unexplained", sort: true },
     data.replication && { key: "replication", title: "Replication", hint: "Share of the draws of other documents in which the atom came back; grey: in fewer than half, so it is no finding", sort: true },
+    data.effect_continuation && { key: "effect_continuation", title: "Effect", hint: "Added to the last token of a text: by how many nats the log-probability of what follows the atom's own token in its prompt rises more than by random atoms", sort: true },
+    data.effect_promoted && { key: "effect_promoted", title: "On promoted", hint: "The same for the tokens that its direction promotes", sort: true },
   ].filter(Boolean);
 }
 
@@ -35,8 +37,14 @@ export function atomRow(data, row, context) {
       data.fidelity && data.fidelity[row].toFixed(3),
       data.novelty && percent(data.novelty[row]),
       data.replication && (data.replicates[row] ? percent(data.replication[row]) : [percent(data.replication[row]), h("span", { class: "muted" }, " not again")]),
+      data.effect_continuation && nats(data.effect_continuation[row]),
+      data.effect_promoted && nats(data.effect_promoted[row]),
     ].filter((cell) => cell !== null && cell !== undefined),
   };
+}
+
+function nats(value) {
+  return value === null ? "–" : signed(value);
 }
 
 const searched = new WeakMap();
@@ -74,7 +82,7 @@ export function chosenRows(data, params) {
   for (let row = 0; row < data.token.length; row++) if (tests.every((test) => test(row))) rows.push(row);
   const { key, descending } = sortOf(data, params);
   const ids = data.ids ?? null;
-  const values = key === "atom" ? (ids ? (row) => ids[row] : (row) => row) : (row) => data[key][row];
+  const values = key === "atom" ? (ids ? (row) => ids[row] : (row) => row) : (row) => data[key][row] ?? -Infinity; // what is not known comes after the least
   const way = descending ? -1 : 1;
   // Unless another order is asked for, what does not replicate comes last: it is no finding.
   const last = params.sort || !data.replicates ? () => 0 : (row) => (data.replicates[row] ? 0 : 1);
@@ -89,7 +97,7 @@ export function doubt(data, rows) {
 
 /** The order of a list: the most used first, unless the address says otherwise. */
 export function sortOf(data, params) {
-  const usable = ["atom", "uses", "strongest", "fidelity", "novelty", "replication"].filter((key) => key === "atom" || data[key]);
+  const usable = ["atom", "uses", "strongest", "fidelity", "novelty", "replication", "effect_continuation", "effect_promoted"].filter((key) => key === "atom" || data[key]);
   const key = usable.includes(params.sort) ? params.sort : data.uses ? "uses" : "atom";
   return { key, descending: params.order ? params.order === "down" : key !== "atom" };
 }

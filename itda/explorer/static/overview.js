@@ -63,6 +63,7 @@ const SITE_COLUMNS = [
   ["CE loss score", (site) => measured(site, "ce_loss_score"), "1: the model predicts as well with reconstructions; 0: as with zeros"],
   ["l0", (site) => measured(site, "l0"), "Atoms per token"],
   ["Massive", (site) => (site.massive ? count(site.massive.tokens) : "–"), "Tokens of training whose norm is over 10 times the median: they say little of the text, and no other figure counts them"],
+  ["Effect", (site) => (site.effects && site.effects.measures.added.beyond_control !== null ? percent(site.effects.measures.added.beyond_control) : "–"), "Atoms, of those used often, that move the next token towards their own continuation, or what their direction promotes, further than random atoms do"],
   ["Replicates", (site) => (site.replication ? percent(site.replication.in_half) : "–"), "Atoms that came back in half of the draws of other documents or more; the others are no findings"],
   ["Unused", (site) => (site.use ? percent(site.use.unused / site.atoms) : "–"), "Atoms that no indexed token uses"],
 ];
