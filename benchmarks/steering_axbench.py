@@ -47,7 +47,7 @@ FILE = RESULTS / "steering_axbench.jsonl"
 CACHE = Path.home() / ".cache" / "itda-meaning"
 LAYER, MOST = 10, 24
 INSTRUCTIONS = ("Tell me about your favorite season.", "How do I make a good cup of coffee?")
-FACTORS = (0.25, 0.5, 1.0)
+FACTORS = (0.06, 0.12, 0.25, 0.5)
 METHODS = ("difference of means", "itda atom", "TopK latent", "random atom")
 
 

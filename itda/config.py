@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from itda.config_prompts import Decompose as Decompose
+from itda.config_prompts import Effects as Effects
 from itda.config_prompts import Steer as Steer
 from itda.options import (
     Advanced,
@@ -350,30 +351,6 @@ class Replicate(RunCorpusOptions, RunOptions, LargeOptions, ElsewhereOptions, Pu
     """The seed of the splits."""
     batch_size: int = 0
     """Windows per forward pass. 0: as many as when the run was made, which gives the same activations to the bit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effects(RunCorpusOptions, RunOptions, PursuitOptions, Output):
-    """Measure what each atom does to the next token when it is added and ablated, beside controls. It goes on, too.
-
-    In texts of the run's corpus, of other documents than the atom's label: the change in the log-probability of what
-    follows the atom's own token, and of the tokens that its direction promotes. Kept with the dictionary.
-    """
-
-    run: Positional[Path]
-    """The run folder."""
-    corpus: str | None = None
-    """Another corpus than that of the run. Default: the documents that the run was made from."""
-    contexts: int = 50
-    """Texts in which each atom is added, and tokens at which it is ablated, at most."""
-    strength: float = 4.0
-    """How much is added, in typical coefficients of the dictionary."""
-    tokens: Count = 20_000
-    """Tokens to draw contexts from: 50000, 50k. With more, rare atoms have more of them."""
-    layer: SomeSites = ()
-    """Layers (3) or sites (3.mlp_out) of the run, several with commas; default: all."""
-    seed: int = 0
-    """The seed by which contexts are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,11 @@
-"""Settings of the commands that take a text, `itda decompose` and `itda steer`: a part of `itda.config`."""
+"""Settings of `itda decompose`, which takes a text, and of `itda steer` and `effects`: a part of `itda.config`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from itda.options import Advanced, Output, Positional, PursuitOptions, RunOptions
-from itda.parsing import AtomNumbers, Names, OneSite, Strengths
+from itda.options import Advanced, Output, Positional, PursuitOptions, RunCorpusOptions, RunOptions
+from itda.parsing import AtomNumbers, Count, Names, OneSite, SomeSites, Strengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +65,27 @@ class Steer(RunOptions, PursuitOptions, Output):
     """Random atoms to compare with, used as often and added as far. The text with the first one is shown."""
     top: int = 5
     """Tokens to show that are promoted, and as many that are suppressed. With --find: atoms to propose."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effects(RunCorpusOptions, RunOptions, PursuitOptions, Output):
+    """Measure what adding and ablating each atom does to the next token, beside controls. Started again, it goes on.
+
+    In texts of the run's corpus, of other documents than the atom's label: the change in the log-probability of what
+    follows the atom's own token, and of the tokens that its direction promotes. Kept with the dictionary.
+    """
+
+    run: Positional[Path]
+    """The folder of the run, or user/name on the Hub."""
+    corpus: str | None = None
+    """Another corpus than that of the run. Default: the documents that the run was made from."""
+    contexts: int = 50
+    """Texts in which each atom is added, and tokens at which it is ablated, at most."""
+    strength: float = 4.0
+    """How much is added, in typical coefficients of the dictionary."""
+    tokens: Count = 20_000
+    """Tokens to draw contexts from: 50000, 50k. With more, rare atoms have more of them."""
+    layer: SomeSites = ()
+    """Layers (3) or sites (3.mlp_out) of the run, several with commas. Default: all."""
+    seed: int = 0
+    """The seed by which contexts are drawn."""
