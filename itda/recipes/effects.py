@@ -108,7 +108,8 @@ def _measured(
 
 def _save(measuring: Measuring, path: Path, own: str) -> None:
     with whole_file(path, alone=True) as partial, partial.open("wb") as file:
-        np.savez(file, own=np.array(own), **measuring.state())
+        arrays: Any = {"own": np.array(own), **measuring.state()}
+        np.savez(file, **arrays)
 
 
 def _resume(measuring: Measuring, path: Path, own: str) -> None:
