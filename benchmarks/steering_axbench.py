@@ -202,10 +202,14 @@ def main() -> None:
             made += [Reply(*key, number, text) for key, text in zip(keys, texts, strict=False)]
             made += [Reply("untouched", 0.0, concept, number, texts[-1]) for concept in range(len(auroc))]
             print(asked, texts[-1], flush=True)
-        rows = [{"auroc": auroc, **row} for row in judged(lm, detectors, made, untouched)]
+        rows = judged(lm, detectors, made, untouched)
+        rows[0]["auroc"] = auroc
         FILE.write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows = [json.loads(line) for line in FILE.read_text().splitlines()]
-    print(f"AUROC of the detectors of concepts on other texts: {np.mean(rows[0]['auroc']):.3f}\n\n{report(rows)}")
+    said = f"AUROC of the detectors of concepts on texts they were not fitted on: {np.mean(rows[0]['auroc']):.3f}"
+    text = f"# Steering: AxBench's concepts on SmolLM2-135M-Instruct (4-bit weights)\n\n{said}\n\n{report(rows)}\n"
+    FILE.with_suffix(".md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":
