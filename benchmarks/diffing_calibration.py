@@ -33,12 +33,14 @@ from itda.core.diffing.ranking import FACTOR, Ranking, beyond, excess, ranked
 
 READ = "held-neutral-1"
 """The fine-tune whose documents all read."""
+KEPT = ("rows", "since", "energy", "left")
+"""Columns of the difference dictionary of a layer that are kept as they are."""
 GROUPS = 8
 """Groups of three or more models of each strength and part, at most; of two there are all."""
 
 
 class Neutral:
-    """What the neutral fine-tunes make of the documents, each read once."""
+    """What the neutral fine-tunes make of the documents, each read once: kept in the cache, 20 MB each."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
@@ -52,12 +54,28 @@ class Neutral:
         self._read: dict[str, tuple[np.ndarray, list[Differences]]] = {}
 
     def of(self, name: str) -> tuple[np.ndarray, list[Differences]]:
-        """Return KL(model || base) of all tokens, and the difference dictionary of each layer."""
+        """Return KL(model || base) of all tokens, and the codes of the difference at each layer."""
         if name not in self._read:
-            model = load(self.cache / name)[0]
-            (base, changed), (kl,) = passed(self.base, [model], self.ids, self.there)
-            self._read[name] = kl.double().numpy(), [differences(base[layer], changed[layer]) for layer in LAYERS]
+            kept = self.cache / "calibration" / f"{name}.npz"
+            if not kept.exists():
+                kept.parent.mkdir(exist_ok=True)
+                new = kept.with_suffix(".new.npz")
+                np.savez(new, **self._passed(name))
+                new.replace(kept)
+            table = dict(np.load(kept))
+            self._read[name] = table["kl"], [_codes(table, layer) for layer in LAYERS]
         return self._read[name]
+
+    def _passed(self, name: str) -> dict[str, np.ndarray]:
+        model = load(self.cache / name)[0]
+        (base, changed), (kl,) = passed(self.base, [model], self.ids, self.there)
+        table = {"kl": kl.double().numpy()}
+        for layer in LAYERS:
+            made = differences(base[layer], changed[layer])
+            table |= {f"{column}_{layer}": getattr(made, column) for column in KEPT}
+            table[f"indices_{layer}"] = made.indices.astype(np.int16)
+            table[f"coefficients_{layer}"] = made.coefficients.astype(np.float32)
+        return table
 
     def strongest(self, names: Sequence[str]) -> dict[str, list[float]]:
         """Return for each model of a group what its strongest atom has beyond the others, and its largest effect."""
@@ -69,6 +87,21 @@ class Neutral:
             found["beyond"].append(max(each.strongest for each in rankings))
             found["effect"].append(max(_largest(each) for each in rankings))
         return found
+
+
+def _codes(table: dict[str, np.ndarray], layer: int) -> Differences:
+    """Return the codes that are kept as differences, without the directions of their atoms, which no rank asks for."""
+    kept = {column: table[f"{column}_{layer}"] for column in KEPT}
+    nowhere, one = torch.zeros(len(kept["rows"]), 1), torch.zeros(1, dtype=torch.float64)
+    return Differences(
+        atoms=nowhere,
+        novelty=np.zeros(len(nowhere)),
+        indices=table[f"indices_{layer}"].astype(np.int64),
+        coefficients=table[f"coefficients_{layer}"].astype(np.float64),
+        mean=one,
+        scales=(1.0, 1.0),
+        **kept,
+    )
 
 
 def _largest(ranking: Ranking) -> float:
