@@ -38,7 +38,7 @@ from itda.errors import SettingError
 FACTOR = 3.0
 """A finding has more than this many times what the control's strongest atom has beyond, at whatever site.
 
-Of 91 pairs of 32 neutral fine-tunes that were looked at, one the control of the other, none reaches 2.4; the logarithms
+Of 91 pairs of 32 neutral fine-tunes that were looked at, one the control of the other, none reaches 2.5; the logarithms
 of their ratios have a standard deviation of .37, so that 1 in 20 passes 1.8 (`benchmarks/diffing_calibration.py`). 3
 leaves room for a scatter that is half as large again, and for controls that were trained otherwise, if not by far. What
 pairs that nothing was chosen on say: docs/diffing.md.
