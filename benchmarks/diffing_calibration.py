@@ -66,10 +66,10 @@ class Neutral:
             self._read[name] = table["kl"], [_codes(table, layer) for layer in LAYERS]
         return self._read[name]
 
-    def _passed(self, name: str) -> dict[str, np.ndarray]:
+    def _passed(self, name: str) -> dict[str, Any]:
         model = load(self.cache / name)[0]
         (base, changed), (kl,) = passed(self.base, [model], self.ids, self.there)
-        table = {"kl": kl.double().numpy()}
+        table: dict[str, Any] = {"kl": kl.double().numpy()}
         for layer in LAYERS:
             made = differences(base[layer], changed[layer])
             table |= {f"{column}_{layer}": getattr(made, column) for column in KEPT}
