@@ -52,7 +52,31 @@ def report(rows: list[Row]) -> list[str]:
         for planted in sorted({row["key"]["planted"] for row in mine}, reverse=True):
             here = [row for row in mine if row["key"]["planted"] == planted]
             parts += [f"Planted documents: {planted}.", found(here)]
-    return parts
+    judged = [row for row in rows if row.get("times") is not None]
+    return [*parts, "## The rule for findings", paragraph(RULE), by_rule(judged)] if judged else parts
+
+
+RULE = """Rows of itda that were measured by the rule for findings of now, at all three layers: subjects, those with any
+finding, organisms whose plant is shown by a finding among the first four, and how many times as far the strongest atom
+stands out as that of the control. Wilson's 95% interval."""
+
+
+def by_rule(rows: list[Row]) -> str:
+    """Return the table of what the rule for findings makes of organisms and null pairs, by part and strength."""
+    body = []
+    rows = [row for row in rows if row["key"]["method"] == "itda" and len(row["key"]["layers"]) > 1]
+    for part in PARTS:
+        of_part = [row for row in rows if row["key"]["part"] == part]
+        strengths = sorted({row["strength"] for row in of_part})
+        for strength in [*strengths, None] if of_part else []:
+            mine = [row for row in of_part if strength in (None, row["strength"])]
+            times = sorted(row["times"] for row in mine)
+            called = _share(sum(row["called"] > 0 for row in mine), len(mine))
+            shown = "-" if part.endswith("null") else _share(sum(row["found_called"] for row in mine), len(mine))
+            ends = [number(float(value)) for value in (times[0], np.median(times), times[-1])]
+            body.append([part, strength or "all", len(mine), called, shown, *ends])
+    header = ["part", "strength", "subjects", "with a finding", "plant is a finding", "times: least", "median", "most"]
+    return table(header, body)
 
 
 PARTS = {
@@ -72,7 +96,7 @@ PARTS = {
         """Two neutral fine-tunes: pairs with any finding that the method itself calls more than noise, with Wilson's
         95% interval, and findings called in all. Baselines have no threshold, so they call all that they list. By
         chance: the share of the organisms' plants, none of them there, that the first four findings would show. Rows of
-        itda are by the rule for findings of before: the rule of now was set on these.""",
+        itda are by the rule for findings of before: the rule of now was set on these, and stands at the end.""",
     ),
     "fresh-null": (
         "Fresh null pairs",
