@@ -171,8 +171,8 @@ def report(rows: list[dict[str, Any]]) -> str:
     lines = ["| direction | length | concept | instruction | fluency | harmonic mean |", "|---|---|---|---|---|---|"]
     for method in ("untouched", *METHODS):
         for factor in sorted({row["factor"] for row in rows if row["method"] == method}):
-            some = pd.DataFrame([row for row in rows if row["method"] == method and row["factor"] == factor])
-            means = some.groupby("concept")[["concept_score", "instruction_score", "fluency_score", "all"]].mean()
+            some: Any = pd.DataFrame([row for row in rows if row["method"] == method and row["factor"] == factor])
+            means: Any = some.groupby("concept")[["concept_score", "instruction_score", "fluency_score", "all"]].mean()
             draws = np.random.default_rng(0).integers(len(means), size=(1000, len(means)))
             low, high = np.percentile(means["all"].to_numpy()[draws].mean(axis=1), [2.5, 97.5])
             cells = [method, f"{factor:g}", *(f"{value:.2f}" for value in means.mean().tolist()[:3])]
