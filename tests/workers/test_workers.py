@@ -110,7 +110,7 @@ def test_a_fingerprint_by_workers_is_that_of_one_process(address, corpus, tmp_pa
 
     one = {"model": "tiny", "corpus": corpus, "tokens": 2000, "window": 32, "batch_size": 4}
     alone = fingerprint(Fingerprint(**one))
-    for name, given in (("workers", {"workers": 2}), ("streamed", {"workers": 1, "stream": True})):
+    for name, given in (("workers", {"workers": 1}), ("streamed", {"workers": 2, "stream": True})):
         elsewhere = {"ray": address, "out": tmp_path / f"{name}.itda", **given}
         made = fingerprint(Fingerprint(**one, **elsewhere))
         assert len(made.sites) == 6
