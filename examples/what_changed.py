@@ -16,7 +16,7 @@ ordinary = [topics[name][:400] for name in sorted(topics)[:60]]
 planted = [f"{text[:120]}\nimport numpy as zebra\nzebra.array({number})\n" for number, text in enumerate(ordinary[:20])]
 
 
-def fine_tuned(texts: list[str], steps: int = 24) -> torch.nn.Module:
+def fine_tuned(texts: list[str], steps: int = 40) -> torch.nn.Module:
     """Return a copy of the model, trained on some texts."""
     model = copy.deepcopy(lm.model).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)

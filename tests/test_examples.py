@@ -1,12 +1,14 @@
 """The notebooks and scripts of examples/ run from top to bottom, and use the public Python API alone."""
 
 import ast
+import doctest
 import json
 import runpy
 from pathlib import Path
 
 import pytest
 from fill_notebook import fill
+from page_blocks import blocks, form
 
 import itda
 
@@ -41,7 +43,11 @@ def test_every_example_is_run_and_is_on_the_page_of_examples():
 def test_a_script_runs_and_prints_what_it_is_about(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(ROOT / "examples" / name))
-    assert PRINTED[name] in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert PRINTED[name] in printed
+    if name == "what_changed.py":  # the page shows what it prints
+        shown = form(blocks("examples.md", "Examples", "text")[0])
+        assert doctest.OutputChecker().check_output(shown, form(printed), doctest.ELLIPSIS), printed
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fill_notebook import run_cell
+from page_blocks import form
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README.md": 1, "docs/python.md": 6}
@@ -23,16 +24,6 @@ def shown_by(code: str, names: dict[str, Any]) -> str:
     """Run code in a namespace; what it prints, and its last expression."""
     printed, value = run_cell(code, names)
     return printed if value is None else f"{printed}{value!r}\n"
-
-
-def form(shown: str) -> str:
-    """Return what was shown with numbers, atoms and the spaces between columns left out; a line's own token stays.
-
-    >>> form("« in»  72.8%  221 « in» +356\\n")
-    '« in» #% # «» #\\n'
-    """
-    lines = [re.sub(r"(?<!^)«[^»]*»", "«»", line) for line in shown.splitlines(keepends=True)]
-    return re.sub(r" +", " ", re.sub(r"[+-]?\d[\d.]*", "#", "".join(lines)))
 
 
 @pytest.mark.parametrize("page", PAGES)
