@@ -14,7 +14,7 @@ QUICK = tests/test_imports.py tests/test_packaging.py tests/store tests/sources/
 # Python keeps what it compiled: else each of the hundred processes of a test run compiles the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick types tests bridges docs
+.PHONY: demo test quick types tests bridges docs check-wheel
 demo: $(READY)
 	.venv/bin/itda demo
 
@@ -40,6 +40,10 @@ quick: $(READY)
 docs: .docs/installed
 	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --strict
 	.docs/bin/python scripts/docs_check.py site
+
+# The sdist and the wheel; the wheel's demo, from an empty environment outside the checkout. It takes some minutes.
+check-wheel:
+	scripts/check_wheel.sh
 
 # Each bridge to a tool of others is tested in an environment of its own, with that tool: one, or all.
 bridges:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import itda
+from itda.bridges.hub_card import CITATION
 from itda.cli import main
 from itda.recipes import run_in_progress
 
@@ -55,6 +56,19 @@ def test_the_citation_names_the_paper_and_this_version():
     paper = citation["preferred-citation"]
     assert (paper["title"].split(":")[0], paper["year"]) == ("Inference-Time Decomposition of Activations (ITDA)", 2025)
     assert [author["family-names"] for author in paper["authors"]] == ["Leask", "Nanda", "Al Moubayed"]
+
+
+def test_the_card_on_the_hub_and_the_page_have_one_entry_for_the_paper_and_this_version():
+    page = (ROOT / "docs" / "cite.md").read_text()
+    paper = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
+    assert CITATION in page
+    assert f"version = {{{itda.__version__}}}" in page
+    assert all(author["family-names"] in CITATION for author in paper["authors"])
+
+
+def test_a_torch_that_is_there_stays():
+    torch = next(name for name in PROJECT["project"]["dependencies"] if name.startswith("torch"))
+    assert torch == "torch>=2.6"  # a range without an end: only constraints.txt pins one
 
 
 def test_the_workflow_runs_what_a_clean_checkout_must_pass():

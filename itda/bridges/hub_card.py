@@ -19,6 +19,18 @@ SHOWN = 12
 """Atoms that the card shows, evenly spread over a dictionary."""
 AROUND = 40
 """Characters of text shown before an atom's token; a quarter of them after it."""
+CITATION = """```bibtex
+@inproceedings{leask2025itda,
+  title     = {Inference-Time Decomposition of Activations ({ITDA}): A Scalable Approach to Interpreting Large
+               Language Models},
+  author    = {Leask, Patrick and Nanda, Neel and Al Moubayed, Noura},
+  booktitle = {Proceedings of the 42nd International Conference on Machine Learning},
+  year      = {2025},
+  note      = {arXiv:2505.17769}
+}
+```
+"""
+"""The paper's entry for BibTeX; docs/cite.md has the same."""
 MEASURES = {"fvu": "fvu", "ce_loss_score": "CE loss score", "l0": "l0"}
 
 
@@ -71,7 +83,8 @@ model.labels[code.indices]            # the labels of the atoms
 ```
 {_atoms(run, first) if first is not None else ""}
 Method: Leask, Nanda, Al Moubayed, "Inference-Time Decomposition of Activations (ITDA)", ICML 2025, arXiv 2505.17769.
-"""
+
+{CITATION}"""
 
 
 def _front(made: Mapping[str, Any]) -> str:
