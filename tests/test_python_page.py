@@ -15,7 +15,7 @@ from fill_notebook import run_cell
 from page_blocks import form
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": 1, "docs/python.md": 6}
+PAGES = {"README.md": 1, "docs/own_activations.md": 4, "docs/python.md": 6}
 """The pages, and how many blocks of Python each has at least."""
 BLOCK = re.compile(r"^```python[ ]*(?P<skip>skip)?\n(?P<code>.*?)^```\n(?:```text\n(?P<shown>.*?)^```\n)?", re.M | re.S)
 
