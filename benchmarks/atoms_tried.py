@@ -10,8 +10,9 @@ documents. Most begin with another, so that what is shown is the worth of one ch
 - the median of the largest cosine of an activation of an atom's group to the atom, and the atoms without a group;
 - processor seconds of this change alone, for one dictionary.
 
-The rounds are in float32 and not reproducible to the bit, as those of `itda` are. `--more` names two folders with more
-documents, for the first and the second: the way "twice the tokens".
+The rounds are in float32 and not reproducible to the bit, as those of `itda` are. `--more` names more documents, for
+the first and the second in turn: folders, or files that `meaning.py text` keeps. `--decoders` names two SAEs that
+`meaning.py saes` keeps, of the first and the second, for the ways that start from a decoder.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from atoms import AT_ONCE, fvu, match, read
+from atoms import AT_ONCE, MASSIVE, fvu, match, read
 from common import BEST, RESULTS, Results, labels_for, table
 from torch import Tensor
 
@@ -37,8 +38,8 @@ Codes = tuple[Tensor, Tensor, Tensor]
 class Stream:
     """Activations of a layer, centred and as directions, and what is made of them, each way once."""
 
-    def __init__(self, x: Tensor, atoms: int, k: int, keep: Path | None = None) -> None:
-        self.keep, self.offset = keep, x[: BEST["offset_tokens"]].mean(dim=0)
+    def __init__(self, x: Tensor, atoms: int, k: int, keep: Path | None = None, decoder: Path | None = None) -> None:
+        self.keep, self.offset, self.decoder = keep, x[: BEST["offset_tokens"]].mean(dim=0), decoder
         self.z, self.number, self.k = x - self.offset, atoms, k
         self.made: dict[str, tuple[Tensor, float]] = {}
 
@@ -276,6 +277,30 @@ def recurring(s: Stream, _: Tensor) -> Tensor:
     return atoms
 
 
+def held_at(bound: float, passes: int) -> Callable[[Stream, Tensor], Tensor]:
+    """Refined as recipe 1 refines: each atom stays within a cosine of where it began."""
+
+    def make(s: Stream, atoms: Tensor) -> Tensor:
+        return itda.refine(s.dictionary(atoms), s.z + s.offset, passes=passes, min_fidelity=bound).atoms
+
+    return make
+
+
+def decoded_by_sae(s: Stream, _: Tensor) -> Tensor:
+    """The decoder of an SAE that was trained on these activations."""
+    assert s.decoder, "name the SAEs by --decoders"
+    return torch.nn.functional.normalize(torch.load(s.decoder)["W_dec"].float(), dim=1)
+
+
+def several(made: Callable[[Stream, Tensor], Tensor], times: int) -> Callable[[Stream, Tensor], Tensor]:
+    def make(s: Stream, atoms: Tensor) -> Tensor:
+        for _ in range(times):
+            atoms = made(s, atoms)
+        return atoms
+
+    return make
+
+
 def random_rows(s: Stream, _: Tensor) -> Tensor:
     return s.units[torch.randperm(len(s.units), generator=torch.Generator().manual_seed(0))[: s.number]]
 
@@ -304,6 +329,9 @@ WAYS: dict[str, Way] = {
     "half-whitened k-means, overlap, 1 step": (None, lambda s, a: step()(s, overlap(3, 8)(s, half_whitened(s, a)))),
     "soft k-means": (None, soft),
     "soft k-means; 1 damped step": ("soft k-means", step(damping=1)),
+    "soft k-means; 2 damped steps": ("soft k-means; 1 damped step", step(damping=1)),
+    "soft k-means; 4 damped steps": ("soft k-means; 2 damped steps", several(step(damping=1), 2)),
+    "soft k-means; 8 damped steps": ("soft k-means; 4 damped steps", several(step(damping=1), 4)),
     "centres that recur in two halves": (None, recurring),
     "centres that recur; overlap, 2 damped steps": (
         "centres that recur in two halves",
@@ -335,8 +363,24 @@ def floor(start: str, first: int) -> None:
 
 
 WAYS["random activations"] = None, random_rows
+WAYS["random activations; 8 passes at .9"] = "random activations", held_at(0.9, 8)
+WAYS["an SAE's decoder"] = None, decoded_by_sae
+WAYS["an SAE's decoder; 1 damped step"] = "an SAE's decoder", step(damping=1)
+WAYS["an SAE's decoder; overlap, 1 damped step"] = (
+    "an SAE's decoder",
+    lambda s, a: step(damping=1)(s, overlap(3, 8)(s, a)),
+)
 floor("random activations", 0)
 floor(OVERLAP, 0)
+
+
+def activations(place: Path, layer: int) -> Tensor:
+    """Activations of a folder of `itda harvest`, or of a file of `meaning.py text`, without massive ones."""
+    if place.is_dir():
+        return read(place, layer)[0]
+    x = torch.load(place)[f"x{layer}"].float()
+    norms = x.norm(dim=1)
+    return x[norms <= MASSIVE * norms.median()]
 
 
 def measured(name: str, streams: list[Stream], held: Tensor) -> dict[str, object]:
@@ -364,7 +408,8 @@ def main() -> None:
     parser.add_argument("folders", nargs=3, type=Path)
     parser.add_argument("--layers", nargs="+", type=int, default=[20])
     parser.add_argument("--ways", nargs="+", help="only ways with one of these words in their names")
-    parser.add_argument("--more", nargs=2, type=Path, help="more documents for the first and the second dictionary")
+    parser.add_argument("--more", nargs="+", type=Path, default=[], help="more for the first and second in turn")
+    parser.add_argument("--decoders", nargs=2, help="SAEs of the first and the second, {} in the place of the layer")
     parser.add_argument("--keep", type=Path, help="folder for the dictionaries, to go on from")
     parser.add_argument("--atoms", type=int, default=2048)
     parser.add_argument("--k", type=int, default=20)
@@ -373,14 +418,16 @@ def main() -> None:
     torch.set_grad_enabled(False)
     results = Results(RESULTS / "atoms_tried.md")
     for layer in options.layers:
-        xs = [read(folder, layer)[0] for folder in options.folders]
-        if options.more:
-            xs = [*(torch.cat([x, read(more, layer)[0]]) for x, more in zip(xs, options.more, strict=False)), xs[2]]
+        xs = [activations(folder, layer) for folder in options.folders]
+        for n, place in enumerate(options.more):
+            xs[n % 2] = torch.cat([xs[n % 2], activations(place, layer)])
         keeps = [options.keep and options.keep / f"{layer}_{len(x)}_{n}" for n, x in enumerate(xs[:2])]
-        streams = [Stream(x, options.atoms, options.k, keep) for x, keep in zip(xs[:2], keeps, strict=True)]
+        saes = [Path(sae.format(layer)) for sae in options.decoders] if options.decoders else [None, None]
+        streams = [Stream(xs[n], options.atoms, options.k, keeps[n], saes[n]) for n in (0, 1)]
         key = {"layer": layer, "tokens": len(xs[0]), "atoms": options.atoms, "k": options.k}
         for name in WAYS:
             wanted = not options.ways or any(word in name for word in options.ways)
+            wanted = wanted and (options.decoders or "decoder" not in name)
             if wanted and not results.find({**key, "way": name}):
                 print(*shown(results.add({**key, "way": name}, measured(name, streams, xs[2]))), sep="  ", flush=True)
     rows = sorted(

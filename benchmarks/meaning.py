@@ -4,7 +4,7 @@
     MODEL=models/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
     python benchmarks/meaning.py text --model $MODEL --wikitext wikitext2-valid.txt
     python benchmarks/meaning.py prompts --model $MODEL           # of sae-probes, from its wheel
-    python benchmarks/meaning.py concepts --model $MODEL --axbench axbench/concept10
+    python benchmarks/meaning.py concepts --model $MODEL --axbench axbench/*
     python benchmarks/meaning.py dictionaries
     python benchmarks/meaning.py saes                             # by SAELens: needs sae-lens, see requirements.txt
     python benchmarks/meaning.py probes
@@ -52,10 +52,8 @@ def read(arguments: argparse.Namespace) -> None:
         case "prompts":
             meaning_prompts.make(arguments.cache / "prompts", meaning_prompts.fetch(arguments.cache), model)
         case _:
-            for layer in arguments.layers:
-                file, folder = arguments.cache / "concepts" / f"{layer}.pt", arguments.axbench / f"prod_2b_l{layer}_v1"
-                if not file.exists():
-                    meaning_text.make_concepts(file, folder, layer, model)
+            folders = sorted(each for folder in arguments.axbench for each in folder.glob("prod_*"))
+            meaning_text.make_concepts(arguments.cache / "concepts", folders, model)
 
 
 class Parts:
@@ -115,11 +113,12 @@ class Parts:
     def axbench(self) -> None:
         """AxBench's concepts."""
         for bench in self.benches:
-            key = {"part": "axbench", "layer": bench.layer, "m": bench.m, "k": bench.k, "seed": 0}
+            key = {"part": "axbench", "folders": "all", "layer": bench.layer, "m": bench.m, "k": bench.k, "seed": 0}
             key |= {"dictionary": "difference of means", "readout": "with labels"}
             if self.results.find(key) is None:
                 self.show(key, {"concepts": with_labels(bench)})
-        for bench, seed, name, readout, key in self.methods():
+        for bench, seed, name, readout, of_method in self.methods():
+            key = of_method | {"folders": "all"}
             if self.results.find(key) is None:
                 self.show(key, {"concepts": concepts(bench, bench.features(name, readout, seed))})
 
@@ -171,7 +170,7 @@ def main() -> None:
     parser.add_argument("part", choices=[*readers, *measurers, "report"])
     parser.add_argument("--model", type=Path, help="the GGUF file of SmolLM2, for text, prompts, concepts and ce")
     parser.add_argument("--wikitext", type=Path, help="the validation split of WikiText-2, for text and ce")
-    parser.add_argument("--axbench", type=Path, help="AxBench's folder concept10, for concepts")
+    parser.add_argument("--axbench", type=Path, nargs="+", help="AxBench's folders concept10 and conceptFD")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--layers", type=int, nargs="+", default=[20, 10])
     parser.add_argument("--sizes", type=int, nargs="+", default=[2048], help="atoms")

@@ -123,7 +123,7 @@ def probes(bench: Bench, wheel: Path, features: Features, known: dict[str, Any],
 
 def concepts(bench: Bench, features: Features) -> list[float]:
     """AUROC of the best feature of each concept, chosen on the training texts, by the largest value over an answer."""
-    data = load_concepts(bench.folder / "concepts" / f"{bench.layer}.pt")
+    data = load_concepts(bench.folder / "concepts" / f"all_{bench.layer}.pt")
     pooled = over_texts(features, data)
     found = []
     for concept in range(int(data.concept.max()) + 1):
@@ -148,7 +148,7 @@ def over_texts(features: Features, data: Concepts) -> np.ndarray:
 
 def with_labels(bench: Bench) -> list[float]:
     """AUROC by the difference of the classes' means, the ceiling that knows the labels."""
-    data = load_concepts(bench.folder / "concepts" / f"{bench.layer}.pt")
+    data = load_concepts(bench.folder / "concepts" / f"all_{bench.layer}.pt")
     found = []
     for concept in range(int(data.concept.max()) + 1):
         train, test = data.rows(concept, train=True), data.rows(concept, train=False)

@@ -2,8 +2,9 @@
 
 Text: the validation split of WikiText-2, cut at its headings, sections in the order of a hash: `heldout` takes the
 first 12,000 tokens, then `a` to `e` take 40,000 each, all of different documents, read in windows of 128 tokens.
-Concepts: AxBench's folder for layer 10 is read at layer 10, that for layer 20 at layer 20. To save time, and said in
-the tables, an instruction is cut to its last `BEFORE` tokens and an answer to its first `ANSWER` tokens.
+Concepts: all of AxBench's folders that are given are read at each layer, whichever layer of its authors' model they
+were made for. To save time, and said in the tables, an instruction is cut to its last `BEFORE` tokens and an answer to
+its first `ANSWER` tokens.
 """
 
 from __future__ import annotations
@@ -100,26 +101,27 @@ def load_text(folder: Path, name: str, layer: int) -> Text:
 
 @dataclass(frozen=True, eq=False)
 class Concepts:
-    """The answers of one of AxBench's folders: which text each token is from, and what each text is an example of."""
+    """The answers of AxBench's folders: which text each token is from, and what each text is an example of."""
 
     x: Tensor  # tokens d_model, in the order of texts
     text: np.ndarray  # tokens
-    concept: np.ndarray  # texts; -1 where it is a negative of all
+    concept: np.ndarray  # texts; -1 where it is a negative of all concepts of its folder
     positive: np.ndarray  # texts
     train: np.ndarray  # texts
+    folder: np.ndarray  # texts
 
     def rows(self, concept: int, *, train: bool) -> np.ndarray:
         """The texts to choose a detector of a concept by, or to test it on."""
-        return np.flatnonzero((self.train == train) & ((self.concept == concept) | (self.train & (self.concept == -1))))
+        own = self.concept == concept
+        shared = self.train & (self.concept == -1) & (self.folder == self.folder[own][0])
+        return np.flatnonzero((self.train == train) & (own | shared))
 
 
-def make_concepts(target: Path, folder: Path, layer: int, model: LanguageModel) -> None:
-    """Write the activations of the answers in AxBench's folder for a layer."""
-    import pandas as pd
+def make_concepts(target: Path, folders: list[Path], model: LanguageModel) -> None:
+    """Write the activations of the answers in AxBench's folders: TARGET/all_LAYER.pt for each layer."""
     from meaning_model import read
 
-    tables = [pd.read_parquet(folder / f"{part}_data.parquet") for part in ("train", "latent_eval")]
-    both = pd.concat(tables, ignore_index=True)
+    both = _answers(folders)
     texts, answers = [], []
     for asked, answered in zip(both["input"], both["output"], strict=True):
         before, answer = (
@@ -127,24 +129,37 @@ def make_concepts(target: Path, folder: Path, layer: int, model: LanguageModel) 
         )
         texts.append(before[-BEFORE:] + answer[:ANSWER])
         answers.append(len(answer[:ANSWER]))
-    found: dict[int, Tensor] = {}
-    for row, x in read(model, texts, [layer]):
-        found[row] = x[layer][-answers[row] :].half()
-    kept = {
-        "x": torch.cat([found[row] for row in range(len(texts))]),
-        "text": torch.repeat_interleave(torch.tensor(answers)),
-        "concept": torch.tensor(both["concept_id"].to_numpy()),
-        "positive": torch.tensor((both["category"] == "positive").to_numpy()),
-        "train": torch.arange(len(both)) < len(tables[0]),
-    }
-    save(target, kept)
-    print(folder.name, len(texts), sum(map(len, texts)), flush=True)
+    found: dict[int, dict[int, Tensor]] = {layer: {} for layer in LAYERS}
+    for row, x in read(model, texts):
+        for layer, kept in found.items():
+            kept[row] = x[layer][-answers[row] :].half()
+    of_texts = {name: torch.tensor(both[name].to_numpy()) for name in ("concept", "positive", "train", "folder")}
+    of_texts["text"] = torch.repeat_interleave(torch.tensor(answers))
+    for layer, kept in found.items():
+        save(target / f"all_{layer}.pt", of_texts | {"x": torch.cat([kept[row] for row in range(len(texts))])})
+    print(len(folders), "folders", len(texts), "texts", sum(map(len, texts)), "tokens", flush=True)
+
+
+def _answers(folders: list[Path]) -> Any:
+    """All rows of the folders; the concepts are numbered on from folder to folder."""
+    import pandas as pd
+
+    tables, so_far = [], 0
+    for number, folder in enumerate(folders):
+        for part in ("train", "latent_eval"):
+            table = pd.read_parquet(folder / f"{part}_data.parquet")
+            own = table["concept_id"]
+            facts = {"concept": own.where(own < 0, own + so_far), "folder": number, "train": part == "train"}
+            tables.append(table.assign(**facts, positive=table["category"] == "positive"))
+        so_far += 1 + max(int(table["concept_id"].max()) for table in tables[-2:])
+    return pd.concat(tables, ignore_index=True)
 
 
 def load_concepts(file: Path) -> Concepts:
     """What `make_concepts` has written."""
     kept = torch.load(file)
-    return Concepts(kept["x"].float(), *(kept[name].numpy() for name in ("text", "concept", "positive", "train")))
+    names = ("text", "concept", "positive", "train", "folder")
+    return Concepts(kept["x"].float(), *(kept[name].numpy() for name in names))
 
 
 def save(target: Path, kept: dict[str, Any]) -> None:
