@@ -171,7 +171,8 @@ def _over(one: np.ndarray, other: np.ndarray) -> str:
 def axbench(rows: list[Row]) -> list[str]:
     """Means over concepts, and differences."""
     about = f"""AUROC of one feature for each concept, chosen on the training texts, by its largest value over an
-    answer's tokens; mean over the concepts of three of AxBench's folders, ± standard error over concepts. are cut to their last {BEFORE} tokens, answers to their first {ANSWER}."""
+    answer's tokens; mean over the concepts of three of AxBench's folders, ± standard error over concepts. Instructions
+    are cut to their last {BEFORE} tokens, answers to their first {ANSWER}."""
     return [paragraph(about), table(["atoms", "read by", "AUROC", "less TopK", "less random"], axbench_cells(rows))]
 
 
