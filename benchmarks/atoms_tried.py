@@ -320,6 +320,8 @@ WAYS: dict[str, Way] = {
     f"{WIDE}; 2 damped steps": (WIDE, lambda s, a: step(damping=1)(s, step(damping=1)(s, a))),
     f"{WIDE}; 3 damped steps (recipe 2)": (f"{WIDE}; 2 damped steps", step(damping=1)),
     f"{WIDE}; 4 damped steps": (f"{WIDE}; 3 damped steps (recipe 2)", step(damping=1)),
+    f"{WIDE}; 8 damped steps": (f"{WIDE}; 4 damped steps", several(step(damping=1), 4)),
+    f"{WIDE}; 16 damped steps": (f"{WIDE}; 8 damped steps", several(step(damping=1), 8)),
     f"{OVERLAP}; 1 step of 4 picks": (OVERLAP, step(k=4)),
     f"{OVERLAP}; 1 shared step": (OVERLAP, shared(0)),
     f"{OVERLAP}; 2 shared steps": (f"{OVERLAP}; 1 shared step", shared(0)),
@@ -332,6 +334,7 @@ WAYS: dict[str, Way] = {
     "soft k-means; 2 damped steps": ("soft k-means; 1 damped step", step(damping=1)),
     "soft k-means; 4 damped steps": ("soft k-means; 2 damped steps", several(step(damping=1), 2)),
     "soft k-means; 8 damped steps": ("soft k-means; 4 damped steps", several(step(damping=1), 4)),
+    "soft k-means; 16 damped steps": ("soft k-means; 8 damped steps", several(step(damping=1), 8)),
     "centres that recur in two halves": (None, recurring),
     "centres that recur; overlap, 2 damped steps": (
         "centres that recur in two halves",
