@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from itda.config import Diff, Fingerprint, Harvest, Index, Plan, Replicate, Train
-from itda.core.checks import check_k, check_number, check_offset_tokens, check_recipe, check_refinement, check_threshold
+from itda.core.checks import (
+    check_k,
+    check_number,
+    check_offset_tokens,
+    check_recipe,
+    check_refinement,
+    check_steps,
+    check_threshold,
+)
 from itda.core.site import STREAMS, Site, Stream
 from itda.errors import SettingError
 from itda.parsing import listed, parse_bytes, parse_count, parse_layers, parse_streams
@@ -118,6 +126,7 @@ def check_dictionary(options: Train) -> None:
         check_threshold(options.threshold)
     check_refinement(options.refine or 0, options.min_fidelity or 0.0)
     check_recipe(options.recipe or 1, options.refine or 0, options.min_fidelity or 0.0, options.massive)
+    check_steps(options.steps, options.recipe or 1)
     check_offset_tokens(options.offset or 0)
     for name in ("atoms", "tokens"):
         value = getattr(options, name)

@@ -175,6 +175,8 @@ def test_the_recipe_can_be_said_and_other_ones_are_refused(run, refined, corpus,
     assert one.labels.keys() != two.labels.keys()
     assert "is of recipe 1: leave it out" in refused(capsys, *command, "--recipe", "2", "--min-fidelity", "0.9")
     assert "it must be 1" in refused(capsys, *command, "--recipe", "3")
+    assert "8 steps are of recipe 2" in refused(capsys, *command, "--recipe", "1", "--steps", "8")
+    assert "-1 steps: it must be at least 0" in refused(capsys, *command, "--steps", "-1")
     assert "--recipe 2 is of mode best" in refused(capsys, *command, "--recipe", "2", "--mode", "paper")
 
 

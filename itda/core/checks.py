@@ -55,6 +55,14 @@ def check_recipe(recipe: int, passes: int, min_fidelity: float, massive: str | N
         raise SettingError("massive activations as atoms are of recipe 1: skip them, or ask for it")
 
 
+def check_steps(steps: int | None, recipe: int) -> None:
+    """Raises `SettingError` unless `steps` of recipe 2 is at least 0, or None for as many as it usually has."""
+    if steps is not None and steps < 0:
+        raise SettingError(f"{steps} steps: it must be at least 0")
+    if recipe != 2 and steps is not None:
+        raise SettingError(f"{steps} steps are of recipe 2: leave the number out, or ask for recipe 2")
+
+
 def check_offset_tokens(offset_tokens: int) -> None:
     """Raises `SettingError` if `offset_tokens` is negative."""
     if offset_tokens < 0:

@@ -16,7 +16,7 @@ from itda.core.arithmetic import ARITHMETIC, combined
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
 from itda.core.memory import available
-from itda.core.training.centres import AFTER
+from itda.core.training.centres import AFTER, STEPS, record_of_centres
 from itda.core.training.refine import pass_size
 from itda.core.training.settings import stride_of
 from itda.errors import CorpusError, SettingError, StoreError
@@ -155,7 +155,7 @@ def _finish(reading: TrainingPass, bar: Bar, why: str, say: Callable[[str], obje
 def _refinement(options: settings.Train) -> dict[str, Any]:
     """Say how the atoms were refined, as run.json has it."""
     if options.recipe == 2:
-        return {"recipe": 2, "rounds": options.refine}
+        return record_of_centres(options.refine or 0, STEPS if options.steps is None else options.steps)
     return {"passes": options.refine, "min_fidelity": options.min_fidelity}
 
 
@@ -164,7 +164,8 @@ def _refined_tokens(options: settings.Train, seen: int, d_model: int, atoms: Map
     rounds = options.refine or 0
     if rounds and options.recipe == 2:
         stride = stride_of(tokens_of(options), d_model, atoms=options.atoms, recipe=2, passes=rounds)
-        return sites * (rounds + AFTER) * math.ceil(seen / stride)
+        rounds += AFTER + (0 if options.steps is None else options.steps - STEPS)
+        return sites * rounds * math.ceil(seen / stride)
     return sum(rounds * min(seen, pass_size(number, options.k)) for number in atoms.values())
 
 

@@ -66,6 +66,11 @@ PRODUCTS = 2**23
 Progress = Callable[[int], object]
 
 
+def record_of_centres(rounds: int, steps: int) -> dict[str, int]:
+    """Say how centres were made, as provenance has it; the usual number of steps is not said, as in older files."""
+    return {"recipe": 2, "rounds": rounds} | ({} if steps == STEPS else {"steps": steps})
+
+
 @torch.no_grad()
 def centres(
     dictionary: ITDA,

@@ -18,7 +18,7 @@ from itda.core.massive import Tally, Use
 from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.core.pursuit import Pursuit
 from itda.core.training.base import ignored
-from itda.core.training.centres import centres
+from itda.core.training.centres import STEPS, centres
 from itda.core.training.first import FirstActivations
 from itda.core.training.greedy import GreedyPass
 from itda.core.training.growth import GrowOn
@@ -50,7 +50,8 @@ class Trainer:
       its label's own activation falls below `min_fidelity`.
     - `recipe` 2, instead of that refinement: `passes` rounds of k-means over the activations kept. The atoms are
       centres of groups, labelled by their medoids, and come out again in other text (`itda.core.training.centres`).
-      With `atoms` nothing grows then; with a threshold, growth says how many there are to be.
+      With `atoms` nothing grows then; with a threshold, growth says how many there are to be. It ends with 3 `steps`
+      of refinement; more lower the error, and atoms come out again less often.
     - `massive`: activations whose norm is above 10 times the median of the first 4,096 (`itda.core.massive`) are left
       out of all of this ("skip"), or become atoms like the others and are left out of the rest ("atoms"); None for no
       such rule. The dictionary's `massive_norm` is the limit.
@@ -94,6 +95,7 @@ class Trainer:
         passes: int = 0,
         min_fidelity: float = 0.0,
         recipe: int = 1,
+        steps: int = STEPS,
         massive: Use | None = None,
         most: int | None = None,
         block_size: int | None = None,
@@ -112,6 +114,7 @@ class Trainer:
             passes=passes,
             min_fidelity=min_fidelity,
             recipe=recipe,
+            steps=steps,
             massive=massive,
             most=most,
             block_size=block_size,
@@ -225,8 +228,8 @@ class Trainer:
         settings = self.settings
         if settings.recipe == 2:
             number = len(grown) if settings.atoms is None else min(settings.atoms, len(kept))
-            labels = self._kept.labels()
-            return centres(grown, kept, labels, number=number, rounds=settings.passes, progress=tell)
+            asked = {"number": number, "rounds": settings.passes, "steps": settings.steps}
+            return centres(grown, kept, self._kept.labels(), progress=tell, **asked)
         return refine(grown, kept, passes=settings.passes, min_fidelity=settings.min_fidelity, progress=tell)
 
     def state(self) -> TrainingState:

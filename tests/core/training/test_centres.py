@@ -156,6 +156,18 @@ def test_on_a_device_they_have_the_bits_of_the_cpu():
     assert found.labels.keys() == wanted.labels.keys()
 
 
+def test_a_trainer_ends_with_the_steps_that_are_asked_for_and_fewer_leave_more_unexplained():
+    x = clustered(400)
+    errors = []
+    for steps in (0, 3, 8):
+        trainer = Trainer(WIDTH, k=3, atoms=20, tokens=400, offset_tokens=400, passes=3, recipe=2, steps=steps)
+        trainer.offer(batch(x))
+        made = trainer.finish()
+        assert_same(made, centres(begun(x, 20, offset=made.offset), x, labels(400), rounds=3, steps=steps))
+        errors.append(float((x - made(x)).square().sum()))
+    assert errors[0] > errors[1] > errors[2]
+
+
 @pytest.mark.parametrize("rounds", [0, 3, 12])
 def test_progress_adds_up_to_what_a_bar_is_told_beforehand(rounds):
     told: list[int] = []
