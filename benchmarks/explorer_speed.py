@@ -5,7 +5,7 @@
 The dictionary is trained on `tiny`, so low a threshold that nearly each activation is an atom. The tokens and their
 text are those of python-docs; their codes are made up: atoms by Zipf's law, coefficients from an exponential law. Then,
 each time from a cold start in a process of its own: `itda explore` until it says its address; the first view in
-headless Chromium, until rows are painted; pages of atoms from the server, of which none was asked for before; a
+headless Chromium, until its atoms are painted; pages of atoms from the server, of which none was asked for before; a
 text of 100 tokens taken apart; the memory of the server after all of it. Last, the size of an exported page.
 """
 
@@ -105,9 +105,9 @@ def codes(random: np.random.Generator, tokens: int, weights: np.ndarray) -> Code
 class Explorer:
     """`itda explore` in a process of its own."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *more: str) -> None:
         started = time.perf_counter()
-        command = [sys.executable, "-m", "itda.cli", "explore", str(run), "--port", "0", "--json", "--quiet"]
+        command = [sys.executable, "-m", "itda.cli", "explore", str(run), "--port", "0", "--json", "--quiet", *more]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.address = json.loads(self.process.stdout.readline())["address"]
@@ -144,17 +144,17 @@ class Explorer:
 
 PAINTED = """
 new MutationObserver(() => {
-  if (window.painted === undefined && document.querySelector(".rows .row")) {
+  if (window.painted === undefined && document.querySelector(".best > ol > li")) {
     window.painted = null;
     requestAnimationFrame(() => setTimeout(() => { window.painted = performance.now(); }, 0));
   }
 }).observe(document, { subtree: true, childList: true });
 """
-"""Notes the milliseconds from the start of the navigation until a frame with rows was painted."""
+"""Notes the milliseconds from the start of the navigation until a frame with the first view's atoms was painted."""
 
 
 def first_view(address: str, browser: Any) -> float:
-    """Seconds from asking for the page until the rows of the first view are painted, in a new context."""
+    """Seconds from asking for the page until the atoms of the first view are painted, in a new context."""
     context = browser.new_context(viewport={"width": 1280, "height": 860})
     page = context.new_page()
     page.add_init_script(PAINTED)

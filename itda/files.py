@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +27,7 @@ TOKENS_FORMAT, FINGERPRINT_FORMAT, REPLICATION_FORMAT = "itda-tokens", "itda-fin
 NEAREST_FORMAT, DIFF_FORMAT, EFFECTS_FORMAT = "itda-nearest", "itda-diff", "itda-effects"
 DICTIONARY_FILES = ("config.json", "atoms.safetensors", "labels.parquet", "README.md")
 FEATURES_FILE = "features.safetensors"
+NOTES_FILE = "notes.jsonl"
 FILES_THAT_MAY_LACK = ("replication.safetensors", "nearest.parquet", "effects.parquet", FEATURES_FILE)
 """Files of a dictionary's folder that a command adds later."""
 
@@ -325,6 +326,31 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def lines_file(path: Path) -> Iterator[tuple[list[str], Callable[[str], None]]]:
+    """Give the lines of a file and a function that appends one, and keep others out within this block.
+
+    An appended line is on the disk when the function returns. A line that a killed process left cut short is ended
+    first, so that it spoils no other. Others wait for their turn. Raises `OSError`.
+    """
+    with path.open("a+b") as file:
+        with suppress(ImportError, OSError):  # a system, or a file system, without such locks
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        content = file.read()
+        cut_short = bool(content) and not content.endswith(b"\n")
+
+        def append(line: str) -> None:
+            nonlocal cut_short
+            file.write((b"\n" if cut_short else b"") + line.encode() + b"\n")
+            cut_short = False
+            sync(file)
+
+        yield content.decode(errors="replace").split("\n"), append
 
 
 # JSON.

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from itda.core.effects import AtomEffects
 from itda.core.labels import Label
 from itda.core.replication import Replication
 from itda.explorer.code_index import CodeIndex
+from itda.explorer.columns import number_columns
 from itda.explorer.contexts import example, rounded
 from itda.explorer.run_cache import IndexedDictionary
 
@@ -42,31 +42,17 @@ def atom_list(dictionary: IndexedDictionary) -> dict[str, Any]:
         "bytes": partial_tokens(dictionary, itda.labels.token_id),
         "documents": list(documents),
         "document": document,
-        "uses": index.counts.tolist() if index is not None else None,
-        "strongest": _column(index.strongest) if index is not None else None,
-        "fidelity": _column(itda.fidelity.numpy()) if itda.fidelity is not None else None,
-        "novelty": _column(itda.novelty.numpy()) if itda.novelty is not None else None,
-        "replication": _column(itda.replication.share) if itda.replication is not None else None,
+        **{name: None if each is None else _column(each) for name, each in number_columns(dictionary).items()},
         "replicates": itda.replication.replicates.tolist() if itda.replication is not None else None,
-        **effect_columns(itda.effects),
         "tokens": index.tokens if index is not None else None,
         "trouble": dictionary.index_trouble,
     }
 
 
-def effect_columns(found: AtomEffects | None) -> dict[str, list[float | None] | None]:
-    """Return what adding each atom does to its own targets, beyond its controls; None where it is not known."""
-    columns: dict[str, list[float | None] | None] = {}
-    for target in ("continuation", "promoted"):
-        measure = found.measures[f"added_{target}"] if found is not None else None
-        beyond = (measure.effect - measure.control).tolist() if measure is not None else None
-        known = [None if each != each else float(f"{each:.4g}") for each in beyond] if beyond is not None else None
-        columns[f"effect_{target}"] = known
-    return columns
-
-
-def _column(values: np.ndarray) -> list[float]:
-    return [float(f"{value:.4g}") for value in values.tolist()]
+def _column(values: np.ndarray) -> list[float | None] | list[int]:
+    if values.dtype.kind == "i":
+        return values.tolist()
+    return [None if value != value else float(f"{value:.4g}") for value in values.tolist()]
 
 
 def partial_tokens(dictionary: IndexedDictionary, token_ids: np.ndarray) -> dict[str, str]:
@@ -138,7 +124,7 @@ def nearest(dictionary: IndexedDictionary, atom: int) -> list[dict[str, Any]]:
     best = cosines.topk(min(NEAREST, len(atoms) - 1))
     found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return [
-        {"atom": i, "cosine": rounded(cosine), "text": dictionary.shown[i], "unreplicated": dictionary.no_finding(i)}
+        {"atom": i, "cosine": rounded(cosine), "text": dictionary.shown_of(i), "unreplicated": dictionary.no_finding(i)}
         for i, cosine in found
     ]
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float32, Int32, Int64, Integer, Shaped, UInt8
 from safetensors import SafetensorError, safe_open
 
@@ -166,6 +167,24 @@ class TokenText:
         self.check()
         return self._file.arrays["window_token"].copy()
 
+    def window_range(self, window: int) -> tuple[int, int]:
+        """Return the first token of a window, and one past the last."""
+        first, last = self._file.arrays["window_token"][window : window + 2].tolist()
+        return first, last
+
+    def begins(self, start: int, stop: int) -> Int32[np.ndarray, " tokens"]:
+        """Return where some tokens begin in the text of their window, in bytes. Raises `MissingError`."""
+        self.check()
+        _within(start, stop, self.tokens)
+        return self._file.arrays["begin"][start:stop].copy()
+
+    def windows_as_strings(self) -> pa.LargeStringArray:
+        """Return the texts of all windows as they lie in the mapped file, without a copy."""
+        self.check()
+        a = self._file.arrays
+        buffers = [None, pa.py_buffer(a["window_text"]), pa.py_buffer(a["text"])]
+        return pa.Array.from_buffers(pa.large_string(), len(a["window_text"]) - 1, buffers)
+
     @property
     def window_documents(self) -> Int32[np.ndarray, " windows"]:
         """The document of each window, as a row of `document_names`."""
@@ -293,6 +312,12 @@ class CodeIndex:
         """The largest coefficient of each atom; 0 for one without a use."""
         self.check()
         return self._file.arrays["strongest"].copy()
+
+    @cached_property
+    def first_picks(self) -> Int32[np.ndarray, " atoms"]:
+        """How often each atom is the first of a code."""
+        self.check()
+        return self._file.arrays["steps"][:, 0].copy()
 
     @cached_property
     def massive(self) -> Int32[np.ndarray, " massive"]:

@@ -27,7 +27,8 @@ def example(index: CodeIndex, token: int, atom: int, coefficient: float) -> dict
     starts, atoms, coefficients = index.codes_between(start, stop)
     places = np.flatnonzero(atoms == atom)
     rows = np.searchsorted(starts, places, side="right") - 1
-    own = int(index.codes(token)[0].tolist().index(atom))
+    ids, values = index.codes(token)
+    own, explained = int(ids.tolist().index(atom)), 1 - float(index.errors(token, token + 1)[0])
     massive = [each - start for each in index.medians(start, stop)]
     return {
         "token": token,
@@ -35,7 +36,8 @@ def example(index: CodeIndex, token: int, atom: int, coefficient: float) -> dict
         "position": index.text.position(token),
         "coefficient": rounded(coefficient),
         "step": own,
-        "explained": rounded(1 - float(index.errors(token, token + 1)[0])),
+        "explained": rounded(explained),
+        "share": rounded(share_of(values, own) * max(0.0, explained)),
         "at": token - start,
         "cut": [start > first, stop < last],
         "tokens": index.text.token_strings(start, stop),
@@ -46,6 +48,16 @@ def example(index: CodeIndex, token: int, atom: int, coefficient: float) -> dict
             if row not in massive
         ],
     }
+
+
+def share_of(coefficients: np.ndarray, place: int) -> float:
+    """Return the part of one coefficient in a code, by the squares: the energy that its atom takes of all explained.
+
+    >>> share_of(np.array([3.0, -4.0]), 1)
+    0.64
+    """
+    squares = np.square(coefficients, dtype=np.float64)
+    return float(squares[place] / squares.sum())
 
 
 def partial(index: CodeIndex, start: int, stop: int) -> dict[str, str]:
@@ -114,6 +126,6 @@ def _codes(
     ids, values = atoms.tolist(), [rounded(value) for value in coefficients.tolist()]
     return {
         "codes": [[ids[a:b], values[a:b]] for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)],
-        "labels": {str(i): dictionary.shown[i] for i in sorted(set(ids))},
+        "labels": {str(i): dictionary.shown_of(i) for i in sorted(set(ids))},
         "unreplicated": [i for i in sorted(set(ids)) if dictionary.no_finding(i)],
     }

@@ -17,13 +17,15 @@ from urllib.parse import urlencode
 import numpy as np
 
 from itda.errors import ItdaError
+from itda.explorer.landing import worth_seeing
 from itda.explorer.pages import Explorer
 from itda.explorer.readouts import READOUTS
 
 STATIC = Path(__file__).parent / "static"
 MODULES = (
-    "dom", "text", "state", "api", "list", "charts", "heat", "steer", "atoms", "atom", "prompt", "compare", "overview",
-    "fingerprints", "shades", "diff", "app",
+    "dom", "text", "state", "api", "list", "charts", "heat", "source", "match", "save", "notes", "noted", "atoms",
+    "browse", "uses", "landing", "corpus", "elsewhere", "picture", "help", "steer", "strip", "detail", "tinted",
+    "atom", "prompt", "compare", "overview", "fingerprints", "shades", "diff", "app",
 )  # fmt: skip
 """The JavaScript modules of the pages, each after those that it imports."""
 
@@ -64,6 +66,8 @@ def page(explorer: Explorer, contents: Contents, update: Callable[[int], Any] = 
         atoms = list(contents.atoms[run])
         query = {"run": run, "site": site}
         answers[answer_key("atoms", query)] = _rows(explorer.answer("atoms", query), atoms)
+        carry("start", **query)
+        carry("notes", **query)
         for atom in atoms:
             sections.append(_plain(carry("atom", **query, atom=str(atom))))
             update(1)
@@ -119,8 +123,8 @@ def _only_carried(labels: dict[str, Any], contents: Contents, a: str, b: str) ->
 def chosen_atoms(explorer: Explorer, run: str, site: str, prompts: Sequence[str], most: int) -> list[int]:
     """Choose atoms for an exported page: the first of the prompts' codes and features, then the most used.
 
-    There are `most` in all, at most half of them for the prompts. Others that do not replicate are the last to be
-    chosen.
+    There are `most` in all, at most half of them for the prompts, and up to a quarter that the first page shows. Others
+    that do not replicate are the last to be chosen.
     """
     first: list[int] = []
     some = [name for name in _readouts(explorer.answer("runs", {}), run, site) if name in (READOUTS[0], "features")]
@@ -135,7 +139,8 @@ def chosen_atoms(explorer: Explorer, run: str, site: str, prompts: Sequence[str]
     unreplicated = np.array([dictionary.no_finding(atom) for atom in range(number)], dtype=bool)
     ranked = np.lexsort((-uses, unreplicated)).tolist()
     of_prompts = list(dict.fromkeys(first))[: most // 2]
-    return sorted(list(dict.fromkeys([*of_prompts, *ranked]))[:most])
+    best = list(worth_seeing(dictionary))[: most // 4]
+    return sorted(list(dict.fromkeys([*of_prompts, *best, *ranked]))[:most])
 
 
 def _plain(atom: Mapping[str, Any]) -> str:

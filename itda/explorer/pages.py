@@ -14,21 +14,28 @@ from typing import Any
 
 from itda.core.batch import Site
 from itda.core.levels import TwoLevels, two_levels
-from itda.core.massive import massive_medians
 from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.errors import ItdaError, MissingError, SettingError
 from itda.explorer.atoms import atom_list, atom_page
-from itda.explorer.contexts import indexed_window, text_window
+from itda.explorer.code_index import CodeIndex
+from itda.explorer.columns import packed_columns, rows_asked, text_rows
+from itda.explorer.contexts import indexed_window
+from itda.explorer.corpus_search import search_corpus
 from itda.explorer.diffs import DiffPages
+from itda.explorer.elsewhere import elsewhere
 from itda.explorer.fingerprints import FingerprintPages
+from itda.explorer.landing import landing
 from itda.explorer.next_tokens import average_logits, promoted
+from itda.explorer.notes import NotePages
 from itda.explorer.overview import overview
+from itda.explorer.prompts import beside, one_atom, prompt_values
 from itda.explorer.queries import Query, given, number
 from itda.explorer.readouts import read, readout_of, readouts_of
 from itda.explorer.run_cache import Cache, IndexedDictionary, RunCache, by_key
+from itda.explorer.search import Search
 from itda.explorer.steering import SendValues, SteeringPages
 from itda.sources.models.transformers import LanguageModel
-from itda.sources.prompt import read_prompt
+from itda.sources.prompt import read_windows
 from itda.sources.tokenizing.partial_characters import partial_bytes
 
 MOST_CHARACTERS = 20_000
@@ -50,6 +57,8 @@ class Explorer:
     """Names of the answers that run the language model."""
     streams = frozenset({"steer"})
     """Names of the answers that come in pieces."""
+    writes = NotePages.writes
+    """Names of the answers that change something, which no other page's link may ask for."""
 
     def __init__(
         self,
@@ -66,6 +75,7 @@ class Explorer:
             raise SettingError("no run to explore: name one or more run folders, fingerprints or diffs")
         self.fingerprints, self.diffs = fingerprints, diffs
         self.runs, self._loader = RunCache(folders, limits), loader
+        self.notes = NotePages(self.runs)
         self._compare, self._batch_size = compare, batch_size
         self._models: dict[str, tuple[LanguageModel, dict[int, str]]] = {}
         """Models, each with the bytes in hexadecimal of its tokens that are not whole characters, by token id."""
@@ -78,6 +88,12 @@ class Explorer:
             "runs": self._runs,
             "overview": self._overview,
             "atoms": lambda query: atom_list(self._dictionary(query)),
+            "start": lambda query: landing(self.runs, given(query, "run"), given(query, "site")),
+            "elsewhere": self._elsewhere,
+            "corpus": self._corpus,
+            "columns": lambda query: packed_columns(self._dictionary(query)),
+            "rows": self._rows,
+            "search": self._search,
             "atom": self._atom,
             "logits": self._logits,
             "window": self._window,
@@ -85,6 +101,7 @@ class Explorer:
             "compare": self._compared,
             "labels": self._labels,
             "steering": self._steering.about,
+            **self.notes.answers,
             **(fingerprints.answers if fingerprints is not None else {}),
             **(diffs.answers if diffs is not None else {}),
         }
@@ -105,7 +122,8 @@ class Explorer:
         """Read what the first page shows, the middle dictionary of the first run, before somebody asks for it."""
         with suppress(ItdaError):  # the page itself will show the error
             if self.runs.folders:
-                self.answer("atoms", self._first())
+                self.answer("start", self._first())
+                self.answer("columns", self._first())
 
     def warm(self) -> None:
         """Load the model of the first run, compile, and run it once, so that the first prompt is quick."""
@@ -154,6 +172,19 @@ class Explorer:
         dictionary = self._dictionary(query)
         return atom_page(dictionary, self._atom_of(query, dictionary))
 
+    def _rows(self, query: Query) -> Mapping[str, Any]:
+        dictionary = self._dictionary(query)
+        search = Search.of(query)
+        notes = self.notes.texts(query) if search is not None and search.where == "note" else {}
+        return text_rows(dictionary, rows_asked(query, len(dictionary.itda)), search, notes)
+
+    def _search(self, query: Query) -> Mapping[str, Any]:
+        dictionary, search = self._dictionary(query), Search.of(query)
+        if search is None:
+            raise SettingError("the question lacks q: add q=...")
+        notes = self.notes.texts(query) if search.where == "note" else {}
+        return {"atoms": dictionary.texts.rows(search, notes).tolist()}
+
     def _logits(self, query: Query) -> Mapping[str, Any]:
         atom = self._atom_of(query, self._dictionary(query))
         return self.logits(given(query, "run"), given(query, "site"), [atom])[0]
@@ -171,12 +202,20 @@ class Explorer:
             average = self._averages.get((run, site), [dictionary], lambda: average_logits(model, dictionary.itda))
             return promoted(model, dictionary.itda, atoms, average, byte_strings)
 
+    def _elsewhere(self, query: Query) -> Mapping[str, Any]:
+        atom = self._atom_of(query, self._dictionary(query))
+        return elsewhere(self.runs, given(query, "run"), given(query, "site"), atom)
+
+    def _corpus(self, query: Query) -> Mapping[str, Any]:
+        dictionary, search = self._dictionary(query), Search.of(query)
+        if search is None:
+            raise SettingError("the question lacks q: add q=...")
+        return search_corpus(dictionary, _index_of(dictionary), search)
+
     def _window(self, query: Query) -> Mapping[str, Any]:
         dictionary = self._dictionary(query)
-        if dictionary.index is None:
-            raise MissingError(dictionary.index_trouble or "the run has no index: make one with `itda index`")
-        token = number(query, "token", dictionary.index.tokens, "indexed tokens")
-        return indexed_window(dictionary, dictionary.index, token)
+        index = _index_of(dictionary)
+        return indexed_window(dictionary, index, number(query, "token", index.tokens, "indexed tokens"))
 
     def _decompose(self, query: Query) -> Mapping[str, Any]:
         run, site, text = given(query, "run"), Site.parse(given(query, "site")), query.get("text", "")
@@ -186,16 +225,21 @@ class Explorer:
         model, byte_strings = self._model(run)
         record = self.runs.record(run)
         window, bos = record["window"], record["settings"].get("bos", "auto")
+        wished = self._atom_of(query, dictionary) if query.get("atom") else None
         with self._running:
             levels = self._levels_of(run, site, dictionary) if readout == "levels" else None
-            labels, found = read_prompt(model, text, [site], window, self._batch_size, bos)
-            code, error = read(dictionary.itda, levels, found[site], readout, self.runs.folder(run))
-        ids = labels.token_id.tolist()
-        partial = {place: byte_strings[token] for place, token in enumerate(ids) if token in byte_strings}
-        medians = massive_medians(found[site], dictionary.itda.massive_norm)
-        massive = {place: each for place, each in enumerate(medians) if each is not None}
-        values = text_window(dictionary, [label.token for label in labels], partial, code, error, massive)
-        return {**values, "readout": readout}
+            labels, found, starts = read_windows(model, text, [site], window, self._batch_size, bos)
+            x = found[site]
+            code, error = read(dictionary.itda, levels, x, readout, self.runs.folder(run))
+            more = {"beside": beside(dictionary, x)} if readout == "code" else {}
+            if wished is not None:
+                more["chosen"] = one_atom(dictionary, x, wished)
+        return {
+            **prompt_values(dictionary, labels, x, code, error, byte_strings),
+            "readout": readout,
+            "windows": starts,
+            **more,
+        }
 
     def _levels_of(self, run: str, site: Site, dictionary: IndexedDictionary) -> TwoLevels:
         return self._levels.get((run, site), [dictionary], lambda: two_levels(dictionary.itda))
@@ -239,6 +283,13 @@ class Explorer:
     def _tokenizer(self, run: str) -> object:
         record = self.runs.record(run)
         return record.get("tokenizer") or (record["model"], record["revision"])
+
+
+def _index_of(dictionary: IndexedDictionary) -> CodeIndex:
+    """Return the index of a dictionary. Raises `MissingError` if it has none."""
+    if dictionary.index is None:
+        raise MissingError(dictionary.index_trouble or "the run has no index: make one with `itda index`")
+    return dictionary.index
 
 
 def _needed(dictionary: IndexedDictionary) -> list[tuple[bool, float]]:

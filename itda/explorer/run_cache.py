@@ -15,6 +15,7 @@ from itda.core.labels import Labels
 from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.errors import MissingError, StoreError
 from itda.explorer.code_index import CodeIndex
+from itda.explorer.search import AtomTexts
 from itda.files import FILES_THAT_MAY_LACK, METRICS_FORMAT, RUN_FORMAT, read_json
 from itda.store.dictionaries import load_dictionary
 from itda.store.records import dictionaries
@@ -74,6 +75,21 @@ class IndexedDictionary:
     def shown(self) -> list[tuple[str, str, str]]:
         """For each atom the text just before its token, the token, and the text just after it."""
         return [(label.before[-BEFORE:], label.token, label.after[:AFTER]) for label in self.itda.labels]
+
+    def shown_of(self, atom: int) -> tuple[str, str, str]:
+        """Return the text just before an atom's token, the token, and the text just after it."""
+        label = self.itda.labels[atom]
+        return label.before[-BEFORE:], label.token, label.after[:AFTER]
+
+    @cached_property
+    def numbers(self) -> dict[tuple[str, int], int]:
+        """The atom of each label, by the document and the end of the token."""
+        return by_key(self.itda.labels, by_end=True)
+
+    @cached_property
+    def texts(self) -> AtomTexts:
+        """The texts of the atoms, to search in."""
+        return AtomTexts(self.shown, self.itda.labels.document.tolist())
 
 
 BEFORE, AFTER = 120, 48

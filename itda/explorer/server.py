@@ -82,6 +82,11 @@ class Answers(Protocol):
         """Names of the answers that run the language model; the server asks for one of these at a time."""
         ...
 
+    @property
+    def writes(self) -> Container[str]:
+        """Names of the answers that change something: they are asked for by POST alone."""
+        ...
+
     def answer(self, name: str, query: Mapping[str, str]) -> dict[str, Any]:
         """Return values for JSON, without NaN or infinity. Raises `ItdaError`: `MissingError` for what is not there."""
         ...
@@ -157,6 +162,10 @@ class App:
         name = request.path_params["name"]
         if not ANSWER_NAME.fullmatch(name):
             raise HTTPException(404, NO_PAGE)
+        if name in self._answers.writes and request.method != "POST":
+            raise HTTPException(
+                405, "this changes something: send it by POST, as the page does", headers={"Allow": "POST"}
+            )
         query = await _from_body(request) if request.method == "POST" else _from_address(request)
         if self._streams is not None and name in self._streams.names:
             return await self._streams.respond(name, query, request)
@@ -200,7 +209,7 @@ def _error(status: int, sentence: str, headers: Mapping[str, str] | None = None)
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 405:
+    if error.status_code == 405 and error.detail == "Method Not Allowed":
         return _error(405, "this page is not there for this method: use GET", error.headers)
     return _error(error.status_code, NO_PAGE if error.detail == "Not Found" else error.detail, error.headers)
 

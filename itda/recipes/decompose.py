@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, SupportsIndex, overload
 
 import torch
@@ -24,6 +24,7 @@ from itda.recipes.runs import limits_of, open_run
 from itda.sources.models.base import ActivationModel
 from itda.sources.prompt import read_prompt
 from itda.sources.tokenizing.special import Bos
+from itda.store.notes import AtomNotes, read_notes
 from itda.store.records import chosen_site
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class AtomUse:
     """The tokens of the three activations nearest to the atom in other documents, if `itda index` found them."""
     replication: float | None = None
     """The share of draws in which the atom came back; None if `itda replicate` was not run. Below half, no finding."""
+    name: str = ""
+    """The name that a reader gave the atom in the explorer; empty if it has none."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class Decomposition(list[TokenDecomposition]):
                     "explained": token.explained,
                     "massive": token.massive,
                     "atom": use.atom,
+                    "atom_name": use.name,
                     "coefficient": use.coefficient,
                     "fidelity": use.fidelity,
                     "replication": use.replication,
@@ -153,6 +157,7 @@ def decompose(
     tokens = decompose_text(
         model, dictionary, site, options.text, window, options.batch_size, readout, options.top, run.bos
     )
+    tokens = named(tokens, read_notes(options.run).of(str(site)))
     if options.token is None:
         return site, tokens
     if not -len(tokens) <= options.token < len(tokens):
@@ -214,6 +219,17 @@ def decompose_text(
         for row, label in enumerate(labels)
     ]
     return Decomposition(tokens, site=str(site), readout=readout)
+
+
+def named(tokens: Decomposition, notes: Mapping[int, AtomNotes]) -> Decomposition:
+    """Return the tokens with the names that a reader gave their atoms, where the label is still the one named."""
+
+    def use_of(use: AtomUse) -> AtomUse:
+        written = notes.get(use.atom)
+        return replace(use, name=written.name) if written and written.label == use.label.key else use
+
+    each = (replace(token, atoms=[use_of(use) for use in token.atoms]) for token in tokens)
+    return Decomposition(each, site=tokens.site, readout=tokens.readout) if notes else tokens
 
 
 def nearest_tokens(dictionary: ITDA, atom: int) -> tuple[str, ...]:

@@ -13,13 +13,17 @@ from itda.core.arithmetic import on_other_bits
 from itda.core.site import Site
 from itda.report.effects import effects_lines
 from itda.report.replication import replication_lines
-from itda.report.text import WIDTH, number, place, table
+from itda.report.text import WIDTH, number, place, table, visible
+from itda.store.notes import Notes
 from itda.store.records import DictionaryRecord, RunRecord
 
 if TYPE_CHECKING:
     from itda.recipes.features import Fitted
     from itda.recipes.harvest import Harvest
     from itda.recipes.index import Indexing
+
+NAMES = 20
+"""Names of atoms that are listed, at most."""
 
 
 def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
@@ -69,6 +73,7 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
     effects = {site: each.effects for site, each in loaded.items() if each.effects is not None}
     if effects:
         lines += ["", *effects_lines(effects)]
+    lines += notes_lines(run.notes)
     if not evaluated:
         lines += ["", f"Not evaluated yet: itda evaluate {run.folder}"]
     return "\n".join(lines)
@@ -86,6 +91,20 @@ def _settings(loaded: Mapping[Site, DictionaryRecord]) -> tuple[str, dict[str, d
     said = ", ".join(f"{name} {value}" for name, value in values.items() if value != "-")
     where = ", at every site" if len(loaded) > 1 and said else ""
     return said + where, {name: cells for name, cells in shown.items() if name not in shared}
+
+
+def notes_lines(notes: Notes) -> list[str]:
+    """Return what is written of a run's atoms: how many have what, the lists, and the names."""
+    found = notes.summary
+    if not found["atoms"]:
+        return []
+    counts = f"{found['named']} with a name, {found['noted']} with a note, {found['starred']} starred"
+    lists = "; lists: " + ", ".join(f"{visible(name)} ({number})" for name, number in found["lists"].items())
+    said = f"Your notes: {found['atoms']} atoms, {counts}{lists if found['lists'] else ''}"
+    names = [f"{site} {atom} «{visible(each.name)}»" for (site, atom), each in sorted(notes.atoms.items()) if each.name]
+    more = [f"and {len(names) - NAMES} more"] if len(names) > NAMES else []
+    shown = textwrap.wrap("names: " + ", ".join([*names[:NAMES], *more]), WIDTH) if names else []
+    return ["", *textwrap.wrap(said, WIDTH), *shown]
 
 
 def _arithmetic(made: Mapping[Site, Sequence[int]]) -> list[str]:

@@ -32,7 +32,8 @@ def decomposition(tokens: Sequence[TokenDecomposition], top: int, *, by_size: bo
             numbered = ("?" if no_finding(use.replication) else "") + str(use.atom)
             start = f"  {significant(use.coefficient):>9}  {numbered:>6}{faithful}  "
             near = "  ≈" + "".join(f"«{clipped(token)}»" for token in use.nearest) if use.nearest else ""
-            blocks.append(start + prompt(use.label, WIDTH - len(start) - len(near)) + near)
+            own = f"{visible(use.name)[:20]}: " if use.name else ""
+            blocks.append(start + own + prompt(use.label, WIDTH - len(start) - len(near) - len(own)) + near)
         if len(token.atoms) > top:
             blocks.append(f"  {'':9}  and {len(token.atoms) - top} more atoms")
     if any(no_finding(use.replication) for use in shown):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -42,3 +43,28 @@ def read_prompt(
         raise SettingError("the text has no token but special ones, which have no activation here: give it some words")
     found = {site: x.cpu() for _, part in model.harvest([group], sites) for site, x in part.items()}
     return group.labels(), {site: found[site] for site in sites}
+
+
+def read_windows(
+    model: ActivationModel, text: str, sites: Sequence[Site], window: int, batch_size: int = 1, bos: Bos = "auto"
+) -> tuple[Labels, Mapping[Site, Float[Tensor, "tokens d_model"]], list[int]]:
+    """Read a text of any length: in one window where it fits, as `read_prompt`, else in windows as a corpus is read.
+
+    Returns also the numbers of the tokens at which windows begin. Raises `SettingError` for no text, or one of special
+    tokens alone.
+    """
+    windower = model.windower(window, bos)
+    windows = windower.windows(Document("prompt", text)) if text.strip() else []
+    if sum(len(each.token_ids) for each in windows) <= windower.content + (model.context or window) - windower.window:
+        return *read_prompt(model, text, sites, window, batch_size, bos), [0]
+    groups = list(windower.groups([Document("prompt", text)], batch_size))
+    labels = [group.labels() for group in groups]
+    found: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    for _, part in model.harvest(groups, sites):
+        for site, x in part.items():
+            found[site].append(x.cpu())
+    every = Labels.concatenate(labels)
+    if not len(every):
+        raise SettingError("the text has no token but special ones, which have no activation here: give it some words")
+    starts = [0, *(row for row in range(1, len(every)) if every.window_start[row] != every.window_start[row - 1])]
+    return every, {site: torch.cat(parts) for site, parts in found.items()}, starts

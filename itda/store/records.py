@@ -17,6 +17,7 @@ from itda.core.site import Site
 from itda.errors import SettingError, StoreError
 from itda.files import DICTIONARY_FORMAT, METRICS_FORMAT, RUN_FORMAT, first_line, read_json
 from itda.store.effects import read_effects
+from itda.store.notes import Notes, read_notes
 from itda.store.replication import read_replication
 
 UNFINISHED = "unfinished.json"
@@ -142,7 +143,14 @@ class RunRecord:
 
     def values(self, summaries: Mapping[Site, DictionaryRecord]) -> dict[str, Any]:
         """Return the JSON values that `itda info --json` prints."""
-        return {**self.record, "dictionaries": {str(site): made.values for site, made in summaries.items()}}
+        found = {**self.record, "dictionaries": {str(site): made.values for site, made in summaries.items()}}
+        notes = self.notes.summary
+        return found | ({"notes": notes} if notes["atoms"] else {})
+
+    @property
+    def notes(self) -> Notes:
+        """What a reader wrote of the run's atoms in the explorer."""
+        return read_notes(self.folder)
 
 
 def open_record(folder: Path) -> RunRecord:

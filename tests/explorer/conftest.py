@@ -159,6 +159,12 @@ def settle(page) -> None:
     page.wait_for_selector('main[aria-busy="false"] h1')
 
 
+def listed(page) -> None:
+    """Wait until the list of atoms shows what was asked for, with the texts of the rows in sight."""
+    page.wait_for_selector('.list-view > div[aria-busy="false"]', state="attached")
+    page.wait_for_selector('.rows:not([aria-busy="true"])', state="attached")
+
+
 def until(page, script: str, timeout_s: float = 15.0) -> None:
     """Wait until an expression is true. Playwright's own way is an eval(), which the pages' policy forbids."""
     end = time.monotonic() + timeout_s

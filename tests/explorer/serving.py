@@ -20,6 +20,7 @@ class Echo:
     """Answers of every kind; those of the model wait until `go` is set."""
 
     needs_model = frozenset({"decompose"})
+    writes = frozenset({"write"})
 
     def __init__(self):
         self.go, self.started, self.asked = threading.Event(), threading.Semaphore(0), []
@@ -29,6 +30,8 @@ class Echo:
         match name:
             case "echo":
                 return {"query": dict(query), "thread": threading.current_thread().name}
+            case "write":
+                return {"written": dict(query)}
             case "decompose":
                 self.asked.append(dict(query))
                 self.started.release()

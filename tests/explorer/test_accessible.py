@@ -59,6 +59,8 @@ def test_axe_finds_no_serious_fault_where_something_is_chosen_or_wrong(visit, ta
 
 
 SHOWN = {
+    "start": "#/start?run={run}&site={site}",
+    "corpus": "#/corpus?run={run}&site={site}&q=raise",
     "overview": "#/overview",
     "atoms": "#/atoms?run={run}&site={site}&q=self",
     "atom": "#/atom?run={run}&site={site}&atom={atom}",

@@ -5,14 +5,17 @@ import math
 import re
 import urllib.parse
 
+import numpy as np
 import pytest
 import torch
-from conftest import settle, until  # pyright: ignore[reportAttributeAccessIssue]
+from conftest import listed, settle, until  # pyright: ignore[reportAttributeAccessIssue]
 from strange_corpus import ENDED, IMAGE, SCRIPT
 
 from itda.core.batch import Site
 from itda.core.levels import two_levels
 from itda.errors import MissingError, SettingError
+from itda.explorer.columns import number_columns
+from itda.explorer.columns import packed as packing
 from itda.recipes.runs import open_run
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.prompt import read_prompt
@@ -20,6 +23,8 @@ from itda.sources.prompt import read_prompt
 HERE = "run=plain&site=layer_3"
 TEXT = "import os\nfor name in os.listdir(folder):\n    print(name)"
 VIEWS = {
+    "start": "#/start?run=refined&site=layer_3",
+    "corpus": f"#/corpus?{HERE}&q=the",
     "overview": "#/overview?run=plain",
     "atoms": f"#/atoms?{HERE}",
     "atom": f"#/atom?{HERE}&atom=20",
@@ -31,6 +36,8 @@ VIEWS = {
 
 
 def shown_ids(page) -> list[int]:
+    if page.locator(".list-view").count():
+        listed(page)
     return [int(text.replace(",", "")) for text in page.locator(".rows .row .open").all_inner_texts()]
 
 
@@ -59,23 +66,27 @@ def test_atoms_are_searched_by_text_token_and_document_and_the_address_has_it(vi
         page.get_by_label("Where").select_option(where)
         page.get_by_label("Search").fill(query)
         assert expected
+        listed(page)
         assert set(shown_ids(page)) <= set(expected)
         assert page.get_by_role("status").first.inner_text().startswith(f"{len(expected)} of ")
     again = visit(page.url.removeprefix(served.address))
     assert shown_ids(again) == shown_ids(page)
     page.get_by_label("Search").fill("nothing has this text")
+    listed(page)
     assert page.get_by_text("No atom fits").is_visible()
 
 
 def test_atoms_are_filtered_by_use_and_fidelity(visit, served):
-    columns = served.ask("atoms", run="refined", site="layer_3")
+    columns = number_columns(served.explorer.runs.dictionary("refined", "layer_3"))
     page = visit("#/atoms?run=refined&site=layer_3")
     page.get_by_label("Uses from").fill("20")
+    listed(page)
     expected = {i for i, uses in enumerate(columns["uses"]) if uses >= 20}
     assert set(shown_ids(page)) <= expected
     assert page.get_by_role("status").first.inner_text().startswith(f"{len(expected)} of ")
-    middle = sorted(columns["fidelity"])[len(columns["fidelity"]) // 2]
+    middle = float(np.sort(columns["fidelity"])[len(columns["fidelity"]) // 2])
     page.get_by_label("Fidelity from").fill(str(middle))
+    listed(page)
     expected = {i for i in expected if columns["fidelity"][i] >= middle}
     assert page.get_by_role("status").first.inner_text().startswith(f"{len(expected)} of ")
 
@@ -84,12 +95,13 @@ def test_atoms_are_filtered_by_use_and_fidelity(visit, served):
     "key", ["atom", "uses", "strongest", "fidelity", "novelty", "replication", "effect_continuation"]
 )
 def test_each_column_sorts_both_ways(visit, served, key):
-    columns = served.ask("atoms", run="refined", site="layer_3")
-    values = list(range(columns["atoms"])) if key == "atom" else columns[key]
-    values = [-math.inf if value is None else value for value in values]  # what is not known comes after the least
+    dictionary = served.explorer.runs.dictionary("refined", "layer_3")
+    values = list(range(len(dictionary.itda))) if key == "atom" else number_columns(dictionary)[key].tolist()
+    values = [-math.inf if math.isnan(value) else value for value in values]  # what is not known comes after the least
     page = visit("#/atoms?run=refined&site=layer_3&sort=" + ("uses" if key == "atom" else "atom"))
     for _ in range(2):
         page.locator(f"button[data-sort={key}]").click()
+        listed(page)
         way = page.locator(f'.head .{key}[role="columnheader"]').get_attribute("aria-sort")
         order = sorted(range(len(values)), key=lambda i: ((-1 if way == "descending" else 1) * values[i], i))
         assert shown_ids(page)[:10] == order[:10]
@@ -113,6 +125,7 @@ def test_an_atom_that_does_not_replicate_says_so_and_is_greyed(visit, served):
     greyed = ["unreplicated" in (row.get_attribute("class") or "") for row in first.all()]
     assert greyed == [not columns["replicates"][atom] for atom in shown]
     page.get_by_label("Replication from").fill("0.5")
+    listed(page)
     expected = sum(share >= 0.5 for share in columns["replication"])
     assert page.get_by_role("status").first.inner_text().startswith(f"{expected} of ")
     assert visit("#/atom?run=plain&site=layer_3&atom=20").get_by_text("came back in").count() == 0
@@ -189,25 +202,33 @@ def test_the_nearest_activations_of_other_documents_that_the_index_found_are_lis
     assert len(marked) == len(found)
 
 
-def test_a_hundred_thousand_atoms_have_few_rows_in_the_page(visit, tabs, served):
+def test_a_hundred_thousand_atoms_have_few_rows_in_the_page(visit):
     number = 100_000
-    large = served.ask("atoms", run="plain", site="layer_3")
-    columns = ("before", "token", "after", "document", "uses", "strongest", "novelty")
-    large = large | {name: (large[name] * (number // len(large[name]) + 1))[:number] for name in columns}
-    large |= {"atoms": number}
+    packed = {"uses": packing(np.arange(number)[::-1])}
+    columns = {"atoms": number, "packed": packed, "replicates": None, "tokens": 1_000_000, "trouble": None}
     page = visit(VIEWS["overview"])
-    page.route("**/api/atoms*", lambda route: route.fulfill(json=large))
-    page.get_by_role("link", name="Atoms", exact=True).click()
+
+    def rows(route):
+        atoms = [int(each) for each in re.search(r"atoms=([\d%C]+)", route.request.url)[1].split("%2C")]
+        texts = {name: [f"{name} {atom}" for atom in atoms] for name in ("before", "token", "after", "document")}
+        route.fulfill(json={"atoms": atoms, **texts, "bytes": [None] * len(atoms), "match": None})
+
+    page.route("**/api/columns*", lambda route: route.fulfill(json=columns))
+    page.route("**/api/rows*", rows)
+    page.route("**/api/search*", lambda route: route.fulfill(json={"atoms": list(range(0, number, 2))}))
+    page.get_by_role("navigation", name="Views").get_by_role("link", name="Atoms").click()
     page.wait_for_selector(".rows .row")
     assert page.get_by_role("table").get_attribute("aria-rowcount") == str(number + 1)
     assert page.locator(".rows .row").count() < 60
     page.locator("button[data-sort=atom]").click()
+    listed(page)
     page.locator(".rows .open").first.focus()
     page.keyboard.press("End")
     until(page, "document.activeElement.textContent === '99,999'")
     assert page.locator(".rows .row").count() < 60
+    until(page, "document.activeElement.closest('.row').textContent.includes('token 99999')")
     page.get_by_label("Search").fill("return")
-    until(page, "document.querySelector('.status').textContent.includes(' of 100,000')", 3.0)
+    until(page, "document.querySelector('.status').textContent.startsWith('50,000 of 100,000')", 3.0)
 
 
 def test_the_page_of_an_atom_says_what_the_index_says(visit, served):
@@ -277,15 +298,22 @@ def test_a_prompt_is_read_by_the_readout_that_is_chosen_and_the_address_has_it(v
         number = int(code.count[5])
         assert number > 0
         ids = [int(text.replace(",", "").lstrip("?")) for text in table.locator("td.id").all_inner_texts()]
-        assert ids == code.indices[5, :number].tolist()
+        order = by_size(code, 5) if name == "levels" else range(number)
+        assert ids == [code.indices[5, place].item() for place in order]
         shown = [float(text.replace("−", "-").replace(",", "")) for text in table.locator(".number").all_inner_texts()]
-        assert shown == pytest.approx(code.coefficients[5, :number].tolist(), rel=1e-2)
+        assert shown == pytest.approx([code.coefficients[5, place].item() for place in order], rel=1e-2)
         assert page.locator('.token[aria-pressed="true"]').get_attribute("data-token") == "5"  # it stays chosen
     again = visit(page.url.removeprefix(served.address))
     again.wait_for_selector(".token")
     assert again.get_by_label("Readout").input_value() == "levels"
     again.get_by_label("Readout").select_option("code")
     until(again, "!location.hash.includes('readout')")
+
+
+def by_size(code, row) -> list[int]:
+    """The places of a row's atoms, the largest coefficient first."""
+    sizes = code.coefficients[row, : int(code.count[row])].abs().tolist()
+    return sorted(range(len(sizes)), key=lambda place: (-float(f"{sizes[place]:.5g}"), place))
 
 
 def test_features_are_offered_where_they_were_fitted_and_else_a_line_says_how(visit, served):
@@ -317,7 +345,10 @@ def test_a_typed_prompt_is_taken_apart_as_by_the_library(visit, served):
     page.keyboard.press("ArrowRight")
     assert page.locator(".token:focus").get_attribute("data-token") == "4"
     atoms = page.get_by_role("region", name="The chosen token").locator("tbody .id").all_inner_texts()
-    assert [int(text.replace(",", "")) for text in atoms] == code.indices[4, : code.count[4]].tolist()
+    order = by_size(code, 4)
+    assert [int(text.replace(",", "")) for text in atoms] == code.indices[4, order].tolist()
+    picked = page.get_by_role("region", name="The chosen token").locator("tbody .pick-cell").all_inner_texts()
+    assert [int(text) for text in picked] == [place + 1 for place in order]
     assert "t=4" in page.url
     assert urllib.parse.quote_plus(TEXT) in page.url
 
@@ -383,7 +414,7 @@ def test_the_overview_has_settings_measures_and_charts(visit, served):
 
 def test_back_and_forward_go_through_the_views(visit):
     page = visit(VIEWS["atoms"])
-    page.get_by_role("link", name="Overview").click()
+    page.get_by_role("navigation", name="Views").get_by_role("link", name="Overview").click()
     page.wait_for_selector("dl")
     page.get_by_role("link", name="Prompt").click()
     page.wait_for_selector("textarea")
@@ -410,7 +441,7 @@ def test_what_is_not_there_is_told_and_the_frame_stays(visit, tabs, address, sen
     tabs.allowed = 1
     page = visit(address)
     assert sentence in page.get_by_role("alert").inner_text()
-    page.get_by_role("link", name="Overview").click()
+    page.get_by_role("navigation", name="Views").get_by_role("link", name="Overview").click()
     page.wait_for_selector("dl")
 
 
@@ -421,15 +452,24 @@ def test_everything_can_be_reached_with_the_keyboard(visit):
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Atoms"
+    page.keyboard.press("?")
+    assert page.evaluate("document.activeElement.textContent") == "Close"
+    assert page.get_by_role("dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.textContent") == "Atoms"
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.name") == "q"
     page.keyboard.type("the")
+    ids = shown_ids(page)
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.textContent").replace(",", "") == str(ids[0])
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate("document.activeElement.name") == "q"
     for _ in range(30):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.classList.contains('open')"):
             break
-    ids = shown_ids(page)
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     assert page.evaluate("document.activeElement.textContent").replace(",", "") == str(ids[2])
@@ -501,7 +541,7 @@ def test_a_server_that_is_gone_is_told(tabs, runs):
     tabs.allowed = 1
     with running(explorer_of(settings.Explore(runs=runs, model=False))) as address:
         page = tabs.open(address)
-    page.get_by_role("link", name="Overview").click()
+    page.get_by_role("navigation", name="Views").get_by_role("link", name="Overview").click()
     page.wait_for_selector("[role=alert]")
     assert "The server does not answer" in page.get_by_role("alert").inner_text()
 

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import settle, until  # pyright: ignore[reportAttributeAccessIssue]
+from conftest import listed, settle, until  # pyright: ignore[reportAttributeAccessIssue]
 from strange_corpus import IMAGE
 from test_accessible import faults, rest
 
@@ -27,8 +27,13 @@ def exported(runs, tmp_path_factory):
 
 def test_a_page_from_a_file_works_and_asks_nobody(tabs, exported):
     page = tabs.open(exported.as_uri())
+    assert page.get_by_role("heading", name="atoms worth seeing").is_visible()
+    assert page.locator(".best > ol > li").count() == 10
+    page.get_by_role("navigation", name="Views").get_by_role("link", name="Atoms").click()
+    listed(page)
     assert page.locator(".status").inner_text().startswith("40 atoms of")
     page.get_by_label("Search").fill("the")
+    listed(page)
     page.locator(".rows .open").first.click()
     until(page, "document.querySelector('h1').textContent.startsWith('Atom')")
     assert page.locator("ol.examples > li").count() > 0
@@ -36,7 +41,7 @@ def test_a_page_from_a_file_works_and_asks_nobody(tabs, exported):
     steering = page.get_by_role("region", name="Steer by this atom")
     assert "This page stands alone: open the run with `itda explore` to steer" in steering.inner_text()
     assert steering.get_by_role("button").count() == 0
-    page.get_by_role("link", name="Prompt").click()
+    page.get_by_role("navigation", name="Views").get_by_role("link", name="Prompt").click()
     page.wait_for_selector(".token")
     page.get_by_label("Prompt").select_option(index=1)
     until(page, "document.querySelector('.strip').textContent.includes('onerror')")
@@ -51,12 +56,16 @@ def test_a_page_from_a_file_works_and_asks_nobody(tabs, exported):
             page.get_by_label("Readout").select_option(name)
             number = {"features": "Score", "similarity": "Cosine"}[name]
             until(page, f"document.querySelector('.codes th').textContent === '{number}'")
-    page.get_by_label("Run").select_option("plain")
-    until(page, "location.hash.includes('run=plain')")
-    page.get_by_role("link", name="Compare").click()
+    page.get_by_role("navigation", name="Views").get_by_role("link", name="Compare").click()  # from the second run too
     page.wait_for_selector(".heat-cell")
     page.wait_for_selector(".lists .rows .row")
-    page.get_by_role("link", name="Overview").click()
+    page.get_by_role("navigation", name="Views").get_by_role("link", name="Atoms").click()
+    page.get_by_label("Run").select_option("plain")
+    until(page, "location.hash.includes('run=plain')")
+    page.get_by_role("navigation", name="Views").get_by_role("link", name="Compare").click()
+    page.wait_for_selector(".heat-cell")
+    page.wait_for_selector(".lists .rows .row")
+    page.get_by_role("navigation", name="Views").get_by_role("link", name="Overview").click()
     page.wait_for_selector("dl")
     page.go_back()
     page.wait_for_selector(".heat-cell")
@@ -87,7 +96,7 @@ def test_without_scripts_the_atoms_can_be_read(tabs, exported):
 def test_what_the_page_does_not_carry_is_told(tabs, exported):
     page = tabs.open(exported.as_uri() + "#/prompt?run=plain&site=layer_3&token=3")
     assert "does not carry that" in page.get_by_role("alert").inner_text()
-    page.get_by_role("link", name="Atoms", exact=True).click()
+    page.get_by_role("navigation", name="Views").get_by_role("link", name="Atoms").click()
     settle(page)
     page.wait_for_selector(".rows .row")
 

@@ -41,6 +41,7 @@ HOSTILE = {
     "user and host": (421, "GET", "/", {"Host": "localhost:{port}@evil.example"}, None),
     "no host": (421, "GET", "/", {"Host": ""}, None),
     "any address": (421, "GET", "/", {"Host": "0.0.0.0:{port}"}, None),
+    "a change by an address": (405, "GET", "/api/write?a=b", {}, None),
     "foreign origin": (403, "GET", "/api/echo", {"Origin": "http://evil.example"}, None),
     "foreign origin, POST": (403, "POST", "/api/echo", JSON | {"Origin": "https://evil.example"}, b"{}"),
     "foreign origin, static": (403, "GET", "/static/main.js", {"Origin": "http://evil.example"}, None),

@@ -18,6 +18,7 @@ class Pieces:
     """Answers in pieces: `slow` sends two and waits until it may send a third, or until its page is left."""
 
     needs_model = frozenset()
+    writes = frozenset()
     streams = frozenset({"slow", "bad", "half", "nan"})
 
     def __init__(self):

@@ -3,8 +3,8 @@
 const embedded = document.getElementById("data");
 const carried = embedded ? JSON.parse(embedded.textContent) : null;
 const answers = new Map();
-/** Questions with a text, which is too long for an address. */
-const POSTED = ["decompose", "diff_text"];
+/** Questions with a text, which is too long for an address, and those that change something. */
+const POSTED = ["decompose", "diff_text", "note", "undo_note", "import_notes"];
 
 /** Whether this page stands alone, without a server. */
 export const standalone = carried !== null;

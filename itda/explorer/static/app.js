@@ -1,19 +1,22 @@
 // The frame around the views: which run, which site, which view; and what happens between an address and a page.
 
 import { h, append } from "./dom.js";
-import { ask } from "./api.js";
+import { ask, standalone } from "./api.js";
 import { go, link, parsed } from "./state.js";
-import { atomsView } from "./atoms.js";
+import { atomsView } from "./browse.js";
 import { atomView } from "./atom.js";
 import { promptView } from "./prompt.js";
 import { compareView } from "./compare.js";
 import { overviewView } from "./overview.js";
 import { fingerprintsView, tokenView } from "./fingerprints.js";
+import { startView } from "./landing.js";
+import { corpusView } from "./corpus.js";
+import { helpButton } from "./help.js";
 import { bothView, changeView, diffView } from "./diff.js";
 
-const VIEWS = { overview: overviewView, atoms: atomsView, atom: atomView, prompt: promptView, compare: compareView };
+const VIEWS = { start: startView, corpus: corpusView, overview: overviewView, atoms: atomsView, atom: atomView, prompt: promptView, compare: compareView };
 const OF_FINGERPRINTS = { fingerprints: fingerprintsView, token: tokenView };
-const NAVIGATION = [["overview", "Overview"], ["atoms", "Atoms"], ["prompt", "Prompt"], ["compare", "Compare"]];
+const NAVIGATION = [["start", "Start"], ["atoms", "Atoms"], ["prompt", "Prompt"], ...(standalone ? [] : [["corpus", "Corpus"]]), ["compare", "Compare"], ["overview", "Overview"]];
 const OF_DIFFS = { diff: diffView, change: changeView, both: bothView };
 const DIFF_NAVIGATION = [["diff", "What changed"], ["both", "A text"]];
 const PARENTS = { atom: "atoms", token: "fingerprints", change: "diff" };
@@ -76,8 +79,8 @@ function drawFrame(view, here) {
   const select = (name, title, values, chosen, change) =>
     h("label", { class: "pick" }, h("span", {}, title), h("select", { name, onchange: (event) => change(event.target.value) }, values.map((value) => h("option", { value, selected: value === chosen }, value))));
   const stay = view === "atom" ? "atoms" : view in VIEWS ? view : "atoms";
-  const { text, readout } = parsed(location.hash).params;
-  const keptText = stay === "prompt" ? { text, readout } : {};
+  const { text, readout, q, regex } = parsed(location.hash).params;
+  const keptText = stay === "prompt" ? { text, readout } : stay === "corpus" ? { q, regex } : {};
   const picks = here.runs.length === 0 || view in OF_FINGERPRINTS || view in OF_DIFFS ? [] : [
     select("run", "Run", here.runs.map((each) => each.run), here.run, (run) => go(stay === "compare" ? "atoms" : stay, { run, ...keptText })),
     here.sites.length ? select("site", "Site", here.sites, here.site, (site) => go(stay === "compare" || stay === "overview" ? "atoms" : stay, { run: here.run, site, ...keptText })) : "",
@@ -132,6 +135,6 @@ document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address is the state, so it cannot be a place in the page
   document.getElementById("main").focus();
 });
-append(document.getElementById("theme"), [themeButton()]);
+append(document.getElementById("theme"), [helpButton(() => parsed(location.hash).view), themeButton()]);
 addEventListener("hashchange", () => render());
 render({ focus: false });

@@ -1,15 +1,21 @@
 // One atom: where it is from, where it is used, what it does.
 
 import { h, append, count, percent, short, signed } from "./dom.js";
-import { chip, direction, keyword, named, passage, tint, tokenText, visible, wholeCharacter } from "./text.js";
+import { chip, keyword, named, passage, tint, visible } from "./text.js";
 import { ask, canAsk, standalone } from "./api.js";
 import { link } from "./state.js";
 import { histogram, meter, ranks } from "./charts.js";
 import { steeringPanel } from "./steer.js";
+import { useLine } from "./uses.js";
+import { elsewhereCard } from "./elsewhere.js";
+import { savePicture } from "./picture.js";
+import { copyText } from "./save.js";
+import { tintedCard } from "./tinted.js";
+import { notesCard, notesOf } from "./notes.js";
 
 export async function atomView(params, context) {
   const query = { run: context.run, site: context.site, atom: params.atom ?? "0" };
-  const data = await ask("atom", query);
+  const [data, notes] = await Promise.all([ask("atom", query), notesOf(context)]);
   const { label, uses } = data;
   const name = named(label.token, label.bytes);
   const near = (step) => {
@@ -18,10 +24,14 @@ export async function atomView(params, context) {
     return known && h("a", { class: "button", rel: step < 0 ? "prev" : "next", href: link("atom", { ...query, atom: other }) }, step < 0 ? "← previous" : "next →");
   };
   const panel = steeringPanel({ where: { run: context.run, site: context.site }, context, params, atom: data.atom, start: label.before + label.token });
+  const own = h("bdi", { class: "atom-name" });
+  const showName = () => own.replaceChildren(notes.of(data.atom).star ? " ★ " : " ", notes.of(data.atom).name);
+  showName();
   const page = append(h("article", { class: "view atom-view" }), [
     h("header", { class: data.replication && !data.replication.replicates ? "atom-head unreplicated" : "atom-head" },
-      h("h1", { tabindex: -1 }, `Atom ${count(data.atom)} `, chip(label.token, label.bytes)),
+      h("h1", { tabindex: -1 }, `Atom ${count(data.atom)} `, chip(label.token, label.bytes), own),
       h("nav", { class: "steps", "aria-label": "Neighbouring atoms" }, near(-1), near(1))),
+    tools(data, context, notes),
     h("p", { class: "summary" }, summary(data)),
     replication(data.replication),
     h("section", { class: "card", "aria-labelledby": "own" },
@@ -31,17 +41,33 @@ export async function atomView(params, context) {
     panel.element,
     activationsCard(data),
     h("div", { class: "columns" },
-      h("div", { class: "main-column" }, usesSection(data, context)),
+      h("div", { class: "main-column" }, usesSection(data, context), context.live && tintedCard(data.atom, context)),
       h("div", { class: "side-column" },
+        notesCard(notes, data.atom, showName),
         effects(query),
         measured(data.effects),
         uses && uses.histogram && chartCard("Coefficients", `How strongly it is used where it is used; half are beyond ±${short(uses.median)}.`,
           histogram({ ...uses.histogram, unit: "uses", tone: "signed", label: `Histogram of the coefficients of ${count(uses.uses)} uses, from ${short(uses.histogram.edges[0])} to ${short(uses.histogram.edges.at(-1))}` })),
         uses && uses.uses > 0 && chartCard("Pick order", "At which step of the pursuit it is picked: 1 is the first.",
           ranks({ counts: uses.steps, unit: "uses", name: "step", label: `Histogram of pick order: ${percent(uses.steps[0] / Math.max(1, uses.uses))} of uses at the first step` })),
-        nearestCard(data, context))),
+        nearestCard(data, context),
+        elsewhereCard(query, context))),
   ]);
   return { page, title: `Atom ${data.atom} ${name}`, shown: panel.shown };
+}
+
+/** Buttons that copy or save what is seen. */
+function tools(data, context, notes) {
+  const status = h("span", { class: "muted", role: "status" });
+  const run = context.runs.find((each) => each.run === context.run) ?? {};
+  const { label } = data;
+  const cited = `Atom ${data.atom} (${named(label.token, label.bytes)}, token ${label.position} of ${label.document}) of ${context.site} of ${run.model}, in the dictionary ${context.run}, made with itda from ${run.corpus}.`;
+  const copy = async (text, what) => { status.textContent = (await copyText(text)) ? `${what} copied.` : `The browser does not allow copying: ${text}`; };
+  const about = () => ({ run: context.run, site: context.site, name: notes.of(data.atom).name });
+  const save = async (kind) => { try { await savePicture(data, about(), kind); } catch (error) { status.textContent = error.message; } };
+  const button = (text, act) => h("button", { type: "button", onclick: act }, text);
+  return h("div", { class: "tools", role: "group", "aria-label": "Copy or save" },
+    button("Copy link", () => copy(location.href, "Link")), button("Copy citation", () => copy(cited, "Citation")), button("Save as SVG", () => save("svg")), button("Save as PNG", () => save("png")), status);
 }
 
 function summary(data) {
@@ -80,7 +106,7 @@ function usesSection(data, context) {
   return h("section", { class: "card uses", "aria-labelledby": "uses" },
     h("h2", { id: "uses" }, "Where it is used"),
     h("p", { class: "muted legend-line" },
-      "The number is the atom's coefficient at the marked token; ",
+      "The numbers are the atom's coefficient at the marked token and the share of its activation that the atom explains; ",
       tint(h("span", { class: "weight" }, "blue"), 1, 1), " tokens have it with a positive one, ",
       tint(h("span", { class: "weight" }, "orange, dashed"), -1, 1), " with a negative one."),
     top && top.kind === "top" && [h("h3", {}, "Strongest"), examples(top, largest, context)],
@@ -99,36 +125,7 @@ function bandName(group) {
 }
 
 function examples(group, largest, context) {
-  return h("ol", { class: "examples" }, group.examples.map((one) => example(one, largest, context)));
-}
-
-function example(one, largest, context) {
-  const weights = new Map(one.weights);
-  const piece = (text, place) => {
-    const bytes = one.bytes[place];
-    const counted = place === one.at || weights.has(place);
-    const inside = bytes && !counted ? wholeCharacter(text, bytes) : tokenText(text, bytes, place === one.at ? { edges: true } : undefined);
-    const node = h(place === one.at ? "mark" : "span", {}, h("bdi", {}, inside));
-    if (!weights.has(place)) return place === one.at ? node : inside;
-    node.classList.add("weight");
-    node.setAttribute("title", `${named(text, bytes)}: coefficient ${signed(weights.get(place))}`);
-    return tint(node, weights.get(place), largest);
-  };
-  const pieces = one.tokens.map(piece);
-  const before = one.tokens.slice(0, one.at).join("");
-  const href = link("prompt", { run: context.run, site: context.site, token: one.token, t: null });
-  const where = `token ${one.position} of ${one.document}; explained ${percent(one.explained)}; picked at step ${one.step + 1}`;
-  const inner = [
-    h("span", { class: "coefficient", title: "coefficient" }, signed(one.coefficient)),
-    meter(one.coefficient, largest),
-    h("span", { class: "kwic", dir: direction(one.tokens[one.at], before, one.tokens.slice(one.at + 1).join("")) },
-      h("span", { class: "before" }, h("bdi", {}, one.cut[0] && "…", pieces.slice(0, one.at))),
-      pieces[one.at],
-      h("span", { class: "after" }, h("bdi", {}, pieces.slice(one.at + 1), one.cut[1] && "…"))),
-  ];
-  return h("li", {}, canAsk("window", { run: context.run, site: context.site, token: String(one.token) })
-    ? h("a", { href, class: "example", title: where }, inner)
-    : h("span", { class: "example", title: where }, inner));
+  return h("ol", { class: "examples" }, group.examples.map((one) => useLine(one, largest, context)));
 }
 
 /** The nearest activations of other documents: what they share with the atom's own prompt is what it means. */

@@ -2,17 +2,26 @@
 
 import { h, append, count, percent } from "./dom.js";
 import { ask, canAsk } from "./api.js";
-import { amend, go, parsed } from "./state.js";
+import { amend, go, link, parsed } from "./state.js";
 import { longTable } from "./list.js";
 import { focusChosen, heatMap } from "./heat.js";
 import { atomColumns, atomRow, doubt } from "./atoms.js";
+import { atomSource } from "./source.js";
 
 const INDICES = [["weighted", "weighted Jaccard", "Jaccard of the labels, weighted by how much each atom was needed"], ["adjusted", "adjusted Jaccard", "Jaccard, with what sets of these sizes share by chance taken out"], ["jaccard", "Jaccard", "Labels in both, as a share of labels in either"]];
 
+/** The runs that the address names; else the chosen one and another, in the order in which they can be compared here. */
+function pairOf(params, chosen, runs) {
+  const wished = [params.a ?? chosen, params.b ?? runs.find((run) => run !== (params.a ?? chosen)) ?? params.a ?? chosen];
+  if (params.a || params.b) return wished;
+  const others = runs.filter((run) => run !== chosen);
+  const pairs = [wished, ...others.flatMap((run) => [[chosen, run], [run, chosen]]), [chosen, chosen]];
+  return pairs.find(([a, b]) => canAsk("compare", { a, b })) ?? wished;
+}
+
 export async function compareView(params, context) {
   const runs = context.runs.filter((run) => !run.trouble).map((run) => run.run);
-  const a = params.a ?? context.run;
-  const b = params.b ?? runs.find((run) => run !== a) ?? a;
+  const [a, b] = pairOf(params, context.run, runs);
   const select = (name, title, chosen) =>
     h("label", { class: "field" }, h("span", {}, title), h("select", { name, onchange: (event) => go("compare", { ...parsed(location.hash).params, a, b, site_a: null, site_b: null, [name]: event.target.value }) },
       runs.filter((run) => (name === "a" ? canAsk("compare", { a: run, b }) : canAsk("compare", { a, b: run })) || run === chosen).map((run) => h("option", { value: run, selected: run === chosen }, run))));
@@ -54,8 +63,8 @@ export async function compareView(params, context) {
     try {
       const [labels, left, right] = await Promise.all([
         ask("labels", { a, b, site_a: pair.a, site_b: pair.b }, { keepIt: true }),
-        ask("atoms", { run: a, site: pair.a }, { keepIt: true }),
-        ask("atoms", { run: b, site: pair.b }, { keepIt: true }),
+        atomSource({ run: a, site: pair.a }),
+        atomSource({ run: b, site: pair.b }),
       ]);
       if (asked === pair) fillLists(labels, left, right);
     } catch (error) {
@@ -75,16 +84,23 @@ export async function compareView(params, context) {
       h("div", { class: "tabs", role: "group", "aria-label": "Which labels" }, buttons),
       place);
     const isB = part === "only_b";
-    const data = isB ? right : left;
-    const rowOf = data.ids ? new Map(data.ids.map((id, row) => [id, row])) : null;
     const entries = labels[part];
+    const data = isB ? right : left;
     const columns = atomColumns(data).map((column) => ({ ...column, sort: false }));
-    const listed = entries.map((entry) => (part === "both" ? entry[0] : entry)).filter((id) => rowOf === null || rowOf.has(id));
-    const list = longTable({ label: names[part], columns, sorted: null, onsort: () => {}, className: "atoms" });
-    const warning = doubt(data, listed.map((id) => (rowOf ? rowOf.get(id) : id)));
+    const whose = isB ? ["b", b, pair.b] : ["a", a, pair.a];
+    const inB = part === "both" ? new Map(entries) : null;
+    if (inB) columns.push({ key: "other", title: "In b", hint: `The atom of b, ${b}, with the same label` });
+    const listed = entries.map((entry) => (part === "both" ? entry[0] : entry)).map(data.rowOf).filter((row) => row !== undefined);
+    const list = longTable({ label: names[part], columns, sorted: null, onsort: () => {}, className: "atoms", want: (places) => data.want(places.map((i) => listed[i])) });
+    const warning = doubt(data, listed);
     place.append(list.element);
     if (warning) place.before(h("p", { class: "muted" }, `${count(listed.length)} atoms${warning}. They come last.`));
-    list.fill(listed.length, (i) => atomRow(data, rowOf ? rowOf.get(listed[i]) : listed[i], { run: isB ? b : a, site: isB ? pair.b : pair.a }));
+    place.before(h("p", { class: "muted" }, `The numbers of the atoms, their uses and all else in the list are those of ${whose[0]}: `, h("bdi", {}, whose[1]), `, ${whose[2]}.`));
+    const other = (row) => { const id = inB.get(data.idOf(row)); return h("a", { href: link("atom", { run: b, site: pair.b, atom: id }), tabindex: -1, "aria-label": `Atom ${id} of b` }, count(id)); };
+    list.fill(listed.length, (i) => {
+      const row = atomRow(data, listed[i], { run: isB ? b : a, site: isB ? pair.b : pair.a });
+      return inB ? { ...row, cells: [...row.cells, other(listed[i])] } : row;
+    });
     if (!listed.length) place.replaceChildren(h("p", {}, entries.length ? "This page does not carry these atoms." : "None."));
   }
 

@@ -1,7 +1,7 @@
 // Elements from plain data. Text is always text: nothing here, or anywhere in the explorer, parses a string as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
-const SVG_TAGS = new Set(["svg", "g", "rect", "path", "line", "text", "title", "circle"]);
+const SVG_TAGS = new Set(["svg", "g", "rect", "path", "line", "text", "title", "circle", "tspan"]);
 
 /** An element with attributes, listeners (on...) and children. Attributes that are null or false are left out. */
 export function h(tag, attributes, ...children) {

@@ -7,9 +7,10 @@ const BEYOND = 8; // rows above and below those in sight
 
 /**
  * `columns`: [{ key, title, hint, sort, numeric }]; `row(i)`: { href, name, className, cells: [node, ...] }, one cell for each column.
- * Arrow keys, Page Up and Down, Home and End move from row to row, Enter opens one.
+ * Arrow keys, Page Up and Down, Home and End move from row to row, Enter opens one. `want(rows)` may return a promise,
+ * after which the rows are drawn again; `onleave` is called for an arrow up from the first row.
  */
-export function longTable({ label, columns, sorted, onsort, className = "" }) {
+export function longTable({ label, columns, sorted, onsort, className = "", want = () => null, onleave = null }) {
   let total = 0;
   let makeRow = () => null;
   let current = 0;
@@ -44,11 +45,13 @@ export function longTable({ label, columns, sorted, onsort, className = "" }) {
     const last = Math.min(total, Math.ceil((scroller.scrollTop + scroller.clientHeight) / height) + BEYOND);
     const focused = refocus && body.contains(document.activeElement) ? Number(document.activeElement.dataset.row) : null;
     const rows = [];
+    const waiting = want(Array.from({ length: Math.max(0, last - first) }, (_, i) => first + i));
+    body.setAttribute("aria-busy", waiting ? "true" : "false");
+    waiting?.then(() => table.isConnected && draw(), () => {});
     for (let i = first; i < last; i++) {
       const { href, cells, name, className: kind = "" } = makeRow(i);
       const inside = columns.map((column, place) => {
-        const cell = h("span", { role: "cell", class: "cell " + column.key }, cells[place]);
-        return cell;
+        return h("span", { role: "cell", class: "cell " + column.key, "data-title": column.short ?? column.title }, cells[place]);
       });
       const attributes = { class: ("row " + kind).trim(), role: "row", "aria-rowindex": i + 2, style: { transform: `translateY(${i * height}px)` } };
       const row = h("div", attributes, inside);
@@ -98,12 +101,17 @@ export function longTable({ label, columns, sorted, onsort, className = "" }) {
     const moves = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -total, End: total };
     if (!(event.key in moves) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
+    if (event.key === "ArrowUp" && current === 0 && onleave) return onleave();
     show(current + moves[event.key]);
   });
   new ResizeObserver(() => draw()).observe(scroller);
 
   return {
     element: table,
+    /** Focus the row that was focused last, or the first. */
+    enter() { if (total) show(current); },
+    /** Draw the rows in sight again. */
+    redraw() { draw(); },
     /** Show `number` rows. */
     fill(number, row) {
       total = number;

@@ -1,36 +1,25 @@
 // A text, its tokens with the share explained, and the atoms of each: typed live, or a window of the corpus.
 
-import { h, append, count, percent, short, signed } from "./dom.js";
-import { chip, keyword, named, tint, tokenText, visible } from "./text.js";
+import { h, append, count } from "./dom.js";
+import { named, visible } from "./text.js";
 import { ask, canAsk, carriedPrompts, standalone } from "./api.js";
 import { amend, go, link } from "./state.js";
-import { meter } from "./charts.js";
 import { steeringPanel } from "./steer.js";
+import { READOUTS, tintChoice, tokenStrip } from "./strip.js";
+import { detail } from "./detail.js";
+import { notesOf } from "./notes.js";
 
-const SHOWN_OF_TEXT = 24;
 const PAUSE_MS = 350;
-
-/** The readouts: what a choice is called, what its number is, what the share explained is of, and what its atoms are. */
-const READOUTS = {
-  code: { title: "code: atoms that add up to it", number: "Coefficient", by: "explained", list: (atoms) => `${atoms}, in pick order` },
-  levels: { title: "levels: broad atoms, then details", number: "Coefficient", by: "explained", list: (atoms) => `${atoms}, the broad ones first` },
-  similarity: { title: "similarity: the nearest atoms", number: "Cosine", by: "explained by its code", list: (atoms) => `${atoms} by the cosine, the nearest first` },
-  features: { title: "features: detectors that fire", number: "Score", by: "explained by its code", list: (atoms) => `${atoms} whose detectors fire, by the score in standard deviations` },
-};
-/** The number of the readouts that are no code, in a sentence. */
-const OTHERS = { similarity: "cosine", features: "score" };
-
-function readoutOf(data) {
-  return READOUTS[data.readout ?? "code"];
-}
 
 export async function promptView(params, context) {
   const where = { run: context.run, site: context.site };
   const result = h("div", { class: "result", "aria-busy": "false" });
   const alert = h("p", { class: "note", role: "alert", hidden: true });
+  const notes = await notesOf(context);
   let box = null;
   let text = "";
-  let state = { token: params.t === undefined ? null : Number(params.t), atom: params.a === undefined ? null : Number(params.a) };
+  let shown = null;
+  let state = { token: params.t === undefined ? null : Number(params.t), atom: params.a === undefined ? null : Number(params.a), by: params.by ?? "" };
   let asking = null;
   // A name that there is not is asked for like others: the server says which ones there are.
   let readout = params.readout ?? "code";
@@ -39,8 +28,8 @@ export async function promptView(params, context) {
 
   function choose(name) {
     readout = name;
-    state.atom = null;
-    amend({ readout: name === "code" ? null : name, a: null });
+    state = { ...state, atom: null, by: "" };
+    amend({ readout: name === "code" ? null : name, a: null, by: null });
     decompose(box?.value ?? text);
   }
 
@@ -67,41 +56,52 @@ export async function promptView(params, context) {
       panel.offer(null);
       return;
     }
-    result.setAttribute("aria-busy", "true");
+    if (!result.firstChild) result.replaceChildren(h("p", { class: "muted" }, "The model is being asked …"));
+    result.setAttribute("aria-busy", "true"); // what was shown stays until the new is here
+    const wished = state.by && state.atom !== null && !standalone ? { atom: String(state.atom) } : {};
     try {
-      const data = await ask("decompose", { ...where, text, ...asked(readout) }, { signal: asking.signal });
+      const data = await ask("decompose", { ...where, text, ...asked(readout), ...wished }, { signal: asking.signal });
       trouble(null);
       show(data);
     } catch (error) {
       if (error.name === "AbortError") return;
       trouble(error);
-      result.replaceChildren();
+      if (!shown) result.replaceChildren();
     }
     result.setAttribute("aria-busy", "false");
   }
 
   function show(data) {
+    shown = data;
     const last = data.tokens.length - 1;
     if (state.token === null) state.token = data.at ?? last;
     state.token = Math.max(0, Math.min(last, state.token));
-    result.replaceChildren(tokenStrip(data, state, select, where), detail(data, state, shade, where));
+    const choice = state.atom !== null && !fromCorpus && !standalone && tintChoice(data, state.by, context.readouts.includes("features"), (kind) => shade(state.atom, kind, true));
+    result.replaceChildren(tokenStrip(data, state, (place) => select(place), where, choice || null), detail(data, state, { shade, where, notes }));
     if (box) panel.offer(data.codes[state.token][0], data.labels);
   }
 
-  function select(data, token, focus) {
+  function select(token) {
     state.token = token;
     amend({ t: token });
-    redraw(data, focus ? `[data-token="${token}"]` : null);
+    redraw(`[data-token="${token}"]`);
   }
 
-  function shade(data, atom) {
-    state.atom = state.atom === atom ? null : atom;
-    amend({ a: state.atom });
-    redraw(data, `[data-shade="${atom}"]`);
+  /** Tint by an atom, or no longer by it. */
+  async function shade(atom, by, stays = false) {
+    const same = state.atom === atom && (state.by ?? "") === by && !stays;
+    state = { ...state, atom: same ? null : atom, by: same ? "" : by };
+    amend({ a: state.atom, by: state.by });
+    const focus = stays ? `[name="tint-by"][value="${by}"]` : `[data-shade="${atom}"][data-by="${by}"]`;
+    if (state.by && shown.chosen?.atom !== atom) {
+      if (standalone) state.by = "";
+      else await decompose(box?.value ?? text);
+    }
+    redraw(focus);
   }
 
-  function redraw(data, focus) {
-    show(data);
+  function redraw(focus) {
+    show(shown);
     if (focus) result.querySelector(focus)?.focus({ preventScroll: true });
   }
 
@@ -143,7 +143,8 @@ export async function promptView(params, context) {
     placeholder: "Type or paste text",
     oninput: () => {
       clearTimeout(pause);
-      pause = setTimeout(() => { state = { token: null, atom: null }; amend({ text: box.value, t: null, a: null }); decompose(box.value); }, PAUSE_MS);
+      // An atom to tint by stays: one may want to see it in another text.
+      pause = setTimeout(() => { state.token = null; amend({ text: box.value, t: null }); decompose(box.value); }, PAUSE_MS);
     },
     onkeydown: (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { clearTimeout(pause); amend({ text: box.value }); decompose(box.value); }
@@ -160,85 +161,4 @@ export async function promptView(params, context) {
   ]);
   panel.offer(null);
   return { page, title: "Prompt", shown: () => { panel.shown(); return decompose(box.value); } };
-}
-
-/** The text: a button for each token, with a bar for the share explained, or tinted by one atom's coefficients. */
-function tokenStrip(data, state, select, where) {
-  // A massive token would outshine all others: it is not tinted.
-  const weights = data.codes.map(([ids, values], place) => (state.atom === null || data.explained[place] === null ? null : (values[ids.indexOf(state.atom)] ?? null)));
-  const largest = Math.max(...weights.map((w) => Math.abs(w ?? 0)));
-  const { number } = readoutOf(data);
-  const buttons = data.tokens.map((text, place) => {
-    const bytes = data.bytes[place];
-    const chosen = place === state.token;
-    const explained = data.explained[place];
-    const name = `${named(text, bytes)}, ${explained === null ? massive(data, place) : `${percent(explained)} explained`}` + (weights[place] !== null ? `, ${number.toLowerCase()} ${signed(weights[place])}` : "");
-    const button = h("button", {
-      type: "button", class: explained === null ? "token massive" : "token", "data-token": place, tabindex: chosen ? 0 : -1, "aria-pressed": chosen ? "true" : "false", "aria-label": name, title: name,
-      style: { "--explained": (100 * (explained ?? 0)).toFixed(1) + "%" }, onclick: () => select(data, place, true),
-    }, h("bdi", {}, tokenText(text, bytes, { edges: text.includes("\n") })));
-    if (weights[place] !== null) tint(button, weights[place], largest);
-    // The sign of a newline stays on its line; what indents the next one goes there, for the eye only.
-    return text.includes("\n") && !bytes ? [button, h("br"), h("span", { "aria-hidden": "true" }, text.slice(text.lastIndexOf("\n") + 1))] : button;
-  });
-  const strip = h("div", {
-    class: "strip", role: "group", "aria-label": "Tokens; arrow keys move from one to the next", dir: "auto",
-    onkeydown: (event) => {
-      const moves = { ArrowRight: 1, ArrowLeft: -1, Home: -data.tokens.length, End: data.tokens.length };
-      if (!(event.key in moves)) return;
-      event.preventDefault();
-      select(data, Math.max(0, Math.min(data.tokens.length - 1, state.token + moves[event.key])), true);
-    },
-  }, buttons);
-  const ordinary = data.explained.filter((each) => each !== null);
-  const mean = ordinary.reduce((a, b) => a + b, 0) / Math.max(1, ordinary.length);
-  const apart = data.explained.length - ordinary.length;
-  const legend = state.atom === null
-    ? [`The bar under a token is the share of its activation that ${data.readout in OTHERS ? "its code explains" : "its atoms explain"}; `, h("strong", {}, ordinary.length ? percent(mean) : "–"), " on average.",
-      apart > 0 && ` A dashed frame marks what is massive and left out of that: a norm many times the median, which says little of the text (${count(apart)} ${apart === 1 ? "token" : "tokens"}).`]
-    : [`Tinted by the ${OTHERS[data.readout] ?? "coefficient"} of `, h("a", { href: link("atom", { ...where, atom: state.atom }) }, `atom ${count(state.atom)}`), ": blue is positive, orange and dashed is negative."];
-  return h("section", { class: "card", "aria-label": "Text" }, strip, h("p", { class: "muted" }, legend));
-}
-
-function detail(data, state, shade, where) {
-  const [ids, values] = data.codes[state.token];
-  const largest = Math.max(0, ...values.map(Math.abs));
-  const text = data.tokens[state.token];
-  const { number, by, list } = readoutOf(data);
-  const atoms = list(`${ids.length} ${ids.length === 1 ? "atom" : "atoms"}`);
-  const table = h("table", { class: "codes" },
-    h("caption", {}, chip(text, data.bytes[state.token]), " ", data.explained[state.token] === null ? [massive(data, state.token), `; ${atoms}`] : [h("strong", {}, percent(data.explained[state.token])), ` ${by}; ${atoms}`]),
-    h("thead", {}, h("tr", {}, [number, "Atom", "The atom's own prompt", "Show"].map((title) => h("th", { scope: "col" }, title)))),
-    h("tbody", {}, ids.map((atom, place) => row(data, atom, [h("span", { class: "number" }, signed(values[place])), meter(values[place], largest)], state, shade, where))));
-  const sums = new Map();
-  data.codes.forEach(([atoms, weights], token) => data.explained[token] !== null && atoms.forEach((atom, place) => {
-    const sum = sums.get(atom) ?? { weight: 0, tokens: 0 };
-    sums.set(atom, { weight: sum.weight + Math.abs(weights[place]), tokens: sum.tokens + 1 });
-  }));
-  const strongest = [...sums].sort((a, b) => b[1].weight - a[1].weight).slice(0, SHOWN_OF_TEXT);
-  const most = strongest[0]?.[1].weight ?? 0;
-  const whole = h("details", { class: "card", open: false },
-    h("summary", {}, `Atoms of the whole text, ${count(sums.size)} in all`),
-    h("table", { class: "codes" },
-      h("caption", {}, `By the sum of the sizes of their ${OTHERS[data.readout] ?? "coefficient"}s`),
-      h("thead", {}, h("tr", {}, ["Sum, tokens", "Atom", "The atom's own prompt", "Show"].map((title) => h("th", { scope: "col" }, title)))),
-      h("tbody", {}, strongest.map(([atom, { weight, tokens }]) => row(data, atom, [h("span", { class: "number" }, short(weight)), h("span", { class: "muted" }, ` × ${tokens}`), meter(weight, most)], state, shade, where)))));
-  const doubt = ids.some((atom) => data.unreplicated.includes(atom)) && h("p", { class: "muted" }, "Grey, with a question mark: the atom does not replicate, so it is no finding.");
-  return h("div", {}, h("section", { class: "card", "aria-label": "The chosen token" }, table, doubt), whole);
-}
-
-function massive(data, place) {
-  return `massive, its norm ${short(data.massive[place])} times the median`;
-}
-
-function row(data, atom, first, state, shade, where) {
-  const [before, token, after] = data.labels[atom];
-  const known = canAsk("atom", { ...where, atom: String(atom) });
-  const shown = state.atom === atom;
-  const doubtful = data.unreplicated.includes(atom);
-  return h("tr", { class: doubtful ? "unreplicated" : null, title: doubtful ? "does not replicate: no finding" : null },
-    h("td", { class: "weight-cell" }, first),
-    h("td", { class: "id" }, doubtful && h("span", { title: "does not replicate" }, "?"), known ? h("a", { href: link("atom", { ...where, atom }) }, count(atom)) : count(atom)),
-    h("td", { class: "prompt-cell" }, keyword(before, token, after)),
-    h("td", {}, h("button", { type: "button", class: "shade", "data-shade": atom, "aria-pressed": shown ? "true" : "false", "aria-label": `Show where atom ${atom} is used`, title: "Tint the text by this atom", onclick: () => shade(data, atom) }, shown ? "●" : "○")));
 }

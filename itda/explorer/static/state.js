@@ -4,7 +4,7 @@
 /** The view and its parameters in an address. */
 export function parsed(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split(/\?(.*)/s);
-  return { view: path || "atoms", params: Object.fromEntries(new URLSearchParams(query)) };
+  return { view: path || "start", params: Object.fromEntries(new URLSearchParams(query)) };
 }
 
 /** The address of a view. Parameters that are null or empty are left out. */
