@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from itda.errors import SettingError
 from itda.explorer.code_index import CodeIndex
 from itda.explorer.contexts import rounded
 from itda.explorer.run_cache import IndexedDictionary
-from itda.explorer.search import Search
+from itda.explorer.search import Search, pc
 
 SHOWN = 50
 """Places that are shown."""

@@ -11,13 +11,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from itda.errors import SettingError
 from itda.explorer.queries import Query
+
+pc: Any = pyarrow.compute
+"""Its functions are made at import, so a type checker knows none of them."""
 
 PLACES = ("text", "token", "exact", "document", "note")
 """Where to look: the text around the token, in the token, a token that is it as a whole, the document's name, notes."""
