@@ -38,14 +38,11 @@ def rest(page) -> None:
 def test_axe_finds_no_serious_fault(visit, view, scheme):
     page = visit(VIEWS[view], color_scheme=scheme, bypass_csp=True)
     rest(page)
-    assert faults(page) == []
-
-
-@pytest.mark.parametrize("view", ["atoms", "atom", "prompt"])
-def test_axe_finds_no_serious_fault_on_a_phone(visit, view):
-    page = visit(VIEWS[view], width=390, bypass_csp=True)
-    rest(page)
-    assert faults(page) == []
+    for width in (1280, 390, 1920):
+        page.set_viewport_size({"width": width, "height": 860})
+        page.wait_for_timeout(50)
+        assert (width, faults(page)) == (width, [])
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_axe_finds_no_serious_fault_where_something_is_chosen_or_wrong(visit, tabs):

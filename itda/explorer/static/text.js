@@ -79,7 +79,7 @@ export function keyword(before, token, after, bytes) {
 export function passage(before, token, after, bytes) {
   return h(
     "p",
-    { class: "passage", dir: direction(token, before, after) },
+    { class: "passage", dir: direction(token, before, after), tabindex: 0 }, // it may have to be scrolled
     textLines(before),
     h("mark", {}, h("bdi", {}, tokenText(token, bytes, { edges: true })), token.includes("\n") && "\n"),
     textLines(after),
