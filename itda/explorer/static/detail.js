@@ -5,7 +5,7 @@ import { chip, keyword } from "./text.js";
 import { canAsk } from "./api.js";
 import { link } from "./state.js";
 import { meter } from "./charts.js";
-import { massive, OTHERS, READOUTS, readoutOf } from "./strip.js";
+import { listed, massive, OTHERS, READOUTS, readoutOf } from "./strip.js";
 import { noteSigns } from "./notes.js";
 
 const SHOWN_OF_TEXT = 24;
@@ -26,8 +26,7 @@ function tokenTable(data, state, tools) {
   const isCode = !(data.readout in OTHERS);
   const largest = Math.max(0, ...values.map(Math.abs));
   const squares = values.reduce((sum, value) => sum + value * value, 0);
-  const order = ids.map((_, place) => place);
-  if (isCode) order.sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]) || a - b);
+  const order = listed(data, state.token);
   const share = (place) => (explained === null ? "–" : percent((Math.max(0, explained) * values[place] ** 2) / (squares || 1)));
   const atoms = list(`${ids.length} ${ids.length === 1 ? "atom" : "atoms"}`);
   const columns = [[number], ...(isCode ? [["Share", SHARE_HINT], ["Picked", "At which step of the pursuit: 1 is the first"]] : []), ["Atom"], ["The atom's own prompt"], ["Show", "Tint the text by this atom"]];

@@ -5,7 +5,7 @@ import { named, visible } from "./text.js";
 import { ask, canAsk, carriedPrompts, standalone } from "./api.js";
 import { amend, go, link } from "./state.js";
 import { steeringPanel } from "./steer.js";
-import { READOUTS, tintChoice, tokenStrip } from "./strip.js";
+import { listed, READOUTS, tintChoice, tokenStrip } from "./strip.js";
 import { detail } from "./detail.js";
 import { notesOf } from "./notes.js";
 
@@ -78,7 +78,7 @@ export async function promptView(params, context) {
     state.token = Math.max(0, Math.min(last, state.token));
     const choice = state.atom !== null && !fromCorpus && !standalone && tintChoice(data, state.by, context.readouts.includes("features"), (kind) => shade(state.atom, kind, true));
     result.replaceChildren(tokenStrip(data, state, (place) => select(place), where, choice || null), detail(data, state, { shade, where, notes }));
-    if (box) panel.offer(data.codes[state.token][0], data.labels);
+    if (box) panel.offer(listed(data, state.token).map((place) => data.codes[state.token][0][place]), data.labels);
   }
 
   function select(token) {

@@ -20,6 +20,13 @@ export function readoutOf(data) {
   return READOUTS[data.readout ?? "code"];
 }
 
+/** The places of a token's atoms in the order in which they are listed: of a code, the largest coefficient first. */
+export function listed(data, token) {
+  const [ids, values] = data.codes[token];
+  const order = ids.map((_, place) => place);
+  return data.readout in OTHERS ? order : order.sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]) || a - b);
+}
+
 /** What a text is tinted by where nothing else is chosen. */
 function numberName(data) {
   return OTHERS[data.readout] ?? "coefficient";
