@@ -55,7 +55,7 @@ def test_a_text_is_tinted_by_any_atom_and_the_chosen_token_too(visit, served, ac
     page = visit("#/atom?run=refined&site=layer_3&atom=7")
     page.get_by_label("Text to tint").fill(TEXT)
     page.wait_for_selector(".tinted-card .token")
-    page.get_by_label("cosine to the atom").check()
+    page.get_by_role("radio", name="cosine to the atom").check()
     page.get_by_role("link", name="Take it apart into all its atoms").click()
     page.wait_for_selector(".result > section .token")
     assert "a=7" in page.url
