@@ -13,7 +13,9 @@ as far. Methods:
 - `TopK SAE`: the decoder of a TopK autoencoder that was trained for as many processor seconds as `best` took;
 - `difference of means`: for each atom of `best`, the mean of the activations whose code has it as the strongest atom,
   less the mean of all others;
-- `random directions`: of a normal distribution.
+- `random directions`: of a normal distribution;
+- `best, recipe 1`: atoms that grew, refined within a cosine of 0.9; `0.98` and `1` within that, so as grown;
+- the first three with 512 and 4,096 atoms.
 
 The label of a direction of the last three is that of the activation with the largest cosine to it, the mean taken off.
 Uses are counted by pursuit for all. Intervals are bootstraps over directions.
@@ -55,6 +57,12 @@ def activations(lm) -> tuple[Tensor, itda.Labels]:
     return torch.cat(parts), itda.Labels.concatenate(labels)
 
 
+SIZED = [(kind, size) for size in ("", "512 atoms", "4,096 atoms") for kind in ("best", "paper", "random activations")]
+FIDELITIES = {"best, recipe 1": 0.9, "best, recipe 1, 0.98": 0.98, "best, recipe 1, 1": 1.0}
+METHODS = ("best", "paper", "random activations", "TopK SAE", "difference of means", "random directions", *FIDELITIES)
+METHODS += tuple(f"{kind}, {size}" for kind, size in SIZED if size)
+
+
 class Methods:
     """Dictionaries of the same activations."""
 
@@ -68,9 +76,10 @@ class Methods:
         if name not in self.kept:
             started = time.process_time()
             made = {
-                "best": lambda: self._fit(mode="best", recipe=2),
-                "paper": lambda: self._fit(mode="paper"),
-                "random activations": self._random_activations,
+                **{
+                    f"{kind}{', ' * bool(size)}{size}": lambda k=kind, s=size: self._sized(k, s) for kind, size in SIZED
+                },
+                **{name: lambda least=least: self._refined(least) for name, least in FIDELITIES.items()},
                 "TopK SAE": self._sae,
                 "difference of means": self._means,
                 "random directions": self._random_directions,
@@ -79,11 +88,20 @@ class Methods:
             self.seconds[name] = time.process_time() - started
         return self.kept[name]
 
-    def _fit(self, **settings: Any) -> itda.ITDA:
-        return itda.fit(self.x, atoms=ATOMS, k=K, labels=self.labels, massive="skip", **settings)
+    def _sized(self, kind: str, size: str) -> itda.ITDA:
+        atoms = int(size.split()[0].replace(",", "")) if size else ATOMS
+        if kind == "random activations":
+            return self._random_activations(atoms)
+        return self._fit(atoms, mode=kind, recipe=2 if kind == "best" else 1)
 
-    def _random_activations(self) -> itda.ITDA:
-        rows = torch.linspace(0, len(self.x) - 1, ATOMS).long()
+    def _refined(self, least: float) -> itda.ITDA:
+        return self._fit(ATOMS, mode="best", **({"passes": 0} if least == 1 else {"min_fidelity": least}))
+
+    def _fit(self, atoms: int, **settings: Any) -> itda.ITDA:
+        return itda.fit(self.x, atoms=atoms, k=K, labels=self.labels, massive="skip", **settings)
+
+    def _random_activations(self, atoms: int) -> itda.ITDA:
+        rows = torch.linspace(0, len(self.x) - 1, atoms).long()
         return self._dictionary(self.x[rows] - self.mean, self.labels[rows.numpy()])
 
     def _sae(self) -> itda.ITDA:
@@ -113,9 +131,6 @@ class Methods:
         atoms = torch.nn.functional.normalize(directions.float())
         best = self.of("best")
         return itda.ITDA(atoms, labels, K, best.pursuit, self.mean, massive_norm=best.massive_norm)
-
-
-METHODS = ("best", "paper", "random activations", "TopK SAE", "difference of means", "random directions")
 
 
 def measured(lm, dictionary: itda.ITDA) -> dict[str, Any]:
