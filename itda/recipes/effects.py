@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from itda.core.effects import AtomEffects, EffectSettings
 from itda.core.labels import Labels
 from itda.core.site import Site
 from itda.errors import StoreError
-from itda.files import explained, locked, sha256_of, whole_file, write_whole
+from itda.files import explained, locked, sha256_of, write_whole
 from itda.recipes.runs import Bar, Run, Say, corpus_of, limits_of, no_bar, open_run, unsaid
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.models.transformers import LanguageModel
@@ -107,9 +108,10 @@ def _measured(
 
 
 def _save(measuring: Measuring, path: Path, own: str) -> None:
-    with whole_file(path, alone=True) as partial, partial.open("wb") as file:
-        arrays: Any = {"own": np.array(own), **measuring.state()}
-        np.savez(file, **arrays)
+    arrays: Any = {"own": np.array(own), **measuring.state()}
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    write_whole(path, packed.getvalue(), alone=True)
 
 
 def _resume(measuring: Measuring, path: Path, own: str) -> None:
