@@ -353,7 +353,7 @@ def test_from_python_it_is_the_same(run):
         (["--draws", "0"], "--draws is 0: it must be at least 1"),
         (["--cosine", "0"], "it must be above 0 and at most 1"),
         (["--cosine", "1.5"], "it must be above 0 and at most 1"),
-        (["--cosine", "nan"], "it must be above 0 and at most 1"),
+        (["--cosine", "nan"], "'nan' is not a number"),
         (["--batch-size", "-1"], "at least 1, or 0"),
         (["--remote", "--stream"], "leave out --stream, --workers and --ray"),
         (["--model-path", "./nowhere"], "check --model-path"),

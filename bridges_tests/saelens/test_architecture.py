@@ -103,7 +103,7 @@ def test_a_repository_of_the_hub_is_read_as_a_folder_is(folder, sae, run_folder,
         assert torch.equal(found(batch.activations[:50]), sae(batch.activations[:50]))
     with pytest.raises(StoreError, match=r"^user/name has no dictionary in layer_9: name its folder"):
         SAE.from_pretrained("user/name", "layer_9", converter=itda_huggingface_loader)
-    with pytest.raises(StoreError, match=r"^user/other cannot be had from the Hub: check the name"):
+    with pytest.raises(StoreError, match=r"^user/other cannot be read from the Hub: check the name"):
         SAE.from_pretrained("user/other", folder, converter=itda_huggingface_loader)
 
 

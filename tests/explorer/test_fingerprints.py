@@ -33,6 +33,7 @@ from itda.store.fingerprints import Fingerprint, load_fingerprint, write_fingerp
 
 A_B = {"a": "one", "b": "two"}
 CELL = {**A_B, "site_a": "layer_3", "site_b": "layer_2", "rung": "1"}
+VIEWS_OF_A_RUN = ["Start", "Atoms", "Prompt", "Corpus", "Compare", "Overview"]
 
 
 @pytest.fixture(scope="module")
@@ -353,7 +354,7 @@ def test_runs_and_fingerprints_are_shown_side_by_side(tabs, folder, tmp_path):
     train(settings.Train(model="tiny", layers=(1,), corpus=corpus, tokens=200, k=4, out=run, quiet=True))
     with running(explorer_of(settings.Explore(runs=(run, folder / "one.itda"), model=False))) as address:
         page = tabs.open(address)
-        assert page.locator("nav a").all_inner_texts() == ["Overview", "Atoms", "Prompt", "Compare", "Fingerprints"]
+        assert page.locator("nav a").all_inner_texts() == [*VIEWS_OF_A_RUN, "Fingerprints"]
         page.get_by_role("link", name="Fingerprints").click()
         page.wait_for_selector(".heat-cell")
         assert page.locator(".pick").count() == 0

@@ -322,7 +322,7 @@ def test_devices_that_this_machine_lacks_are_refused(monkeypatch):
 @pytest.mark.parametrize("flag", ["--checkpoint-every", "--threshold", "--min-fidelity"])
 def test_nan_is_no_setting(capsys, tmp_path, flag):
     train = ["train", "tiny", "--layers", "1", "--corpus", "python-docs", "--out", str(tmp_path / "run")]
-    assert f"{flag} is " in refused(capsys, *train, flag, "nan")
+    assert f"{flag}: 'nan' is not a number" in refused(capsys, *train, flag, "nan")
     assert not (tmp_path / "run").exists()
 
 
