@@ -33,11 +33,13 @@ def test_a_page_from_a_file_works_and_asks_nobody(tabs, exported):
     listed(page)
     assert page.locator(".status").inner_text().startswith("40 atoms of")
     page.get_by_label("Search").fill("the")
+    until(page, "location.hash.includes('q=the')")
+    until(page, "document.querySelector('.status').textContent.includes(' of 40 atoms')")
     listed(page)
     page.locator(".rows .open").first.click()
     until(page, "document.querySelector('h1').textContent.startsWith('Atom')")
-    assert page.locator("ol.examples > li").count() > 0
-    assert page.locator(".effects tr").count() > 10
+    page.wait_for_selector("ol.examples > li")
+    until(page, "document.querySelectorAll('.effects tr').length > 10")
     steering = page.get_by_role("region", name="Steer by this atom")
     assert "This page stands alone: open the run with `itda explore` to steer" in steering.inner_text()
     assert steering.get_by_role("button").count() == 0
@@ -47,7 +49,7 @@ def test_a_page_from_a_file_works_and_asks_nobody(tabs, exported):
     until(page, "document.querySelector('.strip').textContent.includes('onerror')")
     wanted = [("plain", "features", False), ("plain", "similarity", True), ("refined", "features", True)]
     for run, name, is_carried in wanted:
-        page.get_by_label("Run").select_option(run)
+        page.get_by_role("combobox", name="Run", exact=True).select_option(run)
         until(page, f"location.hash.includes('run={run}')")
         page.wait_for_selector(".token")
         option = page.locator(f"option[value={name}]")
@@ -60,7 +62,7 @@ def test_a_page_from_a_file_works_and_asks_nobody(tabs, exported):
     page.wait_for_selector(".heat-cell")
     page.wait_for_selector(".lists .rows .row")
     page.get_by_role("navigation", name="Views").get_by_role("link", name="Atoms").click()
-    page.get_by_label("Run").select_option("plain")
+    page.get_by_role("combobox", name="Run", exact=True).select_option("plain")
     until(page, "location.hash.includes('run=plain')")
     page.get_by_role("navigation", name="Views").get_by_role("link", name="Compare").click()
     page.wait_for_selector(".heat-cell")
