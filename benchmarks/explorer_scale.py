@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 from common import RESULTS, Results, arguments_for, paragraph, table
-from explorer_speed import Explorer, browser_path
+from explorer_speed import Explorer, browser_path, painted
 from made_up_run import make_run
 
 from itda.core.batch import Site
@@ -39,14 +39,6 @@ SEARCHES = {
     "corpus, a text that there is not": ("corpus", {"q": "nowhere to be found"}),
     "corpus, an expression": ("corpus", {"q": "a[bc]+d", "regex": "1"}),
 }
-PAINTED = """
-new MutationObserver(() => {
-  if (window.painted === undefined && document.querySelector(WANTED)) {
-    window.painted = null;
-    requestAnimationFrame(() => setTimeout(() => { window.painted = performance.now(); }, 0));
-  }
-}).observe(document, { subtree: true, childList: true });
-"""
 
 
 class Measured:
@@ -65,19 +57,6 @@ class Measured:
     def _used(self) -> float:
         times = self._process.cpu_times()
         return times.user + times.system
-
-
-def painted(browser: Any, address: str, wanted: str) -> float:
-    """Return the seconds from asking for a page until what is wanted is painted, in a new context."""
-    context = browser.new_context(viewport={"width": 1280, "height": 860})
-    page = context.new_page()
-    page.add_init_script(PAINTED.replace("WANTED", repr(wanted)))
-    page.goto(address)
-    while not page.evaluate("window.painted"):
-        page.wait_for_timeout(20)
-    taken = page.evaluate("window.painted") / 1000
-    context.close()
-    return taken
 
 
 def measured(run: Path, atoms: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from itda.errors import SettingError
 from itda.explorer.code_index import CodeIndex
 from itda.explorer.contexts import rounded
 from itda.explorer.run_cache import IndexedDictionary
-from itda.explorer.search import Search, pc
+from itda.explorer.search import Search, pc, well_formed
 
 SHOWN = 50
 """Places that are shown."""
@@ -54,7 +54,7 @@ def _hits(part: pa.Array, search: Search) -> pa.BooleanArray:
     try:
         if search.regex:
             return pc.match_substring_regex(part, search.text)
-        return pc.match_substring(part, search.text.encode("utf-8", "replace").decode(), ignore_case=True)
+        return pc.match_substring(part, well_formed(search.text), ignore_case=True)
     except pa.ArrowException as error:
         raise SettingError("the text of the index cannot be searched for that: look for something simpler") from error
 

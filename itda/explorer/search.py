@@ -146,16 +146,20 @@ class AtomTexts:
         return _texts([text.lower() for text in self.document.to_pylist()])
 
 
+def well_formed(text: str) -> str:
+    """Return a text that UTF-8 can hold: half a surrogate pair becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _texts(texts: Sequence[str]) -> pa.Array:
-    # Half a character has no UTF-8 form.
-    return pa.array([text.encode("utf-8", "replace").decode() for text in texts], pa.string())
+    return pa.array([well_formed(text) for text in texts], pa.string())
 
 
 def _matching(texts: pa.Array, search: Search) -> np.ndarray:
     """Return the rows that a search finds."""
     if search.regex:
         return _timed(texts, lambda part: pc.match_substring_regex(part, search.text))
-    wanted = search.text.encode("utf-8", "replace").decode().lower()
+    wanted = well_formed(search.text).lower()
     if search.where == "exact":
         return _timed(texts, lambda part: pc.equal(pc.utf8_trim_whitespace(part), wanted.strip()))
     lower = pc.utf8_lower(texts) if search.where == "note" else texts
