@@ -85,7 +85,8 @@ def read(kind: str, folder: Path, tokens: int, memory: int, dtype: str) -> dict[
     give_back_freed()
     names = ["base", "changed"] if kind == "pair" else [kind]
     share = memory // len(names)
-    models = [StreamedModel.load(str(folder / name), dtype=dtype, head=True, budget=share) for name in names]
+    given: dict[str, Any] = {"dtype": dtype, "head": True, "budget": share, "read_ahead": kind != "pair"}
+    models = [StreamedModel.load(str(folder / name), **given) for name in names]
     layers = models[0].layers
     sites = [Site(layers // 4), Site(layers // 2), Site(3 * layers // 4)]
     source = PairedSource(

@@ -188,10 +188,11 @@ def model_loader(
     revision: str | None,
     *,
     head: bool = False,
+    read_ahead: bool = True,
 ) -> Callable[[], LanguageModel | StreamedModel]:
     """How to load a model in some process: streamed if the settings say so, or it needs more memory than it may have.
 
-    `head` if its predictions are wanted.
+    `head` if its predictions are wanted. `read_ahead` as `StreamedModel.load` takes it.
     """
     named = {
         "revision": revision,
@@ -207,7 +208,8 @@ def model_loader(
     if options.stream or _is_too_large(name, named, budget):
         if budget is None:
             budget = free_memory() // 2
-        return partial(_streamed, name, head=head, budget=budget, scratch=options.scratch, **named)
+        placed = {"budget": budget, "scratch": options.scratch, "read_ahead": read_ahead}
+        return partial(_streamed, name, head=head, **placed, **named)
     return partial(LanguageModel.load, name, **named)
 
 

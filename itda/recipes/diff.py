@@ -119,7 +119,8 @@ def _with_loader(
     share = _memory_of_each(options, opening, several)
 
     def load(name: str, revision: str | None) -> ActivationModel:
-        return model_loader(name, share, revision, head=options.kl)()
+        # Each has one block in memory, so that a pair takes no more than one model that reads ahead.
+        return model_loader(name, share, revision, head=options.kl, read_ahead=False)()
 
     return replace(opening, load=load)
 

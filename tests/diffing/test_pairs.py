@@ -71,6 +71,25 @@ def test_weights_of_a_streamed_pair_are_read_once(folders):
         assert model.weights.bytes_read == sum(each.bytes for block in model.weights.of_block for each in block)
 
 
+def test_a_streamed_pair_has_one_block_of_each_in_memory(folders):
+    """As many as one model that reads ahead: most of the memory of a pair is theirs."""
+    models = [StreamedModel.load(name, head=True, device="cpu", read_ahead=False) for name in folders("llama")]
+    ahead = StreamedModel.load(folders("llama")[0], head=True, device="cpu").weights
+    most = [0, 0]
+
+    def watch(_place):
+        for number, model in enumerate(models):
+            there = [any(not p.is_meta for p in block.parameters()) for block in model.weights.blocks]
+            most[number] = max(most[number], sum(there))
+
+    for model in models:
+        model.watch = watch
+    found, whole = Found(of(*models)), Found(of(*map(LanguageModel.load, folders("llama"))))
+    assert most == [1, 1]
+    assert torch.equal(found.difference(SITES[0]), whole.difference(SITES[0]))
+    assert models[0].weights.bytes_in_use < ahead.bytes_in_use
+
+
 def test_kl_is_that_of_the_models_own_logits():
     base, other = pair()
     source = of(base, other)

@@ -14,9 +14,12 @@ BLOCKS_IN_USE = 2
 """Blocks whose weights are in memory: one that runs, and the next, which is being read."""
 
 
-def weights_in_use(block: int, outside: int) -> int:
-    """Return the memory for weights, if the largest block takes `block`, and all outside the blocks `outside`."""
-    return BLOCKS_IN_USE * block + outside
+def weights_in_use(block: int, outside: int, read_ahead: bool = True) -> int:
+    """Return the memory for weights, if the largest block takes `block`, and all outside the blocks `outside`.
+
+    Without `read_ahead` one block is in memory at a time.
+    """
+    return (BLOCKS_IN_USE if read_ahead else 1) * block + outside
 
 
 def left_for_hidden_states(budget: int, in_use: int, device: str) -> int:

@@ -77,10 +77,13 @@ class StreamedModel(SpliceableModel, PlacedModel):
         memory: int | None = None,
         budget: int | None = None,
         scratch: Path | None = None,
+        read_ahead: bool = True,
     ) -> StreamedModel:
         """Open a model as `LanguageModel.load` does; `head` if its predictions are wanted too. Raises `ModelError`.
 
-        `budget` instead of `memory` is for the weights in use too, where they are in the same memory: on a CPU.
+        `budget` instead of `memory` is for the weights in use too, where they are in the same memory: on a CPU. Without
+        `read_ahead` a CPU has one block in memory instead of two, for models that are read beside others. A GPU reads
+        ahead in any case: it would wait for its weights most of the time.
         """
         named = NamedModel.named(
             name, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code
@@ -92,6 +95,7 @@ class StreamedModel(SpliceableModel, PlacedModel):
             )
         with named.explained():
             model, weights = open_weights(named.model, torch.device(named.device), head=head)
+            weights.read_ahead = read_ahead or weights.device.type != "cpu"
             inner = LanguageModel(model.eval(), named.tokenizer(), name, named.commit)
         blocks = find_blocks(model)
         form = form_of(blocks, lambda: inner.forward(model.base_model, _trial()))

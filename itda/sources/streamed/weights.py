@@ -77,6 +77,8 @@ class Weights:
     """Seconds that reading the block took that `stream` yielded last."""
     waited_s: float = 0.0
     """Seconds of it in which `stream` had nothing else to do."""
+    read_ahead: bool = True
+    """False if `stream` reads a block only when the one before has been dropped: half the memory, no overlap."""
     _empty: list[dict[tuple[nn.Module, str], Tensor | None]] = field(default_factory=list)
 
     @property
@@ -84,7 +86,7 @@ class Weights:
         """Bytes of memory for the largest blocks that are there together, and for all that is outside the blocks."""
         block = max(sum(_bytes(value) for value in empty.values() if value is not None) for empty in self._empty)
         outside = sum(_bytes(value) for value in self.model.parameters() if not value.is_meta)
-        return weights_in_use(block, outside)
+        return weights_in_use(block, outside, self.read_ahead)
 
     def load(self, layer: int) -> None:
         """Read the weights of one block. Raises `ModelError` if they are damaged or not all there."""
@@ -114,7 +116,13 @@ class Weights:
             self.drop(layer)
 
     def stream(self, layers: int) -> Iterator[int]:
-        """Yield the numbers of the first blocks, each while its weights are there; the next one is read meanwhile."""
+        """Yield the numbers of the first blocks, each while its weights are there.
+
+        The next one is read meanwhile, unless `read_ahead` is False.
+        """
+        if not self.read_ahead:
+            yield from self._one_by_one(layers)
+            return
 
         def read(layer: int) -> float:
             started = time.perf_counter()
@@ -138,6 +146,13 @@ class Weights:
                     self.drop(layer + 1)
                 if layer >= 0:
                     self.drop(layer)
+
+    def _one_by_one(self, layers: int) -> Iterator[int]:
+        for layer in range(layers):
+            started = time.perf_counter()
+            with self.only(layer):
+                self.read_s = self.waited_s = time.perf_counter() - started
+                yield layer
 
 
 def open_weights(
