@@ -1,6 +1,6 @@
 """How well the effects of atoms by one backward pass agree with those by removing each atom in turn.
 
-    itda train tiny --layers 3 --corpus python-docs --atoms 2048 --tokens 200k --out runs/tiny
+    itda train tiny --layers 3 --corpus python-docs --atoms 2048 --tokens 200k --steps 3 --out runs/tiny
     python benchmarks/attribution.py runs/tiny --prompts 40
 
 Prompts are the beginnings of lines of held-out documents: the model reads up to 24 tokens and predicts the next one.

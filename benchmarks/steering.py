@@ -92,7 +92,8 @@ class Methods:
         atoms = int(size.split()[0].replace(",", "")) if size else ATOMS
         if kind == "random activations":
             return self._random_activations(atoms)
-        return self._fit(atoms, mode=kind, recipe=2 if kind == "best" else 1)
+        recipe = {"recipe": 2, "steps": 3} if kind == "best" else {}  # as many steps for any number of atoms
+        return self._fit(atoms, mode=kind, **recipe)
 
     def _refined(self, least: float) -> itda.ITDA:
         return self._fit(ATOMS, mode="best", **({"passes": 0} if least == 1 else {"min_fidelity": least}))

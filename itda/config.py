@@ -94,8 +94,8 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     """Recipe 2: rounds of k-means; 12 unless given. Recipe 1: passes of refinement over up to 20,000 tokens each; 8
     unless given, 0 in mode paper."""
     steps: Advanced[int | None] = None
-    """Recipe 2: steps of refinement after the rounds; 3 unless given. With 40 activations or more for each atom, 8
-    lower the error and the atoms still come out again."""
+    """Recipe 2: steps of refinement after the rounds. More lower the error, and atoms come out again less often.
+    Default: 3, or 8 where 40 activations or more are kept for each atom."""
     min_fidelity: Advanced[float | None] = None
     """Recipe 1: the cosine that a refined atom keeps, at least, to the activation that its label names. Default:
     0.9."""

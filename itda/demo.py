@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from itda.recipes import AtomUse, Run, TokenDecomposition
 
 DEMO_HELD_OUT, DEMO_USES, DEMO_INDEXED = 10_000, 20_000, 50_000
+DEMO_STEPS = 3
+"""Steps of refinement at the end. So many tokens would have 8 by default; the demo is to be quick."""
 DEMO_LAYERS, DEMO_TOKENS, DEMO_K = (2, 4), 200_000, 16
 DEMO_PROMPTS = ("import os\n\ndef read_file(path", 'raise ValueError(f"expected a', "The method returns a new list")
 
@@ -73,6 +75,7 @@ def _demo_training(options: settings.Demo, say: Callable[[str], None]) -> Run:
         out=options.out,
         tokens=DEMO_TOKENS,
         k=DEMO_K,
+        steps=DEMO_STEPS,
         json=options.json,
         **_demo_common(options),
     )

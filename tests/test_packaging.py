@@ -78,6 +78,15 @@ def test_the_workflow_runs_what_a_clean_checkout_must_pass():
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 
+def test_the_workflow_builds_the_docs_and_runs_the_wheel_on_each_python_that_is_promised():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    runs = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    assert (runs["docs"], runs["wheel"]) == (["make docs"], ["make check-wheel"])
+    names = [name.rpartition(" :: ")[2] for name in PROJECT["project"]["classifiers"]]
+    promised = [name for name in names if re.fullmatch(r"3\.\d+", name)]
+    assert jobs["wheel"]["strategy"]["matrix"]["python"] == promised
+
+
 def test_hooks_before_a_commit_have_the_versions_of_the_constraints():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     ruff = next(repo["rev"] for repo in hooks if repo["repo"].endswith("/ruff-pre-commit"))

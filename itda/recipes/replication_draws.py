@@ -26,6 +26,7 @@ from itda.core.nearest_search import NearestSearch
 from itda.core.replication import Replication, half_of
 from itda.core.site import Site
 from itda.core.tokens import Tokens
+from itda.core.training.centres import STEPS
 from itda.files import whole_file
 from itda.recipes.runs import Progress
 from itda.recipes.trainers import trainer_of
@@ -161,7 +162,7 @@ class SiteDraws:
         memory = (self.training.memory or available()) // 2
         trainers = []
         for mask in masks:
-            options = replace(self.training, tokens=int(mask.sum()))
+            options = replace(self.training, tokens=int(mask.sum()), **_steps_of(self.dictionary))
             trainers.append(trainer_of(options, self.dictionary.d_model, memory))
         at = 0
         for batches in self.source:
@@ -194,3 +195,9 @@ def _read(file: Path) -> dict[str, np.ndarray] | None:
             return {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118 - it is no mapping
     except (OSError, SafetensorError):
         return None
+
+
+def _steps_of(dictionary: ITDA) -> dict[str, int]:
+    """Return the steps at the end that a dictionary of recipe 2 had, as settings: fewer tokens must not change them."""
+    made = dictionary.provenance.get("refinement", {})
+    return {"steps": made.get("steps", STEPS)} if made.get("recipe") == 2 else {}

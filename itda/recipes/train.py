@@ -16,7 +16,7 @@ from itda.core.arithmetic import ARITHMETIC, combined
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
 from itda.core.memory import available
-from itda.core.training.centres import AFTER, STEPS, record_of_centres
+from itda.core.training.centres import readings, usual_steps
 from itda.core.training.refine import pass_size
 from itda.core.training.settings import stride_of
 from itda.errors import CorpusError, SettingError, StoreError
@@ -142,21 +142,21 @@ def _finish(reading: TrainingPass, bar: Bar, why: str, say: Callable[[str], obje
         )
         say(f"{options.corpus or options.activations} ended after {seen:,} {asked}")
     provenance = {**recorded.provenance, "tokens": seen}
-    if options.refine:
-        provenance["refinement"] = _refinement(options)
+    if options.refine and options.recipe != 2:
+        provenance["refinement"] = {"passes": options.refine, "min_fidelity": options.min_fidelity}
     to_refine = _refined_tokens(options, seen, recorded.d_model, trainers.atom_counts(), len(recorded.sites))
     with bar("refine", to_refine) as progress:
         parts = {site: {"mode": options.mode, "site": site, "provenance": provenance} for site in recorded.sites}
         made = trainers.finish(parts, progress.update)
-    record = _record(reading, provenance, made, why)
+    record = _record(reading, provenance | _refinement(made), made, why)
     return place.finish(record, made, reading.read.table())
 
 
-def _refinement(options: settings.Train) -> dict[str, Any]:
-    """Say how the atoms were refined, as run.json has it."""
-    if options.recipe == 2:
-        return record_of_centres(options.refine or 0, STEPS if options.steps is None else options.steps)
-    return {"passes": options.refine, "min_fidelity": options.min_fidelity}
+def _refinement(made: Mapping[Site, ITDA]) -> dict[str, Any]:
+    """Say how the atoms were refined, as run.json has it: what the dictionaries say alike."""
+    said = [dictionary.provenance.get("refinement", {}) for dictionary in made.values()]
+    alike = {name: value for name, value in said[0].items() if all(each.get(name) == value for each in said)}
+    return {"refinement": alike} if alike else {}
 
 
 def _refined_tokens(options: settings.Train, seen: int, d_model: int, atoms: Mapping[Site, int], sites: int) -> int:
@@ -164,8 +164,10 @@ def _refined_tokens(options: settings.Train, seen: int, d_model: int, atoms: Map
     rounds = options.refine or 0
     if rounds and options.recipe == 2:
         stride = stride_of(tokens_of(options), d_model, atoms=options.atoms, recipe=2, passes=rounds)
-        rounds += AFTER + (0 if options.steps is None else options.steps - STEPS)
-        return sites * rounds * math.ceil(seen / stride)
+        kept = math.ceil(seen / stride)
+        numbers = atoms.values() or [options.atoms or 0] * sites
+        steps = [usual_steps(kept, number) if options.steps is None else options.steps for number in numbers]
+        return sum(readings(rounds, each) for each in steps) * kept
     return sum(rounds * min(seen, pass_size(number, options.k)) for number in atoms.values())
 
 

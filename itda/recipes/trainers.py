@@ -13,7 +13,6 @@ from itda.core.batch import ActivationBatch, Site
 from itda.core.dictionary import ITDA
 from itda.core.massive import massive
 from itda.core.training.base import DictionaryTrainer, ignored
-from itda.core.training.centres import STEPS
 from itda.core.training.reference import ReferenceTrainer
 from itda.core.training.state import TrainingState
 from itda.core.training.trainer import Trainer
@@ -137,7 +136,7 @@ def trainer_of(options: settings.Train, d_model: int, memory: int | None) -> Dic
         passes=options.refine or 0,
         min_fidelity=options.min_fidelity or 0.0,
         recipe=options.recipe or 1,
-        steps=STEPS if options.steps is None else options.steps,
+        steps=options.steps,
         massive=None if options.massive in (None, "off") else options.massive,
         memory=memory,
         grow_on=options.grow_on,

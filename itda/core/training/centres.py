@@ -10,8 +10,9 @@ similar activations hardly does. So the second recipe of mode `best` keeps only 
 3. Each atom moves to the weighted sum of all activations that have it among their five nearest atoms. The weight is
    (c / c_1)^4, where c is the activation's cosine to this atom and c_1 that to its nearest. Groups that overlap are
    larger, so their middles depend less on the sample.
-4. Three steps of refinement (`itda.core.training.refine`) over all activations at once: many more than a pass there
-   has, so that a step depends less on them too. It is damped: atoms that few activations use move less.
+4. Steps of refinement (`itda.core.training.refine`) over all activations at once: many more than a pass there has, so
+   that a step depends less on them too. It is damped: atoms that few activations use move less. There are three steps,
+   or eight where each atom has many activations (`usual_steps`).
 5. The activation of a group that is nearest to its atom, the *medoid*, gives the label; their cosine is the fidelity.
 
 The result is exact, and the same to the bit for any number of threads and on any device: float32 products only propose
@@ -48,14 +49,14 @@ SMALL = 5
 NEAR = 5
 """Atoms nearest to an activation that it counts for, when groups overlap."""
 
-STEPS = 3
-"""Steps of refinement at the end."""
+STEPS, MORE_STEPS = 3, 8
+"""Steps of refinement at the end: usually, and where each atom has many activations."""
+
+MANY = 40
+"""Activations for each atom from which more steps still leave atoms that come out again (benchmarks/atoms_tried.py)."""
 
 DAMPING = 1.0
 """How much a step is damped, in the mean energy of an atom: atoms that few activations use move less."""
-
-AFTER = 1 + STEPS + 1
-"""How often all activations are gone through after the rounds."""
 
 GOLDEN = 0.6180339887498949
 """Activations of one new start lie between those of the others: each is moved on by this share of their distance."""
@@ -66,8 +67,25 @@ PRODUCTS = 2**23
 Progress = Callable[[int], object]
 
 
+def usual_steps(activations: int, atoms: int) -> int:
+    """Return the number of steps at the end where nobody says otherwise, for so many activations that are kept.
+
+    Each step lowers the error, and atoms come out again in other text less often. With many activations for each atom
+    they come out often enough to afford more steps.
+
+    >>> usual_steps(40_000, 2048), usual_steps(160_000, 2048)
+    (3, 8)
+    """
+    return MORE_STEPS if activations >= MANY * atoms else STEPS
+
+
+def readings(rounds: int, steps: int) -> int:
+    """Return how often all activations are gone through: in rounds, for groups that overlap, in steps, for medoids."""
+    return rounds + 1 + steps + 1
+
+
 def record_of_centres(rounds: int, steps: int) -> dict[str, int]:
-    """Say how centres were made, as provenance has it; the usual number of steps is not said, as in older files."""
+    """Say how centres were made, as provenance has it; three steps are not said, as in older files."""
     return {"recipe": 2, "rounds": rounds} | ({} if steps == STEPS else {"steps": steps})
 
 
@@ -80,17 +98,17 @@ def centres(
     number: int | None = None,
     rounds: int = ROUNDS,
     near: int = NEAR,
-    steps: int = STEPS,
+    steps: int | None = None,
     progress: Progress = lambda _tokens: None,
 ) -> ITDA:
     """Replace a dictionary's atoms by as many centres of groups of activations, each labelled by its medoid.
 
     Of the dictionary only the offset, the settings and the number of atoms matter, and that not if a `number` is given.
     `labels` are those of the activations; an activation counts for its `near` nearest atoms where groups overlap (0:
-    they do not); there are `steps` of refinement at the end. An atom whose group ends empty has no medoid and is left
-    out, so there may be fewer atoms than before. They did not grow, so there is no `novelty`. `progress` is told how
-    many activations were gone through. A function of its arguments to the bit, whatever the device and the number of
-    threads.
+    they do not); there are `steps` of refinement at the end, by default as many as `usual_steps` says. An atom whose
+    group ends empty has no medoid and is left out, so there may be fewer atoms than before. They did not grow, so there
+    is no `novelty`. `progress` is told how many activations were gone through. A function of its arguments to the bit,
+    whatever the device and the number of threads.
 
     >>> import itda, torch
     >>> labels = itda.Labels.of(*(itda.Label("essay", i, i, i + 1, i, "", "x", "") for i in range(4)))
@@ -112,7 +130,7 @@ def centres(
             atoms[small.to(atoms.device)] = units.at(_spread(len(units), len(small), turn=turn))
     if near:
         atoms = _overlapping(units, atoms, near, progress)
-    for _ in range(steps):
+    for _ in range(usual_steps(len(activations), number) if steps is None else steps):
         atoms = _stepped(dictionary, activations, atoms, progress)
     medoid, cosine = _medoids(units, atoms, progress)
     there = medoid >= 0

@@ -22,7 +22,7 @@ from itda.core.intake import check_finite, rows_of
 from itda.core.labels import Labels
 from itda.core.massive import Use
 from itda.core.pursuit import Pursuit
-from itda.core.training.centres import ROUNDS, STEPS, record_of_centres
+from itda.core.training.centres import ROUNDS
 from itda.core.training.trainer import Trainer
 from itda.errors import ActivationError, SettingError
 
@@ -51,7 +51,7 @@ def fit(
     passes: int | None = None,
     min_fidelity: float | None = None,
     recipe: int = 1,
-    steps: int = STEPS,
+    steps: int | None = None,
     massive: Use | None = None,
 ) -> ITDA:
     """Build a dictionary from the rows of a matrix [n, d]: each atom is a row, and says which.
@@ -64,7 +64,8 @@ def fit(
       of it. What else is given overrules the mode; `massive` is as in `itda.Trainer`.
     - `recipe` 2 of mode "best", for a matrix with tens of rows for each atom: atoms are not rows but centres of groups
       of rows, each labelled by the row nearest to it; `passes` are then rounds of k-means, 12 by default. They come out
-      again in other rows of the same kind. More than 3 `steps` at the end lower the error, and cost some of that.
+      again in other rows of the same kind. More `steps` at the end lower the error, and cost some of that: there are 3,
+      or 8 where there are 40 rows or more for each atom.
 
     Earlier rows become atoms first. Shuffle a sorted matrix together with its labels:
     `order = np.random.default_rng(0).permutation(len(x))`, then `x[order]` and `[texts[i] for i in order]`.
@@ -90,8 +91,7 @@ def fit(
     settings |= {"k": k, "threshold": threshold, "atoms": atoms, "recipe": recipe, "steps": steps, "massive": massive}
     trainer = Trainer(rows.shape[1], tokens=len(rows), **settings)
     trainer.offer(batch)
-    made = {"refinement": record_of_centres(settings["passes"], steps)} if recipe == 2 else {}
-    return trainer.finish(mode=mode, provenance=made)
+    return trainer.finish(mode=mode)
 
 
 def _checked(x: Any, mode: str, atoms: int | None, threshold: float | None) -> Tensor:

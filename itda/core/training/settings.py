@@ -21,7 +21,6 @@ from itda.core.checks import (
 from itda.core.dictionary import check_offset, check_pursuit
 from itda.core.massive import FIRST_TOKENS, Use
 from itda.core.pursuit import Pursuit
-from itda.core.training.centres import STEPS
 from itda.core.training.growth import GrowOn, check_grow_on, growth_device
 from itda.core.training.refine import PASS_TOKENS
 from itda.core.training.schedule import sample_of
@@ -59,7 +58,7 @@ class TrainerSettings:
     passes: int = 0
     min_fidelity: float = 0.0
     recipe: int = 1
-    steps: int = STEPS
+    steps: int | None = None
     massive: Use | None = None
     most: int | None = None
     block_size: int | None = None
@@ -70,7 +69,7 @@ class TrainerSettings:
         check_pursuit(self.k, self.pursuit)
         check_refinement(self.passes, self.min_fidelity)
         check_recipe(self.recipe, self.passes, self.min_fidelity, self.massive)
-        check_steps(None if self.steps == STEPS else self.steps, self.recipe)
+        check_steps(self.steps, self.recipe)
         if (self.threshold is None) == (self.atoms is None):
             raise SettingError("give a threshold or a number of atoms, one of the two")
         if self.threshold is not None:
@@ -135,7 +134,7 @@ class TrainerSettings:
         saved = {name: getattr(self, name) for name in (*names, "massive")}
         # Left out where they are not used, so that the files are those of earlier versions.
         recipe = {} if self.recipe == 1 else {"recipe": self.recipe}
-        recipe |= {} if self.steps == STEPS else {"steps": self.steps}
+        recipe |= {} if self.steps is None else {"steps": self.steps}
         return saved | recipe | ({} if self.most is None else {"most": self.most})
 
 

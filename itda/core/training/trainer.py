@@ -18,7 +18,7 @@ from itda.core.massive import Tally, Use
 from itda.core.memory import NO_LIMITS, PursuitLimits
 from itda.core.pursuit import Pursuit
 from itda.core.training.base import ignored
-from itda.core.training.centres import STEPS, centres
+from itda.core.training.centres import centres, record_of_centres, usual_steps
 from itda.core.training.first import FirstActivations
 from itda.core.training.greedy import GreedyPass
 from itda.core.training.growth import GrowOn
@@ -50,8 +50,9 @@ class Trainer:
       its label's own activation falls below `min_fidelity`.
     - `recipe` 2, instead of that refinement: `passes` rounds of k-means over the activations kept. The atoms are
       centres of groups, labelled by their medoids, and come out again in other text (`itda.core.training.centres`).
-      With `atoms` nothing grows then; with a threshold, growth says how many there are to be. It ends with 3 `steps`
-      of refinement; more lower the error, and atoms come out again less often.
+      With `atoms` nothing grows then; with a threshold, growth says how many there are to be. It ends with `steps` of
+      refinement: 3 by default, 8 where 40 activations or more are kept for each atom. More lower the error, and atoms
+      come out again less often.
     - `massive`: activations whose norm is above 10 times the median of the first 4,096 (`itda.core.massive`) are left
       out of all of this ("skip"), or become atoms like the others and are left out of the rest ("atoms"); None for no
       such rule. The dictionary's `massive_norm` is the limit.
@@ -95,7 +96,7 @@ class Trainer:
         passes: int = 0,
         min_fidelity: float = 0.0,
         recipe: int = 1,
-        steps: int = STEPS,
+        steps: int | None = None,
         massive: Use | None = None,
         most: int | None = None,
         block_size: int | None = None,
@@ -228,8 +229,11 @@ class Trainer:
         settings = self.settings
         if settings.recipe == 2:
             number = len(grown) if settings.atoms is None else min(settings.atoms, len(kept))
-            asked = {"number": number, "rounds": settings.passes, "steps": settings.steps}
-            return centres(grown, kept, self._kept.labels(), progress=tell, **asked)
+            rounds, steps = settings.passes, settings.steps
+            steps = usual_steps(len(kept), number) if steps is None else steps
+            asked = {"number": number, "rounds": rounds, "steps": steps}
+            made = centres(grown, kept, self._kept.labels(), progress=tell, **asked)
+            return replace(made, provenance={**made.provenance, "refinement": record_of_centres(rounds, steps)})
         return refine(grown, kept, passes=settings.passes, min_fidelity=settings.min_fidelity, progress=tell)
 
     def state(self) -> TrainingState:

@@ -168,11 +168,27 @@ def test_a_trainer_ends_with_the_steps_that_are_asked_for_and_fewer_leave_more_u
     assert errors[0] > errors[1] > errors[2]
 
 
+@pytest.mark.parametrize(("atoms", "steps"), [(10, 8), (11, 3)])
+def test_a_trainer_takes_more_steps_where_each_atom_has_forty_activations_and_says_so(atoms, steps):
+    x = clustered(400)
+    made = {}
+    for asked in (None, steps):
+        trainer = Trainer(WIDTH, k=3, atoms=atoms, tokens=400, offset_tokens=400, passes=3, recipe=2, steps=asked)
+        trainer.offer(batch(x))
+        made[asked] = trainer.finish(provenance={"model": "x"})
+    assert_same(made[None], made[steps])
+    said = {"recipe": 2, "rounds": 3} | ({"steps": 8} if steps == 8 else {})
+    assert [each.provenance for each in made.values()] == [{"model": "x", "refinement": said}] * 2
+
+
 @pytest.mark.parametrize("rounds", [0, 3, 12])
 def test_progress_adds_up_to_what_a_bar_is_told_beforehand(rounds):
     told: list[int] = []
-    centres(begun(clustered(200), 9), clustered(200), labels(200), rounds=rounds, progress=told.append)
-    assert sum(told) == (rounds + module.AFTER) * 200
+    for activations, steps in ((200, 3), (400, 8)):
+        told.clear()
+        x = clustered(activations)
+        centres(begun(x, 9), x, labels(activations), rounds=rounds, progress=told.append)
+        assert sum(told) == module.readings(rounds, steps) * activations
 
 
 def test_a_label_is_the_activation_of_the_group_nearest_to_the_atom_and_fidelity_their_cosine():
