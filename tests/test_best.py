@@ -62,7 +62,7 @@ def test_best_has_an_offset_and_the_centres_of_groups_and_nothing_grew(run):
     assert (record["settings"]["recipe"], record["settings"]["refine"]) == (2, 12)
     assert record["order"] == "shuffled, seed 0"
     assert (record["found"], record["gram_rows"]) == ({}, {})
-    assert record["refinement"] == {"recipe": 2, "rounds": 12}
+    assert record["refinement"] == {"recipe": 2, "rounds": 12, "steps": 8}
     for line in (run / "log.jsonl").read_text().splitlines():
         assert json.loads(line).keys() == {"tokens", "tokens_per_s"}
 

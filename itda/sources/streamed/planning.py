@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from itda.core.batch import Site
-from itda.core.training.centres import AFTER, STEPS
+from itda.core.training.centres import readings, usual_steps
 from itda.core.training.growth import GrowOn
 from itda.core.training.growth_bytes import block_bytes, dictionary_bytes, growth_bytes
 from itda.core.training.kept import SHARE
@@ -72,7 +72,9 @@ class Work:
         """Return how many tokens making each dictionary encodes after growth, or does what costs as much."""
         if self.grows:
             return self.passes * min(self.tokens, pass_size(self.atoms, self.k))
-        return self.kept(d_model) * (STEPS + NEAREST * (self.passes + AFTER - STEPS))
+        kept = self.kept(d_model)
+        steps = usual_steps(kept, self.atoms)
+        return kept * (steps + NEAREST * (readings(self.passes, steps) - steps))
 
     def kept(self, d_model: int) -> int:
         """Return the number of activations of each site that are kept for what is made in the end."""
