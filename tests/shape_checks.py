@@ -3,12 +3,19 @@
 jaxtyping checks every argument twice, before the call and after it, binds arguments by name, and copies what it knows
 of the axes at each array. Here each is checked once, the result too, and a usual array takes a few steps. What is
 unusual, and what is wrong, goes on to jaxtyping.
+
+A function's checks are made at its first call: most of the package's functions are not called in most processes, and
+what only a type checker imports (`if TYPE_CHECKING:`) can be looked up by then.
 """
 
+import ast
+import builtins
 import functools
 import inspect
+import sys
 import typing
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import jaxtyping
@@ -110,17 +117,90 @@ def checked(function: Any = None, *, typechecker: Any = None) -> Any:
     """As jaxtyping's import hook checks a function, but in less time; errors are of the same kind."""
     if function is None:
         return lambda given: checked(given, typechecker=typechecker)
-    if inspect.isfunction(function) and typechecker is not None:
-        try:
-            hints = typing.get_type_hints(function)
-        except Exception:  # a hint that cannot be read here: jaxtyping leaves it out and checks the others
-            return by_jaxtyping(function, typechecker=typechecker)
-        return shape_checked(function, hints) if any(map(has_shapes, hints.values())) else type_checked(function)
-    return by_jaxtyping(function, typechecker=typechecker)
+    if not inspect.isfunction(function) or typechecker is None:
+        return by_jaxtyping(function, typechecker=typechecker)
+    if not function.__annotations__:
+        return function
+    return ready_of(function, typechecker) if _is_async(function) else checked_later(function, typechecker)
 
 
-def shape_checked(function: Callable, hints: dict[str, Any]) -> Callable:
-    """A function that checks its arguments, and then its result, with the same sizes of axes."""
+def _is_async(function: Any) -> bool:
+    """Whether it must stay what it is: a server asks this of a handler."""
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def checked_later(function: Callable, typechecker: Any) -> Callable:
+    """A function whose checks are made when it is called first."""
+    ready = None
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        __tracebackhide__ = True
+        nonlocal ready
+        if ready is None:
+            ready = ready_of(function, typechecker)
+        return ready(*args, **kwargs)
+
+    return wrapped
+
+
+def ready_of(function: Any, typechecker: Any) -> Callable:
+    """A function that checks each call."""
+    try:
+        if "<locals>" in function.__qualname__ and not _is_async(function):
+            return shape_checked(function, *checks_of_inner(function))
+        hints = typing.get_type_hints(function, localns=(names := Names(function)))
+    except Exception:  # a hint that cannot be read here: jaxtyping leaves it out and checks the others
+        return by_jaxtyping(function, typechecker=typechecker)
+    if any(map(has_shapes, hints.values())):
+        return shape_checked(function, *checks_of(function, hints))
+    if names.type_only:
+        function.__annotations__ = hints  # where beartype reads them
+    return type_checked(function)
+
+
+class Names(dict):
+    """The names in a function's hints: its module's, and those that only a type checker imports there.
+
+    Of the latter, those of this package stand for anything: tests put fakes there.
+    """
+
+    def __init__(self, function: Callable) -> None:
+        self.function = function
+        self.type_only = False
+        """Whether one of those that only a type checker imports was asked for."""
+
+    def __missing__(self, name: str) -> Any:
+        for known in (self.function.__globals__, vars(builtins)):
+            if name in known:
+                return known[name]
+        self.type_only = True
+        module = type_only(self.function.__module__)[name]
+        return Any if module.startswith("itda") else getattr(import_module(module), name)
+
+
+@functools.cache
+def type_only(module: str) -> dict[str, str]:
+    """The names that only a type checker imports in a module, and where each is from."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name: str(node.module) for node in imports for alias in node.names}
+
+
+of_inner: dict[Any, tuple[Callable, Callable]] = {}
+
+
+def checks_of_inner(function: Any) -> tuple[Callable, Callable]:
+    """The checks of a function that is made anew at each call of another one: they are made once."""
+    same = (function.__code__, function.__module__, tuple(function.__annotations__.items()))
+    if same not in of_inner:
+        of_inner[same] = checks_of(function, typing.get_type_hints(function, localns=Names(function)))
+    return of_inner[same]
+
+
+def checks_of(function: Callable, hints: dict[str, Any]) -> tuple[Callable, Callable]:
+    """What takes a function's arguments and what takes its result: each checks the types of these."""
     signature = inspect.signature(function)
     typed = [p.replace(annotation=hints.get(p.name, p.empty)) for p in signature.parameters.values()]
     names = (function.__name__, function.__qualname__, function.__module__)
@@ -132,7 +212,11 @@ def shape_checked(function: Callable, hints: dict[str, Any]) -> Callable:
 
     result.__name__, result.__qualname__, result.__module__ = names
     result.__annotations__ = {"return": hints.get("return", Any)}
-    gives = type_checked(result)
+    return takes, type_checked(result)
+
+
+def shape_checked(function: Callable, takes: Callable, gives: Callable) -> Callable:
+    """A function that checks its arguments, and then its result, with the same sizes of axes."""
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):

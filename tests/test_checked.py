@@ -1,6 +1,8 @@
 """The test run checks the types and shapes of every call, in whatever process a test runs."""
 
+import inspect
 from collections.abc import Iterator
+from decimal import Decimal
 
 import jaxtyping
 import numpy as np
@@ -99,3 +101,69 @@ def test_axes_are_the_same_in_all_arguments_and_the_result_and_forgotten_after_a
     assert [len(x) for x in generator(torch.ones(2))] == [2]
     assert takes_more(torch.ones(2), 1, 2, name="ab", one=1) == 8
     assert not storage._has_shape_memo()
+
+
+TYPED = """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+import torch
+from jaxtyping import Float
+if TYPE_CHECKING:
+    from decimal import Decimal
+    from itda.core.metrics import Unexplained
+
+class Pair:
+    def with_me(self, other: Pair, amount: Decimal | None = None) -> Pair:
+        return other
+
+    def without_me(self, gone: Unexplained, rows: Float[torch.Tensor, " n"]) -> int:
+        return len(rows)
+
+def made(width):
+    def inner(x: Float[torch.Tensor, "n d"], y: Float[torch.Tensor, " n"] | None = None) -> Float[torch.Tensor, " n"]:
+        return x[:width, 0]
+    return inner
+"""
+
+
+def test_checks_are_made_at_the_first_call_with_names_that_only_a_type_checker_imports(tmp_path, monkeypatch):
+    (tmp_path / "typed_only.py").write_text(TYPED)
+    monkeypatch.syspath_prepend(tmp_path)
+    import typed_only  # pyright: ignore[reportMissingImports]
+
+    with_me, without_me = (
+        shape_checks.checked(method, typechecker=beartype)
+        for method in (typed_only.Pair.with_me, typed_only.Pair.without_me)
+    )
+    pair = typed_only.Pair()
+    assert with_me(pair, pair, Decimal(1)) is pair
+    assert without_me(pair, "anything: it is of this package", torch.ones(2)) == 2
+    for call in (
+        lambda: with_me(pair, 3),
+        lambda: with_me(pair, pair, 1.0),
+        lambda: without_me(pair, None, torch.ones(2, 3)),
+    ):
+        with pytest.raises(jaxtyping.TypeCheckError):
+            call()
+
+
+def test_functions_made_by_one_line_have_their_checks_in_common(tmp_path, monkeypatch):
+    (tmp_path / "typed_within.py").write_text(TYPED)
+    monkeypatch.syspath_prepend(tmp_path)
+    import typed_within  # pyright: ignore[reportMissingImports]
+
+    before = len(shape_checks.of_inner)
+    for width in (1, 2, 3):
+        inner = shape_checks.checked(typed_within.made(width), typechecker=beartype)
+        assert len(inner(torch.ones(width, 4))) == width
+        for wrong in (lambda: inner(torch.ones(width + 1, 4)), lambda: inner(torch.ones(2, 4), torch.ones(3))):  # noqa: B023
+            with pytest.raises(jaxtyping.TypeCheckError):
+                wrong()
+    assert len(shape_checks.of_inner) == before + 1
+
+
+def test_a_coroutine_stays_one():
+    async def handler(x: int) -> int:
+        return x
+
+    assert inspect.iscoroutinefunction(shape_checks.checked(handler, typechecker=beartype))
