@@ -8,13 +8,15 @@ import warnings
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from itda.errors import ModelError
 from itda.sources.models.names import folder_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CONFIG = "adapter_config.json"
 """The file that an adapter has, and a model has not."""

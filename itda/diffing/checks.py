@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from itda.core.site import Site
 from itda.diffing.adapters import adapter_folder, check_peft
@@ -18,6 +17,9 @@ from itda.sources.corpora.corpus import Corpus
 from itda.sources.tokenizing.identity import cut_alike, tokenizer_hash
 from itda.sources.tokenizing.special import Bos
 from itda.sources.tokenizing.windows import Windower
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LEAST_TOKENS, LEAST_DOCUMENTS = 2_000, 8
 """Number of tokens and of documents that a diff needs to say anything: intervals are over documents."""

@@ -6,10 +6,10 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import transformers
 
 from itda.diffing.adapters import CONFIG, adapter_folder, has_adapter, own_module, with_adapter
 from itda.errors import ModelError
@@ -17,6 +17,9 @@ from itda.sources.models.base import ActivationModel
 from itda.sources.models.identity import files_of, fingerprint
 from itda.sources.models.named import NamedModel
 from itda.sources.models.transformers import LanguageModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AnyModel = str | Path | ActivationModel | torch.nn.Module
 """A model's name; or a model in memory: of this package, of transformers, or of PEFT."""
@@ -121,7 +124,7 @@ class _Opened:
             self._check_apart(given, getattr(given, "model", None))
             return given
         module = own_module(given) or given
-        if not isinstance(module, PreTrainedModel):
+        if not isinstance(module, transformers.PreTrainedModel):
             raise ModelError(f"a {type(given).__name__} is no language model: give a name, or a transformers model")
         self._check_apart(given, module)
         if module is getattr(self.model, "model", None):
@@ -170,7 +173,7 @@ class _Opened:
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         inner = getattr(self.model, "inner", self.model)
         found = getattr(inner, "tokenizer", None)
-        if not isinstance(found, PreTrainedTokenizerBase):
+        if not isinstance(found, transformers.PreTrainedTokenizerBase):
             raise ModelError(f"{self.model.name} brings no tokenizer for the other model: give that one's name")
         return found
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from itda.sources.models.base import ActivationModel
 
@@ -58,6 +58,6 @@ def embedding_cosine(base: ActivationModel, changed: ActivationModel) -> float |
 def _embeddings(model: Any) -> Tensor | None:
     inner = getattr(model, "inner", model)  # a streamed model has its embeddings in memory
     module: Any = getattr(inner, "model", None)
-    found = module.get_input_embeddings() if isinstance(module, PreTrainedModel) else None
+    found = module.get_input_embeddings() if isinstance(module, transformers.PreTrainedModel) else None
     weight = getattr(found, "weight", None)
     return weight.detach() if isinstance(weight, Tensor) and weight.ndim == 2 and not weight.is_meta else None

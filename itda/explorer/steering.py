@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
 
 from itda.core.site import Site
 from itda.core.typical import Typical
@@ -191,7 +191,7 @@ class _Panel:
 
     def _text(self, way: str, steering: Steering | None) -> None:
         streamer = _Pieces(self.lm, lambda values: self._send({"way": way, **values}))
-        more = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([self.stop])}
+        more = {"streamer": streamer, "stopping_criteria": transformers.StoppingCriteriaList([self.stop])}
         if steering is None:
             text = written(self.lm, self.asked.prompt, self.settings, **more)
         else:
@@ -231,7 +231,7 @@ class _Panel:
             self.send(values)
 
 
-class _Stop(StoppingCriteria):
+class _Stop:
     """Ends generation after the present token once a page is left, or another text has failed."""
 
     def __init__(self, left: threading.Event) -> None:

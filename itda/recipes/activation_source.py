@@ -25,7 +25,6 @@ from itda.sources.models.named import NamedModel
 from itda.sources.models.transformers import LanguageModel
 from itda.sources.source import ModelSource
 from itda.sources.streamed.model import StreamedModel
-from itda.sources.streamed.weights import give_back_freed
 
 PROVENANCE = ("model", "revision", MODEL, "quantisation", "tokenizer", "corpus", "corpus_part", "corpus_revision")
 PROVENANCE += ("fingerprint", "window", "batch_size", "dtype", "order", "bos", "prefix", "corpus_rules")
@@ -214,6 +213,8 @@ def model_loader(
 
 
 def _streamed(name: str, **given: Any) -> StreamedModel:
+    from itda.sources.streamed.weights import give_back_freed
+
     give_back_freed()
     return StreamedModel.load(name, **given)
 

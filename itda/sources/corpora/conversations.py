@@ -6,16 +6,18 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from itda.core.labels import Labels
 from itda.errors import CorpusError, ModelError
 from itda.sources.corpora.corpus import Corpus
 from itda.sources.corpora.document import Document
 from itda.sources.corpora.text_files import NEWEST, find
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MESSAGES = "messages"
 """The key of a conversation's messages: each has a role and content."""

@@ -1,17 +1,21 @@
 """The blocks of a transformers model, and the activations in the output of a module."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from itda.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TOWERS = re.compile(r"vision|visual|image|audio|speech|video", re.IGNORECASE)
 """Matches the names of modules that read something else than text."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from itda.core.dictionary import ITDA
 from itda.core.steering import Edit
@@ -18,6 +17,9 @@ from itda.sources.models.generation import prompt_length
 from itda.sources.models.hooks import Before, Hook, permanent
 from itda.sources.models.pass_tokens import ALL, Tokens, note, noted
 from itda.sources.tokenizing.special import beginning, dressing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Editing:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from itda.sources.models.blocks import text_config, text_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 """The names that configurations use for the most tokens that a model reads."""
@@ -43,6 +44,8 @@ def rows_of(model: PreTrainedModel) -> int:
 
 def predicts_next(model: PreTrainedModel) -> bool:
     """Return True if a model has a head that predicts the next token from those before it alone."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
     name, config = type(model).__name__, text_config(model)
     if getattr(model.config, "is_encoder_decoder", False):
         return False
@@ -55,10 +58,10 @@ def loader_of(config: PreTrainedConfig) -> Any:
     """Return the class that loads the model of a configuration, with its head if that predicts the next token."""
     names = config.architectures or []
     if any(part in name for name in names for part in CAUSAL):
-        return AutoModelForCausalLM
+        return transformers.AutoModelForCausalLM
     if not getattr(config, "is_encoder_decoder", False):
         # Models that read pictures or sounds too, and encoders of models that have a decoder as well.
         for name in names:
             if name.endswith((GENERATES, "EncoderModel")) and hasattr(transformers, name):
                 return getattr(transformers, name)
-    return AutoModel
+    return transformers.AutoModel

@@ -8,19 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
@@ -32,6 +23,9 @@ from itda.sources.models.identity import COMMIT, commit_of, files_of, fingerprin
 from itda.sources.models.limits import loader_of
 from itda.sources.models.names import GGUF, folder_of, gguf_of
 from itda.sources.models.refusals import Part, check_adapter, check_run, why_not
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -135,7 +129,7 @@ class NamedModel:
         if self.file is not None:
             GgufHeader.read(self.file)  # so that a file that is cut short is refused now, with a message of ours
         with self.explained("config"):
-            return AutoConfig.from_pretrained(self.source, **self._options)
+            return transformers.AutoConfig.from_pretrained(self.source, **self._options)
 
     def model(self) -> PreTrainedModel:
         """Load the model, on the CPU; with its head if it predicts the next token.
@@ -145,7 +139,8 @@ class NamedModel:
         config = self.config()
         loader, options = loader_of(config), self._options
         if self.file is not None:
-            loader = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModel
+            is_causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+            loader = transformers.AutoModelForCausalLM if is_causal else transformers.AutoModel
             options = {**self._options, "config": config, **_dequantised()}
         with _quiet(), self.explained("model"):
             given: Any = loader.from_pretrained(self.source, dtype=self.dtype, output_loading_info=True, **options)
@@ -156,7 +151,7 @@ class NamedModel:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Load its tokenizer. Raises `ModelError`."""
         with self.explained("tokenizer"):
-            return AutoTokenizer.from_pretrained(self.source, **self._options)
+            return transformers.AutoTokenizer.from_pretrained(self.source, **self._options)
 
     def fingerprint(self) -> str | None:
         """Return a hash of a local model's files (`itda.sources.models.identity`); None for a Hub id."""
@@ -179,7 +174,7 @@ class NamedModel:
     def bytes(self) -> int:
         """Return the bytes that its weights need in memory, from its configuration alone."""
         with torch.device("meta"):
-            empty = AutoModel.from_config(self.config(), trust_remote_code=self.trust_remote_code)
+            empty = transformers.AutoModel.from_config(self.config(), trust_remote_code=self.trust_remote_code)
         dtype = self.dtype if isinstance(self.dtype, torch.dtype) else empty.config.dtype or torch.float32
         return sum(value.numel() for value in empty.parameters()) * dtype.itemsize
 

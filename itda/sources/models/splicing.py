@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from itda.core.batch import Site
 from itda.sources.models.base import ActivationModel, PlacedModel
 from itda.sources.tokenizing.windows import Group
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SPLICED = "spliced"
 REPLACEMENTS = (SPLICED, "zero", "mean")

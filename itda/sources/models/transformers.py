@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from itda.core.batch import Site
 from itda.core.dictionary import ITDA
@@ -27,6 +26,9 @@ from itda.sources.models.trial import places
 from itda.sources.tokenizing.identity import tokenizer_hash
 from itda.sources.tokenizing.special import Bos
 from itda.sources.tokenizing.windows import Group, Windower
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class _Stop(Exception):  # noqa: N818 - not an error: the last site has been read

@@ -16,12 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from itda.core.site import Site, Stream
 from itda.errors import ItdaError, ModelError
@@ -32,6 +31,9 @@ from itda.sources.models.limits import rows_of
 from itda.sources.models.replay import split, with_state
 from itda.sources.models.streams import IN_BLOCK
 from itda.sources.tokenizing.windows import Group
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TEXT = "one two three four five six seven eight nine ten"
 TOKENS = 7

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -33,9 +33,11 @@ from itda.sources.models.trial import check_layers, place_of, recorded, trial_gr
 from itda.sources.streamed.block_times import BlockTime
 from itda.sources.streamed.hidden_states import HiddenStates
 from itda.sources.streamed.memory_use import groups_in_flight, left_for_hidden_states
-from itda.sources.streamed.weights import Weights, open_weights
 from itda.sources.tokenizing.special import Bos
 from itda.sources.tokenizing.windows import Group, Windower
+
+if TYPE_CHECKING:
+    from itda.sources.streamed.weights import Weights
 
 LOGITS = 2**26
 """Number of logits that are computed at once."""
@@ -94,6 +96,8 @@ class StreamedModel(SpliceableModel, PlacedModel):
                 "more --model-memory or take --dtype bfloat16, or name the folder of the model it was made from"
             )
         with named.explained():
+            from itda.sources.streamed.weights import open_weights
+
             model, weights = open_weights(named.model, torch.device(named.device), head=head)
             weights.read_ahead = read_ahead or weights.device.type != "cpu"
             inner = LanguageModel(model.eval(), named.tokenizer(), name, named.commit)

@@ -6,17 +6,20 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import PreTrainedModel
 
 from itda.core.batch import Site
 from itda.sources.models.blocks import find_blocks
 from itda.sources.models.limits import loader_of
 from itda.sources.models.named import NamedModel
 from itda.sources.models.streams import site_module
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def _empty(config: Any, trust_remote_code: bool) -> PreTrainedModel:
     """Make a model without memory for its weights; with its head if it predicts the next token: `NamedModel.model`."""
     loader = loader_of(config)
     with torch.device("meta"):
-        if issubclass(loader, PreTrainedModel):
+        if issubclass(loader, transformers.PreTrainedModel):
             return loader._from_config(config)
         return loader.from_config(config, trust_remote_code=trust_remote_code)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 CUTTING = ("model", "normalizer", "pre_tokenizer")
 """The parts of a tokenizer's definition that decide how text is cut; the others put special tokens around it."""

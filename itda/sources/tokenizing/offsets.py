@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from jaxtyping import Int64
 from tokenizers.models import Unigram
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BLANK = "\u2581"
 """The character for a blank in the tokens of SentencePiece's tokenizers, which put one before a text too."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Literal
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Literal
 
 from itda.errors import ModelError, SettingError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Bos = Literal["auto", "always", "never"]
 """The special tokens in front of each window.

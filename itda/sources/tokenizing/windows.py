@@ -1,15 +1,17 @@
 """Windows: documents cut into token sequences of one length, with the text and places that labels need."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from itda.core.labels import Labels
 from itda.errors import CorpusError, ModelError, SettingError
@@ -17,6 +19,9 @@ from itda.sources.corpora.document import Document
 from itda.sources.tokenizing.cutting import Tokens
 from itda.sources.tokenizing.offsets import blanks, firsts, mended
 from itda.sources.tokenizing.special import Bos, dressing, special_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MOST_CHARACTERS = 2**31 - 1
 """Number of characters of a document, at most: places in it are kept as int32."""
