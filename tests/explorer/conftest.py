@@ -16,7 +16,7 @@ from itda.explorer.pages import Explorer
 
 pytest.register_assert_rewrite("serving")
 
-from serving import own, port, shared, static  # noqa: E402, F401 - fixtures, for all files here
+from serving import SECONDS, own, port, shared, static  # noqa: E402, F401 - fixtures, for all files here
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Contexts:
             context = self.free[key].pop()
         else:
             context = self.browser.new_context(**options)
-            context.set_default_timeout(15_000)
+            context.set_default_timeout(1000 * SECONDS)
             context.new_page()
         self.taken.append((key, context))
         return context
@@ -165,7 +165,7 @@ def listed(page) -> None:
     page.wait_for_selector('.rows:not([aria-busy="true"])', state="attached")
 
 
-def until(page, script: str, timeout_s: float = 15.0) -> None:
+def until(page, script: str, timeout_s: float = SECONDS) -> None:
     """Wait until an expression is true. Playwright's own way is an eval(), which the pages' policy forbids."""
     end = time.monotonic() + timeout_s
     # While a view is being made, what the expression looks for may not be there.

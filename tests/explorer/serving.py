@@ -12,7 +12,7 @@ import pytest
 from itda.errors import MissingError, SettingError
 from itda.explorer.server import HEADERS, running
 
-SECONDS = 10  # no single wait is longer
+SECONDS = 60  # no single wait is longer: other work may have the processors
 JSON = {"Content-Type": "application/json"}
 
 

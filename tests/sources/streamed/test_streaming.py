@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -285,24 +287,35 @@ def test_what_blocks_hand_on_is_seen(step, form):
 def test_each_block_s_time_is_told_by_part(saved, monkeypatch):
     model = StreamedModel.load(str(saved("llama")))
     groups = list(ModelSource(model, CORPUS, [Site(1)], window=12, batch_size=4)._groups())
-    load = model.weights.load
+    load, here, now = model.weights.load, threading.current_thread(), [0.0]
+    is_waited_for, is_read = threading.Event(), threading.Event()
+
+    def clock() -> float:
+        """It goes on only while a block is read: three seconds each."""
+        value = now[0]
+        if threading.current_thread() is here:
+            is_waited_for.set()
+        return value
 
     def slow(layer: int) -> None:
-        time.sleep(0.03)
+        assert is_waited_for.wait(60)
+        now[0] += 3
         load(layer)
+        if layer == 1:
+            is_read.set()
 
+    monkeypatch.setattr(weights, "time", SimpleNamespace(perf_counter=clock))
     monkeypatch.setattr(model.weights, "load", slow)
     for _ in model.harvest(groups, [Site(0), Site(2)]):
+        assert is_read.wait(60), "block 1 is not read while block 0's activations are used"
         time.sleep(0.02)
     assert [each.layer for each in model.times] == [0, 1, 2]
-    for each in model.times:
-        assert each.read >= 0.03
-        assert 0 <= each.waited <= each.read + 0.02
-        assert each.ran > 0
+    assert [each.read for each in model.times] == [3, 3, 3]
+    assert [each.waited for each in model.times[:2]] == [3, 0]
+    assert 0 <= model.times[2].waited <= 3
+    assert all(each.ran > 0 for each in model.times)
     assert [each.used >= 0.06 for each in model.times] == [True, False, True]
     assert model.times[1].used == 0
-    # Block 1 is read while block 0's activations are used.
-    assert model.times[0].waited >= 0.03 > model.times[1].waited
 
 
 def test_weights_for_a_gpu_are_read_from_disk_before_they_are_copied(saved, monkeypatch):
