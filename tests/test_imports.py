@@ -143,7 +143,8 @@ def test_importing_itda_loads_nothing_heavy_until_a_name_is_asked_for():
 
 
 def test_what_opens_runs_and_models_loads_no_models_of_transformers_until_one_is_opened():
-    loaded = imported_after("import itda; itda.compare; itda.load_model; import itda.recipes.explore, itda.bridges.export")
+    modules = "itda.recipes.explore, itda.bridges.export"
+    loaded = imported_after(f"import itda; itda.compare; itda.load_model; import {modules}")
     assert "itda.sources.streamed.model" in loaded
     assert not loaded & {"transformers.modeling_utils", "transformers.tokenization_utils_base", "torch._dynamo"}
 
