@@ -118,6 +118,10 @@ def test_mode_reference_follows_the_batch_size_and_keeps_every_position(corpus, 
     assert first.labels.keys() != second.labels.keys()
 
 
+def test_a_dictionary_named_as_a_run_is_called_what_it_is(run, capsys):
+    assert "is one dictionary, not a run: open it in Python, itda.ITDA" in refused(capsys, "info", str(run / "layer_4"))
+
+
 def test_info_shows_the_dictionaries(run, capsys):
     text = printed(capsys, "info", str(run))
     assert "layer_2" in text

@@ -140,7 +140,8 @@ def test_a_push_in_parts_goes_on_where_it_was_stopped(run, hub, monkeypatch, cap
     assert "holds no run" in refused(capsys, "info", REPO)
     printed(capsys, "push", str(run), REPO, "--quiet")
     assert {each: hub.puts[each] for each in sent} == sent
-    assert "layer_2" in printed(capsys, "info", REPO)
+    assert "layer_2" in (text := printed(capsys, "info", REPO))
+    assert text.startswith(f"{REPO}: ")  # and not by the folder of the copy
 
 
 def test_pushed_again_only_what_changed_is_sent_and_what_is_gone_is_removed(run, hub, tmp_path):  # noqa: F811

@@ -38,6 +38,7 @@ def landing(runs: RunCache, run: str, site: str) -> dict[str, Any]:
         "atoms": len(itda),
         "d_model": itda.d_model,
         "k": itda.k,
+        "centres": itda.provenance.get("refinement", {}).get("recipe") == 2,
         "measured": None if measured is None else {name: measured.get(name) for name in ("fvu", "ce_loss_score", "l0")},
         "verdict": [] if measured is None else list(measured.get("verdict", ())),
         "explained": _explained(dictionary),

@@ -89,6 +89,8 @@ class Pair:
     """Overlap of the labels of all sites together (the paper's Eq. 10)."""
     notes: list[str]
     """Settings, and what else made the runs, in which they differ."""
+    centres: bool = False
+    """True if atoms of either are centres of groups, so that nothing tells how much each was needed."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,12 @@ def _pair(a: Side, b: Side) -> Pair:
         matches={name: match(list(left), list(right), matrices[name]) for name in MATCHED_BY},
         union=_overlap(Members.union(list(left.values())), Members.union(list(right.values())), universe),
         notes=list(_differences(a, b)),
+        centres=any(_of_centres(each) for each in (a, b)),
     )
+
+
+def _of_centres(side: Side) -> bool:
+    return any(each.provenance.get("refinement", {}).get("recipe") == 2 for each in side.dictionaries.values())
 
 
 def _overlap(a: Members, b: Members, universe: Universe) -> Overlap:

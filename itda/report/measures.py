@@ -41,7 +41,9 @@ def evaluation(results: Mapping[Site, Evaluation]) -> str:
         for title, name in names.items():
             rows.append([title, *(number(asdict(r)[name]) for r in results.values())])
             rows += _interval_row(name, results.values())
-    rows.append(["encoded per second", *(f"{r.encode_per_second:,.0f}" for r in results.values())])
+    if any(result.encode_per_second for result in results.values()):
+        timed = (f"{r.encode_per_second:,.0f}" if r.encode_per_second else "-" for r in results.values())
+        rows.append(["encoded per second", *timed])
     shown = table(["", *(str(site) for site in results)], rows)
     parts = [shown, *([_on_massive(next(iter(results.values())).massive)] if some else [])]
     for site, result in results.items():

@@ -26,6 +26,12 @@ NAMES = 20
 """Names of atoms that are listed, at most."""
 
 
+def _name(folder: Path) -> str:
+    """Return how a run is named in commands: a copy of one on the Hub by its repository."""
+    repository = folder.parts[-3] if folder.parts[-2:-1] == ("snapshots",) else ""
+    return repository.removeprefix("models--").replace("--", "/") if repository.startswith("models--") else str(folder)
+
+
 def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
     """Return a summary of a run folder; the table has columns of measures once the run has been evaluated."""
     record = run.record
@@ -35,7 +41,7 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
     order = "in corpus order" if record.get("order", "corpus") == "corpus" else "documents shuffled"
     read = f"{record['tokens']:,} tokens in windows of {record['window']}{front}"
     lines = [
-        f"{run.folder}: {place(record['model'])} on {place(record['corpus'])} ({record['corpus_part']} part)",
+        f"{_name(run.folder)}: {place(record['model'])} on {place(record['corpus'])} ({record['corpus_part']} part)",
         *([f"the model is stored as {record['quantisation']}"] if record.get("quantisation") else []),
         *textwrap.wrap(f"{read}, mode {record['settings']['mode']}, {order}, in {record['seconds']:.0f} s", WIDTH),
         "",
@@ -75,7 +81,7 @@ def run_summary(run: RunRecord, loaded: Mapping[Site, DictionaryRecord]) -> str:
         lines += ["", *effects_lines(effects)]
     lines += notes_lines(run.notes)
     if not evaluated:
-        lines += ["", f"Not evaluated yet: itda evaluate {run.folder}"]
+        lines += ["", f"Not evaluated yet: itda evaluate {_name(run.folder)}"]
     return "\n".join(lines)
 
 

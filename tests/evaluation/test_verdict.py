@@ -9,6 +9,7 @@ from itda.core.batch import Site
 from itda.core.headroom import Headroom
 from itda.evaluation.measures import Evaluation
 from itda.evaluation.verdict import BANDS, verdict
+from itda.report.measures import evaluation
 
 SITE = Site(20)
 FIGURES = Evaluation(
@@ -136,3 +137,10 @@ def test_what_was_not_measured_is_not_said():
     assert verdict(SITE, replace(FIGURES, **headroom(0.0, 0.1, fvu=0.0)))[2:] == (
         "More atoms would probably help: the first half of them alone leaves 10.0%, all of them 0.0%.",
     )
+
+
+def test_the_table_has_no_speed_where_one_group_alone_was_read():
+    """The first group is not timed, as it compiles: of one group nothing is known."""
+    assert "encoded per second" not in evaluation({SITE: FIGURES})
+    both = evaluation({SITE: FIGURES, Site(3): replace(FIGURES, encode_per_second=1234.5)})
+    assert both.split("encoded per second")[1].split()[:2] == ["-", "1,234"]

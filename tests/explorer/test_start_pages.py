@@ -34,7 +34,7 @@ def test_the_first_page_says_what_the_run_is_and_leads_on(visit, served):
     until(page, "document.querySelector('h1').textContent.startsWith('refined')")
     numbers = page.locator(".best-number").all_inner_texts()
     assert [int(text.replace(",", "")) for text in numbers] == [each["atom"] for each in data["best"]]
-    assert page.get_by_text("itda evaluate refined").is_visible()  # not measured yet
+    assert page.get_by_text("itda evaluate RUN").is_visible()  # not measured yet
     tokens = served.ask("decompose", **REFINED, text=data["prompts"][0])["tokens"]  # loads the model, for however long
     page.locator(".prompts a").first.click()
     page.wait_for_selector(".token")

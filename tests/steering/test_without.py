@@ -51,6 +51,7 @@ def test_removing_nothing_changes_no_bit_and_removing_the_residual_too_is_the_sp
     group = group_of(lm)
     assert torch.equal(lm.without(dictionary, []).logits(group), lm.logits(group))
     made = lm.without(dictionary, [], residual=False)
+    assert f"with {SITE} rebuilt" in repr(made)
     spliced = lm.logits(group, SITE, lambda x: torch.where(dictionary.is_massive(x)[:, None], x, dictionary(x)))
     torch.testing.assert_close(made.logits(group), spliced, atol=1e-3, rtol=1e-4)
 

@@ -60,7 +60,7 @@ async function render({ focus = true } = {}) {
     if (!(view in views)) throw new Error(`There is no page ${view}. Choose one above.`);
     made = await views[view](params, here);
   } catch (error) {
-    made = { page: h("div", { class: "view" }, h("h1", { tabindex: -1 }, "Not to be had"), h("p", { class: "note", role: "alert" }, error.message)), title: "Not to be had" };
+    made = { page: h("div", { class: "view" }, h("h1", { tabindex: -1 }, "This page cannot be shown"), h("p", { class: "note", role: "alert" }, error.message)), title: "This page cannot be shown" };
   }
   clearTimeout(slow);
   if (mine !== visit) return;

@@ -12,7 +12,7 @@ export async function startView(params, context) {
   const [data, notes] = await Promise.all([ask("start", where), notesOf(context)]);
   const page = append(h("div", { class: "view start-view" }), [
     h("h1", { tabindex: -1 }, h("bdi", {}, context.run), " ", h("span", { class: "site" }, context.site)),
-    h("p", { class: "lead" }, `${count(data.atoms)} atoms of `, h("bdi", {}, data.model), `, read in ${count(data.tokens)} tokens of `, h("bdi", {}, data.corpus), ` (${data.part} part). An atom is an activation of the model at one token of one document, and has that prompt for a label; what the model computes at any token is written as a sum of at most ${data.k} atoms.`),
+    h("p", { class: "lead" }, `${count(data.atoms)} atoms of `, h("bdi", {}, data.model), `, read in ${count(data.tokens)} tokens of `, h("bdi", {}, data.corpus), ` (${data.part} part). ${data.centres ? "An atom is the centre of a group of like activations; its label is the prompt of the one nearest to it" : "An atom is an activation of the model at one token of one document, and has that prompt for a label"}. What the model computes at any token is written as a sum of at most ${data.k} atoms.`),
     h("div", { class: "columns" },
       bestCard(data, where, notes),
       h("div", { class: "side-column" }, goodCard(data, context), promptsCard(data, context, where), nextCard(where))),
@@ -53,8 +53,8 @@ function goodCard(data, { run }) {
   return h("section", { class: "card", "aria-labelledby": "good" }, h("h2", { id: "good" }, "How good it is"),
     data.verdict.slice(0, 1).map((line) => h("p", {}, line)),
     facts.length > 0 && h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
-    !measured && h("p", { class: "muted" }, "Not measured yet: ", h("code", {}, `itda evaluate ${run}`), " does."),
-    !replication && h("p", { class: "muted" }, "Whether atoms come back from other documents, ", h("code", {}, `itda replicate ${run}`), " finds out."));
+    !measured && h("p", { class: "muted" }, "Not measured yet: ", h("code", {}, "itda evaluate RUN"), " does."),
+    !replication && h("p", { class: "muted" }, "Whether atoms come back from other documents, ", h("code", {}, "itda replicate RUN"), " finds out."));
 }
 
 function promptsCard(data, context, where) {

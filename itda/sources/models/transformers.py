@@ -270,11 +270,12 @@ class LanguageModel(ResumableModel):
 
         In every pass the atoms' share of each activation's code is taken away at the dictionary's site, or at `site`:
         as `itda.steer(..., ablate=atoms)` does, for good. What the code leaves over stays; with `residual=False` the
-        reconstruction without the atoms takes the activation's place. Padding, special tokens in front of a text and
-        massive activations stay. This model stays as it is, and weights are shared, so little memory is needed. It can
-        be evaluated, generate and be steered like any other; its `model` is a transformers model for other tools. What
-        the removal costs, beside a control: `itda.steering.cost_of_removal`. Raises `SettingError` for an atom that is
-        not there, `ModelError` for a dictionary that does not fit.
+        reconstruction without the atoms takes the activation's place; `without(dictionary, [], residual=False)` is the
+        model on its reconstructions. Padding, special tokens in front of a text and massive activations stay. This
+        model stays as it is, and weights are shared, so little memory is needed. It can be evaluated, generate and be
+        steered like any other; its `model` is a transformers model for other tools. What the removal costs, beside a
+        control: `itda.steering.cost_of_removal`. Raises `SettingError` for an atom that is not there, and `ModelError`
+        for a dictionary that does not fit.
 
         >>> import itda
         >>> lm = LanguageModel.load("tiny")
@@ -291,7 +292,8 @@ class LanguageModel(ResumableModel):
         editing = Editing(self.name, self.tokenizer, self.d_model, edit)
         named = ", ".join(map(str, numbers[:3])) + f" and {len(numbers) - 3} more" * (len(numbers) > 3)
         made = edited_twin(self.model, self.places([where])[where], editing)
-        return LanguageModel(made, self.tokenizer, f"{self.name} without atoms {named}", self.commit)
+        what = f"without atoms {named}" if numbers else "unchanged" if residual else f"with {where} rebuilt"
+        return LanguageModel(made, self.tokenizer, f"{self.name} {what}", self.commit)
 
     def forward(self, model: torch.nn.Module, group: Group, **options: Any) -> Any:
         """Return the output of the model, or of its base model, for a group; `options` are those of its forward pass.
