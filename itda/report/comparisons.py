@@ -24,8 +24,8 @@ def comparison(pairs: Sequence[Pair]) -> str:
         meaning += "[ ]: 95%, by resampling documents. "
     if any(pair.centres for pair in pairs):
         meaning += (
-            "Atoms here are centres of groups, and nothing says how much each was needed: weighted is plain Jaccard, and "
-            "a label may change where the group does not. To compare layers, `itda fingerprint` is better. "
+            "Atoms here are centres of groups, and nothing says how much each was needed: weighted is plain Jaccard, "
+            "and a label may change where the group does not. To compare layers, `itda fingerprint` is better. "
         )
     return "\n\n".join([*parts, textwrap.fill(f"{meaning}docs/comparing.md tells more.", WIDTH)])
 

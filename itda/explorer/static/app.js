@@ -16,7 +16,7 @@ import { bothView, changeView, diffView } from "./diff.js";
 
 const VIEWS = { start: startView, corpus: corpusView, overview: overviewView, atoms: atomsView, atom: atomView, prompt: promptView, compare: compareView };
 const OF_FINGERPRINTS = { fingerprints: fingerprintsView, token: tokenView };
-const NAVIGATION = [["start", "Start"], ["atoms", "Atoms"], ["prompt", "Prompt"], ...(standalone ? [] : [["corpus", "Corpus"]]), ["compare", "Compare"], ["overview", "Overview"]];
+const NAVIGATION = [["start", "Start"], ["atoms", "Atoms"], ["prompt", "Prompt"], ["corpus", "Corpus"], ["compare", "Compare"], ["overview", "Overview"]];
 const OF_DIFFS = { diff: diffView, change: changeView, both: bothView };
 const DIFF_NAVIGATION = [["diff", "What changed"], ["both", "A text"]];
 const PARENTS = { atom: "atoms", token: "fingerprints", change: "diff" };

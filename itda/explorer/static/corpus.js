@@ -46,7 +46,7 @@ export async function corpusView(params, context) {
   const page = append(h("div", { class: "view corpus-view" }), [
     h("h1", { tabindex: -1 }, "The corpus ", h("span", { class: "site" }, context.site)),
     h("p", { class: "lead" }, "The text that was indexed. Each place leads to its window, taken apart; beside it is the strongest atom at the end of what was found."),
-    standalone && h("p", { class: "note" }, "This page stands alone and does not carry the corpus."),
+    standalone && h("p", { class: "note" }, "This page stands alone and does not carry the corpus: ", h("code", {}, "itda explore RUN"), " searches it."),
     !standalone && h("form", { class: "filters", role: "search", onsubmit: (event) => { event.preventDefault(); clearTimeout(pause); search(); } },
       h("label", { class: "field" }, h("span", {}, "Search the corpus"), h("input", { name: "q", type: "search", class: "wide", value: params.q ?? "", dir: "auto", autocomplete: "off", spellcheck: "false", oninput: (event) => later({ q: event.target.value }),
         onkeydown: (event) => { if (event.key === "ArrowDown") { event.preventDefault(); places.querySelector("a")?.focus(); } } })),

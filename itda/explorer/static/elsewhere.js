@@ -8,10 +8,11 @@ import { link } from "./state.js";
 /** A card that fills itself; nothing where there is no other dictionary. */
 export function elsewhereCard(query, context) {
   if (context.runs.length < 2 && context.sites.length < 2) return null;
-  if (!canAsk("elsewhere", query)) return null;
+  const card = (...inside) => h("section", { class: "card", "aria-labelledby": "elsewhere" }, h("h2", { id: "elsewhere" }, "Elsewhere"), ...inside);
+  if (!canAsk("elsewhere", query)) return card(h("p", { class: "muted" }, "This page stands alone and does not carry where else the atom is: ", h("code", {}, "itda explore RUN"), " shows it."));
   const place = h("div", { "aria-live": "polite" }, h("p", { class: "muted" }, "…"));
   ask("elsewhere", query).then((data) => place.replaceChildren(...content(data, context)), (error) => place.replaceChildren(h("p", { class: "note" }, error.message)));
-  return h("section", { class: "card", "aria-labelledby": "elsewhere" }, h("h2", { id: "elsewhere" }, "Elsewhere"), place);
+  return card(place);
 }
 
 function content(data, context) {

@@ -69,7 +69,7 @@ function promptsCard(data, context, where) {
 }
 
 function nextCard(where) {
-  const ways = [["atoms", "All atoms", "search, filter, sort, and keep notes"], !standalone && ["corpus", "The corpus", "find a text, and the atoms there"], ["overview", "Overview", "what made the run, and what was measured"], ["compare", "Compare", "two layers or two runs"]].filter(Boolean);
+  const ways = [["atoms", "All atoms", standalone ? "search, filter and sort those that this page carries" : "search, filter, sort, and keep notes"], ["corpus", "The corpus", standalone ? "not in this page; `itda explore RUN` searches it" : "find a text, and the atoms there"], ["overview", "Overview", "what made the run, and what was measured"], ["compare", "Compare", "two layers or two runs"]].filter(Boolean);
   return h("section", { class: "card", "aria-labelledby": "next" }, h("h2", { id: "next" }, "Where to go"),
     h("ul", { class: "prompts" }, ways.map(([view, title, what]) => h("li", {}, h("a", { href: link(view, where) }, title), h("span", { class: "muted" }, ": " + what)))));
 }
