@@ -247,6 +247,14 @@ def test_an_exported_page_stands_alone(tabs, exported: Path, explorer):
     assert [url for url in tabs.requests if not url.startswith(("file:", "data:"))] == []
 
 
+def test_a_phone_shows_all_columns_of_the_list(tabs, address):
+    page = tabs.open(address, width=390)
+    row = page.locator(".changes tbody tr").first
+    for column in ("id", "layer", "weight-cell", "share", "prompt-cell", "promotes"):
+        assert row.locator(f".{column}").is_visible(), column
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_without_scripts_an_exported_page_has_the_verdict_and_the_texts(tabs, exported: Path, explorer):
     page = tabs.open(exported.as_uri(), java_script_enabled=False)
     found = explorer.answer("diff", {"diff": "found"})

@@ -103,6 +103,16 @@ def test_what_the_page_does_not_carry_is_told(tabs, exported):
     page.wait_for_selector(".rows .row")
 
 
+def test_the_corpus_and_elsewhere_are_said_to_be_missing_where_they_would_be(tabs, exported):
+    page = tabs.open(exported.as_uri() + "#/start?run=plain&site=layer_3")
+    assert "not in this page" in page.get_by_role("region", name="Where to go").inner_text()
+    page.get_by_role("navigation", name="Views").get_by_role("link", name="Corpus").click()
+    page.get_by_text("does not carry the corpus").wait_for()
+    page.get_by_role("navigation", name="Views").get_by_role("link", name="Atoms").click()
+    page.locator(".rows .row a").first.click()
+    page.get_by_text("does not carry where else the atom is").wait_for()
+
+
 def test_text_cannot_end_the_data_or_the_script(exported):
     text = exported.read_text(encoding="utf-8")
     assert len(re.findall("<script", text)) == len(re.findall("</script>", text)) == 2
