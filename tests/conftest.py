@@ -27,6 +27,11 @@ LONG = (
     "tests/core/training/test_growth_device.py",
     "tests/sources/test_growth_on_tiny.py",
     "tests/test_cli.py",
+    "tests/test_opened_again.py",
+    "tests/test_index_command.py",
+    "tests/test_docs.py",
+    "tests/test_best.py",
+    "tests/test_at_once.py",
 )
 """What takes long. The first compiles the loops, which the second needs none of: else two processes compile them."""
 
