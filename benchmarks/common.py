@@ -113,7 +113,7 @@ def labels_for(number: int, start: int = 0) -> Labels:
 
 
 def batches(x: torch.Tensor, size: int) -> Iterable[ActivationBatch]:
-    """Activations in stream order, `size` at a time, with labels."""
+    """Activations in reading order, `size` at a time, with labels."""
     for start in range(0, len(x), size):
         part = x[start : start + size]
         yield ActivationBatch(part, labels_for(len(part), start))

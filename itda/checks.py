@@ -309,7 +309,7 @@ def check_here() -> None:
         here = Path.cwd()
         if not is_text(here):
             shown = ascii(os.fsencode(here)).removeprefix("b")
-            raise SettingError(f"this folder, {shown}, is not UTF-8: go to another one")
+            raise SettingError(f"the name of this folder, {shown}, is not UTF-8: run itda in another one")
 
 
 def check_some(runs: Sequence[Path], verb: str) -> None:
@@ -329,7 +329,7 @@ def check_export(options: settings.Explore) -> None:
     diffs = [path for path in options.runs if is_diff(path)]
     if diffs and len(diffs) < len(options.runs):
         other = next(path for path in options.runs if path not in diffs)
-        raise SettingError(f"{diffs[0]} is a diff and {other} is none: export the two to pages of their own")
+        raise SettingError(f"{diffs[0]} is a diff and {other} is not: export each to a page of its own")
     for path in options.runs:
         if path not in diffs and are_fingerprints([path]):
             raise SettingError(f"{path} is a fingerprint, and --export writes runs alone: leave --export out")
@@ -361,7 +361,7 @@ def check_exportable(options: settings.Export) -> None:
         check_indexed(options.run)
     folder = export_folder(options)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StoreError(f"{folder} has something in it: name another folder after the run, or remove that")
+        raise StoreError(f"{folder} is not empty: name another folder after the run, or remove this one")
 
 
 def check_indexed(run: Path) -> None:

@@ -63,45 +63,44 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     streams: SomeStreams = ("resid_post",)
     """Which activations of each layer: resid_post (its output), mlp_out, attn_out, or several with commas."""
     activations: Path | None = None
-    """A folder that `itda harvest` made, in place of a model and a corpus. --layers is then all that it has, unless
-    given."""
+    """A folder that `itda harvest` made, in place of a model and a corpus. Without --layers all of its layers are
+    used."""
     resume: Path | None = None
-    """An unfinished run folder to go on with. It knows its own settings, and ends with the same dictionaries to the
-    bit."""
+    """An unfinished run folder to go on with, by its own settings. The dictionaries are the same to the bit as without
+    a break."""
     mode: Advanced[Mode] = "best"
-    """best: what reconstructs best. paper: as in the paper. reference: as the paper's released script does it."""
+    """best: reconstructs best. paper: as the paper describes it. reference: as the paper's released script does it."""
     threshold: Advanced[float | None] = None
     """In place of --atoms: an activation becomes an atom if more than this share of its energy stays unexplained. Mode
     reference measures 2(1-cos)/d_model instead, and takes 0.2 unless it is given."""
     pursuit: Advanced[Literal["mp", "mp_refit", "omp"] | None] = None
-    """How atoms are picked: mp, matching pursuit; mp_refit, with a final least-squares fit; omp, with one at every
-    step. Default: mp_refit, in mode paper mp."""
+    """How atoms are picked. mp: matching pursuit. mp_refit: the same, then a least-squares fit. omp: a least-squares
+    fit at every step. Default: mp_refit; in mode paper mp."""
     checkpoint_every: Advanced[float] = 60.0
-    """Seconds between checkpoints, at least. They are rarer if they would take more than 2% of the time."""
+    """The least number of seconds between checkpoints. There are fewer if they took more than 2% of the time."""
     offset: Advanced[int | None] = None
-    """Subtract the mean of this many first activations; 0 subtracts nothing. Default: 4096 in mode best, else 0."""
+    """Subtract the mean of this many first activations. 0: subtract nothing. Default: 4096 in mode best, else 0."""
     grow_on: Advanced[Literal["auto", "cpu", "gpu"]] = "auto"
-    """Where dictionaries grow; they are the same to the bit. auto: on the GPU, if the model runs there and they fit
-    beside it."""
+    """Where dictionaries are made, with the same bits. auto: on the GPU, if the model runs there and they fit beside
+    it."""
     order: Advanced[Literal["corpus", "shuffled"] | None] = None
-    """The order of the documents. Default: shuffled, in mode reference corpus."""
+    """The order of the documents. Default: shuffled; in mode reference corpus."""
     seed: Advanced[int] = 0
     """The seed of the shuffled order."""
     recipe: Advanced[int | None] = None
-    """How mode best makes atoms. 2: centres of groups of activations, which come out again in other text. 1:
-    activations as they come, then refined. Default: 2."""
+    """How mode best makes atoms. 2: as centres of groups of activations, which are found again in other text. 1: as
+    single activations, then refined. Default: 2."""
     refine: Advanced[int | None] = None
-    """Recipe 2: rounds of k-means; 12 unless given. Recipe 1: passes of refinement over up to 20,000 tokens each; 8
-    unless given, 0 in mode paper."""
+    """Recipe 2: rounds of k-means (default: 12). Recipe 1: passes of refinement, over up to 20,000 tokens each
+    (default: 8; 0 in mode paper)."""
     steps: Advanced[int | None] = None
-    """Recipe 2: steps of refinement after the rounds. More lower the error, and atoms come out again less often.
+    """Recipe 2: steps of refinement after the rounds. More steps lower the error, and atoms are found again less often.
     Default: 3, or 8 where 40 activations or more are kept for each atom."""
     min_fidelity: Advanced[float | None] = None
-    """Recipe 1: the cosine that a refined atom keeps, at least, to the activation that its label names. Default:
-    0.9."""
+    """Recipe 1: the least cosine of a refined atom to the activation that its label names. Default: 0.9."""
     massive: Advanced[Literal["skip", "atoms", "off"] | None] = None
-    """What to do with massive activations, of over 10 times the median norm, such as each window's first. skip: leave
-    them out. atoms: let them be atoms. off: no such rule. Default: skip, in mode reference off."""
+    """What to do with massive activations: those above 10 times the median norm, such as each window's first. skip:
+    leave them out. atoms: let them be atoms. off: no such rule. Default: skip; in mode reference off."""
     window: Advanced[int] = 128
     """Tokens that the model reads at once, special ones included."""
     bos: Advanced[Literal["auto", "always", "never"]] = "auto"
@@ -109,7 +108,7 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     revision: Advanced[str | None] = None
     """The commit, tag or branch of a model on the Hub."""
     part: Advanced[Literal["train", "all"]] = "train"
-    """train: leave one document in ten to `itda evaluate`. all: read all."""
+    """train: leave out one document in ten, for `itda evaluate`. all: read all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +130,7 @@ class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Outpu
     streams: SomeStreams = ("resid_post",)
     """Which activations of each layer: resid_post (its output), mlp_out, attn_out, or several with commas."""
     order: Advanced[Literal["corpus", "shuffled"]] = "shuffled"
-    """The order of the documents. What `itda train` makes of them depends on it."""
+    """The order of the documents. The dictionaries of `itda train` depend on it."""
     seed: Advanced[int] = 0
     """The seed of the shuffled order."""
     window: Advanced[int] = 128
@@ -141,7 +140,7 @@ class Harvest(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Outpu
     revision: Advanced[str | None] = None
     """The commit, tag or branch of a model on the Hub."""
     part: Advanced[Literal["train", "heldout", "all"]] = "train"
-    """train: leave one document in ten to `itda evaluate`. heldout: those alone. all: read all."""
+    """train: leave out one document in ten, for `itda evaluate`. heldout: read only those. all: read all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,16 +174,15 @@ class Plan(Output):
     dtype: Advanced[Literal["auto", "float32", "bfloat16", "float16"]] = "auto"
     """The type of the weights. auto: float32 on a CPU, on a GPU the type in which the model is stored."""
     model_memory: Bytes | None = None
-    """As for `itda train`: memory for hidden states, and without a GPU for weights too. Default: half of the
-    machine's."""
+    """As for `itda train`: memory for hidden states, and without a GPU for weights too. Default: half of the RAM."""
     scratch: FreeBytes | None = None
-    """A folder for hidden states that --model-memory has no room for, or how much is free there, such as 500G."""
+    """A folder for hidden states that do not fit into --model-memory, or how much is free there, such as 500G."""
     recipe: Advanced[int | None] = None
     """How dictionaries are made, as for `itda train`: 1 or 2."""
     refine: Advanced[int | None] = None
-    """As for `itda train`: rounds of recipe 2 or passes of recipe 1. 0: atoms as they grow."""
+    """As for `itda train`: rounds of recipe 2 or passes of recipe 1. 0: no refinement."""
     grow_on: Advanced[Literal["auto", "cpu", "gpu"]] = "auto"
-    """Where dictionaries grow. auto: on the GPU if they fit there beside the model, else on the CPU."""
+    """Where dictionaries are made. auto: on the GPU if they fit there beside the model, else on the CPU."""
     measure: Advanced[bool] = False
     """Measure how fast this machine runs the model, in some seconds. The rates are kept for later plans."""
     assumed: Advanced[bool] = False
@@ -211,62 +209,61 @@ class Info(Output):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(RunCorpusOptions, RunOptions, LargeOptions, PursuitOptions, Output):
-    """Measure dictionaries on held-out documents: what the model loses with reconstructions for activations."""
+    """Measure dictionaries on held-out documents: how much worse the model predicts with reconstructions."""
 
     run: Positional[Path]
     """The folder of the run, or user/name on the Hub."""
     corpus: str | None = None
-    """Read all of this corpus, in place of the held-out documents of the run's own."""
+    """Read this corpus, all of it, instead of the held-out documents of the run's own corpus."""
     tokens: Count | None = None
-    """Activations to evaluate on. Default: from 5,000 to 100,000, so that it takes about as many passes through the
-    model's blocks as training did."""
+    """Activations to evaluate on. Default: 5,000 to 100,000, such that it takes about as much work of the model as
+    training did."""
     massive: Advanced[Literal["clean", "splice"]] = "clean"
-    """Massive activations, of over 10 times the median norm. clean: stay as they are. splice: are replaced too."""
+    """What to do with massive activations, above 10 times the median norm. clean: keep them. splice: replace them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(RunCorpusOptions, RunOptions, PursuitOptions, Output):
-    """Measure how well a few latents tell classes of tokens apart: comments, strings, names and others.
+    """Measure how well a few atoms tell classes of tokens apart: comments, strings, names and others.
 
-    With --sets sae-probes the classes are those of the 113 data sets of sae-probes, by its protocol.
+    With --sets sae-probes the classes are those of the 113 data sets of sae-probes, measured by its protocol.
     """
 
     run: Positional[Path]
     """The folder of the run, or user/name on the Hub."""
     corpus: str | None = None
-    """Python source to probe on, in place of the held-out documents of the run's corpus."""
+    """Python source to probe on, instead of the held-out documents of the run's corpus."""
     tokens: Count = 20_000
     """Activations to probe, from the first 4,000 characters of each file."""
     sets: Literal["python", "sae-probes"] = "python"
-    """python: classes of Python's syntax, of each token. sae-probes: its data sets, by the last token of each
+    """python: classes of Python's syntax, at each token. sae-probes: its data sets, at the last token of each
     prompt."""
     data: Advanced[Path | None] = None
     """sae-probes: its wheel or folder. Default: the package that is installed."""
     only: Advanced[Names] = ()
     """sae-probes: the data sets to take, such as 100_news_fake, several with commas. Default: all."""
     rows: Advanced[Count | None] = None
-    """sae-probes: prompts of each set, half of them of either class. Default: as sae-probes does, up to 5,000."""
+    """sae-probes: prompts of each set, half of them of each class. Default: as in sae-probes, up to 5,000."""
     prompt_tokens: Advanced[int] = 1024
-    """sae-probes: the last tokens of a prompt that are read."""
+    """sae-probes: how many tokens of a prompt are read, the last ones."""
     latents: Advanced[Numbers] = (1, 2, 4, 8, 16)
-    """sae-probes: numbers of latents that the regressions read."""
+    """sae-probes: how many latents (numbers of a readout) the regressions read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(PursuitOptions, Output):
     """Compare the layers of a run with each other, or models by their runs or fingerprints.
 
-    Each comparison comes with controls: what the same number would be for layers that have nothing to do with each
-    other.
+    Each comparison comes with controls, which show what the same number would be for unrelated layers.
     """
 
     runs: Positional[tuple[Path, ...]]
     """Folders of runs, or fingerprints (a.itda, or user/name on the Hub), made on one corpus with one window. One alone
     is compared with itself, layer by layer."""
     noise_floor: bool = False
-    """Make the first one again with another batch size: what differs then is noise. Takes as long as that one took."""
+    """Make the first one again with another batch size: what differs then is noise. Takes as long as making it did."""
     all: bool = False
-    """Of fingerprints: show every index, not one and what it is made of."""
+    """Of fingerprints: show every similarity index and control, not only shared novelty and its parts."""
     out: Path | None = None
     """A folder to make, with compare.json and a heat map as PNG and SVG."""
 
@@ -294,10 +291,10 @@ class Fingerprint(DocumentOptions, CorpusOptions, ModelOptions, LargeOptions, El
     push: str | None = None
     """A repository of the Hub, user/name, to upload it to."""
     segment: Advanced[Count | None] = None
-    """Tokens among which is found what is new. Fewer take less time. Default: 8192. Only fingerprints with the same
-    number can be compared."""
+    """Length of the segments of text within which a token is new or not. Shorter ones take less time. Default: 8192.
+    Only fingerprints with the same length can be compared."""
     checkpoint_every: Advanced[float] = 60.0
-    """Seconds between checkpoints, at least. They are rarer if they would take more than 2% of the time."""
+    """The least number of seconds between checkpoints. There are fewer if they took more than 2% of the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,7 +304,7 @@ class Diff(PairOptions, DocumentOptions, CorpusOptions, ModelOptions, LargeOptio
     base: Positional[str] = ""
     """The base: an id on the Hugging Face Hub, a folder, a GGUF file, or tiny, the bundled model."""
     changed: Positional[str] = ""
-    """The changed model: likewise, or a PEFT adapter on the base, by its folder or id."""
+    """The changed model, named in the same way, or a PEFT adapter on the base, by its folder or id."""
     layers: LayerNumbers = ()
     """Layers to read, such as 3 or 3,4-6. 0 is the first."""
     corpus: str = ""
@@ -336,11 +333,11 @@ class Index(RunCorpusOptions, RunOptions, LargeOptions, ElsewhereOptions, Pursui
 
 @dataclass(frozen=True, kw_only=True)
 class Replicate(RunCorpusOptions, RunOptions, LargeOptions, ElsewhereOptions, PursuitOptions, Output):
-    """Find which atoms come back when dictionaries are made of other documents.
+    """Find which atoms come back when dictionaries are made from other documents.
 
-    The run's documents are split at random into two halves, and a dictionary is made of each, with the run's
-    settings. An atom has come back if the half without its own document has one like it. That is done several
-    times; each takes about as long as training did, without the model. The nearest activations of each atom are
+    The run's documents are split at random into two halves, and a dictionary is made from each, with the run's
+    settings. An atom has come back if the half without its own document has an atom like it. This is done several
+    times. Each time takes about as long as training did, without the model. The nearest activations of each atom are
     kept too, if `itda index` has not found them yet. Started again, it goes on.
     """
 
@@ -360,7 +357,7 @@ class Replicate(RunCorpusOptions, RunOptions, LargeOptions, ElsewhereOptions, Pu
 class Features(RunCorpusOptions, RunOptions, Output):
     """Fit a detector for each atom in one pass, for `itda decompose --readout features`.
 
-    Detectors say which few atoms stand out in an activation, where a code says which atoms it is the sum of.
+    A detector says how much an atom stands out in an activation. A code says which atoms add up to it.
     """
 
     run: Positional[Path]
@@ -392,24 +389,24 @@ class Explore(RunOptions, PursuitOptions, Output):
     prompts: tuple[str, ...] = ()
     """With --export: texts to take apart, each in quotes."""
     top: int = 200
-    """With --export: atoms in the page. Those that begin the codes of its prompts come first, then the most used."""
+    """With --export: atoms in the page. Those that come first in codes of its prompts, then the most used."""
     atoms: AtomNumbers | None = None
     """With --export: these atoms instead, such as 3,17,25."""
     layer: OneSite | None = None
     """With --export: the layer (3) or site (3.mlp_out). Default: the middle one."""
     model: bool = True
-    """Do without the language model: no prompts, and no next tokens of atoms."""
+    """Do not load the language model: no prompts, no steering, and no next tokens of atoms."""
     port: int | None = None
     """The port on 127.0.0.1; 0 takes any free one. Default: 8642, or a free one if that is taken."""
     corpus_path: str | None = None
     """Where the corpus of the fingerprints is now, if it has moved."""
     memory: Bytes | None = 128 * 2**20
-    """Memory for products of atoms with atoms. Few are needed at a time, and little does."""
+    """Memory for the products of pairs of atoms. A prompt needs few of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Output):
-    """Write a run's dictionaries for other tools. All formats but saelens need what `itda index` keeps."""
+    """Write a run's dictionaries for other tools. All formats but saelens need `itda index` first."""
 
     run: Positional[Path]
     """The folder of the run, or user/name on the Hub."""
@@ -424,7 +421,7 @@ class Export(Output):
     model: Advanced[str | None] = None
     """neuronpedia: the model's id there, such as gpt2-small."""
     set: Advanced[str | None] = None
-    """neuronpedia: the name of the source set. Default: itda, the stream and the number of atoms."""
+    """neuronpedia: the name of the source set. Default: made of itda, the stream and the number of atoms."""
     model_path: Advanced[str | None] = None
     """delphi: where the model of the run is now, if it has moved. Its tokenizer is read."""
 
@@ -433,9 +430,9 @@ class Export(Output):
 class Push(Output):
     """Share a run: upload its dictionaries, labels and records to the Hugging Face Hub, with a card.
 
-    Called again, it uploads what has changed or is missing. `itda info user/name`, like every command, reads it
-    there. With --to neuronpedia its atoms go there, each with its label and with examples from what `itda index`
-    keeps.
+    Started again, it uploads what has changed or is missing. Every command can read the run there, as in
+    `itda info user/name`. With --to neuronpedia the atoms are sent to Neuronpedia, each with its label and with
+    examples from what `itda index` keeps.
     """
 
     run: Positional[Path]
@@ -445,7 +442,7 @@ class Push(Output):
     to: Literal["hub", "neuronpedia"] = "hub"
     """Where to. neuronpedia needs your key in NEURONPEDIA_API_KEY."""
     private: bool = False
-    """If the repository has to be made, let nobody else read it."""
+    """If the repository is new, make it private."""
     index: bool = False
     """Upload what `itda index` keeps too, so that others can explore the run at once. It may be large."""
     dry_run: bool = False
@@ -453,15 +450,15 @@ class Push(Output):
     model: Advanced[str | None] = None
     """neuronpedia: the model's id there, such as gpt2-small."""
     set: Advanced[str | None] = None
-    """neuronpedia: the name of the source set. Default: itda, the stream and the number of atoms."""
+    """neuronpedia: the name of the source set. Default: made of itda, the stream and the number of atoms."""
     layer: Advanced[SomeSites] = ()
     """neuronpedia: layers (3) or sites (3.mlp_out) of the run, several with commas. Default: all."""
     vectors: Advanced[AtomNumbers | None] = None
-    """neuronpedia: atoms of one layer, such as 3,17,25, to make vectors of, which one can steer by there."""
+    """neuronpedia: atoms of one layer, such as 3,17,25, that become vectors to steer by there."""
     new_model: Advanced[int | None] = None
-    """neuronpedia: make the model there first, with this many layers, if there is none with that id."""
+    """neuronpedia: if it has no model with that id, make one first, with this many layers."""
     server: Advanced[str | None] = None
-    """neuronpedia: the address of another server that runs it, such as http://localhost:3000/api."""
+    """neuronpedia: the address of another Neuronpedia server, such as http://localhost:3000/api."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -469,7 +466,7 @@ class Import(CorpusOptions, Output):
     """Make a run of dictionaries that the paper's released scripts (pleask/itda) wrote."""
 
     path: Positional[Path]
-    """The folder with atoms.pt, atom_indices.pt and metadata.yaml, or one with such folders, one for each layer."""
+    """The folder with atoms.pt, atom_indices.pt and metadata.yaml, or a folder of such folders, one for each layer."""
     out: Path | None = None
     """The run folder to make. Default: runs/imported- with the folder's name."""
     corpus: str | None = None
@@ -483,4 +480,4 @@ class Demo(PursuitOptions, Output):
     """Train, evaluate, decompose and explore with the bundled model, offline, in a minute or two."""
 
     out: Path = Path("runs/demo")
-    """The run folder to make. runs/demo is made anew each time."""
+    """The run folder to make. runs/demo is replaced each time."""

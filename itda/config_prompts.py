@@ -23,24 +23,24 @@ class Decompose(RunOptions, PursuitOptions, Output):
     top: int = 5
     """Atoms to show for each token."""
     readout: Literal["code", "levels", "similarity", "features"] = "code"
-    """code: atoms whose sum the activation is. levels: the same, the broad ones first. similarity: the atoms closest to
-    it, by cosine. features: the atoms whose detectors stand out most, once `itda features` has fitted them."""
+    """code: atoms that add up to the activation. levels: the same, broad atoms first. similarity: the atoms nearest to
+    it, by cosine. features: the atoms whose detectors fire most; needs `itda features`."""
     why: bool = False
-    """Show which atoms mattered for the token after the text instead: by how much they raise its log-probability."""
+    """Instead, show which atoms mattered for the token after the text: by how much they raise its log-probability."""
     exact: Advanced[bool] = False
-    """With --why: remove each atom in turn, in a pass for each, in place of one backward pass for all."""
+    """With --why: remove each atom in turn, with a pass for each. Default: estimate all by one backward pass."""
     next_token: Advanced[str | None] = None
     """With --why: the token to explain, such as " is". Default: the most likely one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steer(RunOptions, PursuitOptions, Output):
-    """Let a model write with more or less of some atoms, beside itself and beside random atoms as a control."""
+    """Let a model write with more or less of some atoms, beside its own text and one with random atoms."""
 
     run: Positional[Path]
     """The folder of the run, or user/name on the Hub."""
     prompt: Positional[str] = ""
-    """The text that the model goes on with, in quotes."""
+    """The text that the model continues, in quotes."""
     layer: OneSite | None = None
     """The layer (3) or site (3.mlp_out) of the run. Default: the middle one."""
     atom: AtomNumbers = ()
@@ -48,11 +48,12 @@ class Steer(RunOptions, PursuitOptions, Output):
     strength: Strengths = (2.0, 4.0, 8.0)
     """How much is added, in typical coefficients of the atom; several with commas are tried one after the other."""
     ablate: AtomNumbers = ()
-    """Atoms to take away: their part of each activation's code is removed."""
+    """Atoms to remove: their part of each activation's code is taken out."""
     find: str | None = None
-    """Propose atoms instead: those that the activations of this text are most like."""
+    """Instead, propose atoms: those nearest to the activations of this text."""
     at: Advanced[Names] = ("all",)
-    """Where: all, prompt, reply, or numbers of tokens of the prompt (0 the first, -1 the last), several with commas."""
+    """Tokens to steer at: all, prompt, reply, or numbers of the prompt's tokens (0 the first, -1 the last), with
+    commas."""
     tokens: int = 40
     """Tokens to write."""
     seed: Advanced[int | None] = None
@@ -62,17 +63,19 @@ class Steer(RunOptions, PursuitOptions, Output):
     chat: Advanced[bool] = False
     """Give the prompt as a user's message, in the model's own chat template."""
     controls: Advanced[int] = 8
-    """Random atoms to compare with, used as often and added as far. The text with the first one is shown."""
+    """Random atoms to compare with, used equally often and added with the same length. The text of the first is
+    shown."""
     top: int = 5
-    """Tokens to show that are promoted, and as many that are suppressed. With --find: atoms to propose."""
+    """Promoted tokens to show, and as many suppressed ones. With --find: atoms to propose."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effects(RunCorpusOptions, RunOptions, PursuitOptions, Output):
     """Measure what adding and ablating each atom does to the next token, beside controls. Started again, it goes on.
 
-    In texts of the run's corpus, of other documents than the atom's label: the change in the log-probability of what
-    follows the atom's own token, and of the tokens that its direction promotes. Kept with the dictionary.
+    Measured is the change in the log-probability of two things: what follows the atom's own token in its label, and the
+    tokens that its direction promotes. The texts are of the run's corpus, of other documents than the atom's label. The
+    results are kept with the dictionary.
     """
 
     run: Positional[Path]
@@ -84,8 +87,8 @@ class Effects(RunCorpusOptions, RunOptions, PursuitOptions, Output):
     strength: float = 4.0
     """How much is added, in typical coefficients of the dictionary."""
     tokens: Count = 20_000
-    """Tokens to draw contexts from: 50000, 50k. With more, rare atoms have more of them."""
+    """Tokens to draw contexts from: 50000 or 50k. With more tokens, rare atoms get more contexts."""
     layer: SomeSites = ()
     """Layers (3) or sites (3.mlp_out) of the run, several with commas. Default: all."""
     seed: int = 0
-    """The seed by which contexts are drawn."""
+    """The seed for drawing contexts."""

@@ -36,7 +36,7 @@ def demo(options: settings.Demo) -> None:
     summaries = run.summaries()
     say(report.run_summary(run, summaries).partition("\n\nNot")[0])
 
-    say("\n2. Evaluate: the model on held-out files, with reconstructions for activations.\n")
+    say("\n2. Evaluate: how well the model predicts held-out files with reconstructions.\n")
     checking = settings.Evaluate(run=options.out, tokens=DEMO_HELD_OUT, **_demo_common(options))
     results = recipes.evaluate_run(checking, bars(options.quiet))
     say(report.evaluation(results))
@@ -80,10 +80,10 @@ def _demo_training(options: settings.Demo, say: Callable[[str], None]) -> Run:
         **_demo_common(options),
     )
     recipes.make_room(options.out, training)
-    say("1. Train: each atom is the centre of a group of activations, and its label")
-    say("   names the one nearest to it. tiny is a 6-layer Llama trained on the Python")
-    say("   library; the corpus is this Python's own documentation and source.")
-    say(f"   {DEMO_TOKENS // 1000}k tokens, layers {listed(DEMO_LAYERS)}. --mode paper does what the paper does.\n")
+    say("1. Train: each atom is the centre of a group of activations. Its label names")
+    say("   the activation nearest to it. tiny is a 6-layer Llama trained on the Python")
+    say("   library; the corpus is the documentation and source of your Python.")
+    say(f"   {DEMO_TOKENS // 1000}k tokens, layers {listed(DEMO_LAYERS)}. --mode paper does as the paper describes.\n")
     return recipes.train(training, bars(options.quiet))
 
 
@@ -106,7 +106,7 @@ def _demo_atoms(
     for token in last:
         say(report.decomposition([token], 4) + "\n")
 
-    say("4. Atoms: the held-out tokens that use three of them most.\n")
+    say("4. Atoms: three of them, each with the held-out tokens that use it most.\n")
     atoms = [token.atoms[0].atom for token in last]
     source = ModelSource(
         model,
@@ -126,8 +126,8 @@ def _demo_page(options: settings.Demo, site: Site, say: Callable[[str], None]) -
     from itda.recipes.explore import export
     from itda.recipes.index import index_run
 
-    say("5. Explore: the codes of a part of the corpus, kept by atom, make the pages of a")
-    say("   browser; some of them as one file, to open or to send.\n")
+    say("5. Explore: codes of a part of the corpus are kept, for pages in a browser. Some")
+    say("   of these pages are written as one file, to open or to send.\n")
     common, bar = _demo_common(options), bars(options.quiet)
     index = index_run(settings.Index(run=options.out, tokens=DEMO_INDEXED, **common), bar)
     page = options.out / "explorer.html"

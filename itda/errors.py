@@ -13,7 +13,7 @@ Every message is one line and ends with what to do. `SettingError` and `Activati
 
 
 class ItdaError(Exception):
-    """Base of every error that a user can put right.
+    """Base of every error that a user can correct. Its one line ends with what to do.
 
     >>> import itda
     >>> try:

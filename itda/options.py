@@ -38,13 +38,13 @@ class ModelOptions:
     """Settings of how the language model is run."""
 
     batch_size: int = 8
-    """Windows per forward pass. Another number may change the last bits of the activations."""
+    """Windows per forward pass. Another number can change the last bits of the activations."""
     device: str = "auto"
     """cpu, cuda, cuda:1 or mps. auto: a GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """The type of the weights. auto: float32 on a CPU, elsewhere the type in which the model is stored."""
     trust_remote_code: bool = False
-    """Run program text that comes with the model."""
+    """Run code that comes with the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class RunOptions(ModelOptions):
     model_path: str | None = None
     """Where the model of the run is now, if it has moved."""
     changed_model: bool = False
-    """Go on although the model's files are not what they were when the run was made."""
+    """Go on although the model's files have changed since the run was made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +64,9 @@ class PursuitOptions:
     """Settings of pursuits: memory, and precision on a GPU."""
 
     memory: Bytes | None = None
-    """Memory for products of atoms with atoms, such as 8G. Less is slower. Default: half of what is free."""
+    """Memory for the products of pairs of atoms, such as 8G. Less is slower. Default: half of the free memory."""
     fast: bool = False
-    """On a GPU, pick atoms by TF32 products, which are approximate. Changes nothing on a CPU."""
+    """On a GPU, pick atoms by TF32 products, which are faster and approximate. Changes nothing on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +94,11 @@ class DocumentOptions:
     window: int = 128
     """Tokens that the model reads at once, special ones included."""
     bos: Literal["auto", "always", "never"] = "auto"
-    """The start token of each window. auto: as the tokenizer does it. always: one in any case. never: none."""
+    """The start token of each window. auto: as the tokenizer adds it. always: one in any case. never: none."""
     revision: str | None = None
     """The commit, tag or branch of a model on the Hub."""
     part: Literal["train", "heldout", "all"] = "all"
-    """all: read all documents. train: leave one in ten. heldout: those alone."""
+    """all: read all documents. train: leave out one in ten. heldout: read only those."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +112,8 @@ class PairOptions:
     export: File | None = None
     """The page to write, one HTML file that needs no server."""
     control: Names = ()
-    """Models that were trained from the base likewise, but without what is looked for; several with commas. Findings
-    are what stands out from them."""
+    """Models trained from the base in the same way, but without what you look for; several with commas. A finding is
+    what stands out from them."""
     chat: bool = False
     """The corpus is conversations: a table with `messages`. All models read them by one chat template."""
     streams: SomeStreams = ("resid_post",)
@@ -121,14 +121,14 @@ class PairOptions:
     changed_revision: Advanced[str | None] = None
     """The commit, tag or branch of a changed model on the Hub."""
     merge: Advanced[bool] = True
-    """Run an adapter beside the base's weights. Without this it is added to a copy of them."""
+    """Run an adapter beside the base's weights. Without this option it is added to a copy of them."""
     first_tokens: Advanced[bool] = False
-    """Count the first token of each window too. Many models give it an activation like no other."""
+    """Count the first token of each window too. Many models give it an activation unlike all others."""
     noise: Advanced[Count | None] = None
-    """Tokens that the base reads again, in other groups and another dtype, to measure the noise. Default: 2048, or none
-    if the model is read block by block."""
+    """Tokens that the base reads again, in other groups and another dtype, to measure the noise. Default: 2048, or 0 if
+    the model is read block by block."""
     kl: Advanced[bool] = True
-    """Rank atoms by energy alone. Without this they are ranked by what they do to the predictions."""
+    """Rank atoms by energy alone. Without this option they are ranked by what they do to the predictions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,11 +147,11 @@ class LargeOptions:
     """Read the model block by block from its files. This is done anyway if its weights need more than
     --model-memory."""
     model_memory: Bytes | None = None
-    """Memory for the model and its hidden states, such as 16G. Default: what is free on the GPU, or half of the
-    machine's."""
+    """Memory for the model and its hidden states, such as 16G. Default: what is free on the GPU, or half of the free
+    RAM."""
     scratch: Path | None = None
-    """A folder on a fast disk for hidden states that --model-memory has no room for. Default: none; the model is then
-    read in more passes."""
+    """A folder on a fast disk for hidden states that do not fit into --model-memory. Without it the model is read more
+    often instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +162,6 @@ class ElsewhereOptions:
     """Processes of Ray that run the model, each with its own copy. The results are the same. 0: none, or with --ray one
     for each GPU of the cluster, or each machine if it has no GPU."""
     ray: str | None = None
-    """The address of a Ray cluster, or auto. Default: that in RAY_ADDRESS, or a cluster made on this machine."""
+    """The address of a Ray cluster, or auto. Default: RAY_ADDRESS if it is set, else a cluster made on this machine."""
     remote: bool = False
-    """Run the model at NDIF, by nnsight. Needs NDIF_API_KEY."""
+    """Run the model at NDIF, a public service, by nnsight. Needs a key in NDIF_API_KEY."""

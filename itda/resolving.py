@@ -76,7 +76,7 @@ def resolved(options: Train) -> Train:
             raise SettingError("--min-fidelity says how far refinement may go: add --refine 8, or --mode best")
         filled["min_fidelity"] = 0.0
     if recipe != 1 and options.mode != "best":
-        raise SettingError(f"--recipe {recipe} is of mode best: leave it out, or --mode {options.mode}")
+        raise SettingError(f"--recipe {recipe} is only for mode best: leave out --recipe, or --mode {options.mode}")
     if options.seed and filled.get("order", options.order) != "shuffled":
         what = "--mode reference" if options.mode == "reference" else "--order corpus"
         raise SettingError(f"--seed chooses a shuffled order: leave out {what}, or the seed")

@@ -4,7 +4,7 @@ Two matrices of activations [tokens, width] of the same tokens, of any widths, N
 `cka`, `cka_unbiased`, `cka_zscored`, `cca`, `svcca`, `pwcca`, `procrustes`, `regression`, `relative`,
 `relative_centred`, `rbf_cka`, `rbf_cka_unbiased`, `shared_neighbours`, `shared_neighbours_overlap`. Two dictionaries,
 or their labels, give `jaccard`. `table()` (also `INDICES`) lists them all, with what each is invariant to and where
-it comes from. For streams too long for memory, and many sites at once, there is `itda.core.similarity`.
+it comes from. For more activations than memory holds, and many sites at once, there is `itda.core.similarity`.
 
 >>> import itda, torch
 >>> x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))

@@ -41,7 +41,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if not is_text(argument):
             shown = ascii(argument.encode("utf-8", "surrogateescape")).removeprefix("b")[:200]
-            raise SettingError(f"{shown} is not UTF-8: rename the file, or type the text anew")
+            raise SettingError(f"{shown} is not UTF-8: rename the file, or type the text again")
 
 
 def is_text(value: object) -> bool:

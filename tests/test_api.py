@@ -79,7 +79,7 @@ def test_an_evaluation_is_by_site_and_is_that_of_the_command(run, tmp_path, caps
         assert found[site].ce_loss_score == told[site]["ce_loss_score"]
     assert "fvu" in repr(found)
     assert found.to_pandas().loc["layer_4", "fvu"] == found[4].fvu
-    with pytest.raises(SettingError, match="no layer 3: there are 2, 4"):
+    with pytest.raises(SettingError, match="no layer 3: use one of 2, 4"):
         found[3]
 
 
@@ -147,7 +147,11 @@ def test_a_transformers_model_of_ones_own_and_texts_of_ones_own():
         (lambda lm: itda.load_model("tiny", object()), SettingError, "leave out yours"),
         (lambda lm: itda.load_model(torch.nn.Linear(2, 2), object()), ModelError, "give a transformers model"),
         (lambda lm: itda.open_run("nowhere"), itda.ItdaError, "no run folder nowhere"),
-        (lambda lm: itda.decompose(lm, itda.fit(torch.eye(8), atoms=4, k=1), "x"), SettingError, "of no site"),
+        (
+            lambda lm: itda.decompose(lm, itda.fit(torch.eye(8), atoms=4, k=1), "x"),
+            SettingError,
+            "of which site of a model",
+        ),
     ],
 )
 def test_a_slip_is_one_line_that_says_what_to_do(lm, call, error, message, tmp_path, monkeypatch):

@@ -188,10 +188,10 @@ def test_a_name_or_text_of_other_bytes_than_utf_8_is_one_line_before_any_work(ru
         status, output, error = run_in(tmp_path, *arguments)
         assert (status, output, error.count("\n")) == (2, "", 1)
         assert "r\\xe9n" in error
-        assert "is not UTF-8: rename the file, or type the text anew" in error
+        assert "is not UTF-8: rename the file, or type the text again" in error
     status, output, error = run_in(here, *train)
     assert (status, output, error.count("\n")) == (2, "", 1)
-    assert "is not UTF-8: go to another one" in error
+    assert "is not UTF-8: run itda in another one" in error
     assert [*here.iterdir(), *tmp_path.iterdir()] == [here]
 
 

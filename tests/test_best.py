@@ -173,11 +173,11 @@ def test_the_recipe_can_be_said_and_other_ones_are_refused(run, refined, corpus,
     assert torch.equal(first.atoms, two.atoms)
     assert first.labels.keys() == two.labels.keys()
     assert one.labels.keys() != two.labels.keys()
-    assert "is of recipe 1: leave it out" in refused(capsys, *command, "--recipe", "2", "--min-fidelity", "0.9")
+    assert "is only for recipe 1: leave it out" in refused(capsys, *command, "--recipe", "2", "--min-fidelity", "0.9")
     assert "it must be 1" in refused(capsys, *command, "--recipe", "3")
-    assert "8 steps are of recipe 2" in refused(capsys, *command, "--recipe", "1", "--steps", "8")
+    assert "8 steps are only for recipe 2" in refused(capsys, *command, "--recipe", "1", "--steps", "8")
     assert "-1 steps: it must be at least 0" in refused(capsys, *command, "--steps", "-1")
-    assert "--recipe 2 is of mode best" in refused(capsys, *command, "--recipe", "2", "--mode", "paper")
+    assert "--recipe 2 is only for mode best" in refused(capsys, *command, "--recipe", "2", "--mode", "paper")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_run_says_that_a_setting_asked_for_recipe_1(corpus, tmp_path):
         model="tiny", layers=(3,), corpus=str(corpus), tokens=1000, k=4, atoms=20, out=out, min_fidelity=0.8
     )
     assert train(options, say=said.append).record["settings"]["recipe"] == 1
-    assert said == ["recipe 1, as --min-fidelity 0.8 asks for it: see --recipe in itda train --help"]
+    assert said == ["recipe 1, because of --min-fidelity 0.8: see --recipe in itda train --help"]
 
 
 def test_what_was_made_without_a_recipe_is_of_recipe_1():

@@ -161,4 +161,4 @@ def test_always_without_a_bos_token_is_one_line_before_anything_is_written(here,
 def test_a_text_of_special_tokens_alone_is_one_line(here, capsys):
     for more in ([], ["--token", "0"]):
         said = refused(capsys, "decompose", str(here / "auto"), FRONT, *more)
-        assert "the text has no token but special ones" in said
+        assert "the text has only special tokens" in said

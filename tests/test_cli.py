@@ -199,7 +199,7 @@ def test_evaluate_takes_about_as_long_as_training_unless_told_otherwise(run, cap
     assert len(tokens) == 1
     (number,) = tokens
     assert 90 <= number <= 110
-    assert f"evaluating on {number} tokens, about as many block passes as training took (--tokens sets" in errors
+    assert f"evaluating on {number} tokens, about as much work as training was (--tokens sets" in errors
 
 
 APART = """

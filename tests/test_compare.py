@@ -69,7 +69,7 @@ def test_another_batch_size_is_the_noise_floor_shown_beside_the_index(runs, caps
     assert (found["kind"], found["differences"]) == ("noise floor", ["batch_size: 8 and 3"])
     assert all(site["jaccard"] >= 0.99 and site["weighted"] >= 0.99 for site in found["same_site"].values())
     shown = printed(capsys, "compare", *(str(runs / name) for name in ("a", "other", "batch")))
-    assert "floor: the weighted index of a run with itself" in shown
+    assert "floor: weighted, of a run with itself" in shown
     rows = [line for line in shown.splitlines() if line.startswith("layer_1")]
     assert any(line.split()[-1] == "1.000" for line in rows)
 

@@ -66,7 +66,7 @@ def test_the_same_again_and_another_batch_size_are_exactly_1(made, capsys):
         assert (index.diagonal() == 1).all()
         assert found["best_match"][THE_INDEX]["accuracy"] == 1
         shown = printed(capsys, "compare", str(made / "a.itda"), str(made / f"{name}.itda"))
-        assert "The same model, read again: the index is exactly 1 at every site." in shown
+        assert "The same model, read again: shared novelty is exactly 1 at every site." in shown
 
 
 def test_one_alone_shows_its_whole_matrix(made, capsys):
@@ -125,7 +125,7 @@ def test_the_noise_floor_can_be_made_by_compare_itself(made, capsys):
     assert floor["b"].endswith("at --batch-size 7")
     assert np.array(floor["matrices"][THE_INDEX]).diagonal().min() > 0.99
     shown = printed(capsys, "compare", str(made / "a.itda"), str(made / "near.itda"), "--noise-floor", "--quiet")
-    assert "A model with itself, made again, is" in " ".join(shown.split())
+    assert "A model compared with itself, read again, has at least" in " ".join(shown.split())
 
 
 def test_many_are_compared_in_pairs_and_heat_maps_are_drawn(made, capsys, tmp_path):
@@ -147,7 +147,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(made, corpus, capsys, tm
     itda.fingerprint("tiny", corpus, tokens=500, window=64, segment=300, out=tmp_path / "s.itda", progress=False)
     assert "taken with different segment (8192; 300)" in refused(capsys, "compare", a, str(tmp_path / "s.itda"))
     (tmp_path / "cut.itda").write_bytes((made / "a.itda").read_bytes()[:5000])
-    assert "cut short: make or copy it anew" in refused(capsys, "compare", a, str(tmp_path / "cut.itda"))
+    assert "cut short: make or copy it again" in refused(capsys, "compare", a, str(tmp_path / "cut.itda"))
     (tmp_path / "x.itda").write_text("hello")
     assert "is no fingerprint: name a file" in refused(capsys, "compare", a, str(tmp_path / "x.itda"))
     assert "no fingerprint" in refused(capsys, "compare", a, str(tmp_path / "none.itda"))

@@ -65,7 +65,7 @@ def test_what_is_found_is_kept_with_the_dictionary_and_shown(measured, capsys):
     known = found.summary()["measures"]["added"]["beyond_control"] is not None
     assert known == ("Effects: each atom was added" in (folder / "layer_3" / "README.md").read_text())
     text = run(capsys, "effects", str(folder), *FEW)
-    assert "It was there already: nothing to do." in text
+    assert "It was measured already: nothing to do." in text
     assert "added: its continuation" in text
     assert all(len(line) <= 80 for line in text.splitlines() if str(folder) not in line)
     assert "Effects at layer_3: each atom was added" in run(capsys, "info", str(folder))

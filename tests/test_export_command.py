@@ -89,9 +89,9 @@ def cut_index(folder):
     ("broken", "expected"),
     [
         (without_index, "run has no index: make one with `itda index"),
-        (without_labels, "layer_1 is damaged or not whole ("),
-        (of_other_atoms, "is of another layer_1 than the run has now: run `itda index"),
-        (cut_index, "is damaged or not whole: run `itda index"),
+        (without_labels, "layer_1 is damaged or incomplete ("),
+        (of_other_atoms, "is of another dictionary than layer_1 of the run is now: run `itda index"),
+        (cut_index, "is damaged or incomplete: run `itda index"),
     ],
 )
 def test_a_run_that_lacks_something_is_refused_and_nothing_is_written(run, tmp_path, capsys, to, broken, expected):
@@ -117,7 +117,7 @@ def refused(arguments, expected, capsys):
     [
         ([], "no format '': give --to with one of json, parquet, delphi, neuronpedia, saelens"),
         (["--to", "csv"], "no format 'csv': give --to with one of json"),
-        (["--to", "json", "--layer", "7"], "the run has no layer 7: it has 1, 3.mlp_out"),
+        (["--to", "json", "--layer", "7"], "the run has no layer 7: use one of 1, 3.mlp_out"),
         (["--to", "json", "--both-signs"], "--both-signs is for --to delphi: leave it out"),
         (["--to", "parquet", "--model", "gpt2"], "--model and --set are for --to neuronpedia: leave them out"),
         (["--to", "neuronpedia"], "no model: give its id on Neuronpedia with --model"),
@@ -144,11 +144,9 @@ def test_saelens_wants_no_index(run, tmp_path):
 def test_a_folder_that_has_something_in_it_stays_as_it_is(run, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    refused(
-        ["export", str(run), str(tmp_path / "out"), *options("json")], "out has something in it: name another", capsys
-    )
+    refused(["export", str(run), str(tmp_path / "out"), *options("json")], "out is not empty: name another", capsys)
     assert [(file.name, file.read_text()) for file in (tmp_path / "out").iterdir()] == [("mine.txt", "mine")]
-    refused(["export", str(run), str(tmp_path / "out" / "mine.txt"), *options("json")], "has something in it", capsys)
+    refused(["export", str(run), str(tmp_path / "out" / "mine.txt"), *options("json")], "is not empty", capsys)
     (tmp_path / "empty").mkdir()
     main(["export", str(run), str(tmp_path / "empty"), *options("json")])
     assert (tmp_path / "empty" / "export.json").exists()

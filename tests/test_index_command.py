@@ -349,14 +349,14 @@ def test_a_corpus_that_has_changed_is_refused(trained, corpus, capsys, tmp_path)
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**record, "corpus": str(texts)}))
     (texts / "00.py").write_text("changed")
-    assert "is not what it was when the run was made" in refused(capsys, "index", str(folder), "--quiet")
+    assert "has changed since the run was made" in refused(capsys, "index", str(folder), "--quiet")
     assert not (folder / FOLDER).exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layer", "5"], "the run has no layer 5: it has"),
+        (["--layer", "5"], "the run has no layer 5: use one of"),
         (["--layer", "1,x"], "no site 'x'"),
         (["--tokens", "none"], "is not a number of tokens"),
         (["--batch-size", "-1"], "at least 1, or 0"),

@@ -66,7 +66,7 @@ def test_bad_input_is_one_line(lm, sae):
     nowhere = SimpleNamespace(W_dec=sae.W_dec)
     with pytest.raises(SettingError, match=r"^SimpleNamespace has no k of its own: give k, such as its l0$"):
         from_sae(nowhere)
-    with pytest.raises(SettingError, match=r"^the dictionary is of no site: say which with dataclasses.replace"):
+    with pytest.raises(SettingError, match=r"^the dictionary does not say of which site it is: say so with"):
         labelled_run(from_sae(nowhere, k=3), lm, TEXTS)
     with pytest.raises(CorpusError, match="tokens to label atoms with"):
         label(from_sae(sae), lm, [""])

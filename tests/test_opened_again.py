@@ -97,7 +97,7 @@ def test_a_model_with_one_changed_norm_is_refused_by_all_that_open_it_again(home
     a_norm_changed(home / "models" / "mine")
     for name, arguments in commands("run").items():
         said = refused(capsys, *arguments)
-        assert "models/mine is not what it was when run was made" in said, name
+        assert "models/mine has changed since run was made" in said, name
         assert "add --changed-model to go on with this one" in said
     assert not (home / "run" / "layer_1" / "metrics.json").exists()
     assert not (home / "run" / "index").exists()
@@ -139,7 +139,7 @@ def test_an_index_of_a_changed_model_is_made_anew_for_the_right_one(home, capsys
 def test_another_tokenizer_configuration_or_corpus_is_refused(home, capsys, change):
     path = home / "corpus" / "03.py" if change == "corpus" else home / "models" / "mine" / change
     path.write_text(path.read_text() + "\n")
-    assert "is not what it was when" in refused(capsys, *commands("run")["index"])
+    assert "has changed since" in refused(capsys, *commands("run")["index"])
 
 
 def test_a_run_of_an_older_itda_takes_its_model_as_it_is(home, capsys):
@@ -303,7 +303,7 @@ def test_a_run_is_not_resumed_with_a_changed_model(home, capsys):
 def test_a_folder_in_the_way_of_a_hub_model_is_not_taken_for_it(moving, corpus, capsys):
     main(["train", "me/m", "--corpus", str(corpus), "--out", "run", *TRAIN])
     save(Path("me/m"), seed=1)
-    assert "is in its way" in refused(capsys, *commands("run")["decompose"])
+    assert "is a folder of that name" in refused(capsys, *commands("run")["decompose"])
 
 
 def test_a_model_whose_commit_cannot_be_known_is_refused(moving, corpus, capsys, monkeypatch, tmp_path):

@@ -65,7 +65,7 @@ def test_a_corpus_that_changed_is_still_refused(corpus, tmp_path, capsys):
     printed(capsys, *train(corpus, tmp_path / "run", "--quiet"))
     assert json.loads((tmp_path / "run" / "run.json").read_text())["corpus_rules"] == 2
     (corpus / "00.txt").write_text("something else")
-    assert "is not what it was when the run was made" in refused(capsys, "index", str(tmp_path / "run"))
+    assert "has changed since the run was made" in refused(capsys, "index", str(tmp_path / "run"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are text there")

@@ -103,7 +103,7 @@ def test_405b_fits_one_card_of_24g_and_reads_its_weights_once():
 def test_a_card_too_small_is_said_to_be():
     made = planned("405B", "40", gpu_memory=16 * 2**30)
     assert not made.training[GPU].fits
-    assert "GPU: does not fit, it takes a GPU of 18.7 GB, or a lower --batch-size" in plan_summary(made)
+    assert "GPU: does not fit: it needs a GPU of 18.7 GB, or a lower --batch-size" in plan_summary(made)
 
 
 def test_8b_need_not_be_streamed_and_a_laptop_streams_it():
@@ -257,12 +257,12 @@ def test_dictionaries_that_do_not_fit_the_gpu_grow_on_the_cpu_and_a_line_says_so
     assert not made.training[GPU].on_gpu
     assert made.training[GPU].fits
     text = " ".join(plan_summary(made).split())
-    assert "GPU: dictionaries grow on the CPU: beside the model they would make it 26.2 GB of the GPU's 25.8" in text
+    assert "GPU: dictionaries grow on the CPU: with the model they would need 26.2 GB of the GPU's 25.8" in text
     assert "they are made on the CPU the CPU" in text
     forced = planned("405B", "40,80,120", atoms=20_000, grow_on="gpu", recipe=1)
     assert forced.training[GPU].on_gpu
     assert not forced.training[GPU].fits
-    assert "it takes a GPU of 26.2 GB, or --grow-on cpu" in plan_summary(forced)
+    assert "it needs a GPU of 26.2 GB, or --grow-on cpu" in plan_summary(forced)
     assert not planned("405B", "40", grow_on="gpu").training[LAPTOP].on_gpu
 
 

@@ -60,5 +60,5 @@ def test_a_run_needs_no_index_and_one_without_labels_is_refused(tmp_path, capsys
     with pytest.raises(SystemExit) as stop:
         main(["export", str(tmp_path / "run"), str(tmp_path / "other"), "--to", "saelens"])
     assert stop.value.code == 2
-    assert "layer_1 is damaged or not whole" in capsys.readouterr().err
+    assert "layer_1 is damaged or incomplete" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

@@ -42,8 +42,8 @@ def plan(
 ) -> Planned:
     """Estimate what a model that is larger than memory would read, hold and compute: `itda plan`.
 
-    By arithmetic from its config.json alone: nothing is loaded. Sizes are bytes. With `measure=True` this machine's
-    rates are measured first, in some seconds, and kept. Raises an `ItdaError`.
+    It is computed from the model's config.json alone: nothing is loaded. Sizes are bytes. With `measure=True` this
+    machine's rates are measured first, in some seconds, and kept. Raises an `ItdaError`.
 
     >>> import itda
     >>> itda.plan("tiny", layers=[2, 4]).whole["laptop"]
@@ -56,10 +56,10 @@ def plan(
 def probe(
     run: AnyRun, *, corpus: str | Path | None = None, tokens: int = 20_000, progress: bool = True, **given: Any
 ) -> Probes | SetScores:
-    """Measure how well a few latents of each readout tell Python's comments, strings, names ... apart: `itda probe`.
+    """Measure how well a few numbers of each readout tell Python's comments, strings, names ... apart: `itda probe`.
 
-    Reads the held-out documents of the run's corpus, or a `corpus` of Python source. With `sets="sae-probes"` instead,
-    the data sets of sae-probes, by its protocol (docs/bridges.md). Raises an `ItdaError`.
+    It reads the held-out documents of the run's corpus, or a `corpus` of Python source; with `sets="sae-probes"` the
+    data sets of sae-probes, by its protocol (docs/bridges.md). Raises an `ItdaError`.
 
     >>> import itda
     >>> itda.probe("nowhere")
@@ -79,8 +79,9 @@ def index(
 ) -> Indexing:
     """Keep the codes of a corpus in a run folder, by token and by atom, for the explorer: `itda index`.
 
-    By default of the documents and as many tokens as the run was made from. The activations nearest to each atom are
-    kept with its dictionary, for `Atom.nearest`. Called again, it goes on where it was stopped. Raises an `ItdaError`.
+    By default these are the run's own documents, and as many tokens as it read. The activations nearest to each atom
+    are kept with its dictionary, for `Atom.nearest`. Called again, it goes on where it was stopped. Raises an
+    `ItdaError`.
 
     >>> import itda
     >>> itda.index("nowhere")
@@ -95,13 +96,13 @@ def index(
 def replicate(
     run: AnyRun, *, draws: int = DRAWS, cosine: float = COSINE, seed: int = 0, progress: bool = True, **given: Any
 ) -> Replications:
-    """Find out which atoms of a run come back in dictionaries of halves of its documents: `itda replicate`.
+    """Find out which atoms of a run come back in dictionaries made from halves of its documents: `itda replicate`.
 
-    Each of the `draws` splits the run's documents into two halves and makes a dictionary of each with the run's
-    settings; an atom is looked for in the one of the half without its own document, within `cosine` of either sign.
-    Reads the run's model once, and takes up to about twice `draws` times as long as training besides. What is found is
-    kept in the run folder, and is `replication` of its dictionaries. Called again, it goes on where it was stopped.
-    Returns, by site, a `Replication`. Raises an `ItdaError`.
+    Each of the `draws` splits the run's documents into two halves and makes a dictionary from each, with the run's
+    settings. An atom has come back if the half without its own document has an atom with a cosine of at least `cosine`
+    to it, of either sign. It reads the run's model once; beside that, it takes up to about twice `draws` times as long
+    as training. The results are kept in the run folder, as `replication` of its dictionaries. Called again, it goes on
+    where it was stopped. Returns, by site, a `Replication`. Raises an `ItdaError`.
 
     >>> import itda
     >>> itda.replicate("nowhere")
@@ -124,11 +125,11 @@ def effects(
 ) -> Effects:
     """Measure what each atom of a run does to the next token when it is added and ablated: `itda effects`.
 
-    Each atom is added at the last token of as many texts as there are `contexts`, `strength` typical coefficients of
-    the dictionary, and ablated at as many tokens whose code has it. Measured are the changes in the log-probability of
-    the token that follows the atom's own in its label, and of those that its direction promotes, beside controls. What
-    is found is kept in the run folder, and is `effects` of its dictionaries. Called again, it goes on where it was
-    stopped. Returns, by site, an `AtomEffects`. Raises an `ItdaError`.
+    Each atom is added, with `strength` typical coefficients of the dictionary, at the last token of `contexts` texts.
+    It is ablated at up to as many tokens whose code has it. Measured are the changes in the log-probability of the
+    token that follows the atom's own in its label, and of the tokens that its direction promotes, beside controls. The
+    results are kept in the run folder, as `effects` of its dictionaries. Called again, it goes on where it was stopped.
+    Returns, by site, an `AtomEffects`. Raises an `ItdaError`.
 
     >>> import itda
     >>> itda.effects("nowhere")
@@ -152,8 +153,8 @@ def features(
 ) -> Fitted:
     """Fit detectors of a run's atoms and keep them in its folder, for `ITDA.features`: `itda features`.
 
-    By default on the documents and as many tokens as the run was made from. For a run in memory, or activations of your
-    own, there is `itda.fit_features`. Raises an `ItdaError`.
+    By default they are fitted on the run's own documents, on as many tokens as it read. For a run in memory, or
+    activations of your own, there is `itda.fit_features`. Raises an `ItdaError`.
 
     >>> import itda
     >>> itda.features("nowhere")
@@ -176,7 +177,8 @@ def explore(
 ) -> None:
     """Show runs or diffs in a browser, until interrupted; or write one `page` that needs no server: `itda explore`.
 
-    `ready` is called with the address. A page carries the `prompts`, taken apart, and the most used atoms of a `site`.
+    `ready` is called with the address. A `page` is a file that carries the `prompts`, taken apart, and the most used
+    atoms of a `site`.
     Raises an `ItdaError`.
 
     >>> import itda
@@ -227,8 +229,9 @@ def push(
 ) -> Pushed:
     """Share a run in a repository `user/name` of the Hugging Face Hub: `itda push`.
 
-    Dictionaries, labels, records and a card, with `index` the code index too. Called again, it sends what has changed
-    or was not sent. Returns the files and the address; with `dry_run` nothing is sent. Raises an `ItdaError`.
+    Sent are dictionaries, labels, records and a card; with `index` also what `itda index` made. Called again, it sends
+    what has changed or was not sent. Returns the files and the address; with `dry_run` nothing is sent. Raises an
+    `ItdaError`.
 
     >>> import itda
     >>> itda.push("nowhere", "user/name")

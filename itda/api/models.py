@@ -31,10 +31,10 @@ def load_model(
     """Load a language model whose activations can be read and replaced.
 
     `model` is a Hub id, a folder, a GGUF file, or `tiny` (bundled); or a transformers model of your own, with its
-    `tokenizer` and a `name` for the records: it stays on its device, in its dtype. An nnsight model is taken for the
-    model that it wraps, with its tokenizer. `device` auto is a GPU where there
-    is one; `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere. With `stream`, or if the weights need
-    more than `model_memory` bytes, the model is read block by block. Raises `ModelError`, `SettingError`.
+    `tokenizer` and a `name` for the records: it stays on its device, in its dtype. Of an nnsight model, the model that
+    it wraps is taken, with its tokenizer. `device` auto is a GPU if there is one; `dtype` auto is float32 on a CPU and
+    the checkpoint's own elsewhere. With `stream`, or if the weights need more than `model_memory` bytes, the model is
+    read block by block. Raises `ModelError`, `SettingError`.
 
     >>> import itda
     >>> lm = itda.load_model("tiny")

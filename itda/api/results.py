@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 def preformatted(text: str) -> str:
     """Show text in a notebook as it is in a terminal."""
-    return f"<pre>{escaped(text)}</pre>"
+    lines = "\n".join(escaped(line) for line in text.split("\n"))
+    return f"<pre>{lines}</pre>"
 
 
 class Evaluations(dict[Site, Evaluation]):
@@ -39,7 +40,7 @@ class Evaluations(dict[Site, Evaluation]):
         """Return the evaluation of a site, by its name or layer too."""
         wanted = Site.of(site)
         if wanted not in self:
-            raise SettingError(f"no layer {wanted.short}: there are {', '.join(each.short for each in self)}")
+            raise SettingError(f"no layer {wanted.short}: use one of {', '.join(each.short for each in self)}")
         return super().__getitem__(wanted)
 
     def __repr__(self) -> str:
@@ -85,7 +86,7 @@ class Replications(dict[Site, Replication]):
         """Return the replication at a site, by its name or layer too."""
         wanted = Site.of(site)
         if wanted not in self:
-            raise SettingError(f"no layer {wanted.short}: there are {', '.join(each.short for each in self)}")
+            raise SettingError(f"no layer {wanted.short}: use one of {', '.join(each.short for each in self)}")
         return super().__getitem__(wanted)
 
     def __repr__(self) -> str:
@@ -126,7 +127,7 @@ class Effects(dict[Site, AtomEffects]):
         """Return the effects at a site, by its name or layer too."""
         wanted = Site.of(site)
         if wanted not in self:
-            raise SettingError(f"no layer {wanted.short}: there are {', '.join(each.short for each in self)}")
+            raise SettingError(f"no layer {wanted.short}: use one of {', '.join(each.short for each in self)}")
         return super().__getitem__(wanted)
 
     def __repr__(self) -> str:
@@ -205,7 +206,7 @@ class Comparison:
         for site, names in zip(sites, (self.rows, self.columns), strict=True):
             name = str(Site.of(site))
             if name not in names:
-                raise SettingError(f"no {name}: there are {', '.join(names)}")
+                raise SettingError(f"no {name}: use one of {', '.join(names)}")
             places.append(names.index(name))
         return float(self.matrix[places[0], places[1]])
 

@@ -62,12 +62,12 @@ def train(
     """Build a dictionary for each of some layers of a model, in one pass over a corpus: `itda train`.
 
     `model` is what `load_model` returns, or a name that it takes. `corpus` is `python-docs`, a path, a Hub data set, a
-    list of texts, or a `Corpus`; one document in ten is left out, for `evaluate`. Of `atoms` and `threshold` one at
-    most is given: how many atoms to end with, or the share of an activation's energy that may stay unexplained. The
+    list of texts, or a `Corpus`; one document in ten is left out, for `evaluate`. Give at most one of `atoms`, the
+    number of atoms at the end, and `threshold`, the share of an activation's energy that may stay unexplained. The
     other settings of `itda train` are taken under their own names: `pursuit`, `offset`, `refine`, `window`, ...
 
-    With `out`, the run is written to that folder, with checkpoints; without, nothing is written, and `run.save(folder)`
-    does it later. Either way `run["layer_4"]` is the dictionary of a site. The same settings give the same bits as the
+    With `out`, the run is written to that folder, with checkpoints. Without, nothing is written; `run.save(folder)` can
+    write it later. Either way `run["layer_4"]` is the dictionary of a site. The same settings give the same bits as the
     command. Raises an `ItdaError` for bad input.
 
     >>> import itda
@@ -120,8 +120,8 @@ def evaluate(
 ) -> Evaluations:
     """Splice each dictionary of a run into its model, on documents held out from training: `itda evaluate`.
 
-    `model` and `corpus` replace those of the run; all of a corpus that is given is used. `tokens` is how many
-    activations to evaluate on, by default as many as take about as long as training did. Other keyword arguments are
+    `model` and `corpus` replace those of the run; a corpus that is given is read whole. `tokens` is how many
+    activations to evaluate on; by default it takes about as long as training did. Other keyword arguments are
     those of `itda evaluate` that say how the run's own model and corpus are found: `device`, `model_path`,
     `corpus_path`, ... Returns, by site, fvu, CE loss score, KL and more. Raises an `ItdaError`.
 
@@ -157,10 +157,10 @@ def decompose(
 ) -> Decomposition:
     """Take a text's activations apart, each token into its atoms with the prompts they came from: `itda decompose`.
 
-    The text is read as the dictionary's own activations were (window and BOS), at its site. `readout` is `code`, or
-    `similarity` for the `top` atoms that are closest by cosine, `features` for the `top` whose detectors stand out
-    most, or `levels` for broad atoms first. The result shows itself in a notebook and in a terminal; `to_pandas` makes
-    a table of it. Raises an `ItdaError`.
+    The text is read as the dictionary's own activations were (window and BOS), at its site. `readout` is `code`;
+    `levels`, for broad atoms first; `similarity`, for the `top` atoms that are nearest by cosine; or `features`, for
+    the `top` atoms whose detectors fire most. Notebooks and terminals show the result; `to_pandas` makes a table of it.
+    Raises an `ItdaError`.
 
     >>> import itda
     >>> lm = itda.load_model("tiny")
@@ -169,7 +169,10 @@ def decompose(
     ['import', ' os']
     """
     if dictionary.site is None:
-        raise SettingError("the dictionary is of no site of a model: decompose its own activations with .decompose(x)")
+        raise SettingError(
+            "the dictionary does not say of which site of a model it is: "
+            "decompose activations of its kind with .decompose(x)"
+        )
     about = dictionary.provenance
     return decompose_text(
         any_model(model),
@@ -198,8 +201,8 @@ def uses(
 ) -> Uses:
     """Find where an atom of a run is used most: the tokens in whose codes it has the largest coefficients.
 
-    Reads the first `tokens` activations of the run's own documents, or of a `corpus`. `site` is the dictionary: a layer
-    (3) or a site (`3.mlp_out`), by default the middle one. `top` is how many uses to find. Raises an `ItdaError`.
+    It reads the first `tokens` activations of the run's own documents, or of a `corpus`. `site` is the dictionary: a
+    layer (3) or a site (`3.mlp_out`), by default the middle one. `top` is how many uses to find. Raises an `ItdaError`.
 
     >>> import itda
     >>> run = itda.train("tiny", ["import os", "def f(x): return x"] * 8, layers=4, k=2, atoms=8, progress=False)
@@ -230,12 +233,12 @@ def uses(
 
 
 def compare(a: AnyRun | Fingerprint, b: AnyRun | Fingerprint | None = None, *, index: str | None = None) -> Comparison:
-    """Compare two fingerprints, or the labels of two runs' dictionaries, layer with layer. One alone with itself.
+    """Compare two fingerprints, or the labels of two runs' dictionaries, layer with layer: `itda compare`.
 
-    Both must be of one corpus, with one window: `itda compare`. Either may be a path. The result is a labelled matrix
-    of one `index`: of fingerprints `shared novelty`, `equal sizes`, ...; of runs `weighted`, `jaccard`, ...;
-    `with_index` gives another, `pair` all that was found, with intervals. Raises `SettingError` for what cannot be
-    compared.
+    One alone is compared with itself. Both must be of one corpus, with one window. Either may be a path. The result is
+    a labelled matrix of one similarity `index`: of fingerprints `shared novelty`, `equal sizes`, ...; of runs
+    `weighted`, `jaccard`, .... `with_index` gives that of another, `pair` has all that was found, with intervals.
+    Raises `SettingError` for what cannot be compared.
 
     >>> import itda
     >>> texts = ["import os", "def f(x): return x", "for line in open(path): print(line)"] * 8
@@ -284,7 +287,7 @@ def harvest(
 ) -> Iterator[Iterator[Mapping[Site, ActivationBatch]]]:
     """Read the activations of a corpus: within this, batches [tokens, d_model] by site, with their labels.
 
-    `tokens` ends the stream after that many activations, of which the first `skip` are left out. `part` is all
+    It ends after `tokens` activations, of which the first `skip` are left out. `part` is all
     documents, `train`, or the one in ten that is `heldout`; with a `seed` they come shuffled. To keep activations on
     disk, use the command `itda harvest`. Raises an `ItdaError`.
 

@@ -53,19 +53,21 @@ def steer(
     Whatever runs the model in the block is steered, in this thread alone: `lm.generate`, `lm.logits`, your own calls of
     `lm.model`. Weights are not copied; afterwards, and after an error, the model is what it was. Blocks may be nested.
 
-    `atom` is added, or several, times `strength`, one for all or one for each. Strength is in typical coefficients: 1
-    adds an atom as much as the activations that use it have of it, the median of |coefficient| over them; negative
-    ones subtract it. `ablate` removes the share of atoms from each activation's code; `keep` removes that of all other
-    atoms; `set` holds atoms at coefficients, in typical ones too: {17: 2.0}, and {17: 0} is ablating it. The residual,
-    what the code leaves over, stays; with `residual=False` it is dropped. `direction` is any vector [d_model]; it is
-    added as it is, times `strength`, at a `site`: a difference of means (`itda.steering.difference_of_means`), ...
+    - `atom`, or several, is added `strength` times; give one strength for all or one for each. Strength is in typical
+      coefficients: 1 adds as much of the atom as the activations that use it have, the median of |coefficient| over
+      them. A negative strength subtracts it.
+    - `ablate` removes the share of atoms from each activation's code; `keep` removes that of all other atoms.
+    - `set` holds atoms at coefficients, in typical ones too: {17: 2.0}. {17: 0} ablates it.
+    - The residual, what the code leaves over, stays. With `residual=False` it is dropped.
+    - `direction` is any vector [d_model], such as a difference of means (`itda.steering.difference_of_means`). It is
+      added as it is, times `strength`, at a `site`.
 
     `at` says where: "all" tokens, those of the "prompt" or of the "reply", or numbers of tokens of the prompt, as
     `itda decompose` counts them, -1 for the last; or several of these. Padding, special tokens in front of the text and
     massive activations stay as they are. The first token of a reply is chosen at the prompt's last token, -1.
 
-    `sample` is what typical coefficients are found in: a run that has an index (`itda index`), or its folder; texts;
-    or activations [tokens, d_model]. By default, 16 windows of text that the atoms' labels are from. Raises
+    `sample` is what typical coefficients are measured in: a run that has an index (`itda index`), or its folder; texts;
+    or activations [tokens, d_model]. By default 16 windows of text that the atoms' labels are from. Raises
     `SettingError` for atoms, numbers and tokens that are not there, `ModelError` for a model that does not fit, or that
     is not in memory: streamed, on NDIF or on Ray.
 
@@ -122,13 +124,14 @@ def steered(
     sample: Sample | None = None,
     **options: Any,
 ) -> SideBySide:
-    """Let a model go on with a prompt: untouched, with an atom added at each `strength`, with controls: `itda steer`.
+    """Let a model continue a prompt: untouched, with an atom added at each `strength`, with controls: `itda steer`.
 
-    Controls are random atoms of the same dictionary, used as often and added as far; where atoms are ablated, others
-    that are as strong in the prompt. The result has the texts, the changes of the next token (`promoted`, `suppressed`,
-    `kl`) and, in `beyond`, how many of the `controls` change it less; it shows itself as 80 columns. `tokens` is how
-    many to write, `top` how many promoted and suppressed ones to list; `atom`, `ablate`, `at` and `sample` are those of
-    `itda.steer`, `seed`, `chat` and all `options` those of `lm.generate`. Raises an `ItdaError`.
+    Controls are random atoms of the same dictionary, used equally often and added with the same length. If atoms are
+    ablated, controls are others that are equally strong in the prompt. The result has the texts, the changes of the
+    next token (`promoted`, `suppressed`, `kl`) and, in `beyond`, how many of the `controls` change it less; printed, it
+    has 80 columns. `tokens` is how many to write, `top` how many promoted and suppressed ones to list; `atom`,
+    `ablate`, `at` and `sample` are those of `itda.steer`, `seed`, `chat` and all `options` those of `lm.generate`.
+    Raises an `ItdaError`.
 
     >>> import itda
     >>> lm = itda.load_model("tiny")
@@ -181,8 +184,9 @@ def attribute(
 ) -> Why:
     """Find which atoms of a text's codes mattered for the next token: `itda decompose --why`.
 
-    The effect of an atom at a token is how much lower the log-probability of the `next_token`, by default the most
-    likely one, is without it: to first order, by one backward pass; or `exact`, by one pass for each. The result has
+    The effect of an atom at a token is how much lower the log-probability of the `next_token` (default: the most likely
+    one) would be without the atom. By default it is estimated to first order, by one backward pass; with `exact` it is
+    measured, by one pass for each atom. The result has
     `effects` [tokens, k] beside the `code`, `top(10)` and `by_atom()`. Raises an `ItdaError`.
 
     >>> import itda

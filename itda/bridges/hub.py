@@ -71,10 +71,10 @@ def push_run(options: settings.Push, bar: Bar = no_bar, say: Say = unsaid) -> Pu
 def _picture(run: RunRecord, path: Path, say: Say) -> bytes | None:
     """Return the picture of the card, if matplotlib is there."""
     if not has_matplotlib():
-        say("the card gets no picture, which needs matplotlib: pip install 'itda[plots]'")
+        say("the card has no picture, because matplotlib is not installed: pip install 'itda[plots]'")
         return None
     if not any(summary.metrics for summary in run.summaries().values()):
-        say(f"the run was not evaluated, so that the card has few figures: itda evaluate {run.folder}, and push again")
+        say(f"the run was not evaluated, so the card has few figures: run itda evaluate {run.folder}, and push again")
     draw(run, path)
     return path.read_bytes()
 

@@ -58,7 +58,9 @@ def label(
 def site_of(model: ITDA) -> Site:
     """Return the site of a dictionary. Raises `SettingError` if it has none."""
     if model.site is None:
-        raise SettingError("the dictionary is of no site: say which with dataclasses.replace(model, site=itda.Site(3))")
+        raise SettingError(
+            "the dictionary does not say of which site it is: say so with dataclasses.replace(model, site=itda.Site(3))"
+        )
     return model.site
 
 

@@ -291,7 +291,7 @@ def check_vectors(source: Indexed, place: Place, vectors: Sequence[int]) -> None
         raise SettingError(f"Neuronpedia takes vectors of up to {MOST_DIMENSIONS:,} dimensions: leave --vectors out")
     for atom in vectors:
         if atom >= len(source.dictionary):
-            raise SettingError(f"no atom {atom}: the dictionary has {len(source.dictionary):,}, from 0")
+            raise SettingError(f"no atom {atom}: use one from 0 to {len(source.dictionary) - 1:,}")
 
 
 def feature_of(place: Place, features: Features, atom: int) -> Any:

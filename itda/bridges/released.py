@@ -2,7 +2,7 @@
 
 They write a folder for each layer: atoms.pt [atoms, d_model], atom_indices.pt [atoms, 2] and metadata.yaml. The first
 two are pickles; they are read as tensors alone (`weights_only`), and anything else in them is refused, not run. A row
-of atom_indices is the number of a text in the stream of the corpus and the number of a token in it, padding and special
+of atom_indices is the number of a text in the corpus and the number of a token in it, padding and special
 tokens counted; (-1, -1) is a row that the script had lost. With the corpus and the model's tokenizer they become
 labels; without, a label's document is `sequence N` and its token unknown.
 """
@@ -133,7 +133,7 @@ def _about(path: Path) -> dict[str, Any]:
 def _labels(found: Sequence[Released], options: settings.Import, say: Say) -> list[Labels]:
     """Return the labels of each dictionary: of the corpus, if it is given, or numbers."""
     if options.corpus is None:
-        say("without --corpus the labels are numbers: the text of the stream, and the token in it")
+        say("without --corpus the labels are numbers: of the text in the corpus, and of the token in the text")
         return [Labels.of(*(_numbers(*map(int, row)) for row in each.indices)) for each in found]
     corpus = open_spec(options.corpus, options, say)
     wanted = {int(row[0]) for each in found for row in each.indices} - {-1}

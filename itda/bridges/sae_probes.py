@@ -84,7 +84,7 @@ def _counts(options: settings.Probe) -> tuple[int | None, ...]:
 def _chosen(sets: ProbeSets, only: Sequence[str]) -> list[str]:
     unknown = [name for name in only if name not in sets.names]
     if unknown:
-        raise SettingError(f"no set {unknown[0]!r} in {sets.place}: it has {', '.join(sets.names[:3])} ...")
+        raise SettingError(f"no set {unknown[0]!r} in {sets.place}: use one of {', '.join(sets.names[:3])} ...")
     return [name for name in sets.names if not only or name in only]
 
 

@@ -26,10 +26,10 @@ from itda.errors import ActivationError, SettingError
 
 @dataclass(frozen=True, eq=False, init=False)
 class ActivationBatch:
-    """Activations [batch, d_model] in stream order, each with its label. `ActivationBatch.of` labels them for you.
+    """Activations [batch, d_model] in the order of their text, each with its label. `ActivationBatch.of` labels them.
 
-    An array of activations becomes a tensor. Raises `ActivationError` for what `itda.core.intake` refuses, and for
-    another number of labels; that rows are finite is checked by those who use them.
+    An array of activations becomes a tensor. Raises `ActivationError` for what `itda.core.intake` refuses, and if there
+    are not as many labels as activations. Whether rows are finite is checked when they are used.
 
     >>> import torch
     >>> from itda.core.labels import Label, Labels
@@ -70,8 +70,8 @@ class ActivationBatch:
         Positions count kept tokens. A prompt's text is its kept strings joined, and character offsets are counted in
         it. Without `documents` a prompt is called by its text, so equal prompts have equal labels.
 
-        Raises `ActivationError` for what is no activation or not finite where it is kept, `SettingError` for strings,
-        masks and names that do not fit.
+        Raises `ActivationError` for values that are not activations, or kept ones that are not finite; `SettingError`
+        for strings, masks and names that do not fit.
 
         >>> import torch
         >>> x = torch.randn(1, 3, 8)

@@ -49,10 +49,11 @@ def check_recipe(recipe: int, passes: int, min_fidelity: float, massive: str | N
         )
     if min_fidelity:
         raise SettingError(
-            f"a fidelity of at least {min_fidelity} is of recipe 1: leave it out, as the atoms of recipe 2 are centres"
+            f"a fidelity of at least {min_fidelity} is only for recipe 1: "
+            "leave it out, as the atoms of recipe 2 are centres"
         )
     if massive == "atoms":
-        raise SettingError("massive activations as atoms are of recipe 1: skip them, or ask for it")
+        raise SettingError("massive activations as atoms are only for recipe 1: skip them, or use recipe 1")
 
 
 def check_steps(steps: int | None, recipe: int) -> None:
@@ -60,7 +61,7 @@ def check_steps(steps: int | None, recipe: int) -> None:
     if steps is not None and steps < 0:
         raise SettingError(f"{steps} steps: it must be at least 0")
     if recipe != 2 and steps is not None:
-        raise SettingError(f"{steps} steps are of recipe 2: leave the number out, or ask for recipe 2")
+        raise SettingError(f"{steps} steps are only for recipe 2: leave the number out, or use recipe 2")
 
 
 def check_offset_tokens(offset_tokens: int) -> None:

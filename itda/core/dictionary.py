@@ -161,9 +161,9 @@ class ITDA:
     def encode(self, activations: Activations) -> SparseCode:
         """Decompose activations [..., d_model] into codes [..., k], by the dictionary's pursuit.
 
-        Coefficients are float32, or float64 for float64 activations. The bits of a row depend on that row alone. An
-        array is taken as a tensor is. Raises `ActivationError` for a wrong width, a row that is not finite, or one so
-        large that its coefficients would not be.
+        Coefficients are float32, or float64 for float64 activations. The bits of a row depend on that row alone. A
+        NumPy array is taken like a tensor. Raises `ActivationError` for a wrong width, a row that is not finite, or
+        one so large that its coefficients would not be finite.
         """
         return self.decompose(activations)[0]
 
@@ -187,8 +187,8 @@ class ITDA:
     def is_massive(self, activations: Activations) -> Bool[Tensor, "*batch"]:
         """Return a mask [...] of massive activations [..., d_model]: of a norm above `massive_norm`, if there is one.
 
-        They can be encoded like others, but what that says is about them alone: leave them out of averages. The same
-        to the bit for any batch. Raises `ActivationError` for a wrong width.
+        They can be encoded like others, but leave them out of averages: they would decide them alone. The result does
+        not depend on the batch. Raises `ActivationError` for a wrong width.
 
         >>> import torch, itda
         >>> labels = itda.Labels.of(itda.Label("essay", 0, 0, 1, 0, "", "x", ""))
@@ -238,8 +238,8 @@ class ITDA:
         """Return cosines of activations [..., d_model], after the offset, to the atoms: for detecting a concept.
 
         All of them as [..., atoms]; or the `top` largest, those of at least `least`, or both, as a `SparseCode` whose
-        coefficients are cosines, the largest first. Other than for the result, memory is that of a chunk of rows. The
-        last bits of all cosines are those of a float32 product; a `SparseCode` is the same everywhere.
+        coefficients are cosines, the largest first. Beside the result, it takes the memory of a chunk of rows. If all
+        cosines are returned, their last bits are those of a float32 product; a `SparseCode` is the same everywhere.
         Raises `ActivationError` as `encode`, and `SettingError`.
 
         >>> import torch, itda
@@ -260,10 +260,11 @@ class ITDA:
 
     @torch.no_grad()
     def lasting_similarity(self, activations: Activations) -> Float32[Tensor, "*batch atoms"]:
-        """Return the cosines of activations [..., d_model] to the atoms where what lasts counts most, as [..., atoms].
+        """Return cosines of activations [..., d_model] to the atoms, weighted by what lasts in a text, as [..., atoms].
 
-        As `similarity`, less the features' mean, in the space that `fit_features` finds: a direction counts by how much
-        of it neighbouring tokens share. For detecting what a text is about, densely. Last bits may differ from machine
+        Like `similarity`, after the features' mean is subtracted, in the space that `fit_features` finds: there a
+        direction counts the more, the more of it neighbouring tokens share. Use it to detect what a text is about. It
+        is dense. Last bits may differ from machine
         to machine. Raises `ActivationError` as `encode`, and `SettingError` for a dictionary without feature encoder.
 
         >>> import torch, itda
@@ -281,9 +282,9 @@ class ITDA:
     def features(self, activations: Activations, *, top: int | None = None) -> SparseCode:
         """Return the `top` (default: k) strongest features of activations [..., d_model], as [..., top].
 
-        For detecting a concept, sparsely: feature i is that of atom i, with its label; a broad one is that of a group
-        of atoms for which atom i stands. Three of five are broad. Coefficients are scores in standard deviations, the
-        largest first, and always positive (`itda.core.readout_features`). It does not decode.
+        Use them to detect a concept by few numbers. Feature i is that of atom i, with its label. Three of five are
+        broad: those of a group of atoms for which atom i stands. Coefficients are scores in standard deviations, the
+        largest first, and always positive (`itda.core.readout_features`). They cannot be decoded.
         The bits of a row depend on that row alone. Raises `ActivationError` as `encode`, and `SettingError` for a
         `top` below 1 or a dictionary without a feature encoder.
 

@@ -108,7 +108,7 @@ class Labels:
         A label's document is the text, so the labels of two dictionaries of the same texts can be compared, in whatever
         order the texts came. Equal texts stay distinct: the position counts the copies, 0 for the first, and character
         offsets go on from copy to copy, as if they stood in lines of one document. There are no token ids. Raises
-        `SettingError` for what are no strings, and for half a surrogate pair, which no file could hold.
+        `SettingError` for values that are not strings, and for half a surrogate pair, which no file could hold.
 
         >>> labels = Labels.of_texts(["a red fox", "an owl", "an owl"])
         >>> labels
@@ -125,7 +125,9 @@ class Labels:
             if not isinstance(text, str):
                 raise SettingError(f"label {row} is a {type(text).__name__}: give strings, as [str(v) for v in labels]")
             if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-                raise SettingError(f"label {row} has half a surrogate pair: give text that UTF-8 can hold")
+                raise SettingError(
+                    f"label {row} has a broken character (half a surrogate pair): give text that UTF-8 can hold"
+                )
             positions[row] = copies[text] = copies.get(text, -1) + 1
         lengths = np.array([len(text) for text in values], dtype=np.int64)
         starts = positions * (lengths + 1)

@@ -40,11 +40,11 @@ _fast = False
 
 
 def set_memory(limit: int | None) -> None:
-    """Let Gram matrices take at most `limit` bytes; None, the default, for half of what is free when one is made.
+    """Let Gram matrices take at most `limit` bytes. None, the default: half of the memory that is free at the time.
 
-    Pursuits are fast where the Gram matrix of the dictionary fits, 2 bytes per pair of atoms: 0.5 GB for 16,384 atoms,
-    8.6 GB for 65,536. Where it does not, they keep the rows used last. The results are the same. What counts is the
-    limit when a dictionary first encodes, or a trainer is made. Raises `SettingError` below 1 MiB.
+    Pursuits are fast if the Gram matrix of the dictionary fits, with 2 bytes per pair of atoms: 0.5 GB for 16,384
+    atoms, 8.6 GB for 65,536. If it does not fit, they keep the rows used last. The results are the same. The limit that
+    counts is that at the time when a dictionary first encodes, or a trainer is made. Raises `SettingError` below 1 MiB.
 
     >>> import itda
     >>> itda.set_memory(8 * 2**30)
@@ -59,7 +59,7 @@ def set_memory(limit: int | None) -> None:
 def set_fast(allowed: bool) -> None:
     """Let pursuits on a GPU approximate: pick atoms by TF32 products, without a second look in float64.
 
-    Off by default, and then results are the same on every device. Nothing changes on a CPU.
+    It is off by default; then results are the same on every device. Nothing changes on a CPU.
 
     >>> import itda
     >>> itda.set_fast(False)

@@ -52,7 +52,7 @@ class NearestActivations:
     """Gathers, from a stream of activations, the nearest of each atom: of each document the nearest one alone.
 
     Exact, and the same for any cut of the stream into batches: a float32 product proposes, and what its rounding error
-    could matter to is computed again in float64 in a fixed order. Equal cosines are in stream order.
+    could matter to is computed again in float64 in a fixed order. Equal cosines are in reading order.
 
     >>> found = NearestActivations(torch.eye(2), own=np.array([0, 1]), most=2)
     >>> found.add(torch.tensor([[1.0, 0.0], [3.0, 4.0], [0.0, 2.0], [2.0, 0.0]]), np.array([0, 1, 2, 2]))

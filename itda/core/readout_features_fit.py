@@ -230,9 +230,9 @@ def _broad(
 def fit_features(dictionary: ITDA, activations: Rows, *, ridge: float = RIDGE) -> ITDA:
     """Return the dictionary with a feature encoder fitted on activations [batch, d_model], for `ITDA.features`.
 
-    Give them in the order of their text: broad features look for what lasts through it. Massive activations are left
-    out. No codes are needed, and the atoms stay as they are. Some thousands of activations are enough, best those that
-    the dictionary was trained on. Raises `ActivationError` for activations that do not fit,
+    Give them in the order of their text, because broad features look for what lasts through it. Massive activations are
+    left out. No codes are needed, and the atoms stay as they are. Some thousands of activations are enough, preferably
+    those that the dictionary was trained on. Raises `ActivationError` for activations that do not fit,
     are all equal or all massive, `SettingError` for a ridge that is not positive.
 
     >>> import torch, itda

@@ -133,7 +133,7 @@ def half_of(
     [True, False, False]
     """
     if len(documents) < 2:
-        raise SettingError("the run read one document, which has no halves: train it on more documents")
+        raise SettingError("the run read one document, which cannot be split: train it on more documents")
     hashes = [hashlib.sha256(f"{seed}:{draw}:{name}".encode(errors="surrogatepass")).digest() for name in documents]
     order = np.array(sorted(range(len(documents)), key=hashes.__getitem__))
     before = tokens[order].cumsum()

@@ -192,13 +192,13 @@ def _check_asked(
             raise SettingError("there are atoms to steer by and no dictionary: give the dictionary that has them")
         return
     if keep is not None and ablate:
-        raise SettingError("atoms to keep and atoms to ablate: give the ones or the others")
+        raise SettingError("atoms to keep and atoms to ablate: give one of the two lists")
     for atom in asked:
         check_atom(atom, len(dictionary))
     size = len(dictionary)
     both = {atom % size for atom in hold} & {atom % size for atom in (*ablate, *add)}
     if both:
-        raise SettingError(f"atom {min(both)} is both set and added or ablated: ask one thing of it")
+        raise SettingError(f"atom {min(both)} is both set and added or ablated: choose one of the two")
 
 
 def _pushed(dictionary: ITDA | None, *amounts: Mapping[int, Number]) -> Float64[Tensor, " d_model"] | None:

@@ -50,7 +50,7 @@ class PairedBatch:
 
 @dataclass(frozen=True, eq=False)
 class PairedPredictions:
-    """How far the changed model's next-token predictions are from the base's, at some tokens in stream order.
+    """How far the changed model's next-token predictions are from the base's, at some tokens in reading order.
 
     >>> found = PairedPredictions(np.arange(2), Labels.of_texts(["one", "two"]), np.array([0.5, np.nan], np.float32))
     >>> len(found)

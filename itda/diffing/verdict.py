@@ -24,7 +24,7 @@ def verdict(found: Mapping[str, Any]) -> list[str]:
     if found["by"] is None:
         said.append(
             f"The activations cannot be subtracted ({found['why_no_shared_basis']}), so there is no list of "
-            "differences: labels, and atoms that only the changed model needs, are what can be said."
+            "differences. Only labels, and atoms that only the changed model needs, can be compared."
         )
     elif found["by"] == "energy":
         said.append(
@@ -35,8 +35,8 @@ def verdict(found: Mapping[str, Any]) -> list[str]:
         said.append(_findings(found))
     else:
         said.append(
-            "Any training changes every model a little, and which of these atoms are more than that cannot be said "
-            "without a control: give --control a model that was trained likewise on text without what you look for."
+            "Any training changes a model a little. Only a control can tell which of these atoms are more than that: "
+            "give --control a model that was trained in the same way on text without what you look for."
         )
     return said
 
@@ -85,12 +85,12 @@ def _findings(found: Mapping[str, Any]) -> str:
     if not max(strongest, default=0.0):
         return (
             f"Nothing can be called a finding: {control} has nothing of its own on this text. Give --control a model "
-            "that was trained likewise."
+            "that was trained in the same way."
         )
     number, listed = sum(bool(atom["finding"]) for atom in found["atoms"]), len(found["atoms"])
     rule = f"more than {FACTOR:g} times as far as anything in {control} does"
     if not number:
-        said = f"Nothing stands out {rule}. What differs is what any training changes, as far as this text shows."
+        said = f"Nothing stands out {rule}. On this text, all that differs is what any training changes."
     else:
         which = "1 is a finding: it stands" if number == 1 else f"{number} are findings: they stand"
         most = max(atom["times"] for atom in found["atoms"] if atom["finding"])

@@ -9,8 +9,8 @@ from itda.evaluation.measures import Evaluation
 
 BANDS = (
     (0.98, "Very good", "it can stand in for the site"),
-    (0.95, "Good", "it can stand in for the site where a few percent do not matter"),
-    (0.90, "Fair", "it shows most of what the site does, and is too coarse to stand in for it"),
+    (0.95, "Good", "it can stand in for the site if a few percent do not matter"),
+    (0.90, "Fair", "it shows most of what the site does, but is too coarse to stand in for it"),
     (0.75, "Weak", "what it leaves out matters: read its strongest atoms only"),
     (-math.inf, "Poor", "it keeps too little of the site to say what it does"),
 )
@@ -43,7 +43,7 @@ def _predictions(site: Site, figures: Evaluation) -> str:
     if score is None or clean is None or spliced is None:
         return ""
     if math.isnan(score) or figures.ce_zero is None or figures.ce_zero <= clean:
-        return f"No verdict on predictions: the model predicts this text no worse without {site}."
+        return f"No verdict on predictions: the model predicts this text no worse if {site} is zero."
     _, name, use = next(band for band in BANDS if score >= band[0])
     low, high = figures.intervals.get("ce_loss_score", (score, score))
     sure = f" (95% interval: {low:.1%} to {high:.1%})" if _band(low) != _band(high) else ""

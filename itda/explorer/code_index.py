@@ -83,7 +83,7 @@ class _Mapped:
             with safe_open(path, "pt") as file:
                 self.arrays: dict[str, np.ndarray] = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, TypeError) as error:
-            raise StoreError(f"{path} is damaged or not whole: {remedy}") from error
+            raise StoreError(f"{path} is damaged or incomplete: {remedy}") from error
         found = {name: str(array.dtype) for name, array in self.arrays.items()}
         if {name: dtype for name, dtype in found.items() if name not in LATER_TENSORS} != dict(expected) or any(
             found.get(name, dtype) != dtype for name, dtype in LATER_TENSORS.items()
@@ -101,12 +101,12 @@ class _Mapped:
         except OSError:
             same = False
         if not same:
-            raise StoreError(f"{self.path} has changed or is gone: open it anew, or {self.remedy}")
+            raise StoreError(f"{self.path} has changed or is gone: open it again, or {self.remedy}")
 
     def require(self, fits: bool) -> None:
         """Raises `StoreError` if `fits` is False: the arrays of the file do not fit together."""
         if not fits:
-            raise StoreError(f"{self.path} is damaged, its parts do not fit together: {self.remedy}")
+            raise StoreError(f"{self.path} is damaged (its parts do not fit together): {self.remedy}")
 
 
 class TokenText:
@@ -272,13 +272,13 @@ class CodeIndex:
             tokens, atoms, k, known = record["tokens"], made["atoms"], made["k"], made["sample"]
             partial_ids = {int(token): in_hex for token, in_hex in record["pieces"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"{folder / RECORD} is damaged or not whole: {remedy}") from error
+            raise StoreError(f"{folder / RECORD} is damaged or incomplete: {remedy}") from error
         try:
             same = sample(run / str(site) / "atoms.safetensors") == known
         except OSError:
             same = False
         if not same:
-            raise StoreError(f"the index of {run} is of another {site} than the run has now: {remedy}")
+            raise StoreError(f"the index of {run} is of another dictionary than {site} of the run is now: {remedy}")
         text = TokenText(_Mapped(folder / TEXT, remedy, TEXT_TENSORS), partial_ids)
         file = _Mapped(folder / f"{site}.safetensors", remedy, CODE_TENSORS)
         a = file.arrays

@@ -67,7 +67,7 @@ def rows_asked(query: Query, atoms: int) -> list[int]:
     found = [int(part) for part in parts]
     wrong = [atom for atom in found if atom >= atoms]
     if wrong:
-        raise MissingError(f"no atom {wrong[0]:,}: there are {atoms:,}, from 0")
+        raise MissingError(f"no atom {wrong[0]:,}: use one from 0 to {atoms - 1:,}")
     return found
 
 

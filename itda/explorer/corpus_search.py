@@ -56,7 +56,7 @@ def _hits(part: pa.Array, search: Search) -> pa.BooleanArray:
             return pc.match_substring_regex(part, search.text)
         return pc.match_substring(part, well_formed(search.text), ignore_case=True)
     except pa.ArrowException as error:
-        raise SettingError("the text of the index cannot be searched for that: look for something simpler") from error
+        raise SettingError("the indexed text cannot be searched for that: search for a simpler expression") from error
 
 
 def _place(dictionary: IndexedDictionary, index: CodeIndex, window: int, text: str, search: Search) -> dict[str, Any]:

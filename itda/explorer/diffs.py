@@ -54,7 +54,7 @@ class DiffPages:
     def _named(self, query: Query) -> str:
         asked = given(query, "diff")
         if asked not in self.diffs:
-            raise MissingError(f"no diff {asked!r} here: there is {', '.join(self.diffs)}")
+            raise MissingError(f"no diff {asked!r} here: use one of {', '.join(self.diffs)}")
         return asked
 
     def _site(self, query: Query) -> tuple[Diff, Site]:
@@ -62,9 +62,12 @@ class DiffPages:
         name = self._named(query)
         diff, site = self.diffs[name], Site.parse(given(query, "site"))
         if site not in diff.sites:
-            raise MissingError(f"{name} has no {site}: it has {', '.join(map(str, diff.sites))}")
+            raise MissingError(f"{name} has no {site}: use one of {', '.join(map(str, diff.sites))}")
         if diff[site]["difference"] is None:
-            raise MissingError(f"the models of {name} share no basis, so there are no atoms of their difference")
+            raise MissingError(
+                f"the models of {name} share no basis, so there are no atoms of their difference: "
+                "see the tables of the layers instead"
+            )
         return diff, site
 
     def _atom(self, query: Query) -> Mapping[str, Any]:

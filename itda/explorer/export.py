@@ -148,7 +148,7 @@ def _plain(atom: Mapping[str, Any]) -> str:
     label = atom["label"]
     text = f"<p>{html.escape(label['before'][-200:])}<mark>{html.escape(label['token'])}</mark>"
     found = atom["replication"]
-    doubt = "<p>It does not replicate: it is no finding.</p>" if found and not found["replicates"] else ""
+    doubt = "<p>It does not replicate: do not take it for a finding.</p>" if found and not found["replicates"] else ""
     lines = [f"<section><h2>Atom {atom['atom']}</h2>{doubt}{text}{html.escape(label['after'][:80])}</p>"]
     groups = atom["uses"]["groups"][:1] if atom["uses"] else []
     for example in [one for group in groups for one in group["examples"][:USES_WITHOUT_SCRIPTS]]:

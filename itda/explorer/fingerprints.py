@@ -54,7 +54,7 @@ class FingerprintPages:
     def _named(self, query: Query, name: str) -> str:
         asked = given(query, name)
         if asked not in self.fingerprints:
-            raise MissingError(f"no fingerprint {asked!r} here: there is {', '.join(self.fingerprints)}")
+            raise MissingError(f"no fingerprint {asked!r} here: use one of {', '.join(self.fingerprints)}")
         return asked
 
     def _compared(self, query: Query) -> Mapping[str, Any]:
@@ -81,7 +81,7 @@ class FingerprintPages:
         sites = self.fingerprints[name].sites
         found = Site.parse(asked)
         if found not in sites:
-            raise MissingError(f"{name} has no {found}: it has {', '.join(map(str, sites))}")
+            raise MissingError(f"{name} has no {found}: use one of {', '.join(map(str, sites))}")
         return found
 
     def _token(self, query: Query) -> Mapping[str, Any]:

@@ -90,10 +90,12 @@ class NotePages:
     def _import(self, query: Query) -> Mapping[str, Any]:
         run, values = given(query, "run"), _object(query, "notes")
         if values.get("format") != FORMAT or values.get("format_version") != FORMAT_VERSION:
-            raise SettingError("the file has no notes of itda: choose one that the explorer exported")
+            raise SettingError("the file has no notes of itda: choose a file that the explorer exported")
         entries = values.get("atoms")
         if not isinstance(entries, list) or len(entries) > MOST_ENTRIES:
-            raise SettingError(f"the file has no list of up to {MOST_ENTRIES:,} atoms: choose one that was exported")
+            raise SettingError(
+                f"the file has no list of up to {MOST_ENTRIES:,} atoms: choose a file that the explorer exported"
+            )
         found = [each for entry in entries if (each := self._entry(run, entry)) is not None]
         notes = add_notes(self._runs.folder(run), found)
         return {**self._notes(query, notes), "imported": len(found), "skipped": len(entries) - len(found)}
@@ -108,7 +110,9 @@ class NotePages:
             new = checked_changes(changes)
             atom = _numbers(self._runs.dictionary(run, site)).get(key)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise SettingError("an atom of the file lacks its site or label: choose one that was exported") from error
+            raise SettingError(
+                "an atom of the file lacks its site or label: choose a file that the explorer exported"
+            ) from error
         except MissingError:
             return None
         if atom is None:
@@ -158,7 +162,7 @@ def _object(query: Query, name: str) -> dict[str, Any]:
     try:
         value = json.loads(given(query, name))
     except (ValueError, RecursionError) as error:
-        raise SettingError(f"{name} is no JSON: send an object") from error
+        raise SettingError(f"{name} is not JSON: send an object") from error
     if not isinstance(value, dict):
-        raise SettingError(f"{name} is no object: send one, such as {{}}")
+        raise SettingError(f"{name} is not a JSON object: send one, such as {{}}")
     return value

@@ -109,13 +109,13 @@ class Explorer:
     def answer(self, name: str, query: Query) -> dict[str, Any]:
         """Return the data of a page. Raises `MissingError` for what is not there, `ItdaError` for a bad query."""
         if name not in self._answers:
-            raise MissingError(f"no page {name!r}: there is {', '.join(self._answers)}")
+            raise MissingError(f"no page {name!r}: use one of {', '.join(self._answers)}")
         return dict(self._answers[name](query))
 
     def stream(self, name: str, query: Query, send: SendValues, left: threading.Event) -> None:
         """Send an answer that comes in pieces, until it is whole or `left` is set. Raises an `ItdaError`."""
         if name not in self.streams:
-            raise MissingError(f"no page {name!r}: there is {', '.join(self.streams)}")
+            raise MissingError(f"no page {name!r}: use one of {', '.join(self.streams)}")
         self._steering.write(query, send, left)
 
     def prepare(self) -> None:
@@ -197,7 +197,10 @@ class Explorer:
         dictionary = self.runs.dictionary(run, site)
         model, byte_strings = self._model(run)
         if not model.is_causal:
-            raise MissingError(f"{model.name} does not predict the next token, so its atoms promote none")
+            raise MissingError(
+                f"{model.name} does not predict the next token, so its atoms promote none: "
+                "explore a run of a causal language model for that"
+            )
         with self._running:
             average = self._averages.get((run, site), [dictionary], lambda: average_logits(model, dictionary.itda))
             return promoted(model, dictionary.itda, atoms, average, byte_strings)

@@ -31,5 +31,5 @@ def number(query: Query, name: str, most: int, what: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
         raise SettingError(f"{name} is {text[:40]!r}: give a number from 0 to {most - 1:,}")
     if int(text) >= most:
-        raise MissingError(f"no {name} {int(text):,}: there are {most:,} {what}, from 0")
+        raise MissingError(f"no {name} {int(text):,}: there are {most:,} {what}, use 0 to {most - 1:,}")
     return int(text)

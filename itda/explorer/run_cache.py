@@ -119,7 +119,7 @@ class RunCache:
     def folder(self, run: str) -> Path:
         """Return the folder of a run. Raises `MissingError` if no run has that name."""
         if run not in self.folders:
-            raise MissingError(f"no run {run!r} here: there is {', '.join(self.folders)}")
+            raise MissingError(f"no run {run!r} here: use one of {', '.join(self.folders)}")
         return self.folders[run]
 
     def record(self, run: str) -> Mapping[str, Any]:
@@ -140,7 +140,7 @@ class RunCache:
         """Return a dictionary with its index. Raises `MissingError` for a site that is not there, or `StoreError`."""
         parsed, folders = Site.parse(site), self.sites(run)
         if parsed not in folders:
-            raise MissingError(f"{run} has no {site}: it has {', '.join(str(each) for each in folders)}")
+            raise MissingError(f"{run} has no {site}: use one of {', '.join(str(each) for each in folders)}")
         folder = folders[parsed]
         root = self.folder(run)
         files = [folder / "config.json", folder / "atoms.safetensors", folder / "labels.parquet"]

@@ -171,6 +171,6 @@ def _timed(texts: pa.Array, test: Callable[[pa.Array], pa.BooleanArray]) -> np.n
     found = [np.zeros(0, np.int64)]
     for first in range(0, len(texts), CHUNK):
         if time.monotonic() > end:
-            raise SettingError(f"the search takes over {MOST_SECONDS:.0f} seconds: look for something simpler")
+            raise SettingError(f"the search takes over {MOST_SECONDS:.0f} seconds: search for a simpler expression")
         found.append(first + np.flatnonzero(test(texts.slice(first, CHUNK)).to_numpy(zero_copy_only=False)))
     return np.concatenate(found)

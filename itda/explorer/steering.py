@@ -115,9 +115,15 @@ class SteeringPages:
         model, byte_strings = self._model_of(run)
         lm = steerable(model)
         if not lm.is_causal:
-            raise MissingError(f"{lm.name} does not predict the next token, so there is no text to steer")
+            raise MissingError(
+                f"{lm.name} does not predict the next token, so there is no text to steer: "
+                "steer a causal language model"
+            )
         if len(dictionary.itda) < 2:
-            raise MissingError("the dictionary has one atom and so no control: steer by one with more")
+            raise MissingError(
+                "the dictionary has one atom, so there is no other for a control: "
+                "steer by an atom of a larger dictionary"
+            )
         check_steerable(lm, dictionary.itda)
         if dictionary.index is None and not label_windows(dictionary.itda.labels, 1):
             raise MissingError(

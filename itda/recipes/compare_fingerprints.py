@@ -189,7 +189,9 @@ def _made_again(made: Fingerprint, bar: Bar) -> tuple[Fingerprint, int]:
     size = options.batch_size - 1 if options.batch_size > 1 else 2
     again = fingerprint(replace(options, batch_size=size), bar, how=made.settings)
     if again.about["fingerprint"] != made.about["fingerprint"]:
-        raise SettingError(f"{made.about['corpus']} is not what it was: leave out --noise-floor")
+        raise SettingError(
+            f"{made.about['corpus']} has changed since the fingerprint was made: leave out --noise-floor"
+        )
     return again, size
 
 

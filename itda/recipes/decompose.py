@@ -243,7 +243,7 @@ def top_uses(
     """Find for each of some atoms the `most` activations of a source that have it with the largest coefficient.
 
     Massive activations are left out. Each `AtomUse` has the label of the activation. Equal coefficients stay in
-    stream order.
+    reading order.
     """
     found: list[list[AtomUse]] = [[] for _ in atoms]
     for batches in source:

@@ -59,7 +59,7 @@ class DiffPass:
             self._predictions.append(found)
 
     def labels(self) -> Labels:
-        """Return the labels of all tokens that were read, in stream order."""
+        """Return the labels of all tokens that were read, in reading order."""
         return Labels.concatenate(self._source.labels)
 
     def predictions(self) -> PredictionsFound | None:

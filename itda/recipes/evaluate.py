@@ -41,7 +41,7 @@ def evaluate_run(options: settings.Evaluate, bar: Bar = no_bar, say: Say = unsai
     model = spliceable(model_loader(where.name, where.options, where.revision, head=True)())
     if tokens is None:
         tokens = tokens_as_long(run.record["tokens"], cost_of(model, list(run.sites)))
-        say(f"evaluating on {tokens:,} tokens, about as many block passes as training took (--tokens sets another)")
+        say(f"evaluating on {tokens:,} tokens, about as much work as training was (--tokens sets another number)")
     results = evaluate_on(
         model,
         corpus,

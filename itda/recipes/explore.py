@@ -125,5 +125,5 @@ def _within(atoms: tuple[int, ...], number: int) -> list[int]:
     """Return the atoms sorted, each once. Raises `SettingError` for one that a dictionary of `number` atoms lacks."""
     wrong = [atom for atom in atoms if atom >= number]
     if wrong:
-        raise SettingError(f"no atom {wrong[0]}: the dictionary has {number:,}, from 0")
+        raise SettingError(f"no atom {wrong[0]}: the dictionary has {number:,}, use 0 to {number - 1:,}")
     return sorted(set(atoms))

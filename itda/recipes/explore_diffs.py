@@ -75,7 +75,7 @@ def _opened(diff: Diff) -> Models:
     models = open_models(base["name"], changed["name"], opening=opening)
     for model, made in ((models.base, base), (models.changed, changed)):
         if (model.d_model, model.layers) != (made["d_model"], made["layers"]):
-            raise ModelError(f"{made['name']} is not what it was when the diff was made: make the diff anew")
+            raise ModelError(f"{made['name']} has changed since the diff was made: make the diff anew")
     return models
 
 
@@ -108,7 +108,7 @@ def read_text(diff: Diff, models: Models, site: Site, text: str) -> dict[str, An
 def _shades(diff: Diff, site: Site, batches: Sequence[PairedBatch], kl: Mapping[int, float]) -> Shades:
     """Return what differs at each token that was read."""
     if site not in diff.dictionaries:
-        raise MissingError(f"nothing differs at {site}, so there is nothing to shade")
+        raise MissingError(f"nothing differs at {site}, so there is nothing to shade: choose another layer")
     dictionary, scales = diff.dictionaries[site], diff.values["sites"][str(site)]["difference"]["scales"]
     k = dictionary.k
     starts, ends, divergences, energies, atoms, explained = [], [], [], [], [np.zeros((0, k))], [np.zeros((0, k))]

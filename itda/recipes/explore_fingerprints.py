@@ -56,7 +56,7 @@ def _corpus_of(made: Fingerprint, place: str, corpus_path: str | None) -> Iterab
     corpus = reopened_corpus(made.about, place, settings.RunCorpusOptions(corpus_path=corpus_path))
     if corpus.fingerprint != made.about.get("fingerprint"):
         raise CorpusError(
-            f"{corpus_path or made.about['corpus']} is not what it was when {place} was made (another Python, or "
+            f"{corpus_path or made.about['corpus']} has changed since {place} was made (another Python, or "
             "changed files): name the one that was with --corpus-path"
         )
     return corpus

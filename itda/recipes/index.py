@@ -229,7 +229,7 @@ def _site_record(run: Run, site: Site) -> dict[str, Any]:
         limit = config.get("massive_norm")
         return made if limit is None else {**made, "massive_norm": limit}
     except (OSError, KeyError) as error:
-        raise StoreError(f"{file.parent} is damaged or not whole: write or download it anew") from error
+        raise StoreError(f"{file.parent} is damaged or incomplete: write or download it again") from error
 
 
 def _existing(

@@ -122,14 +122,14 @@ def _check_halves(run: Run, tokens: Tokens, options: settings.Replicate) -> None
     """Raises `StoreError` for a run whose documents have no halves that its dictionaries could be made of."""
     documents, counts = tokens.documents, tokens.per_document
     if len(documents) < 2:
-        raise StoreError(f"{run.folder} read one document, which has no halves: train it on more documents")
+        raise StoreError(f"{run.folder} read one document, which cannot be split: train it on more documents")
     atoms = int(run.record["settings"].get("atoms") or 0)
     for draw in range(options.draws):
         first = half_of(documents, counts, seed=options.seed, draw=draw)
         least = min(int(counts[first].sum()), int(counts[~first].sum()))
         if least < atoms:
             has = f"half of the documents of {run.folder} have {least:,} tokens"
-            raise StoreError(f"{has}, fewer than its {atoms:,} atoms: train it on more")
+            raise StoreError(f"{has}, fewer than its {atoms:,} atoms: train it on more text")
 
 
 def _is_begun(folder: Path, asked: Mapping[str, Any]) -> bool:

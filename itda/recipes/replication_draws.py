@@ -157,7 +157,7 @@ class SiteDraws:
         }
 
     def _halves(self, in_first: np.ndarray, progress: Progress) -> Sequence[ITDA]:
-        """Make a dictionary of the tokens where `in_first` is True, and one of the others, in stream order."""
+        """Make a dictionary of the tokens where `in_first` is True, and one of the others, in reading order."""
         masks = (in_first, ~in_first)
         memory = (self.training.memory or available()) // 2
         trainers = []

@@ -70,7 +70,7 @@ def find_model(
         options = replace(options, dtype=record["dtype"])
     changed = _has_changed(name, record, given is not None)
     if changed:
-        what = f"{name} is not what it was when {folder} was made" if given is None else f"{name} is not its model"
+        what = f"{name} has changed since {folder} was made" if given is None else f"{name} is not its model"
         if not getattr(options, "changed_model", False):
             raise ModelError(f"{what}: bring that back, or add --changed-model to go on with this one")
         say(f"{what}: the dictionaries are of another model (--changed-model)")

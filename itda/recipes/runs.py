@@ -146,8 +146,7 @@ def check_unchanged(corpus: Corpus, run: Run, remedy: str) -> None:
     """Raises `CorpusError`, with the remedy, unless the corpus of a run is what it was when the run was made."""
     if corpus.fingerprint != run.record["fingerprint"]:
         raise CorpusError(
-            f"{run.record['corpus']} is not what it was when the run was made (another Python, or changed files): "
-            f"{remedy}"
+            f"{run.record['corpus']} has changed since the run was made (another Python, or changed files): {remedy}"
         )
 
 

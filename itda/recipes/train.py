@@ -82,7 +82,7 @@ def _settled(
     settled = located(with_tokens(resolved(options)), model=model is None, corpus=corpus is None)
     why = recipe_of(options)[1] if options.recipe is None else ""
     if why:
-        say(f"recipe {settled.recipe}, as {why} asks for it: see --recipe in itda train --help")
+        say(f"recipe {settled.recipe}, because of {why}: see --recipe in itda train --help")
     return settled
 
 

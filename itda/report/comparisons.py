@@ -18,16 +18,16 @@ def comparison(pairs: Sequence[Pair]) -> str:
         parts = []
     if len(pairs) > 1:
         parts.append(_pairs(pairs))
-    meaning = "weighted: Jaccard of the atoms weighted by how much each was needed, 1 for equal dictionaries. "
+    meaning = "weighted: the Jaccard index of the labels, weighted by how much each atom was needed; 1 if equal. "
     if any(pair.a != pair.b for pair in pairs):
-        meaning += "adjusted: Jaccard with what sets of these sizes share by chance taken out. "
+        meaning += "adjusted: the Jaccard index with what random sets of these sizes would share taken out. "
         meaning += "[ ]: 95%, by resampling documents. "
     if any(pair.centres for pair in pairs):
         meaning += (
-            "Atoms here are centres of groups, and nothing says how much each was needed: weighted is plain Jaccard, "
-            "and a label may change where the group does not. To compare layers, `itda fingerprint` is better. "
+            "Atoms here are centres of groups, and nothing says how much each was needed: weighted is the plain "
+            "Jaccard index, and a label may change where the group does not. For layers, `itda fingerprint` is better. "
         )
-    return "\n\n".join([*parts, textwrap.fill(f"{meaning}docs/comparing.md tells more.", WIDTH)])
+    return "\n\n".join([*parts, textwrap.fill(f"{meaning}docs/comparing.md says more.", WIDTH)])
 
 
 MOST_PAIRS = 3
@@ -39,9 +39,9 @@ def _alone(pair: Pair) -> str:
     names = [site.short for site in pair.sites[0]]
     cells = [[f"{value:.3f}" for value in values] for values in pair.matrices["weighted"]]
     lines = [f"{pair.a}: its sites with each other, {pair.tokens:,} tokens", ""]
-    lines += ["The weighted index:", "", *strips(names, names, cells)]
+    lines += ["The weighted Jaccard index:", "", *strips(names, names, cells)]
     if len(names) == 1:
-        lines += ["", "It has one site: name two runs, or train one with several --layers."]
+        lines += ["", "It has only one site: name two runs, or train one with several --layers."]
         return "\n".join(lines)
     others = [(site, *_nearest(pair, row)) for row, site in enumerate(pair.sites[0])]
     rows = [[site.short, other.short, f"{value:.3f}"] for site, other, value in others]
@@ -50,7 +50,7 @@ def _alone(pair: Pair) -> str:
 
 
 def _nearest(pair: Pair, row: int) -> tuple[Site, float]:
-    """Return the site most similar to that of a row by the weighted index, itself apart, and the index."""
+    """Return the site most similar to that of a row by the weighted Jaccard index, itself apart, and the value."""
     values = {site: float(value) for site, value in zip(pair.sites[1], pair.matrices["weighted"][row], strict=True)}
     del values[pair.sites[0][row]]
     best = max(values, key=lambda site: values[site])
@@ -62,7 +62,7 @@ def _pair(pair: Pair, floors: Mapping[Site, Overlap]) -> str:
         return _alone(pair)
     lines = [f"a: {pair.a}", f"b: {pair.b}"]
     if pair.kind == "noise floor":
-        lines.append("One model: what differs is noise, the floor for every other comparison.")
+        lines.append("Both are of one model, so what differs is noise, as in every other comparison.")
     a, b = (f"{share:.1%}" for share in pair.shares)
     how = "the end of the token in its document, as tokenizers differ" if pair.by_end else "position"
     lines += textwrap.wrap(f"{pair.tokens:,} tokens in both, {a} of those of a and {b} of b, matched by {how}.", WIDTH)
@@ -81,7 +81,7 @@ def _pair(pair: Pair, floors: Mapping[Site, Overlap]) -> str:
             rows.append(cells)
         lines += ["", table([*header, *(["floor"] if with_floor else [])], rows)]
         if with_floor:
-            lines.append("floor: the weighted index of a run with itself, made at another batch size.")
+            lines.append("floor: weighted, of a run with itself, made at another batch size.")
     names = {"weighted": "weighted", "adjusted": "adjusted", "jaccard": "Jaccard"}
     names |= {"matched": "equal sizes", "size_only": "sizes alone"}
     rows = [
@@ -90,7 +90,7 @@ def _pair(pair: Pair, floors: Mapping[Site, Overlap]) -> str:
     ]
     if pair.same:
         rows.append(["same site", *(f"{pair.matches[name].accuracy:.0%}" for name in names)])
-    lines += ["", "The site of b most similar to each of a, by index and by the controls:", ""]
+    lines += ["", "The site of b most similar to each site of a, by each number and by the controls:", ""]
     lines.append(table(["a", *names.values()], rows))
     if pair.same:
         lines.append(f"same site: by chance it would be {1 / len(pair.sites[1]):.0%}.")
@@ -114,8 +114,8 @@ def _pairs(pairs: Sequence[Pair]) -> str:
         rows.append([*cells, number(pair.union.values["jaccard"]), match])
     text = table(["runs", "Jaccard", "adjusted", "weighted", "union", "match"], rows)
     text += "\nJaccard to weighted: means over the sites that both have. union: Jaccard of all"
-    text += "\nsites together. match: sites whose best match by the weighted index is the same."
-    return text + ("\n* one model: noise." if any(pair.kind == "noise floor" for pair in pairs) else "")
+    text += "\nsites together. match: sites that are most like the same site, by weighted."
+    return text + ("\n* one model: what differs is noise." if any(pair.kind == "noise floor" for pair in pairs) else "")
 
 
 def _with_interval(overlap: Overlap, name: str) -> str:

@@ -131,8 +131,9 @@ def _on_atoms(found: Mapping[str, Any]) -> str:
         what = "part of how far the predictions are apart (KL, nats per token"
         what += "; only what is above the control's counts)" if found["controls"] else ")"
     said = (
-        f"An atom is a direction of the difference, shown by a token where it is strong. Its rank is by its {what}. "
-        "Promotes: the next tokens that it makes likelier, by each model's unembedding. "
+        "An atom is a direction of the difference, shown at a token where it is strong. "
+        f"Atoms are ranked by their {what}. "
+        "Promotes: the next tokens that it makes likelier, through each model's unembedding. "
         f"{_times(found)}{len(found['atoms'])} atoms are listed in all."
     )
     return "\n".join(textwrap.wrap(said, WIDTH))
@@ -142,19 +143,19 @@ def _times(found: Mapping[str, Any]) -> str:
     if all(atom["times"] is None for atom in found["atoms"]):
         return ""
     return (
-        f"Times: how far it stands out, by its part of what is above {TIMES:g} times the control's divergence, beside "
-        "the control's strongest atom. "
+        f"Times: how far it stands out. What it accounts for above {TIMES:g} times the control's divergence is divided "
+        "by what the control's strongest atom accounts for. "
     )
 
 
 def _without_basis(site: Mapping[str, Any]) -> Iterator[str]:
     """Yield what can be said of a site without a shared basis: atoms and labels of the changed model alone."""
     made, labels, where = site["transported"], site["labels"], _short(site["site"])
-    yield f"{where}: {made['only_changed']:,} atoms that the changed model alone needs"
+    yield f"{where}: {made['only_changed']:,} atoms that only the changed model needs"
     for each in made["atoms"][:PLACES]:
         users = f"{each['users']:5,} uses  "
         yield INDENT + users + prompt(_label(each), WIDTH - len(INDENT) - len(users))
-    yield f"{where}: {labels['only_changed']:,} tokens that are new to the changed model alone"
+    yield f"{where}: {labels['only_changed']:,} tokens that are new to only the changed model"
     for each in labels["new_to_changed"][:PLACES]:
         margin = f"by {each['margin']:+.2f}  "
         yield INDENT + margin + prompt(_label(each), WIDTH - len(INDENT) - len(margin))
@@ -181,10 +182,11 @@ def _sites(found: Mapping[str, Any]) -> Iterator[str]:
         )
     yield table(["layer", "moved", "99%", "noise", "mean", "labels", "only b/c", "needs", "use"], rows)
     said = (
-        "moved: the size of the difference beside that of the activation, median and 99th percentile of tokens; "
-        "noise: its median for the base read in another way. mean: the share of the difference that all tokens have. "
-        "labels: 1 if the same tokens are new to both models [95%]; only b/c: those new to the base, or the changed "
-        "model, alone. needs: atoms that the changed model alone needs. use: atoms used otherwise, of those tested."
+        "moved: the size of the difference as a share of the activation's, median and 99th percentile of tokens. "
+        "noise: the same median for the base against itself, read in another way. mean: the share of the difference "
+        "that all tokens have in common. labels: 1 if the same tokens are new to both models [95%]. only b/c: tokens "
+        "that are new to only the base, or only the changed model. needs: atoms that only the changed model needs. "
+        "use: atoms used more or less often, of those tested."
     )
     yield from textwrap.wrap(said, WIDTH)
 

@@ -57,7 +57,7 @@ def effects_summary(made: Measured) -> str:
     """Return what `itda effects` shows: the tables, and of each site the atoms with the largest effects."""
     lines = [f"{made.folder}"]
     if not made.new:
-        lines.append("It was there already: nothing to do.")
+        lines.append("It was measured already: nothing to do.")
     lines += ["", *effects_lines(made.sites)]
     for site, found in made.sites.items():
         each = found.measures["added_continuation"]

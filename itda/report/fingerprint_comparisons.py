@@ -1,4 +1,4 @@
-"""The text of a comparison of fingerprints: a verdict in words, the whole matrix, and the index by its parts."""
+"""The text of a comparison of fingerprints: a verdict in words, the whole matrix, and what it is made of."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_PAIRS = 3
 """Pairs, at most, that are shown site by site."""
 
 PARTS = ("equal sums", "sizes alone")
-"""What the index is made of: shown beside it."""
+"""What shared novelty is made of: shown beside it."""
 
 ON_ORDER = " What is new depends on what came before, so make both in one order where you can."
 """A remark on fingerprints that were made in different orders."""
@@ -35,9 +35,10 @@ def fingerprint_comparison(pairs: Sequence[FingerprintPair], every: bool) -> str
     few = any(pair.documents < FEWEST for pair in pairs)
     how = f"stretches of text: there are fewer than {FEWEST} documents." if few else "documents."
     parts.append(
-        f"{THE_INDEX}: of how new each token is to the two, the sum of the smaller\n"
-        "over the sum of the larger. equal sums: of that divided by its mean, so that\n"
-        "only which tokens are new counts. sizes alone: a control, how new all are.\n"
+        f"{THE_INDEX}: a token is more new to one of the two, less to the other. The\n"
+        "sum of the smaller numbers over the sum of the larger. equal sums: the same\n"
+        "after each is divided by its mean, so that only which tokens are new counts.\n"
+        "sizes alone: a control, how new all tokens are together, whichever they are.\n"
         f"[ ]: 95%, by resampling {how}"
     )
     return "\n\n".join(parts)
@@ -76,7 +77,7 @@ def verdict(pair: FingerprintPair, floors: Mapping[Site, float]) -> str:
     shared = [i for i, site in enumerate(rows) if site in columns]
     same = [i for i in shared if columns[best[i]] == rows[i]]
     if len(columns) < 2:
-        return f"There is one site of b, so nothing to choose from: the index is {pair.index.max():.3f} at most."
+        return f"b has only one site, so there is no choice: {THE_INDEX} is {pair.index.max():.3f} at most."
     said = "They have no site in common"
     if shared:
         which = "All" if len(same) == len(shared) else f"{len(same)} of the"
@@ -95,30 +96,30 @@ def _more_tokens(pair: FingerprintPair) -> str:
     if not len(unsure):
         return ""
     if np.isnan(unsure).any():
-        return "So few tokens say nothing of how sure that is. "
+        return "These are too few tokens to say how sure that is. "
     within = unsure[unsure <= MOST_TIMES]
     if not len(within):
-        return "The others are too alike for any number of tokens to tell. "
+        return "For the others the best two are too alike for any number of tokens to tell. "
     middle = within[(len(within) - 1) // 2]
     number = float(f"{middle * pair.tokens:.1e}")
     return f"About {number:,.0f} tokens should make {(len(within) + 1) // 2} more of them sure. "
 
 
 def _on_floor(floors: Mapping[Site, float]) -> str:
-    return f"A model with itself, made again, is {min(floors.values()):.4f} at least." if floors else ""
+    return f"A model compared with itself, read again, has at least {min(floors.values()):.4f}." if floors else ""
 
 
 def _on_one(pair: FingerprintPair) -> str:
     sites, index = pair.sites[0], pair.index.copy()
     if len(sites) < 2:
-        return "There is one site: compare it with another fingerprint."
+        return "There is only one site: compare it with another fingerprint."
     np.fill_diagonal(index, -1)
     best = index.argmax(axis=1)
     near = int((np.abs(best - np.arange(len(sites))) == 1).sum())
     least = np.unravel_index(np.where(index < 0, 2, index).argmin(), index.shape)
     return (
-        f"A model with itself: {near} of its {len(sites)} sites are most like a neighbour, {index.max():.2f} at most; "
-        f"{sites[least[0]].short} and {sites[least[1]].short} are least alike, {index[least]:.2f}."
+        f"A model with itself: {near} of its {len(sites)} sites are most like a neighbour ({index.max():.2f} at most). "
+        f"{sites[least[0]].short} and {sites[least[1]].short} are least alike ({index[least]:.2f})."
     )
 
 
@@ -130,12 +131,12 @@ def _on_noise(pair: FingerprintPair) -> str:
     ]
     least = min(found, default=float("nan"))
     if least == 1:
-        return "The same model, read again: the index is exactly 1 at every site."
-    return f"The same model, read again: the index is {least:.4f} at least. What differs is noise, the floor of others."
+        return f"The same model, read again: {THE_INDEX} is exactly 1 at every site."
+    return f"The same model, read again: {THE_INDEX} is {least:.4f} at least. What differs is noise."
 
 
 def _matrix(pair: FingerprintPair, name: str) -> list[str]:
-    """Return the lines of an index for all pairs of sites."""
+    """Return the lines of a similarity index for all pairs of sites."""
     rows, columns = ([site.short for site in sites] for sites in pair.sites)
     return ["", *strips(rows, columns, [[_short(value) for value in line] for line in pair.matrices[name]])]
 
@@ -177,5 +178,5 @@ def _pairs(pairs: Sequence[FingerprintPair]) -> str:
         rows.append([names, mean, f"{pair.union:.3f}", *matches])
     text = table(["fingerprints", THE_INDEX, "union", "match", *PARTS], rows)
     text += f"\n{THE_INDEX}: mean over the sites that both have. union: of all sites together. match:"
-    text += "\nsites whose best match is the same, by the index and by its parts."
-    return text + ("\n* one model: noise." if any(pair.kind == "noise floor" for pair in pairs) else "")
+    text += "\nsites that are most like the same site, by it and by its parts."
+    return text + ("\n* one model: what differs is noise." if any(pair.kind == "noise floor" for pair in pairs) else "")

@@ -53,10 +53,10 @@ def evaluation(results: Mapping[Site, Evaluation]) -> str:
 
 
 def _on_massive(massive: str) -> str:
-    stay = "in the splice they stay what they are (--massive splice replaces them too)."
-    gone = "in the splice they are replaced too (--massive splice)."
+    stay = "when reconstructions replace activations, they stay (--massive splice replaces them too)."
+    gone = "when reconstructions replace activations, they are replaced too (--massive splice)."
     said = (
-        "Massive tokens, whose norm is over 10 times the median, have no part in l0, fvu and the mean; "
+        "Massive tokens have a norm over 10 times the median. l0, fvu and the mean do not count them; "
         f"{gone if massive == 'splice' else stay}"
     )
     return "\n".join(textwrap.wrap(said, WIDTH))

@@ -66,13 +66,13 @@ def _how_known(made: Planned) -> str:
         )
         said = (
             f"Measured on this machine on {measured.date} in {measured.seconds:.0f} s: --measure does so again, "
-            f"--assumed ignores it. Dictionaries were timed at {sizes}: the cost of a token is taken to be a + b x "
-            "atoms, and the atoms to grow as the tokens' square root, or more nearly straight the more tokens become "
-            "atoms. Rates that were given go before. "
+            f"--assumed ignores it. Dictionaries were timed at {sizes}. The cost of a token is taken to be a + b x "
+            "atoms, and the number of atoms to grow as the tokens' square root, or closer to a straight line the more "
+            "tokens become atoms. Rates that were given are used instead. "
         )
     said += f"Assumed, not measured: {', '.join([*assumed, '1.1 GB for CUDA'])}. "
     if made.measured_for_others:
-        said += "This machine was measured for another model, dtype, k or batch: --measure does so for these. "
+        said += "This machine was measured for another model, dtype, k or batch size: --measure measures it for these. "
     elif measured is None and not options.assumed:
         said += "--measure measures this machine, in some seconds. "
     return said + (
@@ -98,7 +98,7 @@ def _about(made: Planned) -> list[str]:
         f"{made.atoms:,} atoms each.",
     ]
     if shape.quantized:
-        about.append(f"Its weights are quantized: less is read, and held, than said here for {dtype}.")
+        about.append(f"Its weights are quantized, so less is read and kept than said here for {dtype}.")
     return about
 
 
@@ -158,10 +158,10 @@ def _fitting(made: Planned, name: str, found: Estimate) -> list[str]:
     machine, lines = made.machines[name], []
     if machine.gpu is not None and found.gpu > machine.gpu:
         less = "--grow-on cpu" if found.on_gpu else "a lower --batch-size"
-        lines.append(f"does not fit, it takes a GPU of {_gb(found.gpu)}, or {less}.")
+        lines.append(f"does not fit: it needs a GPU of {_gb(found.gpu)}, or {less}.")
     elif found.ram > machine.ram:
         what = "--dtype bfloat16, " if found.dtype == "float32" and made.shape.dtype.itemsize == 2 else ""
-        lines.append(f"does not fit, it takes {_gb(found.ram)} of RAM: {what}fewer --atoms or layers may do.")
+        lines.append(f"does not fit: it needs {_gb(found.ram)} of RAM; {what}fewer --atoms or layers may help.")
     elif made.whole[name]:
         lines.append(f"fits as a whole: all weights are {_gb(found.whole_model)}.")
     elif found.flights == 1:
@@ -172,8 +172,8 @@ def _fitting(made: Planned, name: str, found: Estimate) -> list[str]:
         said = f"{'barely ' * one_group}fits, read block by block: " * found.fits
         lines.append(
             f"{said}hidden states of only {found.in_flight:,} tokens fit at once, so the blocks are read "
-            f"{found.flights:,} times, {_gb(found.bytes_read)}: more --model-memory, or a --scratch folder, makes "
-            "it fewer."
+            f"{found.flights:,} times, {_gb(found.bytes_read)}: give more --model-memory, or a "
+            "--scratch folder."
         )
     return lines
 
@@ -185,7 +185,7 @@ def _growing(made: Planned, name: str, found: Estimate) -> list[str]:
         return []
     there = found.gpu + found.dictionaries + found.growing
     return [
-        f"dictionaries grow on the CPU: beside the model they would make it {_gb(there)} of the GPU's "
+        f"dictionaries grow on the CPU: with the model they would need {_gb(there)} of the GPU's "
         f"{_gb(machine.gpu)}; fewer --atoms or layers fit."
     ]
 
@@ -197,7 +197,7 @@ def _evaluating(made: Planned, name: str) -> list[str]:
         return []
     size = _gb(found.dictionaries)
     return [
-        f"evaluation has some dictionaries on the CPU, which is slower: all are {size}; fewer layers or --atoms fit."
+        f"evaluation keeps some dictionaries on the CPU, which is slower: all are {size}; fewer layers or --atoms fit."
     ]
 
 

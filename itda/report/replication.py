@@ -22,14 +22,14 @@ def replication_lines(found: Mapping[Site, Replication]) -> list[str]:
     first = next(iter(found.values()))
     times = "1 draw splits" if first.draws == 1 else f"{first.draws} draws split"
     said = (
-        f"Replication: {times} the documents into two halves at random, and dictionaries are made of each half. An "
-        f"atom has come back where the half without its document has one within a cosine of {first.cosine:g}; a "
-        "strongest atom, where that half's dictionary reads the token by the same direction. Chance is the share of "
-        "activations as they come that have such an atom."
+        f"Replication: {times} the documents into two halves at random, and a dictionary is made from each half. An "
+        f"atom has come back if the half without its document has an atom with a cosine of {first.cosine:g} or more "
+        "to it. Mean: how often atoms come back. Strongest: how often the strongest atom of a token has that "
+        "direction in the half too. Chance: how often plain activations come back, instead of atoms."
     )
     rows = [_row(site, len(each), each.summary()) for site, each in found.items()]
     header = ["site", "atoms", "mean", "in all", "in half", "in none", "chance", "strongest", "halves"]
-    after = "In half: in half of the draws or more. Halves: atoms of one half that are in the other."
+    after = "In half: atoms that come back in half of the draws or more. Halves: atoms of one half in the other."
     return [*textwrap.wrap(said, WIDTH), "", table(header, rows), "", *textwrap.wrap(after, WIDTH)]
 
 

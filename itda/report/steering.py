@@ -31,7 +31,7 @@ def steered(found: Steered) -> str:
     if found.atoms:
         units = ", ".join(f"{unit:.4g}" for unit in found.unit)
         said = (
-            f"strength 1 is a coefficient of {units}, the typical one by {found.source}; the prompt's activations are "
+            f"strength 1 is a coefficient of {units}, the typical one in {found.source}; the prompt's activations are "
             f"{found.norm:.4g} long (median)"
         )
         lines += textwrap.wrap(said, WIDTH)
@@ -101,8 +101,8 @@ def _verdict(found: Steered) -> str:
     if best.strength is not None:
         said += f" at strength {best.strength:g}"
     return (
-        f"{said}. Controls are random atoms of the same dictionary, used as often and added as far as the atom, or as "
-        "strong in the prompt where it is ablated: what they do too is not the atom's own doing."
+        f"{said}. Controls are random atoms of the same dictionary: used equally often and added with the same length "
+        "or, where the atom is ablated, equally strong in the prompt. What they do too is not due to the atom."
     )
 
 

@@ -40,8 +40,8 @@ def decomposition(tokens: Sequence[TokenDecomposition], top: int, *, by_size: bo
         blocks += ["", f"? {NO_FINDING}"]
     if any(token.massive is not None for token in tokens):
         said = (
-            "massive: a norm so many times the median. Such tokens say little of the text, and a share of them that "
-            "is explained would say nothing."
+            "massive: how many times the median the norm is. Such tokens say little about the text, so no share "
+            "explained is shown for them."
         )
         blocks += ["", *textwrap.wrap(said, WIDTH)]
     return "\n".join(blocks)

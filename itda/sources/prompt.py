@@ -40,7 +40,7 @@ def read_prompt(
         windows = windower.windows(document)
     group = windower.group(windows, batch_size)
     if not group.is_activation.any():
-        raise SettingError("the text has no token but special ones, which have no activation here: give it some words")
+        raise SettingError("the text has only special tokens, which have no activations here: add some words")
     found = {site: x.cpu() for _, part in model.harvest([group], sites) for site, x in part.items()}
     return group.labels(), {site: found[site] for site in sites}
 
@@ -65,6 +65,6 @@ def read_windows(
             found[site].append(x.cpu())
     every = Labels.concatenate(labels)
     if not len(every):
-        raise SettingError("the text has no token but special ones, which have no activation here: give it some words")
+        raise SettingError("the text has only special tokens, which have no activations here: add some words")
     starts = [0, *(row for row in range(1, len(every)) if every.window_start[row] != every.window_start[row - 1])]
     return every, {site: torch.cat(parts) for site, parts in found.items()}, starts

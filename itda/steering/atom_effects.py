@@ -68,7 +68,9 @@ class Measuring:
         if not lm.is_causal:
             raise ModelError(f"{lm.name} does not predict the next token: use a causal language model")
         if len(dictionary) <= LEAST_CONTROLS:
-            raise SettingError(f"{len(dictionary)} atoms are too few for controls: at least {LEAST_CONTROLS + 1}")
+            raise SettingError(
+                f"{len(dictionary)} atoms are too few for controls: use a dictionary of at least {LEAST_CONTROLS + 1}"
+            )
         self.lm, self.dictionary, self.site, self.asked = lm, dictionary.to("cpu"), site, asked
         self.sample: Sample = sample_of(lm, self.dictionary, site, corpus, asked.tokens, asked.seed, told)
         self.push = asked.strength * self.sample.typical.whole

@@ -142,7 +142,7 @@ class _Prompt:
         self.ids = group.input_ids[:, :own].to(lm.model.device)
         self.place: Place = lm.places([site])[site]
         if not len(self.places):
-            raise SettingError("the text has no token but special ones: give it some words")
+            raise SettingError("the text has only special tokens: add some words")
 
     def read(self) -> tuple[Float[Tensor, " vocabulary"], Float[Tensor, "tokens d_model"]]:
         """Return the logits of the next token, and the activations."""

@@ -45,7 +45,7 @@ def proposed_atoms(lm: LanguageModel, dictionary: ITDA, site: Site, text: str, t
         total += dictionary.similarity(x).double().sum(dim=0).cpu()  # pyright: ignore[reportAttributeAccessIssue]
         tokens += len(x)
     if not tokens:
-        raise SettingError("the text has no token but special or massive ones: give it some words")
+        raise SettingError("the text has only special or massive tokens: add some words")
     found = (total / tokens).topk(min(top, len(dictionary)))
     pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
     return [Proposed(atom, cosine, dictionary.labels[atom]) for atom, cosine in pairs]

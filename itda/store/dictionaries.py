@@ -100,7 +100,7 @@ def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
         atoms, offset = tensors["atoms"], tensors["offset"] if config["offset"] else None
         if atoms.shape != (config["atoms"], config["d_model"]):
             raise StoreError(
-                f"{folder} holds atoms of shape {tuple(atoms.shape)}, not those of its config: get it anew"
+                f"{folder} holds atoms of shape {tuple(atoms.shape)}, not those of its config: download it again"
             )
         return ITDA(
             atoms=atoms,
@@ -126,7 +126,7 @@ def load_dictionary(source: str | Path, *, revision: str | None = None) -> ITDA:
         )
     except (OSError, SafetensorError, pyarrow.ArrowException, KeyError, TypeError, SettingError) as error:
         raise StoreError(
-            f"{folder} is damaged or not whole ({first_line(error)}): write or download it anew"
+            f"{folder} is damaged or incomplete ({first_line(error)}): write or download it again"
         ) from error
 
 

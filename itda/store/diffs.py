@@ -3,7 +3,7 @@
 ```
 DIFF/
     diff.json             all that a report shows, as JSON values: models, corpus, and the atoms of each site with text
-    tokens.parquet        the tokens that were read, in stream order, and KL(changed || base) after each
+    tokens.parquet        the tokens that were read, in reading order, and KL(changed || base) after each
     layer_3/              the difference dictionary of a site with a shared basis: an ITDA like any other
     layer_3.parquet       the site's tokens: the energy of each difference, its code, errors and margins
 ```
@@ -76,7 +76,7 @@ class Diff:
         """Return what was found at a site, as JSON values. Raises `SettingError` if it was not read."""
         wanted = str(Site.of(site))
         if wanted not in self.values["sites"]:
-            raise SettingError(f"no {wanted}: there are {', '.join(self.values['sites'])}")
+            raise SettingError(f"no {wanted}: use one of {', '.join(self.values['sites'])}")
         return self.values["sites"][wanted]
 
     def save(self, folder: str | Path) -> None:
@@ -120,7 +120,7 @@ def read_diff(folder: Path) -> Diff:
         tokens = _read_table(folder / TOKENS)
         rows = {site: _read_table(folder / f"{site}.parquet") for site in sites}
     except (OSError, pyarrow.ArrowException, SettingError, KeyError, TypeError) as error:
-        raise StoreError(f"{folder} is damaged ({first_line(error)}): make or copy it anew") from error
+        raise StoreError(f"{folder} is damaged ({first_line(error)}): make or copy it again") from error
     dictionaries = {site: load_dictionary(folder / str(site)) for site in sites if (folder / str(site)).is_dir()}
     return Diff(values, dictionaries, tokens, rows)
 

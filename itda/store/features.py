@@ -50,4 +50,4 @@ def read_features(folder: Path) -> FeatureEncoder | None:
             **tensors, scale=about["scale"], tokens=about["tokens"], ridge=about["ridge"], lasting=lasting
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, SettingError) as error:
-        raise StoreError(f"{path} is damaged or not whole ({first_line(error)}): {REMEDY}") from error
+        raise StoreError(f"{path} is damaged or incomplete ({first_line(error)}): {REMEDY}") from error

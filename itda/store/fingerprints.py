@@ -1,6 +1,6 @@
 """Fingerprints on disk and on the Hub: one parquet file, with what made it as JSON in its header.
 
-Parquet, since a fingerprint is a table: a row for each token, in stream order, and for each site a column of novelty,
+Parquet, since a fingerprint is a table: a row for each token, in reading order, and for each site a column of novelty,
 one of atoms (a bit for each rung) and one of norms. Any tool reads it. It is compressed, has a
 checksum of all, and takes about a byte to say what a token is: its document, and where it ends.
 """
@@ -59,7 +59,7 @@ class Fingerprint:
     """
 
     tokens: Tokens
-    """The tokens that were read, one row for each, in stream order."""
+    """The tokens that were read, one row for each, in reading order."""
     sites: Mapping[Site, TokenNovelty]
     settings: FingerprintSettings
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -74,11 +74,11 @@ class Fingerprint:
         """Return the tokens of a site, by its name or layer too. Raises `SettingError` if there is none such."""
         wanted = Site.of(site)
         if wanted not in self.sites:
-            raise SettingError(f"no layer {wanted.short}: there are {', '.join(each.short for each in self.sites)}")
+            raise SettingError(f"no layer {wanted.short}: use one of {', '.join(each.short for each in self.sites)}")
         return self.sites[wanted]
 
     def first(self, tokens: int) -> Fingerprint:
-        """Return the fingerprint of the first tokens alone; whole segments of them, for it to be that of a pass."""
+        """Return the fingerprint of the first tokens. If they are whole segments, it is that of a pass over them."""
         sites = {site: found[:tokens] for site, found in self.sites.items()}
         return Fingerprint(self.tokens.first(tokens), sites, self.settings, self.about, self.arithmetic)
 
@@ -187,7 +187,7 @@ def read_fingerprint(path: Path) -> Fingerprint:
             raise ValueError("its SHA-256 has changed")
         return found
     except (OSError, pyarrow.ArrowException, SettingError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise StoreError(f"{path} is damaged ({first_line(error)}): make or copy it anew") from error
+        raise StoreError(f"{path} is damaged ({first_line(error)}): make or copy it again") from error
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def read_header(path: Path) -> dict[str, Any]:
         found = (pyarrow.parquet.read_schema(path).metadata or {}).get(KEY)
         header = json.loads(found) if found is not None else {}
     except (OSError, pyarrow.ArrowException, ValueError) as error:
-        raise StoreError(f"{path} cannot be read, it may be cut short: make or copy it anew") from error
+        raise StoreError(f"{path} cannot be read, it may be cut short: make or copy it again") from error
     if not isinstance(header, dict) or header.get("format") != FINGERPRINT_FORMAT:
         raise StoreError(f"{path} is no fingerprint: name a file made by `itda fingerprint`")
     check_format_version(path, header)

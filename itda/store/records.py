@@ -88,19 +88,19 @@ class DictionaryRecord:
                 fidelity = np.sort(file.get_tensor("fidelity")) if config.get("refined", False) else None
             wanted = config["atoms"], config["d_model"]
             if shape != wanted:
-                raise StoreError(f"{folder} holds atoms of shape {shape}, not those of its config: get it anew")
+                raise StoreError(f"{folder} holds atoms of shape {shape}, not those of its config: download it again")
             with (folder / "labels.parquet").open("rb") as labels:
                 start = labels.read(4)
                 labels.seek(-4, 2)
                 if not start == labels.read(4) == PARQUET:
                     raise StoreError(
-                        f"{folder} is damaged or not whole (labels.parquet is cut short): write or download it anew"
+                        f"{folder} is damaged or incomplete (labels.parquet is cut short): write or download it again"
                     )
             for name in ("k", "pursuit", "threshold"):
                 config[name]  # a KeyError for a config without it: every reader asks for these
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise StoreError(
-                f"{folder} is damaged or not whole ({first_line(error)}): write or download it anew"
+                f"{folder} is damaged or incomplete ({first_line(error)}): write or download it again"
             ) from error
         found = read_json(metrics, METRICS_FORMAT) if metrics.exists() else None
         replication = read_replication(folder, config["atoms"])
@@ -168,7 +168,7 @@ def chosen_site(run: RunRecord, site: Site | None) -> Site:
         return sites[len(sites) // 2]
     if site not in run.sites:
         names = ", ".join(s.short for s in sites)
-        raise SettingError(f"the run has no layer {site.short}: it has {names}")
+        raise SettingError(f"the run has no layer {site.short}: use one of {names}")
     return site
 
 
@@ -180,5 +180,5 @@ def dictionaries(run: Path) -> dict[Site, Path]:
     found = {Site.parse(name): run / name for name in sites}
     for folder in found.values():
         if not folder.is_dir():
-            raise StoreError(f"{run} lacks its {folder.name}: it is not whole, train or copy it anew")
+            raise StoreError(f"{run} lacks its {folder.name}: the run is incomplete, train or copy it again")
     return found

@@ -238,7 +238,7 @@ class RayModel(Closing, ActivationModel):
                     if self._deaths == TRIES * len(self._workers):
                         raise ModelError(
                             f"{self._deaths} Ray workers died while they loaded the model ({error}): "
-                            "it may need machines with more memory"
+                            "use machines with more memory"
                         ) from error
                     self._replace(worker)
         return [worker for worker in self._workers if worker.is_ready]

@@ -252,7 +252,7 @@ def test_a_set_of_somebody_else_is_left_alone(stub, pushing):
             r"refuses it \(400, Model not found\): name one of its models with --model, or make this one",
         ),
         ({"number": 1, "vectors": [1]}, "layer_3.mlp_out is no site that Neuronpedia steers at"),
-        ({"vectors": [24]}, "no atom 24: the dictionary has 24, from 0"),
+        ({"vectors": [24]}, "no atom 24: use one from 0 to 23"),
     ],
 )
 def test_what_would_be_refused_is_one_line_and_sends_nothing(stub, pushing, given, said):
@@ -351,7 +351,7 @@ def test_the_commands_of_the_page_run(stub, slept, tmp_path, monkeypatch, capsys
             "--vectors are atoms of one dictionary: name its layer",
         ),
         (["--to", "neuronpedia", "--model", "m2", "--new-model", "0"], "--new-model is 0: give its number of layers"),
-        (["--to", "neuronpedia", "--model", "m2", "--layer", "9"], "the run has no layer 9: it has 1, 3.mlp_out"),
+        (["--to", "neuronpedia", "--model", "m2", "--layer", "9"], "the run has no layer 9: use one of 1, 3.mlp_out"),
     ],
 )
 def test_slips_are_one_line(run, capsys, options, said):

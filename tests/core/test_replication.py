@@ -42,7 +42,7 @@ def test_each_document_is_in_the_first_half_about_as_often_as_in_the_second():
 
 
 def test_one_document_has_no_halves():
-    with pytest.raises(SettingError, match="one document, which has no halves: train it on more documents"):
+    with pytest.raises(SettingError, match="one document, which cannot be split: train it on more documents"):
         half_of(["alone"], np.array([9]), seed=0, draw=0)
 
 

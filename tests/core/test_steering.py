@@ -132,7 +132,7 @@ def test_batches_of_any_shape_and_none():
         ({"ablate": [-13]}, "no atom -13"),
         ({"add": {1: float("nan")}}, "the coefficient of atom 1 is nan: give a finite number"),
         ({"hold": {1: float("inf")}}, "is inf: give a finite number"),
-        ({"ablate": [1], "keep": [2]}, "give the ones or the others"),
+        ({"ablate": [1], "keep": [2]}, "give one of the two lists"),
         ({"hold": {1: 1.0}, "add": {1: 1.0}}, "atom 1 is both set and added"),
         ({"direction": torch.ones(2, WIDTH)}, r"a direction of shape \[2, 6\]: give one vector"),
     ],

@@ -58,13 +58,13 @@ def test_nothing_changed_is_all_that_is_said():
 def test_without_a_control_no_atom_is_called_anything_and_it_says_how_to_get_one():
     text = diff_summary(values(controls=[]))
     assert "finding" not in text
-    assert "give --control a model that was trained likewise" in " ".join(text.split())
+    assert "give --control a model that was trained in the same way" in " ".join(text.split())
 
 
 def test_without_a_shared_basis_it_lists_what_the_changed_model_alone_needs():
     text = diff_summary(values({"layer_3": site(None)}, why_no_shared_basis="a is 16 wide, and b 8", kl=None))
-    assert "layer 3: 1 atoms that the changed model alone needs\n        9 uses  " in text
-    assert "layer 3: 1 tokens that are new to the changed model alone\n    by +0.40  " in text
+    assert "layer 3: 1 atoms that only the changed model needs\n        9 uses  " in text
+    assert "layer 3: 1 tokens that are new to only the changed model\n    by +0.40  " in text
     assert " 1. layer" not in text
     assert fits(text)
 

@@ -73,7 +73,7 @@ def test_atoms_are_searched_by_text_token_and_document_and_the_address_has_it(vi
     assert shown_ids(again) == shown_ids(page)
     page.get_by_label("Search").fill("nothing has this text")
     listed(page)
-    assert page.get_by_text("No atom fits").is_visible()
+    assert page.get_by_text("No atom matches").is_visible()
 
 
 def test_atoms_are_filtered_by_use_and_fidelity(visit, served):
@@ -114,10 +114,10 @@ def test_an_atom_that_does_not_replicate_says_so_and_is_greyed(visit, served):
     for kind, atom in kinds.items():
         found = served.ask("atom", run="refined", site="layer_3", atom=str(atom))["replication"]
         page = visit(f"#/atom?run=refined&site=layer_3&atom={atom}")
-        said = page.locator("p.summary", has_text="came back in").inner_text()
+        said = page.locator("p.summary", has_text="made from other documents").inner_text()
         assert said.startswith("Replicates: " if kind else "Does not replicate: ")
-        assert f"came back in {round(2 * found['share'])} of 2 draws" in said
-        assert ("it is no finding" in said) != kind
+        assert f"of 2 dictionaries made from other documents, {round(2 * found['share'])} ha" in said
+        assert ("do not take it for a finding" in said) != kind
         assert page.locator(".atom-head.unreplicated").count() == (0 if kind else 1)
     page = visit("#/atoms?run=refined&site=layer_3&sort=atom&order=up")
     first = page.locator(".rows .row")
@@ -128,7 +128,7 @@ def test_an_atom_that_does_not_replicate_says_so_and_is_greyed(visit, served):
     listed(page)
     expected = sum(share >= 0.5 for share in columns["replication"])
     assert page.get_by_role("status").first.inner_text().startswith(f"{expected} of ")
-    assert visit("#/atom?run=plain&site=layer_3&atom=20").get_by_text("came back in").count() == 0
+    assert visit("#/atom?run=plain&site=layer_3&atom=20").get_by_text("made from other documents, ").count() == 0
 
 
 def test_an_atom_shows_what_it_was_measured_to_do(visit, served):
@@ -154,7 +154,7 @@ def test_no_atom_that_does_not_replicate_is_offered_as_a_finding(visit, served):
     page = visit("#/atoms?run=refined&site=layer_3")
     order = sorted(range(len(uses)), key=lambda i: (not replicates[i], -uses[i], i))
     assert shown_ids(page)[:20] == order[:20]
-    assert f"; {number} in grey do not replicate: no findings" in page.get_by_role("status").first.inner_text()
+    assert f"; {number} in grey do not replicate" in page.get_by_role("status").first.inner_text()
     page = visit("#/compare?a=refined&b=plain&site_a=layer_3&site_b=layer_3")
     for part in ("both", "only_a"):
         found = served.ask("labels", a="refined", b="plain", site_a="layer_3", site_b="layer_3")[part]
@@ -171,7 +171,7 @@ def test_no_atom_that_does_not_replicate_is_offered_as_a_finding(visit, served):
     atoms = [int(text.replace("?", "").replace(",", "")) for text in rows.locator("td.id").all_inner_texts()]
     greyed = [each.get_attribute("class") == "unreplicated" for each in rows.all()]
     assert greyed == [not replicates[atom] for atom in atoms]
-    assert page.get_by_text("does not replicate, so it is no finding").count() == any(greyed)
+    assert page.get_by_text("does not replicate, so do not take it for a finding").count() == any(greyed)
     near = served.ask("atom", run="refined", site="layer_3", atom="3")["nearest"]
     assert [each["unreplicated"] for each in near] == [not replicates[each["atom"]] for each in near]
     page = visit("#/atom?run=refined&site=layer_3&atom=3")

@@ -237,14 +237,14 @@ def test_a_record_that_makes_no_sense_is_refused(copied, damage):
 
 def test_the_index_of_another_dictionary_is_refused(copied):
     save_file({"atoms": torch.eye(ATOMS).flip(0).contiguous()}, copied / str(SITE) / "atoms.safetensors")
-    assert "is of another layer_2 than the run has now" in refused(copied)
+    assert "is of another dictionary than layer_2 of the run is now" in refused(copied)
 
 
 def test_every_accessor_refuses_a_file_that_has_changed(copied):
     index = CodeIndex.open(copied, SITE)
     os.truncate(copied / FOLDER / f"{SITE}.safetensors", 100)  # reading what was cut off would end the process
     for ask in (lambda: index.codes(0), lambda: index.uses(0), lambda: index.errors(0, 1), lambda: index.steps(0)):
-        with pytest.raises(StoreError, match=r"has changed or is gone: open it anew, or run `itda index .*` again$"):
+        with pytest.raises(StoreError, match=r"has changed or is gone: open it again, or run `itda index .*` again$"):
             ask()
     (copied / FOLDER / "text.safetensors").unlink()
     for ask in (lambda: index.text.token_strings(0, 1), lambda: index.text.document(0), lambda: index.text.partial(0)):

@@ -124,8 +124,8 @@ def test_a_text_that_is_typed_is_shaded_as_the_diff_shaded_it(explorer, made):
 @pytest.mark.parametrize(
     ("name", "change", "sentence"),
     [
-        ("diff", {"diff": "other"}, "no diff 'other' here: there is found"),
-        ("diff_atom", {"site": "layer_2"}, "found has no layer_2: it has layer_1, layer_3"),
+        ("diff", {"diff": "other"}, "no diff 'other' here: use one of found"),
+        ("diff_atom", {"site": "layer_2"}, "found has no layer_2: use one of layer_1, layer_3"),
         ("diff_atom", {"atom": "9999"}, "no atom 9,999: there are"),
         ("diff_atom", {"atom": "x"}, "atom is 'x': give a number"),
         ("diff_text", {"text": "a" * 20_001}, "the text has 20,001 characters: shorten it to 20,000"),

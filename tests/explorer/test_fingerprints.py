@@ -176,7 +176,7 @@ def test_without_the_corpus_there_are_documents_offsets_and_the_reason(folder, m
     (changed / "01 script.txt").write_text("something else")
     found = _with_corpus_at(made, str(changed)).answer("novelty", {**A_B, "rung": "1", "token": "3"})
     assert found["a"]["passage"] is None
-    assert "is not what it was when" in found["trouble"]
+    assert "has changed since" in found["trouble"]
     moved = _with_corpus_at(made, str(tmp_path / "gone"), corpus_path=str(folder / "corpus"))
     assert moved.answer("novel", CELL)["trouble"] is None
 
@@ -220,11 +220,11 @@ def test_no_more_is_read_of_a_corpus_than_its_tokens_need(made):
 @pytest.mark.parametrize(
     ("name", "change", "sentence"),
     [
-        ("alike", {"b": "three"}, "no fingerprint 'three' here: there is one, two"),
+        ("alike", {"b": "three"}, "no fingerprint 'three' here: use one of one, two"),
         ("alike", {"b": ""}, "the question lacks b"),
-        ("novel", {"site_b": "layer_5"}, "two has no layer_5: it has layer_1, layer_2, layer_3"),
+        ("novel", {"site_b": "layer_5"}, "two has no layer_5: use one of layer_1, layer_2, layer_3"),
         ("novel", {"site_a": "everywhere"}, "everywhere"),
-        ("novel", {"rung": "5"}, "no rung 5: there are 5 rungs, from 0"),
+        ("novel", {"rung": "5"}, "no rung 5: there are 5 rungs, use 0 to 4"),
         ("novel", {"rung": "x"}, "rung is 'x': give a number from 0 to 4"),
         ("novelty", {"token": "1500"}, "no token 1,500"),
         ("novelty", {}, "the question lacks token"),
@@ -325,7 +325,7 @@ def test_the_map_is_walked_through_by_keys(look):
     until(page, "location.hash.includes('site_a=layer_1&site_b=layer_3')")
     pressed = page.evaluate("document.activeElement.getAttribute('aria-label')")
     assert pressed.startswith("layer_1 of a and layer_3 of b: ")
-    assert "by other documents" in pressed
+    assert "with other documents" in pressed
 
 
 def test_one_alone_is_compared_with_itself(tabs, folder):

@@ -261,7 +261,7 @@ def test_the_control_is_one_click_away_and_only_what_is_new_is_written(steered, 
     assert slider.get_attribute("aria-valuetext") == "7 typical coefficients"
     assert page.evaluate("document.activeElement.type") == "range"
     line = page.locator(".next .muted").first.inner_text()
-    assert "that of 8 controls" in line
+    assert "With 8 controls" in line
     assert page.get_by_role("img", name="KL of the next token").is_visible()
 
 

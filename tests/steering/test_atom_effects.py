@@ -209,5 +209,5 @@ def test_numbers_out_of_range_are_refused_in_one_line(given, message):
 
 def test_a_dictionary_of_too_few_atoms_is_refused(lm, atoms, corpus):
     few = itda.ITDA(atoms.atoms[:24], atoms.labels[:24], k=6, site=SITE)
-    with pytest.raises(SettingError, match="24 atoms are too few for controls: at least 40"):
+    with pytest.raises(SettingError, match="24 atoms are too few for controls: use a dictionary of at least 40"):
         Measuring(lm, few, SITE, corpus, ASKED)

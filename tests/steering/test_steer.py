@@ -333,7 +333,7 @@ def test_chat_templates_are_used(lm):
         ({"atom": 1, "at": []}, "no token to steer at"),
         ({"atom": 1, "sample": []}, "the sample has no token"),
         ({"direction": torch.ones(5)}, r"a direction of shape \[5\] for tiny: give \[192\]"),
-        ({"ablate": [1], "keep": [1]}, "give the ones or the others"),
+        ({"ablate": [1], "keep": [1]}, "give one of the two lists"),
         ({"atom": 1, "site": 9}, "no layer 9: the model has layers 0 to 5"),
     ],
 )
@@ -347,7 +347,7 @@ def test_models_that_do_not_fit_are_refused(lm, dictionary):
     streamed = itda.load_model("tiny", stream=True)
     with pytest.raises(ModelError, match="cannot be steered: load it here without --stream, --workers and --remote"):
         itda.steer(streamed, dictionary, atom=1)
-    with pytest.raises(ModelError, match="writes nothing: load it here"):
+    with pytest.raises(ModelError, match="cannot write text: load it here"):
         streamed.generate("x")
     narrow = replace(dictionary, atoms=torch.eye(24), offset=None)
     with pytest.raises(ModelError, match="atoms of width 24 for tiny, which is 192 wide"):

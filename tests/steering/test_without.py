@@ -122,11 +122,11 @@ def test_without_the_residual_removals_are_beside_the_reconstruction(lm, diction
 def test_what_cannot_be_removed_is_refused(lm, dictionary):
     with pytest.raises(SettingError, match="no atom 24: the dictionary has 24"):
         lm.without(dictionary, [24])
-    with pytest.raises(SettingError, match="the dictionary is of no site"):
+    with pytest.raises(SettingError, match="does not say of which site it is"):
         lm.without(replace(dictionary, site=None), [1])
     with pytest.raises(ModelError, match="atoms of width 24 for tiny"):
         lm.without(replace(dictionary, atoms=torch.eye(24), offset=None), [1])
-    with pytest.raises(ModelError, match="stays as it is: load it here without --stream"):
+    with pytest.raises(ModelError, match="no model without atoms can be made of it: load it here without --stream"):
         itda.load_model("tiny", stream=True).without(dictionary, [1])
     with pytest.raises(SettingError, match="there is no atom to remove"):
         cost_of_removal(lm, dictionary, [], TEXTS)

@@ -97,7 +97,7 @@ def test_a_file_that_is_cut_short_is_one_line(tmp_path):
     for length in (0, 3, 4, 10, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(
-            StoreError, match=r"^[^\n]*: (make or copy it anew|name a file made by `itda fingerprint`)$"
+            StoreError, match=r"^[^\n]*: (make or copy it again|name a file made by `itda fingerprint`)$"
         ):
             read_fingerprint(path)
 
@@ -148,7 +148,7 @@ def test_the_first_tokens_have_their_documents_alone(tmp_path):
 
 
 def test_a_site_that_is_not_there_is_named():
-    with pytest.raises(SettingError, match=r"no layer 1: there are 0, 2\.mlp_out"):
+    with pytest.raises(SettingError, match=r"no layer 1: use one of 0, 2\.mlp_out"):
         made()[1]
 
 

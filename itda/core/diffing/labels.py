@@ -91,7 +91,7 @@ class LabelsPass:
             self._segment(left)
         base, changed = (TokenNovelty.joined(part) for part in self._parts)
         if not len(base):
-            raise SettingError("no token came: give some")
+            raise SettingError("there are no tokens: give at least one")
         return label_difference(base, changed, np.concatenate(self._documents), rung)
 
 

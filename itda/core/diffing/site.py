@@ -112,7 +112,7 @@ class SitePass:
         if kl is not None and self._differences and len(control_kl) != len(self._differences) - 1:
             raise SettingError(f"predictions of {len(control_kl)} controls of {len(self._differences) - 1}: give all")
         if not self._documents:
-            raise SettingError("no token came: give some")
+            raise SettingError("there are no tokens: give at least one")
         documents = np.concatenate(self._documents)
         found = [each.finish() for each in self._differences]
         rankings = self._rankings(found, documents, [kl, *control_kl] if kl is not None else None)

@@ -107,7 +107,7 @@ class TransportedPass:
         for x, y in self._blocks.rest():
             self._take(x, y)
         if self._growing is None:
-            raise SettingError("no token came: give some")
+            raise SettingError("there are no tokens: give at least one")
         return self._growing.found()
 
     def _take(self, x: Tensor, y: Tensor) -> None:

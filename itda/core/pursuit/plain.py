@@ -52,7 +52,7 @@ def pursue(
 
     Atoms are unit vectors. Raises `ActivationError` for targets that `itda.core.intake` refuses.
     A zero target has an empty code and nothing left over. A row stops early once no more than the share `enough` is
-    left, for those who only ask whether it gets there: no step adds to it.
+    left: no step adds to it, so this is for callers who only ask whether that share is reached.
 
     >>> import torch
     >>> code, left = pursue(torch.tensor([[3.0, 4.0, 0.0]]), torch.eye(3), k=1)

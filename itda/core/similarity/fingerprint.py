@@ -95,7 +95,7 @@ class FingerprintSettings:
 
 @dataclass(frozen=True, eq=False)
 class TokenNovelty:
-    """What a fingerprint keeps of the tokens of one site, in stream order: 4 bytes a token.
+    """What a fingerprint keeps of the tokens of one site, in reading order: 4 bytes a token.
 
     >>> found = fingerprint_of(torch.tensor([[3.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), FingerprintSettings(centred=False))
     >>> found.novelty.tolist(), found.is_atom(0).tolist()
@@ -157,7 +157,7 @@ def fingerprint_of(
 def fingerprint_of_segment(
     activations: Shaped[Tensor, "tokens d_model"], settings: FingerprintSettings = DEFAULT
 ) -> TokenNovelty:
-    """Take the fingerprint of the tokens of one segment, in stream order, however many they are.
+    """Take the fingerprint of the tokens of one segment, in reading order, however many they are.
 
     Raises `ActivationError` for what is no matrix of finite numbers.
     """

@@ -92,7 +92,7 @@ class GrowingAtoms:
 class Block:
     """Some targets that are offered together to a dictionary of `atoms`.
 
-    Every row stands after the dictionary's atoms, in stream order, as an atom that it may become; `born` hides those
+    Every row stands after the dictionary's atoms, in reading order, as an atom that it may become; `born` hides those
     that are not chosen. So nothing moves while `settle` finds out which are. What it decides by is one number for each
     row, which comes to the host: there the rows are counted and compared in microseconds, where each of a dozen
     operations on a GPU would cost ten to start.

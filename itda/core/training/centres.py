@@ -16,7 +16,7 @@ similar activations hardly does. So the second recipe of mode `best` keeps only 
 5. The activation of a group that is nearest to its atom, the *medoid*, gives the label; their cosine is the fidelity.
 
 The result is exact, and the same to the bit for any number of threads and on any device: float32 products only propose
-the nearest atom, float64 sums in a fixed order decide, and a group is summed in stream order.
+the nearest atom, float64 sums in a fixed order decide, and a group is summed in reading order.
 """
 
 import math

@@ -61,15 +61,15 @@ def fit(
     - `labels`: one string per row, `Labels`, or None for "row 0", "row 1" ... (`Labels.of_texts`).
     - `mode`: "best" subtracts the mean of all rows (`centred`), fits coefficients by least squares (`pursuit` mp_refit)
       and refines the atoms in 8 `passes`, each within a cosine of 0.9 of its row (`min_fidelity`). "paper" does none
-      of it. What else is given overrules the mode; `massive` is as in `itda.Trainer`.
+      of this. Settings that are given overrule the mode; `massive` is as in `itda.Trainer`.
     - `recipe` 2 of mode "best", for a matrix with tens of rows for each atom: atoms are not rows but centres of groups
-      of rows, each labelled by the row nearest to it; `passes` are then rounds of k-means, 12 by default. They come out
-      again in other rows of the same kind. More `steps` at the end lower the error, and cost some of that: there are 3,
-      or 8 where there are 40 rows or more for each atom.
+      of rows, each labelled by the row nearest to it. `passes` are then rounds of k-means, 12 by default. These atoms
+      are found again in other rows of the same kind. More `steps` at the end lower the error, and fewer are found
+      again: the default is 3, or 8 where there are 40 rows or more for each atom.
 
     Earlier rows become atoms first. Shuffle a sorted matrix together with its labels:
     `order = np.random.default_rng(0).permutation(len(x))`, then `x[order]` and `[texts[i] for i in order]`.
-    Raises `ActivationError` for a matrix that is none, is empty or not finite, `SettingError` for settings.
+    Raises `ActivationError` for a matrix that is not one, is empty or not finite, `SettingError` for settings.
 
     >>> import itda, torch
     >>> x = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
@@ -81,7 +81,7 @@ def fit(
     """
     rows = _checked(x, mode, atoms, threshold)
     if recipe != 1 and mode != "best":
-        raise SettingError(f"recipe {recipe} is of mode best: leave it out, or mode={mode!r}")
+        raise SettingError(f"recipe {recipe} is only for mode best: leave out recipe, or mode={mode!r}")
     batch = ActivationBatch(rows, labels_of(labels, len(rows)))
     given = {"pursuit": pursuit, "centred": centred, "passes": passes, "min_fidelity": min_fidelity}
     settings = {**MODES[mode], **{name: value for name, value in given.items() if value is not None}}

@@ -22,7 +22,7 @@ from itda.core.training.state import PASS, TrainingState
 class GreedyPass:
     """Growth with labels: a pass over activations whose offset and threshold are known.
 
-    For x_1, x_2, ... in stream order: encode x_i with the dictionary so far; if its error ||z - z_hat||^2 / ||z||^2
+    For x_1, x_2, ... in reading order: encode x_i with the dictionary so far; if its error ||z - z_hat||^2 / ||z||^2
     exceeds the threshold, append z_i / ||z_i|| with its label, where z = x - offset. The dictionary grows where its
     activations are, or where `grow_on` says, in the way that `growth_for` names; should activations come from another
     device, it moves there.

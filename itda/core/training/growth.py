@@ -39,7 +39,7 @@ ANY_PURSUIT = ("itda.core.training.growth_any", "AnyGrowth")
 
 @runtime_checkable
 class Growth(Protocol):
-    """A dictionary that grows. Atoms are appended in stream order.
+    """A dictionary that grows. Atoms are appended in reading order.
 
     Targets (activations less the offset) may be on any device and in any floating-point dtype.
     """

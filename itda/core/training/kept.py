@@ -67,7 +67,7 @@ class KeptActivations:
         return self._labels[0]
 
     def joined(self, d_model: int) -> Float[Tensor, "tokens d_model"]:
-        """Return all activations kept so far, in stream order; a view."""
+        """Return all activations kept so far, in reading order; a view."""
         return self._room[: self._held] if self._room is not None else torch.empty(0, d_model)
 
     def restore(self, kept: Float[Tensor, "tokens d_model"] | None, seen: int, labels: Labels | None = None) -> None:

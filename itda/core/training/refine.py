@@ -61,13 +61,14 @@ def refine(
 
     The default is as many tokens as use each atom `USES` times, from `LEAST_TOKENS` to `PASS_TOKENS`.
 
-    Each pass takes activations spread evenly over all of them, and others than the passes before, while there are. The
-    *fidelity* of an atom is its cosine to the activation that its label names (after the offset); no atom goes below
-    `min_fidelity`. On the activations it was fitted on (or `GUARD_TOKENS` of them, evenly spread) the error of the
-    result is never larger than before: if it were, the atoms would be returned as they came, with fidelity 1.
+    Each pass takes activations spread evenly over all of them, and as long as there are some, other ones than the
+    passes before. The *fidelity* of an atom is its cosine to the activation that its label names (after the offset); no
+    atom goes below `min_fidelity`. On the activations it was fitted on (or `GUARD_TOKENS` of them, evenly spread) the
+    error of the result is never larger than before: if it were, the atoms would be returned as they came, with fidelity
+    1.
 
-    It is computed on the device of the dictionary, to which a pass's activations are copied if they are elsewhere; a
-    function of its arguments to the bit, whatever the device and the number of threads. Raises `SettingError` for
+    It is computed on the device of the dictionary, to which a pass's activations are copied if they are elsewhere. The
+    same arguments give the same bits, on any device and with any number of threads. Raises `SettingError` for
     settings out of range or a dictionary that is refined already, `ActivationError` for activations that do not fit.
 
     >>> import itda, torch

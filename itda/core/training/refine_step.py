@@ -1,7 +1,7 @@
 """One step of refinement: the gradient of each atom over its uses, and how far to go along all of them.
 
 It runs where its atoms are, and gives the same bits there as on a CPU: each sum has one order. An atom's gradient is
-the sum over its uses in stream order, one after the other; the sums along a row are `fixed_order`'s; and the sums over
+the sum over its uses in reading order, one after the other; the sums along a row are `fixed_order`'s; and the sums over
 all rows are exact (`math.fsum`), of two numbers a row, which alone go to the host, with the codes.
 """
 

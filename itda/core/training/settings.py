@@ -86,8 +86,8 @@ class TrainerSettings:
         if self.massive not in ("skip", "atoms", None):
             raise SettingError(f"massive is {self.massive!r}: it must be skip, atoms, or None for no rule")
         if self.tokens is None and (self.atoms is not None or self.passes):
-            asked = "a number of atoms" if self.atoms is not None else "passes of refinement"
-            raise SettingError(f"{asked} for a stream of unknown length: say with tokens how many will be offered")
+            asked = "a number of atoms needs" if self.atoms is not None else "passes of refinement need"
+            raise SettingError(f"{asked} the number of activations that will be offered: give tokens")
         if self.atoms is not None and self.tokens is not None:
             check_number(self.atoms, self.tokens)
 

@@ -33,29 +33,31 @@ from itda.errors import SettingError
 
 
 class Trainer:
-    """Builds a dictionary from a stream of activations, strictly one after the other.
+    """Builds a dictionary from activations that are offered one after the other.
 
-    For x_1, x_2, ... in stream order: encode x_i with the dictionary so far; if its error ||z - z_hat||^2 / ||z||^2
-    exceeds `threshold`, append z_i / ||z_i|| with its label, where z = x - offset. The dictionary is a function of the
-    stream and the settings alone: not of how the stream is cut into batches, nor of the device, `block_size` or
-    `memory`. Activations may be on any device. With `d_model`, `k` and `threshold` this is the paper's pass. All else
-    is off until asked for:
+    For x_1, x_2, ... in the order in which they are offered: encode x_i with the dictionary so far; if its error
+    ||z - z_hat||^2 / ||z||^2 exceeds `threshold`, append z_i / ||z_i|| with its label, where z = x - offset. The
+    dictionary depends on the activations, their order and the settings alone: not on how they are cut into batches, nor
+    on the device, `block_size` or `memory`. Activations may be on any device. With `d_model`, `k` and `threshold` this
+    is the paper's pass. All else is off until asked for:
 
-    - `atoms`, instead of a threshold: one is found from the first half of the stream, or less, and corrected on the
-      way, so that the dictionary has about that many when `tokens` activations are seen
-      (`itda.core.training.schedule`). Of a few too many, those that were explained best when they came are cropped.
-    - `tokens`: the length of the stream. `atoms` and `passes` need it.
-    - `offset` [d_model]: subtracted from all activations. Or `offset_tokens`: the mean of so many first ones is.
-    - `passes` of refinement (`itda.refine`), over activations kept evenly from the whole stream; no atom's cosine to
-      its label's own activation falls below `min_fidelity`.
+    - `atoms`, instead of a threshold: the threshold is found from the first half of the activations, or fewer, and
+      corrected on the way, so that the dictionary has about that many atoms when `tokens` activations are seen
+      (`itda.core.training.schedule`). If there are a few too many, those that were explained best when they came are
+      dropped.
+    - `tokens`: how many activations will be offered. `atoms` and `passes` need it.
+    - `offset` [d_model]: subtracted from all activations. Or `offset_tokens`: subtract the mean of that many first
+      ones.
+    - `passes` of refinement (`itda.refine`), over activations kept evenly from all; no atom's cosine to its label's own
+      activation falls below `min_fidelity`.
     - `recipe` 2, instead of that refinement: `passes` rounds of k-means over the activations kept. The atoms are
-      centres of groups, labelled by their medoids, and come out again in other text (`itda.core.training.centres`).
-      With `atoms` nothing grows then; with a threshold, growth says how many there are to be. It ends with `steps` of
-      refinement: 3 by default, 8 where 40 activations or more are kept for each atom. More lower the error, and atoms
-      come out again less often.
-    - `massive`: activations whose norm is above 10 times the median of the first 4,096 (`itda.core.massive`) are left
-      out of all of this ("skip"), or become atoms like the others and are left out of the rest ("atoms"); None for no
-      such rule. The dictionary's `massive_norm` is the limit.
+      centres of groups, labelled by their medoids, and are found again in other text (`itda.core.training.centres`).
+      With `atoms` nothing grows then; with a threshold, growth finds how many atoms there will be. At the end come
+      `steps` of refinement: 3 by default, 8 where 40 activations or more are kept for each atom. More steps lower the
+      error, and atoms are found again less often.
+    - `massive`: what to do with activations whose norm is above 10 times the median of the first 4,096
+      (`itda.core.massive`). "skip": leave them out of all of this. "atoms": let them become atoms, and leave them out
+      of the rest. None: no such rule. The dictionary's `massive_norm` is the limit.
     - `most`: growth stops at that many atoms.
     - `block_size`: how many activations are encoded together; by default it follows the rate at which atoms are found.
     - `memory`: bytes that the Gram matrix may take; by default as many as `set_memory` allows.
@@ -167,7 +169,7 @@ class Trainer:
 
     @property
     def threshold(self) -> float | None:
-        """The error above which an activation is appended now; None before a number of atoms has been turned into one.
+        """The error above which an activation is appended now; None before it has been found from a number of atoms.
 
         None where nothing grows too. May be set between batches, once the first have been gone through and unless
         `atoms` sets it.

@@ -46,9 +46,9 @@ export async function atomView(params, context) {
         notesCard(notes, data.atom, showName),
         effects(query),
         measured(data.effects),
-        uses && uses.histogram && chartCard("Coefficients", `How strongly it is used where it is used; half are beyond ±${short(uses.median)}.`,
+        uses && uses.histogram && chartCard("Coefficients", `The atom's coefficient at each token that uses it. Half of them are larger than ${short(uses.median)}, without the sign.`,
           histogram({ ...uses.histogram, unit: "uses", tone: "signed", label: `Histogram of the coefficients of ${count(uses.uses)} uses, from ${short(uses.histogram.edges[0])} to ${short(uses.histogram.edges.at(-1))}` })),
-        uses && uses.uses > 0 && chartCard("Pick order", "At which step of the pursuit it is picked: 1 is the first.",
+        uses && uses.uses > 0 && chartCard("Pick order", "At which step of the pursuit the atom is picked. 1 is the first step.",
           ranks({ counts: uses.steps, unit: "uses", name: "step", label: `Histogram of pick order: ${percent(uses.steps[0] / Math.max(1, uses.uses))} of uses at the first step` })),
         nearestCard(data, context),
         elsewhereCard(query, context))),
@@ -78,8 +78,8 @@ function summary(data) {
     if (uses.negative) parts.push(`, with a negative coefficient in ${percent(uses.negative / uses.uses)} of them`);
     parts.push(". ");
   }
-  if (data.novelty !== null && data.novelty !== undefined) parts.push(`When it was added, the atoms before it left ${percent(data.novelty)} of it unexplained. `);
-  if (data.fidelity !== null && data.fidelity !== undefined) parts.push(`Refined: its cosine to the activation that its label names is ${data.fidelity.toFixed(3)}.`);
+  if (data.novelty !== null && data.novelty !== undefined) parts.push(`When it was added, the atoms before it left ${percent(data.novelty)} of its activation unexplained. `);
+  if (data.fidelity !== null && data.fidelity !== undefined) parts.push(`Its cosine to the activation that its label names (its fidelity) is ${data.fidelity.toFixed(3)}.`);
   return parts;
 }
 
@@ -89,10 +89,10 @@ function replication(found) {
   const times = found.cosines.filter((cosine) => cosine >= found.cosine - 5e-7).length;
   return h("p", { class: found.replicates ? "summary" : "summary note" },
     h("strong", {}, found.replicates ? "Replicates: " : "Does not replicate: "),
-    `it came back in ${times} of ${found.draws} draws of other documents, within a cosine of ${found.cosine} (the nearest: ${found.cosines.map((cosine) => cosine.toFixed(2)).join(", ")}). `,
-    !found.replicates && "What it shows may be an accident of the documents that were read: it is no finding. ",
-    found.tokens > 0 && `Where it is the strongest atom, ${percent(found.strongest)} of the tokens keep its direction. `,
-    h("span", { class: "muted" }, `All atoms: ${percent(found.mean)} of the time; activations as they come: ${percent(found.chance)}.`));
+    `of ${found.draws} dictionaries made from other documents, ${times} ${times === 1 ? "has" : "have"} an atom like it, with a cosine of at least ${found.cosine} (the nearest in each: ${found.cosines.map((cosine) => cosine.toFixed(2)).join(", ")}). `,
+    !found.replicates && "What it shows may be an accident of the documents that were read, so do not take it for a finding. ",
+    found.tokens > 0 && `Of the tokens whose strongest atom it is, ${percent(found.strongest)} have a strongest atom of the same direction there, too. `,
+    h("span", { class: "muted" }, `For comparison: an average atom comes back in ${percent(found.mean)} of the dictionaries, an average activation in ${percent(found.chance)}.`));
 }
 
 function usesSection(data, context) {
@@ -106,8 +106,8 @@ function usesSection(data, context) {
   return h("section", { class: "card uses", "aria-labelledby": "uses" },
     h("h2", { id: "uses" }, "Where it is used"),
     h("p", { class: "muted legend-line" },
-      "The numbers are the atom's coefficient at the marked token and the share of its activation that the atom explains; ",
-      tint(h("span", { class: "weight" }, "blue"), 1, 1), " tokens have it with a positive one, ",
+      "The two numbers are the atom's coefficient at the marked token, and the share of that token's activation that the atom explains. Tokens in ",
+      tint(h("span", { class: "weight" }, "blue"), 1, 1), " have the atom with a positive coefficient, tokens in ",
       tint(h("span", { class: "weight" }, "orange, dashed"), -1, 1), " with a negative one."),
     top && top.kind === "top" && [h("h3", {}, "Strongest"), examples(top, largest, context)],
     (negative ?? (top.kind === "negative" ? top : null)) && [h("h3", {}, "Most negative"), examples(negative ?? top, largest, context)],
@@ -133,7 +133,7 @@ function activationsCard(data) {
   if (!data.activations?.length) return null;
   return h("section", { class: "card", "aria-labelledby": "activations" },
     h("h2", { id: "activations" }, "Nearest activations in other documents"),
-    h("p", { class: "muted" }, "One of each document, by the cosine to the atom. What they share with its own prompt is what it means."),
+    h("p", { class: "muted" }, "The nearest activation of each document, by its cosine to the atom. What these texts share with the atom's own prompt is what the atom means."),
     h("ol", { class: "examples" }, data.activations.map((one) =>
       h("li", {}, h("span", { class: "example", title: `token ${one.position} of ${one.document}` },
         h("span", { class: "coefficient", title: "cosine" }, one.cosine.toFixed(3)), meter(one.cosine, 1),
@@ -163,18 +163,18 @@ function measured(found) {
   const value = (each) => (each === null ? "–" : signed(each));
   const rows = CHANGES.map(([key, name]) => {
     const { effect, control, low, high, p, beyond_control } = found.measures[key];
-    const title = effect === null ? "not measured" : `less the control: ${value(low)} to ${value(high)}, 95% of bootstraps; p ${short(p)}`;
+    const title = effect === null ? "not measured" : `effect minus control: ${value(low)} to ${value(high)} (95% interval); p ${short(p)}`;
     return h("tr", { title }, h("th", { scope: "row" }, name), h("td", {}, value(effect)), h("td", {}, value(control)), h("td", {}, effect === null ? "–" : beyond_control ? "yes" : "no"));
   });
   return h("section", { class: "card", "aria-labelledby": "measured" }, h("h2", { id: "measured" }, "What it does"),
-    h("p", { class: "muted" }, `Change of log probability, in nats: added at strength ${short(found.strength)} in ${count(found.contexts.added)} texts, ablated at ${count(found.contexts.ablated)} tokens that use it. `,
-      found.continuation !== null && ["In its own prompt ", chip(found.continuation), " follows."]),
+    h("p", { class: "muted" }, `How the log-probability of a next token changes, in nats, when the atom is added (strength ${short(found.strength)}, ${count(found.contexts.added)} texts) or ablated (${count(found.contexts.ablated)} tokens that use it). Control: the same with other atoms. Beyond: further than 95% of the controls. `,
+      found.continuation !== null && ["What follows it in its own prompt is ", chip(found.continuation), "."]),
     h("table", { class: "effects measured" }, h("thead", {}, h("tr", {}, h("td", {}), ...["effect", "control", "beyond"].map((each) => h("th", { scope: "col" }, each)))), h("tbody", {}, rows)));
 }
 
 /** The next tokens that the atom promotes and suppresses. They come later than the rest: the model has to be loaded. */
 function effects(query) {
-  const place = h("div", { "aria-live": "polite" }, h("p", { class: "muted" }, "The model is being asked …"));
+  const place = h("div", { "aria-live": "polite" }, h("p", { class: "muted" }, "Waiting for the model …"));
   const note = h("p", { class: "muted" });
   let data = null;
   let kind = "relative";
@@ -182,14 +182,14 @@ function effects(query) {
     h("label", {}, h("input", { type: "radio", name: "effects", value, checked: value === kind, onchange: () => { kind = value; draw(); } }), " " + text);
   function draw() {
     note.textContent = kind === "relative"
-      ? "Through the final norm and the unembedding: its logits beside those of the average atom."
-      : "Through the final norm and the unembedding: log probability in nats.";
+      ? "The tokens that the atom's direction makes more and less likely, if only the final norm and the unembedding come after it: its logits minus those of the average atom."
+      : "The tokens that the atom's direction makes more and less likely, if only the final norm and the unembedding come after it: log-probability in nats.";
     const column = (title, rows) =>
       h("table", { class: "effects" }, h("caption", {}, title), h("tbody", {}, rows.map(([token, value, bytes]) => h("tr", {}, h("th", { scope: "row" }, chip(token, bytes)), h("td", {}, kind === "relative" ? signed(value) : value.toFixed(2).replace("-", "−"))))));
     place.replaceChildren(h("div", { class: "pair" }, column("Promoted", data[kind].promoted), column("Suppressed", data[kind].suppressed)));
   }
   const section = h("section", { class: "card", "aria-labelledby": "effects" }, h("h2", { id: "effects" }, "Next tokens"), note,
-    h("div", { class: "choices", role: "group", "aria-label": "What to compare with" }, choice("relative", "beside the average atom"), choice("plain", "alone")), place);
+    h("div", { class: "choices", role: "group", "aria-label": "What to compare with" }, choice("relative", "compared with the average atom"), choice("plain", "alone")), place);
   if (!canAsk("logits", query)) return standalone ? null : section;
   ask("logits", query).then((answer) => { data = answer; draw(); }, (error) => place.replaceChildren(h("p", { class: "note" }, error.message)));
   return section;

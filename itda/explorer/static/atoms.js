@@ -12,8 +12,8 @@ const NUMBERS = [
   ["strongest", "Strongest", "strongest", "The largest coefficient of the atom in the indexed tokens"],
   ["fidelity", "Fidelity", "fidelity", "Cosine of the atom to the activation that its label names"],
   ["novelty", "Novelty", "novelty", "Share of the atom's activation that the atoms before it left unexplained"],
-  ["replication", "Replication", "replicates", "Share of the draws of other documents in which the atom came back; grey: in fewer than half, so it is no finding"],
-  ["effect_continuation", "Effect", "effect", "Added to the last token of a text: by how many nats the log-probability of what follows the atom's own token in its prompt rises more than by random atoms"],
+  ["replication", "Replication", "replicates", "Share of the dictionaries made from other documents that have an atom like it. Grey: less than half, so do not take the atom for a finding"],
+  ["effect_continuation", "Effect", "effect", "What the atom does when it is added at the last token of a text: by how many nats the log-probability of what follows in the atom's own prompt rises, minus the rise by random atoms"],
   ["effect_promoted", "On promoted", "on promoted", "The same for the tokens that its direction promotes"],
 ];
 /** The numbers that the list filters by: key, name in the form, whether there is an upper limit, attributes. */
@@ -28,7 +28,7 @@ export const FILTERED = [
 export function atomColumns(data) {
   return [
     { key: "atom", title: "Atom", hint: "Number, in the order in which atoms were added", sort: true },
-    { key: "prompt", title: "Its own prompt", hint: "The text in which the atom's activation was read, its token marked" },
+    { key: "prompt", title: "Its own prompt", hint: "The text around the token whose activation the atom is, or is nearest to. That token is marked" },
     ...NUMBERS.filter(([key]) => data[key]).map(([key, title, brief, hint]) => ({ key, title, short: brief, hint, sort: true })),
   ];
 }
@@ -88,7 +88,7 @@ export function chosenRows(data, params, hits) {
 /** What a list says of its atoms that do not replicate; nothing where there is none, or where it is not known. */
 export function doubt(data, rows) {
   const number = data.replicates ? rows.filter((row) => !data.replicates[row]).length : 0;
-  return number ? `; ${count(number)} in grey ${number === 1 ? "does" : "do"} not replicate: no ${number === 1 ? "finding" : "findings"}` : "";
+  return number ? `; ${count(number)} in grey ${number === 1 ? "does" : "do"} not replicate` : "";
 }
 
 /** The order of a list: the most used first, unless the address says otherwise. */

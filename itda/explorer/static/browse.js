@@ -75,13 +75,13 @@ export async function atomsView(params, context) {
     h("div", { class: "title-line" },
       h("h1", { tabindex: -1 }, "Atoms of ", h("span", { class: "site" }, context.site)),
       numberBox(data, context, status)),
-    h("p", { class: "lead" }, "Each atom is labelled by an activation of the model, read at one token of the corpus: the one that it is, or that it is near to. The token is marked in its own prompt."),
+    h("p", { class: "lead" }, "Each atom is labelled by one token of the corpus: the one whose activation the atom is, or is nearest to. The list shows that token, marked, in its text: the atom's own prompt."),
     data.trouble && h("p", { class: "note" }, data.trouble),
     filterForm(data, params, context, update, () => list?.enter(), notes),
     h("div", { class: "list-line" }, status, h("div", { class: "note-line" },
       h("button", { type: "button", onclick: () => saveTable(data, rows, context, notes, status) }, "Save as CSV"), notesMenu(notes, context, () => { fills += 1; fill(); }))),
     place,
-    h("p", { class: "nothing", role: "status" }, "No atom fits. Search for less, or clear the fields."),
+    h("p", { class: "nothing", role: "status" }, "No atom matches. Search for a shorter text, or clear the filters."),
   ]);
   return { page, title: `Atoms of ${context.site}`, shown: fill };
 }
@@ -106,7 +106,7 @@ function numberBox(data, context, status) {
 function openNumber(data, context, text, status) {
   const atom = Number(text);
   if (text === "" || !Number.isInteger(atom) || data.rowOf(atom) === undefined) {
-    status.textContent = data.ids && atom < data.atoms ? `This page does not carry atom ${text}.` : `There is no atom ${text}: they have the numbers 0 to ${count(data.atoms - 1)}.`;
+    status.textContent = data.ids && atom < data.atoms ? `This page does not carry atom ${text}.` : `There is no atom ${text}. Give a number from 0 to ${count(data.atoms - 1)}.`;
     return;
   }
   go("atom", { run: context.run, site: context.site, atom });
@@ -154,7 +154,7 @@ function filterForm(data, params, context, update, enterList, notes) {
     h("label", { class: "field" }, h("span", {}, "Where"),
       h("select", { name: "in", onchange: (event) => update({ in: event.target.value === "text" ? "" : event.target.value }) },
         PLACES.map(([value, text]) => h("option", { value, selected: (params.in ?? "text") === value }, text)))),
-    !standalone && h("label", { class: "check", title: "Search by a regular expression of RE2; capital letters count, unless it begins with (?i)" },
+    !standalone && h("label", { class: "check", title: "Search by a regular expression (RE2). It tells capital from small letters, unless it begins with (?i)" },
       h("input", { type: "checkbox", name: "regex", checked: Boolean(params.regex), onchange: (event) => update({ regex: event.target.checked ? "1" : "" }) }), " regex"),
     notedChoice(notes, params.mine, update),
     h("details", { class: "more", open: isSet || innerWidth > 900 }, h("summary", {}, "Filters"), h("div", { class: "filters" }, numbers)));

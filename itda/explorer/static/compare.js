@@ -8,7 +8,7 @@ import { focusChosen, heatMap } from "./heat.js";
 import { atomColumns, atomRow, doubt } from "./atoms.js";
 import { atomSource } from "./source.js";
 
-const INDICES = [["weighted", "weighted Jaccard", "Jaccard of the labels, weighted by how much each atom was needed"], ["adjusted", "adjusted Jaccard", "Jaccard, with what sets of these sizes share by chance taken out"], ["jaccard", "Jaccard", "Labels in both, as a share of labels in either"]];
+const INDICES = [["weighted", "weighted Jaccard", "The Jaccard index of the labels, weighted by how much each atom was needed"], ["adjusted", "adjusted Jaccard", "The Jaccard index, with what random sets of these sizes would share taken out"], ["jaccard", "Jaccard", "Labels in both, as a share of labels in either"]];
 
 /** The runs that the address names; else the chosen one and another, in the order in which they can be compared here. */
 function pairOf(params, chosen, runs) {
@@ -27,7 +27,7 @@ export async function compareView(params, context) {
       runs.filter((run) => (name === "a" ? canAsk("compare", { a: run, b }) : canAsk("compare", { a, b: run })) || run === chosen).map((run) => h("option", { value: run, selected: run === chosen }, run))));
   const page = append(h("div", { class: "view compare-view" }), [
     h("h1", { tabindex: -1 }, "Compare"),
-    h("p", { class: "lead" }, "Atoms are labelled by the token they come from, so dictionaries can be laid on top of each other: the more labels two share, the more alike what they represent."),
+    h("p", { class: "lead" }, "Atoms are labelled by the token that they come from, so two dictionaries of the same text can be compared. The more labels they share, the more alike is what they represent."),
     h("div", { class: "filters" }, select("a", "Run a", a), select("b", "Run b", b)),
   ]);
   const data = await ask("compare", { a, b }, { keepIt: true });
@@ -80,7 +80,7 @@ export async function compareView(params, context) {
     const total = labels.counts.both + labels.counts.only_a + labels.counts.only_b;
     lists.replaceChildren(
       h("h2", {}, `${pair.a} of a and ${pair.b} of b`),
-      h("p", { class: "muted" }, `${percent(total ? labels.counts.both / total : 1)} of the labels in either are in both. Those that were needed most come first.`),
+      h("p", { class: "muted" }, `Of all labels, ${percent(total ? labels.counts.both / total : 1)} are in both dictionaries. Atoms that were needed most come first.`),
       h("div", { class: "tabs", role: "group", "aria-label": "Which labels" }, buttons),
       place);
     const isB = part === "only_b";
@@ -95,7 +95,7 @@ export async function compareView(params, context) {
     const warning = doubt(data, listed);
     place.append(list.element);
     if (warning) place.before(h("p", { class: "muted" }, `${count(listed.length)} atoms${warning}. They come last.`));
-    place.before(h("p", { class: "muted" }, `The numbers of the atoms, their uses and all else in the list are those of ${whose[0]}: `, h("bdi", {}, whose[1]), `, ${whose[2]}.`));
+    place.before(h("p", { class: "muted" }, `The atoms' numbers, their uses and everything else in this list are those of ${whose[0]}: `, h("bdi", {}, whose[1]), `, ${whose[2]}.`));
     const other = (row) => { const id = inB.get(data.idOf(row)); return h("a", { href: link("atom", { run: b, site: pair.b, atom: id }), tabindex: -1, "aria-label": `Atom ${id} of b` }, count(id)); };
     list.fill(listed.length, (i) => {
       const row = atomRow(data, listed[i], { run: isB ? b : a, site: isB ? pair.b : pair.a });
@@ -104,11 +104,11 @@ export async function compareView(params, context) {
     if (!listed.length) place.replaceChildren(h("p", {}, entries.length ? "This page does not carry these atoms." : "None."));
   }
 
-  const choice = h("label", { class: "field" }, h("span", {}, "Index"),
+  const choice = h("label", { class: "field" }, h("span", {}, "Similarity index"),
     h("select", { name: "index", onchange: (event) => { index = event.target.value; amend({ index }); drawMap(); } }, INDICES.map(([key, title]) => h("option", { value: key, selected: key === index }, title))));
   page.querySelector(".filters").append(choice);
   append(page, [
-    h("p", { class: "muted" }, `${count(data.tokens)} tokens were read by both. `, data.differences.length > 0 && `They differ in ${data.differences.join("; ")}. `, data.kind === "noise floor" && "One model: what differs is noise."),
+    h("p", { class: "muted" }, `${count(data.tokens)} tokens were read by both. `, data.differences.length > 0 && `They differ in ${data.differences.join("; ")}. `, data.kind === "noise floor" && "Both are of one model, so what differs is noise."),
     map, lists,
   ]);
   drawMap();

@@ -32,8 +32,8 @@ export async function corpusView(params, context) {
 
   function show(found) {
     const few = found.places.length < found.windows ? `; the first ${count(found.places.length)} are shown` : "";
-    const part = found.searched < 1 ? ` in the first ${percent(found.searched)} of the corpus, as far as two seconds went` : "";
-    status.textContent = (found.windows ? `${count(found.windows)} ${found.windows === 1 ? "window has" : "windows have"} it` : "Nothing here has it") + part + few + ".";
+    const part = found.searched < 1 ? ` in the first ${percent(found.searched)} of the corpus (the search stops after two seconds)` : "";
+    status.textContent = (found.windows ? `${count(found.windows)} ${found.windows === 1 ? "window has" : "windows have"} it` : "It was not found") + part + few + ".";
     places.replaceChildren(...found.places.map(place));
   }
 
@@ -45,7 +45,7 @@ export async function corpusView(params, context) {
   const later = (changes) => { amend(changes); clearTimeout(pause); pause = setTimeout(search, PAUSE_MS); };
   const page = append(h("div", { class: "view corpus-view" }), [
     h("h1", { tabindex: -1 }, "The corpus ", h("span", { class: "site" }, context.site)),
-    h("p", { class: "lead" }, "The text that was indexed. Each place leads to its window, taken apart; beside it is the strongest atom at the end of what was found."),
+    h("p", { class: "lead" }, "Search in the text that was indexed. Each result opens its window with the atoms of each token. Beside it is the strongest atom at the last token of what was found."),
     standalone && h("p", { class: "note" }, "This page stands alone and does not carry the corpus: ", h("code", {}, "itda explore RUN"), " searches it."),
     !standalone && h("form", { class: "filters", role: "search", onsubmit: (event) => { event.preventDefault(); clearTimeout(pause); search(); } },
       h("label", { class: "field" }, h("span", {}, "Search the corpus"), h("input", { name: "q", type: "search", class: "wide", value: params.q ?? "", dir: "auto", autocomplete: "off", spellcheck: "false", oninput: (event) => later({ q: event.target.value }),

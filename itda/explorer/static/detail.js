@@ -9,7 +9,7 @@ import { listed, massive, OTHERS, READOUTS, readoutOf } from "./strip.js";
 import { noteSigns } from "./notes.js";
 
 const SHOWN_OF_TEXT = 24;
-const SHARE_HINT = "The part of the token's activation that the atom explains: its coefficient's square, of the squares of all, times the share explained";
+const SHARE_HINT = "The share of the token's activation that the atom explains: its coefficient's square, divided by the sum of all squares, times the share that the code explains";
 
 /** `tools`: shade(atom), where, notes. */
 export function detail(data, state, tools) {
@@ -29,8 +29,8 @@ function tokenTable(data, state, tools) {
   const order = listed(data, state.token);
   const share = (place) => (explained === null ? "–" : percent((Math.max(0, explained) * values[place] ** 2) / (squares || 1)));
   const atoms = list(`${ids.length} ${ids.length === 1 ? "atom" : "atoms"}`);
-  const columns = [[number], ...(isCode ? [["Share", SHARE_HINT], ["Picked", "At which step of the pursuit: 1 is the first"]] : []), ["Atom"], ["The atom's own prompt"], ["Show", "Tint the text by this atom"]];
-  const doubt = ids.some((atom) => data.unreplicated.includes(atom)) && h("p", { class: "muted" }, "Grey, with a question mark: the atom does not replicate, so it is no finding.");
+  const columns = [[number], ...(isCode ? [["Share", SHARE_HINT], ["Picked", "At which step the pursuit picked the atom: 1 is the first"]] : []), ["Atom"], ["The atom's own prompt"], ["Show", "Tint the text by this atom"]];
+  const doubt = ids.some((atom) => data.unreplicated.includes(atom)) && h("p", { class: "muted" }, "Grey, with a question mark: the atom does not replicate, so do not take it for a finding.");
   return [h("table", { class: isCode ? "codes of-code" : "codes" },
     h("caption", {}, chip(data.tokens[state.token], data.bytes[state.token]), " ", explained === null ? [massive(data, state.token), `; ${atoms}`] : [h("strong", {}, percent(explained)), ` ${by}; ${atoms}`]),
     h("thead", {}, h("tr", {}, columns.map(([title, hint]) => h("th", { scope: "col", title: hint }, title)))),
@@ -44,7 +44,7 @@ function tokenTable(data, state, tools) {
 /** What another readout says of the token, beside its code. */
 function besideCard(name, [ids, values], known, state, tools) {
   const { number } = READOUTS[name];
-  const [title, none] = { similarity: ["Nearest atoms", ""], features: ["Detectors that fire", "None fires here."] }[name];
+  const [title, none] = { similarity: ["Nearest atoms", ""], features: ["Detectors that fire", "No detector fires at this token."] }[name];
   const data = { labels: known.labels, unreplicated: known.unreplicated };
   return h("section", { class: "card beside", "aria-label": title },
     h("table", { class: "codes" }, h("caption", {}, h("strong", {}, title), h("span", { class: "muted" }, name === "similarity" ? " by the cosine to the activation" : " by the score in standard deviations")),
@@ -64,7 +64,7 @@ function wholeText(data, state, tools) {
   return h("details", { class: "card", open: false },
     h("summary", {}, `Atoms of the whole text, ${count(sums.size)} in all`),
     h("table", { class: "codes" },
-      h("caption", {}, `By the sum of the sizes of their ${OTHERS[data.readout] ?? "coefficient"}s`),
+      h("caption", {}, `Sorted by the sum of their ${OTHERS[data.readout] ?? "coefficient"}s over all tokens, without signs`),
       h("thead", {}, h("tr", {}, ["Sum, tokens", "Atom", "The atom's own prompt", "Show"].map((title) => h("th", { scope: "col" }, title)))),
       h("tbody", {}, strongest.map(([atom, { weight, tokens }]) => row(data, atom, [h("td", { class: "weight-cell" }, h("span", { class: "number" }, short(weight)), h("span", { class: "muted" }, ` × ${tokens}`), meter(weight, most))], state, tools)))));
 }
@@ -75,7 +75,7 @@ function row(data, atom, first, state, { shade, where, notes }, by = null) {
   const tintBy = { similarity: "cosine", features: "score" }[by] ?? "";
   const shown = state.atom === atom && (state.by ?? "") === tintBy;
   const doubtful = data.unreplicated.includes(atom);
-  return h("tr", { class: doubtful ? "unreplicated" : null, title: doubtful ? "does not replicate: no finding" : null },
+  return h("tr", { class: doubtful ? "unreplicated" : null, title: doubtful ? "does not replicate: do not take it for a finding" : null },
     first,
     h("td", { class: "id" }, doubtful && h("span", { title: "does not replicate" }, "?"), known ? h("a", { href: link("atom", { ...where, atom }) }, count(atom)) : count(atom)),
     h("td", { class: "prompt-cell" }, noteSigns(notes, atom), keyword(before, token, after)),

@@ -45,7 +45,7 @@ function facts(data) {
   const left = [data.first_left_out > 0 && `${count(data.first_left_out)} first tokens`, data.massive > 0 && `up to ${count(data.massive)} massive activations at a layer`].filter(Boolean);
   return [
     `${count(data.tokens)} tokens of ${count(data.documents)} documents of `, h("bdi", {}, visible(data.corpus)), ". ",
-    data.kl !== null && !data.unchanged && `Predictions are ${short(data.kl)} nats per token apart${data.control_kl.length ? `, those of the control ${data.control_kl.map(short).join(", ")}` : ""}. `,
+    data.kl !== null && !data.unchanged && `The predictions of the two models are ${short(data.kl)} nats per token apart${data.control_kl.length ? `; those of the control and the base, ${data.control_kl.map(short).join(", ")}` : ""}. `,
     data.roles && ["In conversations: ", Object.entries(data.roles).filter(([, each]) => each.kl !== null).map(([role, each]) => `${role} ${short(each.kl)} (${count(each.tokens)} tokens)`).join(", "), ". "],
     left.length > 0 && `Left out: ${left.join(" and ")}.`,
   ];
@@ -61,8 +61,8 @@ function atomsCard(data, name) {
   return h("section", { class: "card scroll-x", "aria-labelledby": "list" },
     h("h2", { id: "list" }, "The atoms of the difference"),
     h("p", { class: "muted" }, data.by === "kl"
-      ? `Directions in which the models differ, by their part of how far the predictions are apart${data.controls.length ? "; only what is above the control's counts. A finding stands out from twice the control's divergence more than three times as far as the control's strongest atom does the other way round (×)" : ""}. Each is shown by a token where it is strong.`
-      : "Directions in which the models differ, by the energy that they explain. Each is shown by a token where it is strong."),
+      ? `Directions in which the models differ. Each is shown at a token where it is strong. They are sorted by how much of the difference of the predictions (the KL divergence, in nats per token) each accounts for${data.controls.length ? "; only divergence above the control's counts. × says how far an atom stands out: what it accounts for above twice the control's divergence, divided by what the control's strongest atom accounts for above twice this model's. More than 3× is a finding" : ""}.`
+      : "Directions in which the models differ, sorted by the energy that they explain. Each is shown at a token where it is strong."),
     data.atoms.length === 0 ? h("p", {}, "None.") :
     h("table", { class: "codes changes" },
       h("thead", {}, h("tr", {}, columns.map(([kind, title]) => h("th", { scope: "col", class: kind || null }, title || h("span", { class: "unseen" }, "Rank"))))),
@@ -91,7 +91,7 @@ function layersCard(data, name, asked) {
   const titles = ["Layer", "Moved", "99%", "Noise", "Mean", "Labels [95%]", "Only base", "Only changed", "Needs", "Use"];
   return h("section", { class: "card", "aria-labelledby": "layers" },
     h("h2", { id: "layers" }, "The layers that moved"),
-    h("p", { class: "muted" }, "Moved: the size of the difference beside that of the activation, the median of the tokens and its 99th percentile. Noise: the median for the base, read in another way. Mean: the share of the difference that all tokens have. Labels: 1 if the same tokens are new to both models."),
+    h("p", { class: "muted" }, "Moved: the size of the difference as a share of the activation's size: the median over tokens, and the 99th percentile. Noise: the same median for the base against itself, read in another way. Mean: the share of the difference that all tokens have in common. Labels: 1 if the same tokens are new to both models."),
     h("div", { class: "scroll-x", tabindex: 0, role: "region", "aria-label": "Table of the layers" }, h("table", { class: "sites" },
       h("thead", {}, h("tr", {}, titles.map((title) => h("th", { scope: "col" }, title)))),
       h("tbody", {}, data.sites.map((site) => {
@@ -117,10 +117,10 @@ function layersCard(data, name, asked) {
 /** What a layer shows apart from the atoms of its difference. */
 function lists(site) {
   return [
-    tokens(`Only the changed model needs (${count(site.transported.only_changed)})`, "Atoms that the base's dictionary, carried over, leaves unexplained, by what they explain of later tokens.", site.transported.atoms, (each) => percent(each.explained)),
-    tokens(`New to the changed model alone (${count(site.labels.only_changed)})`, "By how much newer the token is to it.", site.labels.new_to_changed, (each) => "+" + each.margin.toFixed(2)),
-    tokens(`New to the base alone (${count(site.labels.only_base)})`, "By how much newer the token is to it.", site.labels.new_to_base, (each) => "+" + (-each.margin).toFixed(2)),
-    site.usage && tokens(`Used otherwise (${count(site.usage.found)})`, `Atoms of the base, how often it and the changed model use them; ${count(site.usage.tested)} were tested.`, site.usage.atoms, (each) => `${percent(each.frequency[0])} → ${percent(each.frequency[1])}`, "pair-of"),
+    tokens(`Only the changed model needs (${count(site.transported.only_changed)})`, "Atoms of the changed model that the base's dictionary, carried over to it, does not explain. Sorted by the share of later tokens that they explain.", site.transported.atoms, (each) => percent(each.explained)),
+    tokens(`New to the changed model alone (${count(site.labels.only_changed)})`, "Sorted by how much newer the token is to the changed model.", site.labels.new_to_changed, (each) => "+" + each.margin.toFixed(2)),
+    tokens(`New to the base alone (${count(site.labels.only_base)})`, "Sorted by how much newer the token is to the base.", site.labels.new_to_base, (each) => "+" + (-each.margin).toFixed(2)),
+    site.usage && tokens(`Used more or less often (${count(site.usage.found)})`, `Atoms of the base, and how often the base and the changed model use them. ${count(site.usage.tested)} were tested.`, site.usage.atoms, (each) => `${percent(each.frequency[0])} → ${percent(each.frequency[1])}`, "pair-of"),
   ].filter(Boolean);
 }
 
@@ -149,15 +149,15 @@ export async function changeView(params, context) {
     h("header", { class: "atom-head" },
       h("h1", { tabindex: -1 }, data.rank === null ? "An atom of the difference " : `Change ${data.rank} `, chip(data.token), " ", h("span", { class: "site" }, data.site)),
       h("nav", { class: "steps", "aria-label": "Back" }, h("a", { class: "button", href: link("diff", { diff: name }) }, "← what changed"))),
-    h("p", { class: "summary" }, data.finding !== null && h("strong", {}, data.finding ? "A finding" : "No finding", data.times ? `: it stands out ${short(data.times)} times as far as anything in the control. ` : ". "),
+    h("p", { class: "summary" }, data.finding !== null && h("strong", {}, data.finding ? "A finding" : "No finding", data.times ? `: it stands out ${short(data.times)} times as far as any atom of the control. ` : ". "),
       data.effect !== null && [h("strong", {}, `${short(data.effect)} nats per token`), data.share !== null && ` (${percent(data.share)} of all)`, ", "],
       `${percent(data.energy)} of the energy of the difference, in `, h("strong", {}, `${count(data.users)} tokens`), ` of ${count(data.documents)} documents.`,
       data.by_role && ` Of these tokens: ${Object.entries(data.by_role).map(([role, share]) => `${role} ${percent(share)}`).join(", ")}.`),
     h("div", { class: "columns" },
       h("section", { class: "card", "aria-labelledby": "places" }, h("h2", { id: "places" }, "Where it fires"),
-        h("p", { class: "muted" }, "Its own text first, and one of each other document; the token that it is shown for is marked."), choice, texts),
+        h("p", { class: "muted" }, "Its own text comes first, then one text of each other document. The token where the atom is strong is marked."), choice, texts),
       h("div", { class: "side-column" }, both.map((model) =>
-        h("section", { class: "card" }, h("h2", {}, `Next tokens, in the ${model === "base" ? "base" : "changed model"}`), h("p", { class: "muted" }, "The direction through the final norm and the unembedding: logits."),
+        h("section", { class: "card" }, h("h2", {}, `Next tokens, in the ${model === "base" ? "base" : "changed model"}`), h("p", { class: "muted" }, "Logits of the direction, if only the final norm and the unembedding come after it."),
           h("div", { class: "pair" }, Object.entries(OPPOSITES).map(([key, title]) => h("table", { class: "effects" }, h("caption", {}, title), h("tbody", {}, data[model][key].map(([token, value]) => h("tr", {}, h("th", { scope: "row" }, chip(token)), h("td", {}, value.toFixed(2).replace("-", "−")))))))))))),
   ]);
   return { page, title: `Change ${named(data.token)}` };
@@ -200,14 +200,14 @@ export async function bothView(params, context) {
     result.replaceChildren(h("section", { class: "card", "aria-label": "The text, shaded" },
       shadeChoice(kind, offered, (each) => { kind = each; amend({ by: each }); draw(); result.querySelector(`input[value="${each}"]`).focus(); }),
       shadedText(data, kind, largestShade([data], kind), null),
-      h("p", { class: "muted" }, "Energy: 1 is as large as the activations themselves. What is left out, as the first token, has no shade.")), strongest(data, name, site));
+      h("p", { class: "muted" }, "Energy: at 1 the difference is as large as the activations themselves. Tokens that are left out, such as the first, have no shade.")), strongest(data, name, site));
   }
 
   const page = append(h("div", { class: "view both-view" }), [
     h("h1", { tabindex: -1 }, "A text, read by both models"),
     picker(context, name, "both"),
-    h("p", { class: "lead" }, "Both models run on what you type; its tokens are shaded by how far apart they are. ",
-      !live && (standalone ? "This page stands alone and has no models." : ["The models are not loaded here, or have no atoms of their difference: start ", h("code", {}, "itda explore"), " without ", h("code", {}, "--no-model"), "."])),
+    h("p", { class: "lead" }, "Both models read what you type. Each token is shaded by how far the two models are apart there. ",
+      !live && (standalone ? "This page stands alone and has no models." : ["The models are not loaded here, or the diff has no atoms of their difference. To load them, start ", h("code", {}, "itda explore"), " without ", h("code", {}, "--no-model"), "."])),
     h("form", { class: "prompt-form", onsubmit: (event) => { event.preventDefault(); read(); } }, h("label", { class: "field", for: "text" }, "Text"), box),
     live && h("div", { class: "filters" }, h("label", { class: "field" }, h("span", {}, "Layer"), h("select", { name: "site", onchange: (event) => { site = event.target.value; read(); } }, sites.map((each) => h("option", { value: each, selected: each === site }, shortSite(each)))))),
     alert, result,

@@ -45,7 +45,7 @@ export async function fingerprintsView(params, context) {
   const filters = h("div", { class: "filters" }, select("a", "Fingerprint a", a), select("b", "Fingerprint b", b));
   const page = append(h("div", { class: "view compare-view" }), [
     h("h1", { tabindex: -1 }, "Fingerprints"),
-    h("p", { class: "lead" }, "A token's novelty at a layer is how unlike its activation there is to all before it. Two layers are alike if the same tokens are new to both, by as much."),
+    h("p", { class: "lead" }, "A token's novelty at a layer says how unlike its activation there is to all activations before it. Two layers are alike if the same tokens are equally new to both."),
     filters,
   ]);
   const data = await ask("alike", { a, b }, { keepIt: true });
@@ -62,14 +62,14 @@ export async function fingerprintsView(params, context) {
       heatMap({
         rows: sitesA, columns: sitesB, values: data.matrix, sides: alone ? [a, a] : [`a: ${a}`, `b: ${b}`],
         isBest: (i, j) => data.matrix[i][j] === bestOf(data, i, alone) && !(alone && i === j && sitesB.length > 1),
-        label: `Index of the layers of ${a}, in rows, and of ${b}, in columns`,
+        label: `Similarity of the layers of ${a}, in rows, and of ${b}, in columns`,
         describe: (i, j) => describe(data, i, j, alone),
         rowNote: (i) => !sure(i) && h("abbr", { title: "Not sure: other documents could make another layer the most similar" }, "?"),
         chosen: [pair.a, pair.b],
         onchoose: (siteA, siteB) => { pair = { a: siteA, b: siteB }; amend({ a, b, site_a: siteA, site_b: siteB }); drawMap(); focusChosen(map); drawLists(); },
       }),
-      h("p", { class: "muted" }, alone ? "Layers of one model with each other; " : "Layers of a in rows, of b in columns; ", alone ? "bold is the most similar other layer of its row. " : "bold is the most similar of its row, and ? marks a row where other documents could make it another. ",
-        `The index (${data.index}) is the smaller of each token's two novelties, summed, over the larger, summed. Choose a cell to see which tokens the two layers differ in.`));
+      h("p", { class: "muted" }, alone ? "Layers of one model with each other; " : "Layers of a in rows, of b in columns; ", alone ? "in each row the most similar other layer is bold. " : "in each row the most similar layer is bold. ? marks a row in which other documents could make another layer the most similar. ",
+        `The number (${data.index}) compares each token's two novelties: the sum of the smaller ones, divided by the sum of the larger ones. Choose a cell to see at which tokens the two layers differ.`));
   }
 
   async function drawLists() {
@@ -98,7 +98,7 @@ export async function fingerprintsView(params, context) {
     lists.replaceChildren();
     append(lists, [
       title,
-      h("p", { class: "muted" }, all ? `${count(counts.both)} of ${count(counts.tokens)} tokens are as novel at the one as at the other. Listed are the others` : `At the threshold ${found.threshold}, ${count(counts.both)} of ${count(counts.tokens)} tokens are novel at both. Listed are those novel at one alone`,
+      h("p", { class: "muted" }, all ? `${count(counts.both)} of ${count(counts.tokens)} tokens are equally novel at both. The others are listed` : `At the threshold ${found.threshold}, ${count(counts.both)} of ${count(counts.tokens)} tokens are novel at both. Those that are novel at only one are listed`,
         ", the largest difference of novelty first", left > 0 && `: the first ${count(found.most)}`, "."),
       found.trouble && h("p", { class: "note" }, "No text: ", visible(found.trouble)),
       h("div", { class: "tabs", role: "group", "aria-label": "Which tokens" }, buttons),
@@ -124,7 +124,7 @@ function describe(data, i, j, alone) {
   const high = data.intervals[1][i][j];
   const best = data.matrix[i][j] === bestOf(data, i, alone) && !(alone && i === j);
   return `${data.sites[0][i]} of a and ${data.sites[1][j]} of b: ${data.matrix[i][j].toFixed(3)}` +
-    (low === null ? "" : `, by other documents ${low.toFixed(3)} to ${high.toFixed(3)}`) + (best ? ", the most similar of its row" : "");
+    (low === null ? "" : `, with other documents ${low.toFixed(3)} to ${high.toFixed(3)}`) + (best ? ", the most similar of its row" : "");
 }
 
 function facts(data, known, a, b) {
@@ -136,7 +136,7 @@ function facts(data, known, a, b) {
     `: ${count(data.tokens)} tokens of ${count(data.documents)} documents were read${a === b ? "" : " by both"}`,
     whole ? ". " : ` (${percent(shareA)} of those of a, ${percent(shareB)} of those of b). `,
     data.matched_by === "end offset" && "Their tokenizers differ: tokens are matched by where they end. ",
-    a !== b && data.kind === "noise floor" && "One model: what differs is noise. ",
+    a !== b && data.kind === "noise floor" && "Both are of one model, so what differs is noise. ",
     a !== b && data.kind === "repetition" && "The same model, read again. ",
     data.differences.length > 0 && `They differ in ${data.differences.join("; ")}.`,
   ];
@@ -145,9 +145,9 @@ function facts(data, known, a, b) {
 /** Columns of a list of tokens: `where` names the two sites, `brief` does so in a word. */
 function novelColumns(where, brief) {
   return [
-    { key: "more", title: "By", hint: "Novelty at the one layer less that at the other, of 1" },
+    { key: "more", title: "By", hint: "Novelty at the first layer minus novelty at the second" },
     { key: "prompt", title: "Token in its text" },
-    { key: "novelty a", title: `Novelty ${brief[0]}`, hint: `Novelty at ${where[0]}: 1 for an activation orthogonal to all before it, 0 for one that was there` },
+    { key: "novelty a", title: `Novelty ${brief[0]}`, hint: `Novelty at ${where[0]}: 1 for an activation orthogonal to all before it, 0 for one that was there before` },
     { key: "novelty b", title: `Novelty ${brief[1]}`, hint: `Novelty at ${where[1]}` },
   ];
 }
@@ -186,7 +186,7 @@ export async function tokenView(params, context) {
       h("p", { class: "muted source" }, "token ", count(data.position), ", to character ", count(data.end), ", of ", h("bdi", {}, visible(data.document)))),
     h("section", { class: "card", "aria-labelledby": "novel" },
       h("h2", { id: "novel" }, "How novel it is at each layer"),
-      h("p", { class: "muted" }, `From 0, for an activation that was there before, to 1, for one orthogonal to all before it. ● for each threshold (${rungs.join(", ")}) at which it is novel: no token that was novel there before is as near as that.`),
+      h("p", { class: "muted" }, `0: the same activation was there before. 1: it is orthogonal to all before it. A ● stands for each threshold (${rungs.join(", ")}) at which the token is novel: all tokens that were novel there before are further away than that.`),
       h("div", { class: "columns-of-two" }, sides.map(([side, title, values]) => noveltyTable(title, values, rungs, params["site_" + side])))),
   ]);
   return { page, title: `Token ${named(text ?? String(data.position))}` };

@@ -3,32 +3,35 @@
 import { h } from "./dom.js";
 
 const VIEWS = {
-  start: "What the run is, how good its dictionary is, and ten atoms chosen by a rule that is said there.",
-  atoms: "All atoms of a site. Search by text, token, document, note or a regular expression; write #973 to find an atom by its number. Filters combine, and the address keeps them.",
+  start: "What the run is, how good its dictionary is, and ten atoms worth seeing. The page says by which rule they were chosen.",
+  atoms: "All atoms of a site. Search by text, token, document, note or a regular expression; write #973 to find atom 973. Filters can be combined, and are kept in the address.",
   atom: "One atom: its own prompt, the tokens that use it, the next tokens that it promotes, the atoms like it, and your notes.",
   prompt: "A text, token by token. Choose a token to see its atoms; Show tints the text by one atom.",
-  corpus: "Search in the text that was indexed, and see which atom is the strongest where it is found.",
+  corpus: "Search in the text that was indexed, and see the strongest atom at each place that is found.",
   compare: "Two sites, by how many labels their dictionaries share.",
   overview: "What made the run, what was measured, how the dictionaries grew.",
 };
 const KEYS = [["/", "go to the search box"], ["↓", "from the search box into the list; ↑ goes back"], ["Enter", "open what is chosen"], ["[ and ]", "the atom before and after"], ["← →", "from token to token"], ["?", "this help"]];
 const WORDS = [
   ["Activation", "The vector that the model computes at one token, at one site."],
-  ["Site", "Where in the model: a layer, and which of its streams."],
-  ["Atom", "A direction of the dictionary. It was an activation, at one token of one document, or is near to one."],
-  ["Own prompt", "The text in which the activation was read, up to the marked token and a little after."],
+  ["Site", "Where in the model: a layer and a stream, such as layer_4 or layer_3.mlp_out."],
+  ["Stream", "Which of a layer's activations: resid_post (its output), mlp_out or attn_out."],
+  ["Atom", "A direction of the dictionary: an activation at one token of one document, or the centre of a group of activations."],
+  ["Own prompt", "The text around the token whose activation the atom is, or is nearest to. That token is marked."],
   ["Code", "The few atoms, with their coefficients, whose sum stands for an activation."],
   ["Coefficient", "How much of an atom a code has. It can be negative."],
-  ["Share", "How much of an activation's energy an atom explains: its coefficient's square, as a part of all."],
+  ["Share", "How much of an activation's energy an atom explains: its coefficient's square, as a part of the squares of all."],
   ["Explained", "The share of an activation's energy that its whole code explains."],
-  ["Picked", "At which step the pursuit chose the atom: the first took most of what was left."],
-  ["Uses", "Tokens of the index whose code has the atom."],
-  ["Fidelity", "The cosine of a refined atom to the activation that its label names."],
+  ["Picked", "At which step the pursuit picked the atom. 1 is the first step."],
+  ["Pursuit", "The way to find a code: pick the atom that fits best, subtract it, repeat."],
+  ["Index", "What itda index made: which tokens of a corpus use which atom."],
+  ["Uses", "How many tokens of the index have the atom in their code."],
+  ["Fidelity", "The cosine of an atom to the activation that its label names. 1: the atom is that activation."],
   ["Novelty", "How much of the atom's activation the atoms before it left unexplained."],
-  ["Replication", "In how many draws of other documents the atom came back. In fewer than half: no finding."],
+  ["Replication", "The share of dictionaries made from other documents that have an atom like it. Less than half: do not take the atom for a finding."],
   ["Similarity", "The cosine of an activation to an atom: how near it is, whether its code has the atom or not."],
   ["Feature", "A detector fitted for an atom; its score is in standard deviations."],
-  ["Massive", "A token whose norm is many times the median. It says little of the text and is left out of averages."],
+  ["Massive", "An activation many times as long as the median. It says little about the text, and averages leave it out."],
 ];
 
 /** The button of the header; `view()` is the name of the view that is shown. */

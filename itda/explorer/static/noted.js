@@ -49,7 +49,7 @@ export function notesMenu(notes, context, onchange) {
       !notes.readonly && h("label", { class: "field" }, h("span", {}, "Import"), file),
       !notes.readonly && h("button", { type: "button", disabled: !notes.last, onclick: act(async () => { await notes.undo(); onchange(); return "Undone."; }) }, "Undo the last change")),
     notes.readonly && h("p", { class: "muted" }, notes.readonly),
-    notes.lost > 0 && h("p", { class: "muted" }, `${count(notes.lost)} notes are of atoms that this dictionary does not have.`),
+    notes.lost > 0 && h("p", { class: "muted" }, `${count(notes.lost)} ${notes.lost === 1 ? "note is" : "notes are"} about atoms that this dictionary does not have.`),
     status);
 }
 

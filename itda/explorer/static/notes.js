@@ -4,7 +4,7 @@ import { h } from "./dom.js";
 import { ask, canAsk, standalone } from "./api.js";
 
 const NOTHING = { name: "", note: "", star: false, lists: [] };
-const ALONE = "This page stands alone: notes are kept where the run is, by `itda explore`.";
+const ALONE = "This page stands alone. Notes are kept in the run: open it with `itda explore` to write some.";
 
 /** The notes of a site as they are now, and ways to change them. */
 export async function notesOf({ run, site }) {

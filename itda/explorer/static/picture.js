@@ -34,7 +34,7 @@ function atomPicture({ atom, label, uses, replication }, { run, site, name }) {
     y += step;
   };
   line([[`Atom ${count(atom)}`, TEXT, 700], [name ? "  " + clean(name) : "", ACCENT, 600], [`   ${run}, ${site}`, MUTED]], 20, SANS, 30);
-  const told = [uses && `used by ${count(uses.uses)} of ${count(uses.tokens)} tokens (${percent(uses.uses / Math.max(1, uses.tokens))})`, replication && (replication.replicates ? "replicates" : "does not replicate: no finding")].filter(Boolean).join("; ");
+  const told = [uses && `used by ${count(uses.uses)} of ${count(uses.tokens)} tokens (${percent(uses.uses / Math.max(1, uses.tokens))})`, replication && (replication.replicates ? "replicates" : "does not replicate")].filter(Boolean).join("; ");
   if (told) line([[told, MUTED]], 13);
   y += 6;
   for (const parts of passageLines(label)) line(parts, 14, MONO);

@@ -39,7 +39,7 @@ export async function promptView(params, context) {
       h("label", { class: "field" }, h("span", {}, "Readout"),
         h("select", { name: "readout", onchange: (event) => choose(event.target.value) },
           Object.entries(READOUTS).map(([name, { title }]) => h("option", { value: name, selected: name === readout, disabled: !offered.includes(name) }, title)))),
-      !standalone && !offered.includes("features") && h("p", { class: "muted" }, "Features are not fitted yet: ", h("code", {}, `itda features ${context.run}`), " does."));
+      !standalone && !offered.includes("features") && h("p", { class: "muted" }, "Features are not fitted yet. To fit them: ", h("code", {}, `itda features ${context.run}`), "."));
   }
 
   function trouble(error) {
@@ -56,7 +56,7 @@ export async function promptView(params, context) {
       panel.offer(null);
       return;
     }
-    if (!result.firstChild) result.replaceChildren(h("p", { class: "muted" }, "The model is being asked …"));
+    if (!result.firstChild) result.replaceChildren(h("p", { class: "muted" }, "Waiting for the model …"));
     result.setAttribute("aria-busy", "true"); // what was shown stays until the new is here
     const wished = state.by && state.atom !== null && !standalone ? { atom: String(state.atom) } : {};
     try {
@@ -114,7 +114,7 @@ export async function promptView(params, context) {
     const data = await ask("window", { ...where, token: params.token });
     text = data.tokens.join("");
     append(page, [
-      h("p", { class: "lead" }, "Tokens ", count(data.position), " to ", count(data.position + data.tokens.length - 1), " of ", h("bdi", {}, visible(data.document)), ", with the codes of the index. ",
+      h("p", { class: "lead" }, "Tokens ", count(data.position), " to ", count(data.position + data.tokens.length - 1), " of ", h("bdi", {}, visible(data.document)), ", with their codes from the index. ",
         context.live && h("a", { href: link("prompt", { ...where, text }) }, "Edit it as a prompt")),
       result,
     ]);
@@ -151,7 +151,7 @@ export async function promptView(params, context) {
     },
   });
   append(page, [
-    h("p", { class: "lead" }, "The model runs on what you type; each token's activation is taken apart into atoms. ", !context.live && ["The model is not loaded here: start ", h("code", {}, "itda explore"), " without ", h("code", {}, "--no-model"), "."]),
+    h("p", { class: "lead" }, "The model reads what you type, and each token's activation is taken apart into atoms. ", !context.live && ["The model is not loaded here: start ", h("code", {}, "itda explore"), " without ", h("code", {}, "--no-model"), "."]),
     h("form", { class: "prompt-form", onsubmit: (event) => { event.preventDefault(); clearTimeout(pause); amend({ text: box.value }); decompose(box.value); } },
       h("label", { class: "field", for: "text" }, "Text"), box),
     context.live && picker(context.readouts),

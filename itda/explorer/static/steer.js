@@ -62,7 +62,7 @@ export function steeringPanel({ where, context, params, atom = null, start = "",
       h("label", { class: "check" }, control, " Control"),
       button));
   append(element, [
-    h("p", { class: "muted" }, "The model goes on with a prompt, with the atom added at each of its tokens. Strength 1 adds what an activation that uses the atom has of it; a negative one takes it away. Without a seed, the likeliest token is taken each time. The control is a random atom that is used as often, added as far."),
+    h("p", { class: "muted" }, "The model continues a prompt, with the atom added at each token. Strength 1 adds as much of the atom as an activation that uses it usually has; a negative strength takes as much away. Without a seed, the likeliest token is taken each time. The control is a random atom that is used equally often, added with the same length."),
     form, alert, status, columns, changes]);
   said();
 
@@ -232,8 +232,8 @@ function nextToken({ steered, control, kls }, begun, withControl) {
   const both = (name, change) => h("div", {}, h("h4", {}, `${name}: KL ${short(change.kl)} nats`), h("div", { class: "pair" }, table("Promoted", change.promoted), table("Suppressed", change.suppressed)));
   return [
     h("h3", {}, "The next token after the prompt"),
-    h("p", { class: "muted" }, `KL(untouched ‖ steered) is ${short(steered.kl)} nats; that of ${among}. It is larger than ${beyond} of them. `,
-      `The vector is ${short(begun.push)} long, ${short(begun.push / begun.norm)} times the median activation of the prompt; strength 1 is ${short(begun.unit)}, by ${begun.source}.`),
+    h("p", { class: "muted" }, `The prediction changes by ${short(steered.kl)} nats, KL(untouched ‖ steered). With ${among}. The atom changes it more than ${beyond} of them. `,
+      `The added vector has the length ${short(begun.push)}, ${short(begun.push / begun.norm)} times that of the median activation of the prompt. Strength 1 is a length of ${short(begun.unit)}, measured in ${begun.source}.`),
     range(steered.kl, kls, `KL of the next token: steered ${short(steered.kl)} nats; ${among}`),
     h("div", { class: "ways" }, both("Steered", steered), withControl && both(`Control, atom ${count(begun.control.atom)}`, control)),
   ];

@@ -6,7 +6,7 @@ import { link } from "./state.js";
 
 /** The readouts: what a choice is called, what its number is, what the share explained is of, and what its atoms are. */
 export const READOUTS = {
-  code: { title: "code: atoms that add up to it", number: "Coefficient", by: "explained", list: (atoms) => `${atoms}, the largest first` },
+  code: { title: "code: atoms that add up to the activation", number: "Coefficient", by: "explained", list: (atoms) => `${atoms}, the largest first` },
   levels: { title: "levels: broad atoms, then details", number: "Coefficient", by: "explained", list: (atoms) => `${atoms}, the largest first` },
   similarity: { title: "similarity: the nearest atoms", number: "Cosine", by: "explained by its code", list: (atoms) => `${atoms} by the cosine, the nearest first` },
   features: { title: "features: detectors that fire", number: "Score", by: "explained by its code", list: (atoms) => `${atoms} whose detectors fire, by the score in standard deviations` },
@@ -70,7 +70,7 @@ export function tokenStrip(data, state, select, where, more = null) {
     if (weights[place] !== null) tint(button, weights[place], largest);
     // The sign of a newline stays on its line; what indents the next one goes there, for the eye only.
     const shown = text.includes("\n") && !bytes ? [button, h("br"), h("span", { "aria-hidden": "true" }, text.slice(text.lastIndexOf("\n") + 1))] : button;
-    return edges.has(place) ? [h("span", { class: "window-edge", title: "A new window: what stands before is out of the model's sight" }, "│"), shown] : shown;
+    return edges.has(place) ? [h("span", { class: "window-edge", title: "A new window begins here: the model does not see what is before it" }, "│"), shown] : shown;
   });
   const strip = h("div", {
     class: state.atom === null ? "strip" : "strip tinted", role: "group", "aria-label": "Tokens; arrow keys move from one to the next", dir: "auto",
@@ -81,7 +81,7 @@ export function tokenStrip(data, state, select, where, more = null) {
       select(Math.max(0, Math.min(data.tokens.length - 1, (state.token ?? 0) + moves[event.key])));
     },
   }, buttons);
-  const windows = edges.size > 0 && ` Too long to be read at once, the text was cut into ${count(edges.size + 1)} windows, as the corpus is.`;
+  const windows = edges.size > 0 && ` The text is too long to be read at once, so it was cut into ${count(edges.size + 1)} windows, as the corpus is.`;
   return h("section", { class: "card", "aria-label": "Text" }, strip, h("p", { class: "muted" }, state.atom === null ? explanation(data) : tintLine(weights, number, state, where), windows), more);
 }
 
@@ -90,12 +90,12 @@ function explanation(data) {
   const mean = ordinary.reduce((a, b) => a + b, 0) / Math.max(1, ordinary.length);
   const apart = data.explained.length - ordinary.length;
   return [`The bar under a token is the share of its activation that ${data.readout in OTHERS ? "its code explains" : "its atoms explain"}; `, h("strong", {}, ordinary.length ? percent(mean) : "–"), " on average.",
-    apart > 0 && ` A dashed frame marks what is massive and left out of that: a norm many times the median, which says little of the text (${count(apart)} ${apart === 1 ? "token" : "tokens"}).`];
+    apart > 0 && ` A dashed frame marks massive activations (${count(apart)} ${apart === 1 ? "token" : "tokens"}), which are many times as long as the median and say little about the text. The average leaves them out.`];
 }
 
 function tintLine(weights, number, state, where) {
   const tinted = weights.filter((weight) => weight !== null).length;
   const atom = h("a", { href: link("atom", { ...where, atom: state.atom }) }, `atom ${count(state.atom)}`);
-  if (!tinted) return ["No token here has ", atom, ". Tint by the cosine to see how near each one is."];
+  if (!tinted) return ["No token here has ", atom, " in its code. Tint by the cosine to see how near each token is to it."];
   return [`Tinted by the ${number} of `, atom, ": blue is positive, orange and dashed is negative. ", !state.by && `${count(tinted)} of ${count(weights.length)} ${weights.length === 1 ? "token has" : "tokens have"} it.`];
 }

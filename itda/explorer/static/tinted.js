@@ -46,7 +46,7 @@ export function tintedCard(atom, context) {
   }
 
   if (typed) read();
-  return h("section", { class: "card tinted-card", "aria-labelledby": "own-text" }, h("h2", { id: "own-text" }, "In a text of yours"),
+  return h("section", { class: "card tinted-card", "aria-labelledby": "own-text" }, h("h2", { id: "own-text" }, "In your own text"),
     h("p", { class: "muted" }, "The model reads it, and each token is tinted by this atom."),
     h("label", { class: "field prompt-form" }, h("span", {}, "Text to tint"), box), alert, result, whole);
 }

@@ -283,7 +283,9 @@ def text_of(row: object, text_field: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise CorpusError(f"{where} holds half a surrogate pair: mend it or leave it out") from error
+        raise CorpusError(
+            f"{where} holds a broken character (half a surrogate pair): mend it or leave it out"
+        ) from error
     return text
 
 

@@ -119,7 +119,9 @@ class ActivationModel(ABC):
 
     def generate(self, prompt: Any, **options: Any) -> str:  # noqa: ARG002
         """Return what the model writes after a prompt. Raises `ModelError`: only a model in memory can, see there."""
-        raise ModelError(f"{self.name} is not in this process's memory as a whole, so it writes nothing: {IN_MEMORY}")
+        raise ModelError(
+            f"{self.name} is not in this process's memory as a whole, so it cannot write text: {IN_MEMORY}"
+        )
 
     def without(
         self,
@@ -130,7 +132,10 @@ class ActivationModel(ABC):
         residual: bool = True,  # noqa: ARG002
     ) -> ActivationModel:
         """Return the model with atoms removed. Raises `ModelError`: only a model in memory can be edited, see there."""
-        raise ModelError(f"{self.name} is not in this process's memory as a whole, so it stays as it is: {IN_MEMORY}")
+        raise ModelError(
+            f"{self.name} is not in this process's memory as a whole, so no model without atoms can be made of it: "
+            f"{IN_MEMORY}"
+        )
 
 
 class PlacedModel(ActivationModel):

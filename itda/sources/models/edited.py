@@ -52,7 +52,10 @@ class Editing:
         def change(output: Any) -> Any:
             here = noted()
             if here is None:
-                raise ModelError(f"{self.name} runs without its tokens, so none can be steered: give it input_ids")
+                raise ModelError(
+                    f"{self.name} was called without token ids, so no token can be chosen to steer: "
+                    "call it with input_ids"
+                )
             mask = here.chosen(self.tokens)
             if not bool(mask.any()):
                 return None

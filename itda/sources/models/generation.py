@@ -110,7 +110,9 @@ def _ids(lm: LanguageModel, text: str) -> list[int]:
     try:
         found: Any = lm.tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)
     except (TypeError, UnicodeEncodeError) as error:
-        raise SettingError("the prompt holds half a surrogate pair: mend it or leave it out") from error
+        raise SettingError(
+            "the prompt holds a broken character (half a surrogate pair): mend it or leave it out"
+        ) from error
     return list(found["input_ids"])
 
 

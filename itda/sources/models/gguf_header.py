@@ -57,7 +57,7 @@ class GgufHeader:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _parsed(path, _Reader(data))
         except (ValueError, struct.error, OverflowError, KeyError, UnicodeDecodeError) as error:
-            raise ModelError(f"{path} is damaged, or no GGUF file ({error}): get it anew") from error
+            raise ModelError(f"{path} is damaged, or no GGUF file ({error}): download it again") from error
         except OSError as error:
             raise ModelError(f"cannot read {path} ({error.strerror}): check its permissions") from error
 

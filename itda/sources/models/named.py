@@ -63,8 +63,8 @@ class NamedModel:
         path = folder_of(name)
         if path is not None and not path.is_absolute() and name != "tiny" and COMMIT.fullmatch(revision or ""):
             raise ModelError(
-                f"{name} at {revision} is a model of the Hub, and the folder {path.absolute()} is in its way: "
-                "rename that, or run itda elsewhere"
+                f"{name} at {revision} is a model of the Hub, but {path.absolute()} is a folder of that name: "
+                "rename the folder, or run itda in another one"
             )
         device = usable_device(device)
         if dtype not in ("auto", *DTYPES):

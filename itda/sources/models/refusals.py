@@ -123,7 +123,9 @@ def _of_the_tokenizer(name: str, folder: Path | None, error: Exception, text: st
         return f"the tokenizer of {name} needs a package that is not here: {package[0]}{more}"
     if gguf is not None:
         return f"transformers cannot rebuild the tokenizer of {gguf} ({_reason(error)}): name the model's own folder"
-    return f"the tokenizer of {name} is damaged, or not known to this transformers ({_reason(error)}): get it anew"
+    return (
+        f"the tokenizer of {name} is damaged, or not known to this transformers ({_reason(error)}): download it again"
+    )
 
 
 def _of_the_weights(name: str, folder: Path | None, error: Exception, text: str) -> str | None:
@@ -145,7 +147,7 @@ def _of_the_weights(name: str, folder: Path | None, error: Exception, text: str)
         damaged |= _is(error, "IndexError", "KeyError")  # what reading broken pickles comes to
     if damaged or found is not None:
         what = str(found[0]) if found is not None else f"a file of {name}"
-        return f"{what} is damaged or cut short ({_reason(error)}): get it anew"
+        return f"{what} is damaged or cut short ({_reason(error)}): download it again"
     if "unrecognized configuration class" in text:
         return f"{name} is no language model that transformers' AutoModel loads: use a decoder-only or encoder-only one"
     return None
@@ -157,7 +159,7 @@ def _of_the_configuration(name: str, folder: Path | None, error: Exception, text
         shown = ", ".join(held[:4]) + ", …" * (len(held) > 4) if held else "nothing"
         return f"{name} has no config.json (it holds {shown}): name the folder of a transformers model"
     if "not a valid json" in text or _is(error, "JSONDecodeError"):
-        return f"the config.json of {name} is damaged: get it anew"
+        return f"the config.json of {name} is damaged: download it again"
     if "does not recognize this architecture" in text:
         import transformers
 
@@ -169,7 +171,7 @@ def _of_the_configuration(name: str, folder: Path | None, error: Exception, text
     if "model_type" in text:
         return f"the config.json of {name} has no model_type, so it is no transformers model: name another folder"
     if _is(error, "StrictDataclassError") or _is(error, "TypeError", "AttributeError", "KeyError"):
-        return f"the config.json of {name} is not what transformers expects ({_reason(error)}): get it anew"
+        return f"the config.json of {name} is not what transformers expects ({_reason(error)}): download it again"
     return None
 
 

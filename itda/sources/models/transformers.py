@@ -157,7 +157,7 @@ class LanguageModel(ResumableModel):
             output = self.forward(self.model if head else self.model.base_model, group)
         missing = [str(site) for site in places if site not in found]
         if missing:
-            raise ModelError(f"{self.name} ran without its {missing[0]}: choose another layer")
+            raise ModelError(f"{self.name} ran without reaching {missing[0]}: choose another layer")
         return {site: found[site] for site in sites}, output
 
     @torch.inference_mode()
@@ -286,7 +286,9 @@ class LanguageModel(ResumableModel):
         check_fits(self.name, self.d_model, self.tokenizer_hash, dictionary)
         where = Site.of(site) if site is not None else dictionary.site
         if where is None:
-            raise SettingError("the dictionary is of no site: give one, as site=3 or site='3.mlp_out'")
+            raise SettingError(
+                "the dictionary does not say of which site it is: give one, as site=3 or site='3.mlp_out'"
+            )
         numbers = [atoms] if isinstance(atoms, int) else list(atoms)
         edit = Edit.of(dictionary, ablate=numbers, residual=residual)
         editing = Editing(self.name, self.tokenizer, self.d_model, edit)

@@ -291,7 +291,9 @@ def write_labels(folder: Path, number: int, labels: Labels, *, partial: bool = F
         }
     except UnicodeEncodeError as error:
         names = ", ".join(map(repr, list(numbers)[:3]))
-        raise StoreError(f"a name or text holds half a surrogate pair ({names}): rename or mend it") from error
+        raise StoreError(
+            f"a name or text holds a broken character (half a surrogate pair) ({names}): rename or mend it"
+        ) from error
     for name in TOKEN_COLUMNS:
         values = pyarrow.array(getattr(labels, name).astype(np.int64))
         columns[name] = pyarrow.ListArray.from_arrays(offsets, values)

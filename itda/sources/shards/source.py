@@ -54,11 +54,11 @@ class ShardSource:
         for site in self.sites:
             if site not in made.sites:
                 names = ", ".join(each.short for each in made.sites)
-                raise SettingError(f"{folder} has no layer {site.short}: it has {names}")
+                raise SettingError(f"{folder} has no layer {site.short}: use one of {names}")
         if not made.complete and (tokens is None or tokens > made.tokens):
             raise StoreError(
-                f"{folder} is not whole, it has {made.tokens:,} tokens so far: run the same `itda harvest` again to go "
-                f"on, or use --tokens {made.tokens}"
+                f"{folder} is incomplete: it has {made.tokens:,} tokens so far: run the same `itda harvest` again to "
+                f"go on, or use --tokens {made.tokens}"
             )
         if tokens is not None and tokens > made.tokens:
             raise SettingError(f"{folder} has {made.tokens:,} tokens, not {tokens:,}: use --tokens {made.tokens}")

@@ -437,7 +437,7 @@ class StreamedModel(SpliceableModel, PlacedModel):
             found[Site(layer)] = activations_in(output, shape, width)
         missing = [str(site) for site in sites if site not in found]
         if missing:
-            raise ModelError(f"{self.name} ran without its {missing[0]}: choose another layer")
+            raise ModelError(f"{self.name} ran without reaching {missing[0]}: choose another layer")
         return output, found
 
     def load_around_each_block(self) -> None:

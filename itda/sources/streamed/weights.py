@@ -94,7 +94,7 @@ class Weights:
         _load(self.model, self.of_block[layer], replace(self.config, device_map={"": self.device}), ahead=on_gpu)
         lacking = [name for name, value in self.blocks[layer].named_parameters() if value.is_meta]
         if lacking:
-            raise ModelError(f"the checkpoint lacks {lacking[0]} of block {layer}: get it anew")
+            raise ModelError(f"the checkpoint lacks {lacking[0]} of block {layer}: download it again")
         for module in self.blocks[layer].modules():
             for parameter in module._parameters.values():
                 if parameter is not None:
@@ -263,7 +263,7 @@ def _stored(model: PreTrainedModel, files: Sequence[str], config: Any) -> list[S
                         size *= length
                     found.append(Stored(str(file), key, target, size // 8))
         except (OSError, SafetensorError) as error:
-            raise ModelError(f"{file} is damaged or cut short ({error}): get it anew") from error
+            raise ModelError(f"{file} is damaged or cut short ({error}): download it again") from error
     return found
 
 
@@ -287,10 +287,10 @@ def _load(model: PreTrainedModel, stored: Sequence[Stored], config: Any, *, ahea
             with without_bars():
                 info, _ = convert_and_load_state_dict_in_model(model, state, config)
         except (OSError, SafetensorError) as error:
-            raise ModelError(f"{next(iter(files))} is damaged or gone ({error}): get it anew") from error
+            raise ModelError(f"{next(iter(files))} is damaged or gone ({error}): download it again") from error
         wrong = [str(each) for each in (*info.conversion_errors, *info.mismatched_keys)]
         if wrong:
-            raise ModelError(f"the checkpoint does not fit the model at {wrong[0]}: get it anew")
+            raise ModelError(f"the checkpoint does not fit the model at {wrong[0]}: download it again")
         return info
 
 

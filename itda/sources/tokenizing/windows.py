@@ -191,7 +191,9 @@ class Windower:
                 verbose=False,
             )
         except (TypeError, UnicodeEncodeError) as error:
-            raise CorpusError(f"{document} holds half a surrogate pair: mend it or leave it out") from error
+            raise CorpusError(
+                f"{document} holds a broken character (half a surrogate pair): mend it or leave it out"
+            ) from error
         ids = np.array(encoding["input_ids"], dtype=np.int64)
         offsets = np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         return ids, mended(text, ids, offsets, self._blanks)

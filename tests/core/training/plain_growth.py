@@ -12,7 +12,7 @@ from itda.core.pursuit.plain import pursue
 
 
 class PlainGrowth:
-    """A dictionary that grows; atoms are appended in stream order."""
+    """A dictionary that grows; atoms are appended in reading order."""
 
     def __init__(
         self,

@@ -304,15 +304,15 @@ def test_what_is_kept_is_bounded_but_for_some_activations_of_each_atom(tokens, w
 def test_a_recipe_that_is_none_or_has_a_least_fidelity_is_refused():
     with pytest.raises(SettingError, match="recipe 3: it must be 1"):
         Trainer(4, k=1, threshold=0.3, recipe=3)
-    with pytest.raises(SettingError, match=r"a fidelity of at least 0.9 is of recipe 1: leave it out"):
+    with pytest.raises(SettingError, match=r"a fidelity of at least 0.9 is only for recipe 1: leave it out"):
         Trainer(4, k=1, threshold=0.3, tokens=9, passes=2, min_fidelity=0.9, recipe=2)
     with pytest.raises(SettingError, match="recipe 2 makes its atoms in rounds: ask for 12, or for recipe 1"):
         Trainer(4, k=1, threshold=0.3, tokens=9, recipe=2)
-    with pytest.raises(SettingError, match="massive activations as atoms are of recipe 1"):
+    with pytest.raises(SettingError, match="massive activations as atoms are only for recipe 1"):
         Trainer(4, k=1, threshold=0.3, tokens=9, passes=2, massive="atoms", recipe=2)
     with pytest.raises(SettingError, match="state to be restored"):
         trained(clustered(100)).restore(trained(clustered(100), recipe=1).state())
-    with pytest.raises(SettingError, match="recipe 2 is of mode best"):
+    with pytest.raises(SettingError, match="recipe 2 is only for mode best"):
         fit(clustered(100), atoms=5, mode="paper", recipe=2)
 
 

@@ -32,7 +32,7 @@ def codes(rows: int, k: int, atoms: int, seed: int) -> SparseCode:
 
 
 def one_use_after_the_other(code: SparseCode, residual: torch.Tensor, total: torch.Tensor) -> np.ndarray:
-    """The oracle: every sum in stream order, in float64."""
+    """The oracle: every sum in reading order, in float64."""
     sums, left = total.numpy().copy(), residual.numpy()
     for row, (indices, coefficients) in enumerate(zip(code.indices.tolist(), code.coefficients.tolist(), strict=True)):
         for atom, coefficient in zip(indices, coefficients, strict=True):

@@ -189,7 +189,7 @@ def test_the_crop_leaves_out_those_nearest_to_the_threshold_and_not_the_last():
     assert len(grown) == trainer.found > len(model) == 200
     kept = [i for i, key in enumerate(grown.labels.keys()) if key in set(model.labels.keys())]
     assert same_bits(model.atoms, grown.atoms[kept])
-    assert model.labels.keys() == grown.labels[np.array(kept)].keys()  # in stream order
+    assert model.labels.keys() == grown.labels[np.array(kept)].keys()  # in reading order
     left_out = [i for i in range(len(grown)) if i not in kept]
     assert grown.novelty[left_out].max() <= model.novelty.min()
     assert model.atoms.untyped_storage().nbytes() == 200 * 24 * 4, "and not the memory of the others"
@@ -354,8 +354,8 @@ def test_memory_changes_no_bit(memory):
         ({"threshold": 0.2, "min_fidelity": float("nan")}, "it must be from 0 to 1"),
         ({"threshold": 0.2, "k": 0}, "it must be at least 1"),
         ({"threshold": 0.2, "memory": 0}, "it must be at least 1"),
-        ({"atoms": 5, "tokens": None}, "a number of atoms for a stream of unknown length: say with tokens"),
-        ({"threshold": 0.2, "passes": 1, "tokens": None}, "passes of refinement for a stream of unknown length"),
+        ({"atoms": 5, "tokens": None}, "a number of atoms needs the number of activations"),
+        ({"threshold": 0.2, "passes": 1, "tokens": None}, "passes of refinement need the number of activations"),
         ({"threshold": 0.2, "offset": torch.ones(8), "offset_tokens": 5}, "give one of the two"),
         ({"threshold": 0.2, "offset": torch.ones(7)}, "7"),
     ],

@@ -180,7 +180,7 @@ def test_a_file_that_is_cut_short_is_said_to_be(run, tmp_path, length):
     content = (run.parent / "small.Q8_0.gguf").read_bytes()
     file = tmp_path / "cut.gguf"
     file.write_bytes(content[:length])
-    with pytest.raises(ModelError, match=r"damaged, or no GGUF file .*: get it anew") as error:
+    with pytest.raises(ModelError, match=r"damaged, or no GGUF file .*: download it again") as error:
         LanguageModel.load(str(file))
     assert "\n" not in str(error.value)
 

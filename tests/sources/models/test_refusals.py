@@ -71,8 +71,8 @@ INDEX = json.dumps(
 ADAPTER = json.dumps({"base_model_name_or_path": "me/base", "peft_type": "LORA"})
 
 BROKEN = {
-    "cut short": (cut, "model.safetensors is damaged or cut short", "get it anew"),
-    "empty": (written("model.safetensors", b""), "model.safetensors is damaged or cut short", "get it anew"),
+    "cut short": (cut, "model.safetensors is damaged or cut short", "download it again"),
+    "empty": (written("model.safetensors", b""), "model.safetensors is damaged or cut short", "download it again"),
     "git-lfs": (
         written("model.safetensors", "version https://git-lfs.github.com/spec/v1"),
         "a pointer",
@@ -81,12 +81,12 @@ BROKEN = {
     "broken zip": (
         all_of(removed("*.safetensors"), written("pytorch_model.bin", b"PK\x03\x04broken")),
         "is damaged or cut short",
-        "get it anew",
+        "download it again",
     ),
     "broken pickle": (
         all_of(removed("*.safetensors"), written("pytorch_model.bin", b"\x80\x02broken")),
         "is damaged or cut short",
-        "get it anew",
+        "download it again",
     ),
     "no weights": (removed("*.safetensors"), "holds no weights", "get the whole model, or check the path"),
     "a shard is gone": (
@@ -112,7 +112,7 @@ BROKEN = {
         "needs code from its repository",
         "read that code, then add --trust-remote-code",
     ),
-    "broken config": (written("config.json", "{"), "the config.json of", "is damaged: get it anew"),
+    "broken config": (written("config.json", "{"), "the config.json of", "is damaged: download it again"),
     "a list for a config": (written("config.json", "[]"), "has no model_type", "name another folder"),
     "no config": (removed("config.json"), "has no config.json (it holds ", "name the folder of a transformers model"),
     "dictionaries of ours": (
@@ -121,13 +121,13 @@ BROKEN = {
         "names the model that they were made from",
     ),
     "nothing": (removed("*"), "(it holds nothing)", "name the folder of a transformers model"),
-    "a value of another kind": (configured(num_attention_heads="four"), "'num_attention_heads'", "get it anew"),
+    "a value of another kind": (configured(num_attention_heads="four"), "'num_attention_heads'", "download it again"),
     "gptq": (quantised("gptq", bits=4, group_size=128), "needs a package that is not here", "pip install optimum"),
     "awq": (quantised("awq", bits=4, group_size=128), "needs a package that is not here", "pip install gptqmodel"),
     "bitsandbytes": (quantised("bitsandbytes", load_in_4bit=True), "not here", "pip install -U bitsandbytes"),
     "compressed-tensors": (quantised("compressed-tensors"), "not here", "pip install compressed-tensors"),
     "no tokenizer": (removed("tokenizer*"), "has no tokenizer that can be read", ".save_pretrained('"),
-    "broken tokenizer": (written("tokenizer.json", "{"), "the tokenizer of", "get it anew"),
+    "broken tokenizer": (written("tokenizer.json", "{"), "the tokenizer of", "download it again"),
     "an adapter alone": (
         all_of(removed("*"), written("adapter_config.json", ADAPTER)),
         "holds an adapter, to be merged into me/base first",

@@ -129,7 +129,7 @@ def test_some_sites_are_read_without_the_others(folder, stream, tmp_path):
     copy = copied(folder, tmp_path)
     shutil.rmtree(copy / "layer_1")
     same_stream(ShardSource(copy, SITES[1:]), stream, SITES[1:])
-    assert "has no layer 3: it has 1, 2.mlp_out" in refused(SettingError, folder=folder, sites=[Site(3)])
+    assert "has no layer 3: use one of 1, 2.mlp_out" in refused(SettingError, folder=folder, sites=[Site(3)])
 
 
 def test_the_fingerprint_is_that_of_what_is_read(folder, stream, tmp_path):

@@ -118,7 +118,7 @@ def test_an_unfinished_harvest_is_read_up_to_what_is_there(stream, tmp_path):
     same_stream(ShardSource(path, tokens=there), direct(tokens=there))
     for tokens in (None, there + 1):
         error = refused(folder=path, tokens=tokens)
-        assert f"is not whole, it has {there:,} tokens so far: run the same `itda harvest` again" in error
+        assert f"is incomplete: it has {there:,} tokens so far: run the same `itda harvest` again" in error
 
 
 def test_more_tokens_than_there_are_is_one_line(folder):

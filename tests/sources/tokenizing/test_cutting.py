@@ -218,7 +218,7 @@ def test_documents_of_ordinary_size_are_tokenized_at_once(monkeypatch):
 
 
 def test_half_a_surrogate_pair_is_one_line_that_names_the_document():
-    with pytest.raises(CorpusError, match="text:1 holds half a surrogate pair: mend it or leave it out"):
+    with pytest.raises(CorpusError, match=r"text:1 holds a broken character .half a surrogate pair.: mend it"):
         list(Windower(tokenizer_of("GPT-2"), 16).groups(Corpus.from_texts(["a", "b\ud800"]), 2))
 
 

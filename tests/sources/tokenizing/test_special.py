@@ -137,5 +137,5 @@ def test_a_prompt_longer_than_the_window_has_its_bos_too():
 
 @pytest.mark.parametrize("text", ["<bos>", "<bos><pad><bos>"])
 def test_a_text_of_special_tokens_alone_is_refused_in_one_line(text):
-    with pytest.raises(SettingError, match=r"no token but special ones, which have no activation here: give it some"):
+    with pytest.raises(SettingError, match=r"only special tokens, which have no activations here: add some"):
         read_prompt(shared("llama"), text, [Site(1)], 12)
