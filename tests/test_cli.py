@@ -333,7 +333,7 @@ def test_a_missing_foreign_or_truncated_run_folder_is_refused(tmp_path, capsys):
 
 
 def test_bad_input_to_decompose_is_refused(run, capsys):
-    assert "it has 2, 4" in refused(capsys, "decompose", str(run), "text", "--layer", "3")
+    assert "use one of 2, 4" in refused(capsys, "decompose", str(run), "text", "--layer", "3")
     assert "no site" in refused(capsys, "decompose", str(run), "text", "--layer", "x")
     assert "no token 9" in refused(capsys, "decompose", str(run), "import os", "--token", "9")
     assert "no text" in refused(capsys, "decompose", str(run), "  ")

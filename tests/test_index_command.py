@@ -373,7 +373,7 @@ def test_bad_input_is_one_line(trained, capsys, arguments, message):
 def test_a_run_without_its_atoms_is_one_line(trained, capsys, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "layer_1" / "atoms.safetensors").unlink()
-    assert "damaged or not whole" in refused(capsys, "index", str(tmp_path / "run"))
+    assert "damaged or incomplete" in refused(capsys, "index", str(tmp_path / "run"))
 
 
 def test_the_bar_counts_every_token_once(trained, tmp_path, monkeypatch):

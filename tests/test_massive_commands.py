@@ -166,7 +166,7 @@ def test_decompose_marks_them_and_says_of_none_that_it_is_explained(run, capsys,
     lines = printed(capsys, *command).splitlines()
     heads = [line for line in lines if re.search(r"explained +\S+%$|massive, +\S+x$", line)]
     assert [place for place, line in enumerate(heads) if "massive" in line] == marked
-    assert "a norm so many times the median" in "\n".join(lines)
+    assert "how many times the median the norm is" in "\n".join(lines)
 
 
 def test_a_notebook_marks_them_and_leaves_them_out_of_the_average(run):

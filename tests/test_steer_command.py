@@ -200,7 +200,7 @@ SLIPS = {
     "an atom in words": ([PROMPT, "--atom", "x"], "'x' is not a list of atoms"),
     "a strength in words": ([PROMPT, "--atom", "1", "--strength", "much"], "'much' is not a list of strengths"),
     "a strength without end": ([PROMPT, "--atom", "1", "--strength", "inf"], "'inf' is not a list of strengths"),
-    "a layer that is not there": ([PROMPT, "--atom", "1", "--layer", "2"], "it has 3"),
+    "a layer that is not there": ([PROMPT, "--atom", "1", "--layer", "2"], "use one of 3"),
     "no prompt": (["--atom", "1"], "there is no text"),
     "tokens elsewhere": ([PROMPT, "--atom", "1", "--at", "middle"], "no tokens 'middle' to steer at"),
     "a token that is not there": ([PROMPT, "--atom", "1", "--at", "77"], "no token 77: the prompt has 7"),

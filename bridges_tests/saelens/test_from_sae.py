@@ -107,5 +107,5 @@ def test_other_architectures_are_opened_and_what_has_no_decoder_of_its_own_is_on
     scaled = JumpReLUSAE(JumpReLUSAEConfig(**settings, normalize_activations="layer_norm"))
     with pytest.raises(SettingError, match=r"^the SAE scales what it reads \(layer_norm\)"):
         from_sae(scaled, k=4)
-    with pytest.raises(SettingError, match=r"^the dictionary is of no site: say which"):
+    with pytest.raises(SettingError, match=r"^the dictionary does not say of which site it is: say so"):
         label(from_sae(sae, k=4), None, ["a text"])

@@ -46,7 +46,7 @@ def headroom(double_k, half_atoms, fvu=0.2):
 def test_the_whole_of_it():
     assert verdict(SITE, FIGURES, 0.08) == (
         "Good: the dictionary keeps 97.8% of what layer_20 contributes to predictions, +0.154 nats; it can stand in "
-        "for the site where a few percent do not matter.",
+        "for the site if a few percent do not matter.",
         "It leaves 22.0% of the variance unexplained. Half of the tokens have an error below 0.130, one in ten above "
         "0.310; 24% are above the threshold of 0.2.",
         "A larger k would help: with 40 atoms a token instead of 20, 15.0% instead of 22.0% stay unexplained.",

@@ -410,5 +410,5 @@ def test_a_refined_folder_without_its_fidelity_is_refused(tmp_path, damage):
     if damage == "short":
         tensors["fidelity"] = fidelity[:-1].clone()
     save_file(tensors, path)
-    with pytest.raises(StoreError, match=r"damaged or not whole .*anew"):
+    with pytest.raises(StoreError, match=r"damaged or incomplete .*again"):
         ITDA.from_pretrained(tmp_path / "d")

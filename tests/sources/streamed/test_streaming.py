@@ -212,7 +212,7 @@ def test_a_damaged_checkpoint_is_one_line_and_names_the_file(saved, tmp_path):
         file = sorted(folder.glob("*.safetensors"))[1]
         file.write_bytes(file.read_bytes()[:-100])
 
-    with pytest.raises(ModelError, match=r"model-00002-of.* get it anew") as error:
+    with pytest.raises(ModelError, match=r"model-00002-of.* download it again") as error:
         StreamedModel.load(damage(saved("llama"), tmp_path / "cut", cut))
     assert "\n" not in str(error.value)
 
