@@ -229,6 +229,6 @@ def test_the_tokens_of_a_run_are_all_that_it_read(runs):
 def test_of_centres_it_says_that_nothing_tells_how_much_an_atom_was_needed(runs, capsys):
     centres = str(Path(__file__).parent / "runs_made_before" / "centres")
     said = " ".join(printed(capsys, "compare", centres).split())
-    assert "weighted is plain Jaccard" in said
+    assert "weighted is the plain Jaccard index" in said
     assert "`itda fingerprint` is better" in said
     assert "plain Jaccard" not in printed(capsys, "compare", str(runs / "a"))
