@@ -214,6 +214,15 @@ class TokenText:
         _within(token, token + 1, self.tokens)
         return self.partial_ids.get(int(self.token_id[token]))
 
+    def partials(self, start: int, stop: int) -> dict[int, str]:
+        """Return the bytes of those tokens from `start` up to `stop` that are not whole characters, by token."""
+        if not self.partial_ids:
+            return {}
+        self.check()
+        _within(start, stop, self.tokens)
+        ids = enumerate(self.token_id[start:stop].tolist(), start)
+        return {token: self.partial_ids[number] for token, number in ids if number in self.partial_ids}
+
     def window(self, token: int) -> tuple[int, int]:
         """Return the first token of the window that a token is in, and one past the last."""
         row, a = self._window(token), self._file.arrays

@@ -62,8 +62,7 @@ def share_of(coefficients: np.ndarray, place: int) -> float:
 
 def partial(index: CodeIndex, start: int, stop: int) -> dict[str, str]:
     """Return the bytes in hexadecimal of those tokens that are not whole characters, by their place from `start`."""
-    found = ((t - start, index.text.partial(t)) for t in range(start, stop)) if index.text.partial_ids else ()
-    return {str(place): hexadecimal for place, hexadecimal in found if hexadecimal is not None}
+    return {str(token - start): hexadecimal for token, hexadecimal in index.text.partials(start, stop).items()}
 
 
 def indexed_window(dictionary: IndexedDictionary, index: CodeIndex, token: int) -> dict[str, Any]:

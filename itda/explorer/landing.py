@@ -30,7 +30,10 @@ def landing(runs: RunCache, run: str, site: str) -> dict[str, Any]:
     """Return the data of the first page. Raises `StoreError` for a run that is not whole."""
     record, dictionary = runs.record(run), runs.dictionary(run, site)
     itda, measured = dictionary.itda, runs.metrics(run, Site.parse(site))
-    best = list(worth_seeing(dictionary))
+    kept = dictionary.first_page
+    if not kept:
+        kept |= {"best": list(worth_seeing(dictionary)), "explained": _explained(dictionary)}
+    best = kept["best"]
     return {
         **{name: record[name] for name in ("model", "corpus", "tokens", "window")},
         "part": record["corpus_part"],
@@ -41,7 +44,7 @@ def landing(runs: RunCache, run: str, site: str) -> dict[str, Any]:
         "centres": itda.provenance.get("refinement", {}).get("recipe") == 2,
         "measured": None if measured is None else {name: measured.get(name) for name in ("fvu", "ce_loss_score", "l0")},
         "verdict": [] if measured is None else list(measured.get("verdict", ())),
-        "explained": _explained(dictionary),
+        "explained": kept["explained"],
         "replication": itda.replication.summary() if itda.replication is not None else None,
         "best": [_shown(dictionary, atom) for atom in best],
         "prompts": [_prompt(dictionary, atom) for atom in best[:PROMPTS]],

@@ -125,6 +125,15 @@ class Explorer:
                 self.answer("start", self._first())
                 self.answer("columns", self._first())
 
+    def read_ahead(self) -> None:
+        """Read what a first atom and first searches need, so that nobody waits for it."""
+        with suppress(ItdaError):
+            query = self._first()
+            self.answer("atom", {**query, "atom": "0"})
+            for more in ({}, {"in": "exact"}, {"regex": "1"}):
+                self.answer("search", {**query, "q": "a", **more})
+            self.answer("corpus", {**query, "q": "a"})
+
     def warm(self) -> None:
         """Load the model of the first run, compile, and run it once, so that the first prompt is quick."""
         with suppress(ItdaError):

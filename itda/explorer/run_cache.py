@@ -91,6 +91,11 @@ class IndexedDictionary:
         """The texts of the atoms, to search in."""
         return AtomTexts(self.shown, self.itda.labels.document.tolist())
 
+    @cached_property
+    def first_page(self) -> dict[str, Any]:
+        """What the first page has worked out of it, kept for the next time that it is asked for."""
+        return {}
+
 
 BEFORE, AFTER = 120, 48
 """Characters before and after an atom's token that lists show and that a search looks at."""

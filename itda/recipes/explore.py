@@ -26,6 +26,8 @@ from itda.sources.models.transformers import LanguageModel
 from itda.store.diff_records import is_diff
 from itda.store.records import chosen_site
 
+READ_AFTER_S = 1.0
+"""Seconds from the start of the server until it reads ahead for the first atom and search."""
 WARM_AFTER_S = 2.0
 """Seconds after the start when the model is loaded, if no prompt came before."""
 
@@ -80,6 +82,11 @@ def explore(
     explorer.prepare()
     if explorer.fingerprints is not None:
         threading.Thread(target=explorer.fingerprints.prepare, daemon=True).start()
+    if explorer.runs.folders:
+        # Once the first page is likely there, as it would slow it.
+        reading = threading.Timer(READ_AFTER_S, explorer.read_ahead)
+        reading.daemon = True
+        reading.start()
     if options.model and explorer.runs.folders:
         # Later, as it would slow the first page; a prompt that comes earlier loads the model itself.
         warming = threading.Timer(WARM_AFTER_S, explorer.warm)

@@ -136,6 +136,7 @@ def test_bytes_of_tokens_that_are_not_whole_characters(run):
     text = CodeIndex.open(run, SITE).text
     for token in range(text.tokens):
         assert text.partial(token) == ("F0" if text.token_id[token] == 5 else None)
+        assert text.partials(token, token + 1) == ({token: "F0"} if text.token_id[token] == 5 else {})
 
 
 def test_codes_by_token(run):

@@ -123,3 +123,19 @@ def test_compare_says_whose_its_numbers_are(visit, served):
     page.locator("[data-part=only_b]").click()
     until(page, "document.querySelector('[data-part=only_b]').getAttribute('aria-pressed') === 'true'")
     assert page.get_by_text("are those of b: refined, layer_3.").is_visible()
+
+
+def test_what_a_first_search_needs_is_read_ahead_and_the_first_page_is_worked_out_once(served):
+    explorer, where = served.explorer, {"run": "refined", "site": "layer_3"}
+    explorer.read_ahead()
+    first = next(iter(explorer.runs.folders))
+    site = list(explorer.runs.sites(first))
+    assert "texts" in vars(explorer.runs.dictionary(first, str(site[len(site) // 2])))
+    told = explorer.answer("start", where)
+    kept = explorer.runs.dictionary("refined", "layer_3").first_page
+    assert (
+        [each["atom"] for each in told["best"]]
+        == kept["best"]
+        == list(worth_seeing(explorer.runs.dictionary("refined", "layer_3")))
+    )
+    assert explorer.answer("start", where) == told
