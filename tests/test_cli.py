@@ -206,7 +206,7 @@ APART = """
 import runpy, sys
 run = sys.argv[1]
 for sys.argv in (["itda", "info", run, "--quiet"], ["itda", "evaluate", run, "--tokens", "100", "--json"]):
-    runpy.run_module("itda.cli", run_name="__main__")
+    runpy.run_module("itda", run_name="__main__")  # python -m itda
     for stream in (sys.stdout, sys.stderr):
         print("\\f", end="", file=stream, flush=True)
 """

@@ -57,6 +57,7 @@ ALLOWED = {
     "demo": {*MIDDLE, *READERS, *SETTINGS, "progress", "recipes", "report"},
     "commands": {*MIDDLE, *READERS, *SETTINGS, "options", "progress", "recipes", "bridges", "report", "plots", "demo"},
     "cli": {"checks", "commands", "config", "errors", "files", "parsing", "store", "terminal", "version"},
+    "__main__": {"cli"},
     "__init__": {*MIDDLE, *READERS, *SETTINGS, "similarity", "recipes", "bridges", "api"},
 }
 # ITDA.save_pretrained, from_pretrained and push_to_hub: where people look for them first.
