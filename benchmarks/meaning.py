@@ -37,6 +37,9 @@ PAIRS = {
     "documents": [((0, "a"), (0, group)) for group in "bcde"],
 }
 """Dictionaries that are compared: the seed and the documents of each."""
+USUAL = "a"
+TWICE = {"documents": [((0, "ac"), (0, "bd"))]}
+"""Those of twice as many documents."""
 
 
 def read(arguments: argparse.Namespace) -> None:
@@ -65,6 +68,11 @@ class Parts:
         self.benches = [Bench(arguments.cache, layer, m, K) for m in arguments.sizes for layer in arguments.layers]
 
     @property
+    def documents(self) -> str:
+        """The groups of documents that the measured dictionaries are of."""
+        return self.given.documents
+
+    @property
     def wheel(self) -> Path:
         """sae-probes' wheel."""
         from meaning_prompts import fetch
@@ -77,8 +85,9 @@ class Parts:
         for bench, seed, (name, readout) in itertools.product(self.benches, range(self.given.seeds), every):
             chosen = (self.given.only, name), (self.given.readouts, readout)
             wanted = all(those is None or each in those for those, each in chosen)
-            if wanted and bench.has(name, seed) and (seed == 0 or readout != "dense"):
+            if wanted and bench.has(name, seed, self.documents) and (seed == 0 or readout != "dense"):
                 key = {"part": self.given.part, "layer": bench.layer, "m": bench.m, "k": bench.k, "seed": seed}
+                key |= {} if self.documents == USUAL else {"documents": self.documents}
                 yield bench, seed, name, readout, key | {"dictionary": name, "readout": readout}
 
     def show(self, key: dict[str, Any], values: dict[str, Any]) -> None:
@@ -126,7 +135,7 @@ class Parts:
         """Held-out text."""
         for bench, seed, name, readout, key in self.methods():
             if readout in DECODED and self.results.find(key) is None:
-                self.show(key, rebuilt(bench, name, readout, seed))
+                self.show(key, rebuilt(bench, name, readout, seed, self.documents))
 
     def ce(self) -> None:
         """What the model predicts with reconstructions: the methods of a layer that have no row yet, together."""
@@ -136,7 +145,7 @@ class Parts:
         model, methods = None, list(self.methods())
         for bench in self.benches:
             wanted = {
-                f"{name} {readout} {seed}": (key, bench.rebuilder(name, readout, seed))
+                f"{name} {readout} {seed}": (key, bench.rebuilder(name, readout, seed, self.documents))
                 for one, seed, name, readout, key in methods
                 if one == bench and readout in DECODED and self.results.find(key) is None
             }
@@ -156,8 +165,8 @@ class Parts:
         for bench, _, name, readout, key in self.methods():
             if readout == "dense":
                 continue
-            first = Reading(bench, self.wheel, name, readout, 0, "a")
-            for kind, pairs in PAIRS.items():
+            first = Reading(bench, self.wheel, name, readout, 0, self.documents)
+            for kind, pairs in (PAIRS if self.documents == USUAL else TWICE).items():
                 for number, ((_, _), (seed, group)) in enumerate(pairs[: self.given.pairs]):
                     own = key | {"kind": kind, "seed": number}
                     if self.results.find(own) is None and bench.has(name, seed, group):
@@ -175,7 +184,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[20, 10])
     parser.add_argument("--sizes", type=int, nargs="+", default=[2048], help="atoms")
     parser.add_argument("--seeds", type=int, default=1, help="orders of the documents, each with a seed")
-    parser.add_argument("--groups", nargs="+", default=["a"], help="documents to make dictionaries of: a to e")
+    parser.add_argument("--groups", nargs="+", default=["a"], help="documents to make dictionaries of: a to e, or ac")
+    parser.add_argument("--documents", choices=[USUAL, "ac"], default=USUAL, help="of the dictionaries to measure")
     parser.add_argument("--pairs", type=int, help="of dictionaries of each kind, for replication; default: all made")
     parser.add_argument("--only", nargs="+", help="dictionaries")
     parser.add_argument("--readouts", nargs="+", help="of them")

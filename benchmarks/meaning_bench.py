@@ -24,7 +24,7 @@ from meaning_methods import (
 from meaning_prompts import SEED, load_set, saved
 from meaning_saelens import load_sae, save_sae
 from meaning_scores import auroc, choose, probed
-from meaning_text import Concepts, Text, load_concepts, load_text
+from meaning_text import Concepts, Text, joined, load_concepts, load_text
 from real_model import MASSIVE
 from torch import Tensor
 
@@ -47,7 +47,7 @@ class Bench:
     k: int
 
     def text(self, group: str, seed: int = 0) -> Text:
-        """Running text: a group of documents in the order of a seed."""
+        """Running text: a group of documents, or groups one after the other such as "ac", in the order of a seed."""
         return _text(self.folder / "text", group, self.layer, seed)
 
     def file(self, name: str, seed: int, group: str) -> Path:
@@ -86,9 +86,9 @@ class Bench:
             return lambda x: fitted.features(x).dense(len(fitted))
         return lambda x: READOUTS[readout](made, x)
 
-    def rebuilder(self, name: str, readout: str, seed: int) -> Features:
+    def rebuilder(self, name: str, readout: str, seed: int, group: str = "a") -> Features:
         """What turns activations into their reconstructions [rows, d_model]."""
-        made = self.made(name, seed)
+        made = self.made(name, seed, group)
         return lambda x: reconstruction(made, readout, x)
 
     def massive_norm(self) -> float:
@@ -98,7 +98,8 @@ class Bench:
 
 @cache
 def _text(folder: Path, group: str, layer: int, seed: int) -> Text:
-    return load_text(folder, group, layer).in_order(seed)
+    names = [group] if group == "heldout" else list(group)
+    return joined([load_text(folder, name, layer) for name in names]).in_order(seed)
 
 
 # Parts
@@ -160,9 +161,9 @@ def with_labels(bench: Bench) -> list[float]:
     return found
 
 
-def rebuilt(bench: Bench, name: str, readout: str, seed: int) -> dict[str, Any]:
+def rebuilt(bench: Bench, name: str, readout: str, seed: int, group: str = "a") -> dict[str, Any]:
     """Reconstruction of held-out text, and costs."""
-    made = bench.made(name, seed)
+    made = bench.made(name, seed, group)
     values: dict[str, Any] = measured(made, readout, bench.text("heldout").x)
     return values | {"seconds": made.seconds, "steps": made.steps, "atoms": len(made.model)}
 

@@ -118,6 +118,31 @@ def true_features() -> str:
     return table(["atoms", "read by", *header], body)
 
 
+def twice(rows: list[Row]) -> str:
+    """fvu, predictions and replication over documents, of dictionaries of twice as many documents."""
+    body = []
+    for group in methods([row for row in rows if row["key"]["part"] == "reconstruction"]):
+        mine = {row["key"]["part"]: row for row in rows if name_of(row) == name_of(group[0])}
+        made, predicted, shared = (mine.get(part) for part in ("reconstruction", "ce", "replication"))
+        assert made is not None
+        cells = [number(made["fvu"])]
+        for pair in (CE_SCORE, CE_KL):
+            cells.append("{:.3f} ± {:.3f}".format(*ratio(*(predicted[each] for each in pair))) if predicted else "-")
+        cells += [number(shared[each]) if shared else "-" for each in ("mean", "above_8", "above_9", "strongest")]
+        body.append([*title(made["key"]), *cells, number(made["seconds"])])
+    header = [
+        "fvu",
+        "CE loss score",
+        "KL",
+        "mean cosine",
+        "above .8",
+        "above .9",
+        "strongest feature",
+        "seconds to make",
+    ]
+    return table(["atoms", "read by", *header], body)
+
+
 KINDS = ("independent", "correlated", "hierarchical")
 
 
@@ -126,7 +151,10 @@ def written(text: str, rows: list[Row], m: int = 2048) -> str:
 
     def of(part: str, layer: str) -> list[Row]:
         wanted = {"part": part, "layer": int(layer), "m": m}
-        return [row for row in rows if wanted.items() <= row["key"].items()]
+        return [row for row in rows if wanted.items() <= row["key"].items() and "documents" not in row["key"]]
+
+    def at(row: Row, layer: str) -> bool:
+        return (row["key"]["layer"], row["key"]["m"]) == (int(layer), m)
 
     tables: dict[str, Callable[[str], str]] = {
         "probes": lambda layer: probes(of("probes", layer)),
@@ -134,6 +162,7 @@ def written(text: str, rows: list[Row], m: int = 2048) -> str:
         "decoded": lambda layer: decoded(of("reconstruction", layer), of("ce", layer)),
         "replication": lambda layer: replication(of("replication", layer)),
         "features": lambda _: true_features(),
+        "twice": lambda layer: twice([row for row in rows if row["key"].get("documents") and at(row, layer)]),
     }
     return MARK.sub(lambda found: f"{found[1]}\n{tables[found[2]](found[3])}\n\n{found[4]}", text)
 

@@ -9,7 +9,7 @@ its first `ANSWER` tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,15 @@ class Text:
         place = np.random.default_rng(seed).permutation(len(names))[np.searchsorted(names, self.document)]
         order = np.argsort(place, kind="stable")
         return Text(self.x[torch.from_numpy(order)], self.document[order], self.token[order])
+
+
+def joined(parts: Sequence[Text]) -> Text:
+    """Groups of documents, one after the other; a document keeps its number if there is but one group."""
+    if len(parts) == 1:
+        return parts[0]
+    most = 1 + max(int(part.document.max()) for part in parts)
+    document = np.concatenate([part.document + number * most for number, part in enumerate(parts)])
+    return Text(torch.cat([part.x for part in parts]), document, np.concatenate([part.token for part in parts]))
 
 
 def make_text(folder: Path, text: Path, model: LanguageModel) -> None:
