@@ -76,9 +76,9 @@ def _bench(row: Row) -> tuple[int, int, bool]:
 
 
 ABOUT = """SmolLM2-135M-Instruct with 4-bit weights (d 576), k 20. Dictionaries are of 40,000 tokens of WikiText-2's
-validation split, or of 80,000 where twice the documents are said, massive activations (over 10 medians) left out; all of
-them have the same activations. Prompts and
-answers are read with products in bfloat16, and no token of the beginning before them."""
+validation split, or of 80,000 where twice the documents are said, massive activations (over 10 medians) left out; all
+of them have the same activations. Prompts and answers are read with products in bfloat16, and no token of the beginning
+before them."""
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
