@@ -26,7 +26,7 @@ from meaning_scores import (
     ratio,
     split,
 )
-from meaning_text import Text
+from meaning_text import Text, joined
 from saelens_sae import Recipe, TrainedSae
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -204,3 +204,12 @@ def test_an_order_moves_whole_documents() -> None:
     assert [other.token[other.document == name].tolist() for name in (0, 3, 5)] == [[0, 1], [2, 3, 4], [5]]
     assert other.x[:, 0].tolist() == other.token.tolist()
     assert {tuple(text.in_order(seed).document) for seed in range(20)} > {tuple(text.document)}
+
+
+def test_groups_of_documents_that_are_joined_keep_their_documents_apart() -> None:
+    one, other = (Text(torch.full((3, 2), float(n)), np.array([0, 0, 1]), np.array([n, n, n])) for n in (1, 2))
+    found = joined([one, other])
+    assert found.document.tolist() == [0, 0, 1, 2, 2, 3]
+    assert found.token.tolist() == [1, 1, 1, 2, 2, 2]
+    assert found.x[:, 0].tolist() == [1, 1, 1, 2, 2, 2]
+    assert joined([one]) is one
