@@ -94,7 +94,8 @@ def replicated(one: Reading, other: Reading) -> dict[str, Any]:
     pairs = list(zip(one.probes, other.probes, strict=True))
     cosines = [abs(float(atoms[0][a] @ atoms[1][b])) for a, b in pairs]
     same = [int(partner[a]) == b for a, b in pairs]
-    return values | {"probe_same": float(np.mean(same)), "probe_cosine": float(np.mean(cosines)), "probes": len(same)}
+    probed = {"probe_same": float(np.mean(same)), "probe_cosine": float(np.mean(cosines))} if same else {}
+    return values | {"probe_same": None, "probe_cosine": None, "probes": len(same)} | probed
 
 
 def _shared_rows(both: Sequence[Reading]) -> float:

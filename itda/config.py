@@ -95,7 +95,7 @@ class Train(CorpusOptions, ModelOptions, LargeOptions, ElsewhereOptions, Pursuit
     (default: 8; 0 in mode paper)."""
     steps: Advanced[int | None] = None
     """Recipe 2: steps of refinement after the rounds. More steps lower the error, and atoms are found again less often.
-    Default: 3, or 8 where 40 activations or more are kept for each atom."""
+    Default: 3, or 8 where 35 activations or more are kept for each atom."""
     min_fidelity: Advanced[float | None] = None
     """Recipe 1: the least cosine of a refined atom to the activation that its label names. Default: 0.9."""
     massive: Advanced[Literal["skip", "atoms", "off"] | None] = None

@@ -52,7 +52,7 @@ NEAR = 5
 STEPS, MORE_STEPS = 3, 8
 """Steps of refinement at the end: usually, and where each atom has many activations."""
 
-MANY = 40
+MANY = 35
 """Activations for each atom from which more steps still leave atoms that come out again (benchmarks/atoms_tried.py)."""
 
 DAMPING = 1.0

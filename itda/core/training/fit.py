@@ -65,7 +65,7 @@ def fit(
     - `recipe` 2 of mode "best", for a matrix with tens of rows for each atom: atoms are not rows but centres of groups
       of rows, each labelled by the row nearest to it. `passes` are then rounds of k-means, 12 by default. These atoms
       are found again in other rows of the same kind. More `steps` at the end lower the error, and fewer are found
-      again: the default is 3, or 8 where there are 40 rows or more for each atom.
+      again: the default is 3, or 8 where there are 35 rows or more for each atom.
 
     Earlier rows become atoms first. Shuffle a sorted matrix together with its labels:
     `order = np.random.default_rng(0).permutation(len(x))`, then `x[order]` and `[texts[i] for i in order]`.

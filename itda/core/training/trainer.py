@@ -53,7 +53,7 @@ class Trainer:
     - `recipe` 2, instead of that refinement: `passes` rounds of k-means over the activations kept. The atoms are
       centres of groups, labelled by their medoids, and are found again in other text (`itda.core.training.centres`).
       With `atoms` nothing grows then; with a threshold, growth finds how many atoms there will be. At the end come
-      `steps` of refinement: 3 by default, 8 where 40 activations or more are kept for each atom. More steps lower the
+      `steps` of refinement: 3 by default, 8 where 35 activations or more are kept for each atom. More steps lower the
       error, and atoms are found again less often.
     - `massive`: what to do with activations whose norm is above 10 times the median of the first 4,096
       (`itda.core.massive`). "skip": leave them out of all of this. "atoms": let them become atoms, and leave them out

@@ -168,8 +168,8 @@ def test_a_trainer_ends_with_the_steps_that_are_asked_for_and_fewer_leave_more_u
     assert errors[0] > errors[1] > errors[2]
 
 
-@pytest.mark.parametrize(("atoms", "steps"), [(10, 8), (11, 3)])
-def test_a_trainer_takes_more_steps_where_each_atom_has_forty_activations_and_says_so(atoms, steps):
+@pytest.mark.parametrize(("atoms", "steps"), [(11, 8), (12, 3)])
+def test_a_trainer_takes_more_steps_where_each_atom_has_many_activations_and_says_so(atoms, steps):
     x = clustered(400)
     made = {}
     for asked in (None, steps):
