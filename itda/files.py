@@ -366,7 +366,7 @@ def read_json(path: Path, expected: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        if (path.parent / "atoms.safetensors").exists():
+        if path.name != "config.json" and (path.parent / "config.json").exists():
             how = f"itda.ITDA.from_pretrained({str(path.parent)!r})"
             raise StoreError(f"{path.parent} is one dictionary, not a run: open it in Python, {how}") from error
         raise StoreError(f"{path.parent} has no {path.name}: name a folder written by itda") from error

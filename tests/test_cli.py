@@ -354,7 +354,7 @@ def test_evaluating_on_a_changed_corpus_is_refused(corpus, tmp_path, capsys):
     shutil.copytree(corpus, copy)
     main(["train", "tiny", "--layers", "2", "--corpus", str(copy), "--out", str(tmp_path / "run"), *TRAIN])
     (copy / "00.py").write_text("changed")
-    assert "not what it was" in refused(capsys, "evaluate", str(tmp_path / "run"), "--quiet")
+    assert "has changed since the run was made" in refused(capsys, "evaluate", str(tmp_path / "run"), "--quiet")
     assert json.loads(
         printed(capsys, "evaluate", str(tmp_path / "run"), "--corpus", str(copy), "--tokens", "50", "--json")
     )

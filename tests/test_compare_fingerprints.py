@@ -1,6 +1,7 @@
 """`itda compare` on fingerprints: what is exactly 1, what is matched, what is refused, and what is said in words."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_the_same_again_and_another_batch_size_are_exactly_1(made, capsys):
 def test_one_alone_shows_its_whole_matrix(made, capsys):
     shown = printed(capsys, "compare", str(made / "a.itda"))
     assert "A model with itself: 6 of its 6 sites are most like a neighbour" in " ".join(shown.split())
-    rows = [line.split() for line in shown.splitlines() if line[:1].isdecimal()]
+    rows = [line.split() for line in shown.splitlines() if re.fullmatch(r"\d+( +[\d.]+)+ *", line)]
     (found,) = values(capsys, made / "a.itda")["pairs"]
     assert [len(row) for row in rows][:6] == [7] * 6
     wanted = np.array(found["matrices"][THE_INDEX])

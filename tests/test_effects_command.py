@@ -89,7 +89,7 @@ def test_python_gives_the_same(measured):
     folder, _ = measured
     found = itda.effects(folder, contexts=5, tokens=200, progress=False)
     assert found["layer_3"].uses.sum() > 0
-    assert "It was there already" in repr(found)
+    assert "It was measured already" in repr(found)
     table = found.to_pandas()
     assert len(table) == 48
     assert {"added_promoted_effect", "continuation", "token"} <= set(table.columns)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    model: str | Path | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    model: str | Path | PreTrainedModel | Any,  # or nnsight's, which may not be installed
+    tokenizer: PreTrainedTokenizerBase | Any | None = None,  # what is none is refused in a line
     *,
     name: str = "model",
     revision: str | None = None,

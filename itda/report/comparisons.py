@@ -90,7 +90,7 @@ def _pair(pair: Pair, floors: Mapping[Site, Overlap]) -> str:
     ]
     if pair.same:
         rows.append(["same site", *(f"{pair.matches[name].accuracy:.0%}" for name in names)])
-    lines += ["", "The site of b most similar to each site of a, by each number and by the controls:", ""]
+    lines += ["", "The site of b most similar to each site of a, by each number and the controls:", ""]
     lines.append(table(["a", *names.values()], rows))
     if pair.same:
         lines.append(f"same site: by chance it would be {1 / len(pair.sites[1]):.0%}.")

@@ -45,7 +45,8 @@ def test_lines_are_the_rows(rows, skipped):
     for name in ("half", "numbers"):  # a float32 is written with the fewest digits that give it again
         for row in (*found, *expected):
             values = row[name]
-            row[name] = None if values is None else np.array(values, np.float32).tolist()
+            several = [values] if not isinstance(values, list) else values
+            row[name] = [None if value is None else float(np.float32(value)) for value in several]
     assert found == expected
     assert all("\n" not in line.decode() for line in json_lines(batch).split(b"\n"))
 

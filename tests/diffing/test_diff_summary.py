@@ -21,7 +21,7 @@ def test_atoms_of_all_sites_are_one_ranking_and_of_one_document_the_first_is_lis
 def test_without_a_control_nothing_is_a_finding_or_none():
     found = summary(values(controls=[]))
     assert {each["finding"] for each in found["atoms"]} == {None}
-    assert "cannot be said without a control" in found["verdict"][-1]
+    assert "Only a control can tell" in found["verdict"][-1]
 
 
 def test_the_verdict_counts_findings_and_names_the_control():
