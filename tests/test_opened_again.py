@@ -182,7 +182,7 @@ def test_a_corpus_that_was_moved_is_not_asked_of_the_hub_and_can_be_named(home, 
     metrics = json.loads(Path("run/layer_1/metrics.json").read_text())
     assert metrics["part"] == "heldout"  # unlike with --corpus, which is all used
     (home / "texts" / "01.py").write_text("other")
-    assert "has changed since the run was made" in refused(capsys, *commands("run")["evaluate"], "--corpus-path", "texts")
+    assert "has changed since the run" in refused(capsys, *commands("run")["evaluate"], "--corpus-path", "texts")
 
 
 def test_activations_on_disk_know_their_model(home, capsys, monkeypatch):
