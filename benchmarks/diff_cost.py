@@ -9,8 +9,8 @@ activations of three layers and all predictions; then the whole `itda diff`. Pri
 the pages of the files), and the ratio of the pair's time to the sum of both alone, by the clock and by processors.
 
 On two cores of an AMD EPYC, 2026-11-27, one run each: with --gigabytes 3 --tokens 256 --dtype float32 the pair took .98
-times both alone (124 s) and 1.46 GB at the peak (alone 1.32 GB). Before a pair had one block of each model in memory, with
---gigabytes 0.5 --tokens 2100 --dtype float32 --whole, the whole command took 1.20 times both alone.
+times both alone (124 s) and 1.46 GB at the peak (alone 1.32 GB). Before a pair had one block of each model in memory,
+--gigabytes 0.5 --tokens 2100 --dtype float32 --whole gave 1.20 times both alone for the command.
 """
 
 from __future__ import annotations
