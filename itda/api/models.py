@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    model: str | Path | PreTrainedModel | Any,  # or nnsight's, which may not be installed
-    tokenizer: PreTrainedTokenizerBase | Any | None = None,  # what is none is refused in a line
+    model: str | Path | PreTrainedModel | Any,  # Any: a model of nnsight, which need not be installed
+    tokenizer: PreTrainedTokenizerBase | Any | None = None,  # Any: another object is refused in one clear line
     *,
     name: str = "model",
     revision: str | None = None,

@@ -233,8 +233,8 @@ class Trainer:
             number = len(grown) if settings.atoms is None else min(settings.atoms, len(kept))
             rounds, steps = settings.passes, settings.steps
             steps = usual_steps(len(kept), number) if steps is None else steps
-            asked = {"number": number, "rounds": rounds, "steps": steps}
-            made = centres(grown, kept, self._kept.labels(), progress=tell, **asked)
+            labels = self._kept.labels()
+            made = centres(grown, kept, labels, number=number, rounds=rounds, steps=steps, progress=tell)
             return replace(made, provenance={**made.provenance, "refinement": record_of_centres(rounds, steps)})
         return refine(grown, kept, passes=settings.passes, min_fidelity=settings.min_fidelity, progress=tell)
 
