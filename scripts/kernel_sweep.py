@@ -23,9 +23,9 @@ from itda.core.pursuit.gram_kept import KeptGram
 from itda.core.pursuit.gram_torch import crowd_of
 from itda.core.pursuit.gram_triton import advance_triton
 from itda.core.pursuit.products import correlations, product_error
-from itda.core.pursuit.triton_limits import Launch, kernel_for, launch_of, power_of_two
+from itda.core.pursuit.triton_limits import Kernel, Launch, kernel_for, launch_of, power_of_two
 
-WAYS = {
+WAYS: dict[Kernel, list[tuple[int, int]]] = {
     "on chip": [(8, 128), (8, 112), (8, 96), (8, 168), (16, 64), (16, 80), (4, 168), (4, 255)],
     "packed": [(8, 64), (8, 80), (8, 96), (8, 128), (8, 255), (16, 64), (16, 112), (4, 128), (4, 168), (4, 255)],
 }
