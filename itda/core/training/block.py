@@ -17,7 +17,7 @@ from itda.core.pursuit.stepwise import Ways, run
 from itda.core.training.replay import first_change
 
 
-def _even(columns: int) -> int:
+def even(columns: int) -> int:
     """Return no fewer columns, but a multiple of 64: rows that begin alike are read by one kernel, compiled once."""
     return -(-columns // 64) * 64
 
@@ -54,7 +54,7 @@ class GrowingAtoms:
     def room_for(self, number: int) -> int:
         """Return the number of atoms that a Gram matrix will have room for once there is room for `number`."""
         # A quarter more than before: the matrix is copied seldom, and little is set aside.
-        return _even(max(number, len(self.gram) + len(self.gram) // 4))
+        return even(max(number, len(self.gram) + len(self.gram) // 4))
 
     def _multiply(self) -> None:
         """Compute the whole Gram matrix, of atoms that have grown elsewhere."""
@@ -118,7 +118,7 @@ class Block:
         safe = torch.where(norm > 0, norm, 1.0)
         unit, inverse = (self.rows.z / safe[:, None]).float(), safe.reciprocal().float()
         narrow = self.rows.z.float()
-        c = torch.empty(size, _even(self._stop), device=device)
+        c = torch.empty(size, even(self._stop), device=device)
         correlations(narrow, atoms.table[:before], out=c[:, :before])
         torch.mul(correlations(narrow, narrow), inverse, out=c[:, before : self._stop])
         applied = torch.zeros(size, dtype=torch.int32, device=device)

@@ -20,15 +20,17 @@ from torch import Tensor
 from itda.core import memory as limits
 from itda.core.code import SparseCode
 from itda.core.pursuit import Pursuit, pursue
-from itda.core.pursuit.advance import Rows, advance, units
+from itda.core.pursuit.advance import Correlations, Rows, advance, units
+from itda.core.pursuit.gram_torch import joined, rows_at_once
 from itda.core.pursuit.or_torch import holds
-from itda.core.pursuit.products import correlations
+from itda.core.pursuit.products import correlations, product_error
 from itda.core.pursuit.rules import rules_of
 from itda.core.pursuit.rules.mp import MP
 from itda.core.pursuit.rules.mp_refit import MP_REFIT
-from itda.core.pursuit.stepwise import Ways, ways_on
+from itda.core.pursuit.start import Codes
+from itda.core.pursuit.stepwise import Ways, run, ways_on
 from itda.core.pursuit.triton_limits import LEAST_GROWN, power_of_two
-from itda.core.training.block import Block, GrowingAtoms
+from itda.core.training.block import Block, GrowingAtoms, even
 from itda.core.training.growth_bytes import LEAST_ROWS, rows_of_a_block
 from itda.core.training.growth_cpu import CpuGrowth
 from itda.machine import free_device_memory
@@ -46,6 +48,12 @@ PROOF = 8
 
 RESERVE = 2**30
 """Bytes of a GPU kept free of the Gram matrix, for a block on its way."""
+
+IN_TORCH = Ways(advance, units)
+
+_PROVEN: dict[tuple[Ways, torch.device, int, int], bool] = {}
+"""Whether kernels have the bits of torch, by device, width and k: many dictionaries grow in a search for a threshold,
+and a proof takes as long as some blocks."""
 
 
 class DeviceGrowth:
@@ -117,7 +125,25 @@ class DeviceGrowth:
         """Return codes in the dictionary so far, with the full k, and the error of each target."""
         if self._on_cpu is not None:
             return self._on_cpu.encode(targets)
-        return pursue(targets, self.atoms.to(targets.device), self.k, self.pursuit)
+        self._move_to(targets.device)
+        if not (self.number > 0 and self._fits(self.number, targets.device)):
+            return pursue(targets, self.atoms, self.k, self.pursuit)
+        self._atoms.reserve(self.number)
+        size = max(1, rows_at_once(max(self.number, targets.shape[1]), targets.device))
+        return joined([self._encoded(part) for part in targets.split(size)])
+
+    def _encoded(self, targets: Float[Tensor, "batch d_model"]) -> Codes:
+        """Return what `encode` does, by the Gram matrix, which is there."""
+        rows, number = Rows.of(targets, self.k, 0.0), self.number
+        c = torch.empty(len(targets), even(number), device=targets.device)
+        correlations(rows.z, self.atoms, out=c[:, :number])
+        bound = product_error(targets.shape[1]) * rows.energy.sqrt()
+        source = Correlations(c, torch.zeros_like(rows.step), bound, keep=False)
+        everyone = torch.arange(len(targets), dtype=torch.int32, device=targets.device)
+        # Every row sees every atom: in the form of growth, whose kernel is compiled.
+        born = torch.full((number,), -1, dtype=torch.int32, device=targets.device)
+        run(rows, everyone, source, everyone, self._atoms.view(number, born), self._ways or IN_TORCH)
+        return rows.codes(self._atoms.table, rules_of(self.pursuit), targets.dtype)
 
     def expect(self, atoms: int) -> None:
         """Make room for the Gram matrix of so many atoms at the first block, if there is as much memory."""
@@ -179,12 +205,15 @@ class DeviceGrowth:
 
     def _ways_for(self, targets: Float[Tensor, "batch d_model"]) -> Ways:
         """Return the kernels, if pursuits of the first rows show that they have the bits of torch."""
-        torchs = Ways(advance, units)
         if self._ways is None and len(targets) > PROOF:
             kernels = ways_on(targets.device)
-            found, expected = (partial(_pursued, targets[: 2 * PROOF], self.k, ways) for ways in (kernels, torchs))
-            self._ways = kernels if holds("growth", found, expected()) else torchs
-        return self._ways or torchs
+            case = (kernels, targets.device, targets.shape[1], self.k)
+            if case not in _PROVEN:
+                some = targets[: 2 * PROOF]
+                found, expected = (partial(_pursued, some, self.k, ways) for ways in (kernels, IN_TORCH))
+                _PROVEN[case] = holds("growth", found, expected())
+            self._ways = kernels if _PROVEN[case] else IN_TORCH
+        return self._ways or IN_TORCH
 
     def _move_to(self, device: torch.device) -> None:
         if self._atoms.table.device != device:
@@ -193,9 +222,10 @@ class DeviceGrowth:
 
     def _fits(self, number: int, device: torch.device) -> bool:
         """Return True if there is room for a Gram matrix of so many atoms, beside the one that it is copied from."""
+        if number <= len(self._atoms.gram):
+            return True
         needed = 2 * self._atoms.room_for(number) ** 2
-        free = free_device_memory(device) - RESERVE
-        return number <= len(self._atoms.gram) or (needed <= free and needed <= (self._memory or needed))
+        return needed <= min(free_device_memory(device) - RESERVE, self._memory or needed)
 
     def _leave(self) -> None:
         """Go on, on the CPU."""

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from itda import ActivationBatch, Trainer
 from itda.core.pursuit import advance, gram_torch, plain
+from itda.core.pursuit.products import correlations
 from itda.core.pursuit.stepwise import Ways
 from itda.core.training import block, growth, growth_device
 from itda.core.training.growth_bytes import LEAST_ROWS, MOST_ROWS
@@ -224,23 +225,57 @@ def test_on_another_device_the_bits_are_the_same_and_no_activation_comes_to_the_
 
 
 @BOTH
-def test_codes_and_errors_in_the_dictionary_so_far_are_those_of_plain(pursuit):
+@pytest.mark.parametrize("memory", [None, 2 * 20**2])
+def test_codes_and_errors_in_the_dictionary_so_far_are_those_of_plain(pursuit, memory, monkeypatch):
+    monkeypatch.setattr(growth_device, "rows_at_once", lambda *_: 40)
     x = coherent()
-    grown = DeviceGrowth(16, 5, 0.1, pursuit)
-    grown.offer(x)
-    assert same_bits(grown.encode(x[:90])[1], plain.pursue(x[:90], grown.atoms, 5, pursuit)[1])
+    x[7] = 0.0
+    grown = DeviceGrowth(16, 5, 0.1, pursuit, None, 30, memory)
+    for part in (x[:1], x[1:31], x[31:]):
+        for _ in range(2):  # before a block, and as it went on elsewhere
+            expected, left = plain.pursue(x[:90], grown.atoms, 5, pursuit)
+            code, found = grown.encode(x[:90])
+            assert same_bits(found, left)
+            assert torch.equal(code.indices, expected.indices)
+            assert torch.equal(code.count, expected.count)
+            assert code.coefficients.dtype == expected.coefficients.dtype
+            assert same_bits(code.coefficients, expected.coefficients)
+            before, grown = grown, DeviceGrowth(16, 5, 0.1, pursuit, None, 30, memory)
+            grown.restore(before.atoms, before.novelty)
+        grown.offer(part)
+
+
+def test_a_codes_correlations_are_of_the_gram_matrix_and_not_computed_at_each_step(monkeypatch):
+    grown = DeviceGrowth(16, 5, 0.1, "mp")
+    grown.offer(coherent())
+    products = []
+    monkeypatch.setattr(growth_device, "correlations", lambda *a, **b: products.append(0) or correlations(*a, **b))
+    monkeypatch.setattr(growth_device, "pursue", None)
+    grown.encode(coherent()[:90])
+    assert products == [0]
+
+
+def test_kernels_are_proven_once_for_all_dictionaries_of_a_width_and_k(monkeypatch):
+    proofs = []
+    kernels = Ways(lambda *arguments: advance.advance(*arguments), advance.units)
+    monkeypatch.setattr(growth_device, "ways_on", lambda _: kernels)
+    monkeypatch.setattr(growth_device, "holds", lambda *_: proofs.append(k) or True)
+    for k in (4, 4, 5):
+        DeviceGrowth(16, k, 0.1, "mp", None, 64).offer(coherent())
+    assert proofs == [4, 5]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 @BOTH
 def test_growth_by_the_kernels_gives_the_same_bits(interpreter, pursuit):
     x = coherent()[10:50]
-    rows, atoms, novelty = interpreter(x.numpy(), pursuit)
+    rows, atoms, novelty, left = interpreter(x.numpy(), pursuit)
     wanted, expected, expected_novelty = plain_growth(x, 3, 0.15, pursuit, None)
     assert rows == wanted
     assert 10 < len(rows) < 40
     assert same_bits(torch.from_numpy(atoms), expected)
     assert same_bits(torch.from_numpy(novelty), expected_novelty)
+    assert same_bits(torch.from_numpy(left), plain.pursue(x, expected, 3, pursuit)[1])
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +291,7 @@ def _by_kernels(x, pursuit):
     kernels = Ways(gram_triton.advance_triton, gram_triton.units_triton)
     growth_device.ways_on = lambda _: kernels
     grown = growth_device.DeviceGrowth(x.shape[1], 3, 0.15, pursuit, None, 20)
-    rows = grown.offer(torch.from_numpy(x).to(CUDA_OR_CPU))
+    there = torch.from_numpy(x).to(CUDA_OR_CPU)
+    rows = grown.offer(there)
     assert grown._ways is kernels
-    return rows, grown.atoms.cpu().numpy(), grown.novelty.numpy()
+    return rows, grown.atoms.cpu().numpy(), grown.novelty.numpy(), grown.encode(there)[1].cpu().numpy()
