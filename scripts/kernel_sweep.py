@@ -3,9 +3,9 @@
     python scripts/kernel_sweep.py [--cases 16384x768,65536x2304] [--rows 4096] [--k 40] [--workers 8]
 
 For each number of atoms and width: kernels with correlations in float32 and in 16 bits, so many warps (groups of 32
-threads) a program, and so many registers a thread. Every way is compiled first, in several processes at a time, then
-timed in turn: the kernel alone, random activations and atoms, medians. The one that `launch_of` chooses is marked. No
-way changes a result, and each is compared with the first.
+threads) a program, so many registers a thread, and so many columns that a thread reads at once. Every way is compiled
+first, in several processes at a time, then timed in turn: the kernel alone, random activations and atoms, medians. The
+one that `launch_of` chooses is marked. No way changes a result, and each is compared with the first.
 """
 
 from __future__ import annotations
@@ -25,12 +25,18 @@ from itda.core.pursuit.gram_triton import advance_triton
 from itda.core.pursuit.products import correlations, product_error
 from itda.core.pursuit.triton_limits import Kernel, Launch, kernel_for, launch_of, power_of_two
 
-WAYS: dict[Kernel, list[tuple[int, int]]] = {
-    "on chip": [(8, 128), (8, 112), (8, 96), (8, 168), (16, 64), (16, 80), (4, 168), (4, 255)],
-    "packed": [(8, 64), (8, 80), (8, 96), (8, 128), (8, 255), (16, 64), (16, 112), (4, 128), (4, 168), (4, 255)],
+WAYS: dict[Kernel, list[tuple[int, int, int]]] = {
+    "on chip": [(8, 128, 8), (8, 112, 8), (8, 96, 8), (8, 168, 8), (16, 64, 8), (4, 96, 8), (4, 128, 8), (4, 168, 8)],
+    "packed": [
+        *((8, registers, 8) for registers in (64, 80, 96, 128, 168, 255)),
+        *((8, registers, 4) for registers in (80, 128, 255)),
+        *((16, registers, 8) for registers in (64, 128)),
+        *((4, registers, 8) for registers in (64, 96, 128, 168, 255)),
+    ],
 }
-"""Warps and registers that are tried, by kernel."""
+"""Warps, registers and columns read at once that are tried, by kernel."""
 REPEATS = 7
+CASES = "4096x768,16384x768,32768x768,16384x4096,65536x2304"
 
 
 def ways(m: int, d: int) -> list[Launch]:
@@ -39,8 +45,8 @@ def ways(m: int, d: int) -> list[Launch]:
     found = [usual]
     for kernel, sizes in WAYS.items():
         held = (4 if kernel == "on chip" else 2) * power_of_two(m) + 8 * usual.lanes
-        for warps, registers in sizes:
-            made = Launch(kernel, power_of_two(m), usual.lanes, warps, 8, registers)
+        for warps, registers, each in sizes:
+            made = Launch(kernel, max(1024, power_of_two(m)), usual.lanes, warps, each, registers)
             if held < 4 * 32 * warps * registers and 32 * warps * registers <= 2**16 and made not in found:
                 found.append(made)
     return found
@@ -86,7 +92,9 @@ def compile_one(order: tuple[int, int, int, Launch]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="16384x768,16384x4096,65536x2304", help="atoms x width, with commas")
+    parser.add_argument(
+        "--cases", default="4096x768,16384x768,32768x768,16384x4096,65536x2304", help="atoms x width, with commas"
+    )
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--k", type=int, default=40)
     parser.add_argument("--workers", type=int, default=8)
@@ -94,7 +102,8 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("scripts/kernel_sweep.py: this torch finds no CUDA device; run it where there is one.", file=sys.stderr)
         return 2
-    print("| atoms | width | kernel | warps | registers | ms | chosen | same |\n" + "|---" * 8 + "|", flush=True)
+    header = "| atoms | width | kernel | warps | registers | at once | ms | chosen | same |\n"
+    print(header + "|---" * 9 + "|", flush=True)
     cases = [tuple(map(int, case.split("x"))) for case in arguments.cases.split(",")]
     orders = [(m, d, arguments.k, launch) for m, d in cases for launch in ways(m, d)]
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
@@ -108,7 +117,7 @@ def main() -> int:
             for launch in good:
                 taken[launch].append(case.run(launch)[0])
         for launch in tried:
-            cells = [f"{m:,}", f"{d:,}", launch.kernel, launch.warps, launch.registers]
+            cells = [f"{m:,}", f"{d:,}", launch.kernel, launch.warps, launch.registers, launch.each]
             if launch in taken:
                 same = torch.equal(case.run(launch)[1].picks, first.picks)
                 ms = f"{statistics.median(taken[launch][1:]):.2f}"

@@ -15,6 +15,9 @@ REGISTERS = 192 * 2**10
 WIDEST = 2**14
 """The widest residual, in float64, that the registers of a program hold."""
 
+PACKED_ABOVE, PACKED_WIDTH = 2**13, 2**12
+"""Above so many atoms, and up to that width, the packed kernel was faster on an H100 (`scripts/kernel_sweep.py`)."""
+
 LEAST_GROWN = 4096
 """Places for correlations in growth, however few atoms there are."""
 
@@ -56,10 +59,12 @@ def fits_packed(m: int, d: int) -> bool:
 def kernel_for(m: int, d: int) -> Kernel:
     """Choose a kernel for m atoms of width d, all of which every row sees, with their whole Gram matrix.
 
-    >>> kernel_for(16384, 4096), kernel_for(65536, 4096), kernel_for(131072, 4096)
+    >>> kernel_for(8192, 4096), kernel_for(16384, 4096), kernel_for(131072, 4096)
     ('on chip', 'packed', 'streaming')
     """
-    return "on chip" if fits_on_chip(m, d) else "packed" if fits_packed(m, d) else "streaming"
+    if fits_packed(m, d) and (not fits_on_chip(m, d) or (m > PACKED_ABOVE and d <= PACKED_WIDTH)):
+        return "packed"
+    return "on chip" if fits_on_chip(m, d) else "streaming"
 
 
 def power_of_two(n: int) -> int:
@@ -111,10 +116,13 @@ def launch_of(m: int, d: int, kernel: Kernel | None = None) -> Launch:
     By what the kernels compile to (`scripts/kernel_report.py`): a program has eight warps, since sums in float64 leave
     eight numbers to exchange, and four where that leaves a thread little to hold. So many registers that next to
     nothing is spilled from them; fewer leave room for more programs at a time on an SM, and one waits while another
-    computes. The streaming kernel has an SM for itself: its correlations then stay in the second cache.
+    computes. Of what that leaves, what was fastest on an H100 (`scripts/kernel_sweep.py`). The streaming kernel has an
+    SM for itself: its correlations then stay in the second cache.
 
     >>> launch_of(16384, 4096)
     Launch(kernel='on chip', block=16384, lanes=4096, warps=8, each=8, registers=128)
+    >>> launch_of(16384, 4096, "packed")
+    Launch(kernel='packed', block=16384, lanes=4096, warps=8, each=8, registers=128)
     >>> launch_of(65536, 768).kernel
     'streaming'
     """
@@ -124,7 +132,9 @@ def launch_of(m: int, d: int, kernel: Kernel | None = None) -> Launch:
         return Launch(kernel, 8192 * 4096 // max(4096, lanes), lanes, 8, 4, None)
     block = max(256, power_of_two(m))
     if kernel == "packed":
-        return Launch(kernel, max(1024, block), lanes, 8, 8, 255)
+        block = max(1024, block)
+        held = (block // 2 + 2 * lanes) // (32 * 8)
+        return Launch(kernel, block, lanes, 8, 8, 80 if held <= 40 else 128 if held <= 64 else 255)
     warps = 4 if block + 2 * lanes <= 48 * 128 else 8
     held = (block + 2 * lanes) // (32 * warps)  # registers of a thread for c and r
     few = 96 if warps == 4 else 80
