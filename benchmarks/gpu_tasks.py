@@ -87,7 +87,7 @@ PROFILE: Tasks = {
     ],
 }
 STREAMING: Tasks = {
-    "full": [{"shape": "405B", "blocks": 4, "tokens": 8192}],
+    "full": [{"shape": "405B", "blocks": 2, "tokens": 8192}],
     "quick": [{"shape": "small", "blocks": 2, "tokens": 512}],
     "minute": [],
 }

@@ -310,6 +310,8 @@ def report_of(found: dict[str, dict[str, Any]]) -> list[str]:
         ["weights of blocks read, GB", row["weights_read"] / 1e9, said["bytes_read"] / 1e9],
         ["peak of card memory, GB", row["card"] / 1e9 or None, said["card"] / 1e9 or None],
         ["peak of RAM, above libraries, GB", row["memory"]["peak"] / 1e9, said["memory"] / 1e9],
+        ["  pages of mapped files at their peak, GB", row["memory"].get("RssFile", 0) / 1e9 or None, None],
+        ["  all else at its peak, GB", row["memory"].get("RssAnon", 0) / 1e9 or None, None],
     ]
     cells = [[name, number(a), number(b), number(b / a) if a and b else "-"] for name, a, b in lines]
     return [about, table(["", "measured", "itda plan", "plan / measured"], cells), paragraph(equality(found))]

@@ -55,7 +55,7 @@ def choose(m: int, d: int, k: int, free_bytes: int, stepwise: bool, has_triton: 
     - `triton-packed`, the same with correlations in 16 bits, for up to 2^16 atoms;
     - `triton-streaming`: any m; reads and writes the correlations once per step. d up to `WIDEST`.
 
-    >>> choose(8192, 4096, 40, free_bytes=80 * 10**9, stepwise=True, has_triton=True)
+    >>> choose(16384, 4096, 40, free_bytes=80 * 10**9, stepwise=True, has_triton=True)
     'triton-on-chip'
     >>> choose(65536, 4096, 40, free_bytes=80 * 10**9, stepwise=True, has_triton=True)
     'triton-packed'

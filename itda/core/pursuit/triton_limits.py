@@ -15,8 +15,10 @@ REGISTERS = 192 * 2**10
 WIDEST = 2**14
 """The widest residual, in float64, that the registers of a program hold."""
 
-PACKED_ABOVE, PACKED_WIDTH = 2**13, 2**12
-"""Above so many atoms, and up to that width, the packed kernel was faster on an H100 (`scripts/kernel_sweep.py`)."""
+PACKED_ABOVE, PACKED_WIDTH = 2**14, 2**10
+"""Above so many atoms, and up to that width, the packed kernel is chosen though the other fits: on an H100 it took 5.5
+ms instead of 9.5 for 32,768 atoms of width 768 (`scripts/kernel_sweep.py`). For 16,384 it gained little on random
+activations. On activations with a common mean, of width 4,096, it lost a third: its correlations are coarser."""
 
 LEAST_GROWN = 4096
 """Places for correlations in growth, however few atoms there are."""
@@ -59,7 +61,7 @@ def fits_packed(m: int, d: int) -> bool:
 def kernel_for(m: int, d: int) -> Kernel:
     """Choose a kernel for m atoms of width d, all of which every row sees, with their whole Gram matrix.
 
-    >>> kernel_for(8192, 4096), kernel_for(16384, 4096), kernel_for(131072, 4096)
+    >>> kernel_for(16384, 4096), kernel_for(65536, 4096), kernel_for(131072, 4096)
     ('on chip', 'packed', 'streaming')
     """
     if fits_packed(m, d) and (not fits_on_chip(m, d) or (m > PACKED_ABOVE and d <= PACKED_WIDTH)):
@@ -121,8 +123,8 @@ def launch_of(m: int, d: int, kernel: Kernel | None = None) -> Launch:
 
     >>> launch_of(16384, 4096)
     Launch(kernel='on chip', block=16384, lanes=4096, warps=8, each=8, registers=128)
-    >>> launch_of(16384, 4096, "packed")
-    Launch(kernel='packed', block=16384, lanes=4096, warps=8, each=8, registers=128)
+    >>> launch_of(32768, 768, "packed")
+    Launch(kernel='packed', block=32768, lanes=1024, warps=8, each=8, registers=128)
     >>> launch_of(65536, 768).kernel
     'streaming'
     """
@@ -134,7 +136,7 @@ def launch_of(m: int, d: int, kernel: Kernel | None = None) -> Launch:
     if kernel == "packed":
         block = max(1024, block)
         held = (block // 2 + 2 * lanes) // (32 * 8)
-        return Launch(kernel, block, lanes, 8, 8, 80 if held <= 40 else 128 if held <= 64 else 255)
+        return Launch(kernel, block, lanes, 8, 8, 80 if held <= 40 else 128 if held <= 72 else 255)
     warps = 4 if block + 2 * lanes <= 48 * 128 else 8
     held = (block + 2 * lanes) // (32 * warps)  # registers of a thread for c and r
     few = 96 if warps == 4 else 80

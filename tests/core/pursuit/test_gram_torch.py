@@ -134,14 +134,12 @@ def test_a_gram_matrix_with_room_to_grow_is_taken_as_it_is():
 @pytest.mark.parametrize(
     ("m", "d", "k", "gigabytes", "has_triton", "path"),
     [
-        (8192, 768, 40, 80, True, "triton-on-chip"),
-        (8193, 768, 40, 80, True, "triton-packed"),  # faster, though it would fit in 32 bits
-        (16384, 4096, 40, 80, True, "triton-packed"),
-        (16384, 4097, 40, 80, True, "triton-on-chip"),
+        (16384, 768, 40, 80, True, "triton-on-chip"),
+        (16385, 768, 40, 80, True, "triton-packed"),  # faster, though it would fit in 32 bits
         (16384, 8192, 40, 80, True, "triton-on-chip"),
         (16384, 16384, 40, 80, True, "triton-on-chip"),  # the residual takes half of the registers
         (16385, 16384, 40, 80, True, "triton-streaming"),
-        (32768, 4097, 40, 80, True, "triton-on-chip"),
+        (32768, 4096, 40, 80, True, "triton-on-chip"),
         (32769, 768, 40, 80, True, "triton-packed"),
         (65536, 4096, 40, 80, True, "triton-packed"),
         (65536, 4097, 40, 80, True, "triton-streaming"),
