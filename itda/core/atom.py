@@ -62,7 +62,9 @@ class Atom:
             word = ": it does not replicate, so it is no finding" if no_finding(self.replication) else ""
             rows.append(("replication", f"it came back in {self.replication:.0%} of the draws{word}"))
         source = "this text" if label.whole else "the marked token"
-        title = f"<div><b>Atom {self.index:,}</b> of {self.of:,}{where}: the activation of {source}</div>"
+        # A centre of a group, or an atom that was refined, is near the activation that names it, and not that one.
+        named = "the activation of" if self.fidelity is None else "named by the activation of"
+        title = f"<div><b>Atom {self.index:,}</b> of {self.of:,}{where}: {named} {source}</div>"
         table = markup.facts("Where it comes from", rows) if rows else ""
         return f"<div>{title}{markup.passage(label)}{table}{self._nearest()}</div>"
 

@@ -189,7 +189,7 @@ def _atoms(uses: Sequence[Use], caption: str, weight: str, most: int) -> str:
     places = min(9, max(0, 3 - math.floor(math.log10(largest))))
     head = f'<th scope="col">atom</th><th scope="colgroup" colspan="2">{weight}</th>'
     head += '<th scope="col">fidelity</th>' if faithful else ""
-    head += '<th scope="colgroup" colspan="2" style="text-align:center">activation of the marked token</th>'
+    head += '<th scope="colgroup" colspan="2" style="text-align:center">named by the marked token</th>'
     head += '<th scope="col" style="text-align:left">nearest in other documents</th>' if known else ""
     rows = []
     for use in uses[:most]:

@@ -88,7 +88,9 @@ def test_atoms_and_labels_show_the_text():
     assert repr(model.atom(0)) == "atom 0 of 40: «<b>one</b>»"
     assert repr(model.labels[0]) == "<Label «<b>one</b>»>"
     shown = model.atom(0)._repr_html_()
-    assert "of 40: the activation of this text" in shown
+    assert "of 40: named by the activation of this text" in shown
+    plain = itda.fit(X, atoms=40, k=3, mode="paper", labels=["<b>one</b>", *TEXTS[1:]])
+    assert "of 40: the activation of this text" in plain.atom(0)._repr_html_()
     assert "&lt;b&gt;one" in shown
     assert "document" not in shown
     assert repr(model.labels).startswith("<Labels of 40 texts: «<b>one</b>», «sent")
