@@ -88,7 +88,7 @@ def test_an_atom_that_does_not_replicate_has_a_question_mark_and_a_line_says_wha
     for shown in (token._repr_html_(), repr(Decomposition([token])), report.decomposition([token], 5)):
         assert "?6" in shown
         assert "?5" not in shown
-        assert shown.count("? did not come back in half of the draws: no finding") == 1
+        assert shown.count("? came back in fewer than half of the draws: no finding") == 1
     only = TokenDecomposition(hostile_label("t"), 0.8, [sure, use(hostile_label("y"))])
     for shown in (only._repr_html_(), repr(Decomposition([only])), report.decomposition([only], 5)):
         assert "no finding" not in shown

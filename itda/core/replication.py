@@ -154,7 +154,7 @@ def no_finding(replication: float | None) -> bool:
     return replication is not None and replication < NOT_FOUND_AGAIN
 
 
-NO_FINDING = "did not come back in half of the draws: no finding"
+NO_FINDING = "came back in fewer than half of the draws: no finding"
 """What the mark of such an atom, a question mark before its number, is said to mean."""
 
 
