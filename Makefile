@@ -27,8 +27,13 @@ test: $(READY)
 types: $(READY)
 	.venv/bin/pyright --pythonpath .venv/bin/python
 
-tests: $(READY)
+tests: $(READY) .venv/compiled
 	.venv/bin/python -m pytest -n 3 --dist loadfile
+
+# Once, by one process, while types are checked. In a fresh checkout all the first tests' processes would do it at once.
+.venv/compiled: $(READY) $(wildcard itda/core/*/*_kernel.py)
+	.venv/bin/python scripts/compile_loops.py
+	touch .venv/compiled
 
 quick: $(READY)
 	.venv/bin/ruff check .
