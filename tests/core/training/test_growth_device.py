@@ -204,19 +204,19 @@ def test_whatever_rows_are_guessed_first_the_same_are_appended(pursuit, most):
 
 
 @BOTH
-@pytest.mark.parametrize("parts", [{"threshold": 0.1}, {"atoms": 60, "tokens": 250, "offset_tokens": 100}])
+@pytest.mark.parametrize("parts", [{"threshold": 0.1}, {"atoms": 40, "tokens": 150, "offset_tokens": 60}])
 def test_on_another_device_the_bits_are_the_same_and_no_activation_comes_to_the_host(pursuit, parts, monkeypatch):
     monkeypatch.setitem(growth.GROWTHS, DEVICE.type, ("itda.core.training.growth_device", "DeviceGrowth"))
-    x = coherent(250, 48)
+    x = coherent(150, 48)
     trainers = [Trainer(48, k=4, pursuit=pursuit, **parts) for _ in range(2)]
     trainers[0].offer(batch(x))
     with other_device() as device:
-        for start in (0, 100):
-            found = batch(x, start, start + 100 if start == 0 else 250)
+        for start, stop in ((0, 60), (60, 150)):
+            found = batch(x, start, stop)
             trainers[1].offer(ActivationBatch(there(found.activations), found.labels))
         assert isinstance(growth_of(trainers[1]), DeviceGrowth)
         assert growth_of(trainers[1]).atoms.device == DEVICE
-        assert device.copied_rows(48) <= (100 if "atoms" in parts else 0)  # the mean of the first ones
+        assert device.copied_rows(48) <= (60 if "atoms" in parts else 0)  # the mean of the first ones
         expected, made = (trainer.finish() for trainer in trainers)
     assert made.labels.keys() == expected.labels.keys()
     assert same_bits(made.atoms, expected.atoms)
