@@ -17,6 +17,8 @@ def address():
     node = {"num_cpus": 2, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Else Ray's workers give way to all other tests' processes, and what waits for them takes minutes.
+        patch.setenv("RAY_worker_niceness", "0")
         machines = Cluster(initialize_head=True, head_node_args=node)
         try:
             machines.add_node(**node)
