@@ -68,8 +68,12 @@ SHOWN = {
 
 @pytest.fixture(scope="session")
 def worth_showing(request, tmp_path_factory):
-    """An address with run, site and atom: of the demo's run if pictures are wanted, else of what the tests have."""
-    if not os.environ.get("ITDA_SCREENSHOTS"):
+    """An address with run, site and atom, and a folder for pictures.
+
+    If pictures for the docs are wanted, ITDA_SCREENSHOTS names the run of `itda demo` and an atom of its layer 4, as
+    runs/demo:99; else they are of what the tests have.
+    """
+    if not (wanted := os.environ.get("ITDA_SCREENSHOTS")):
         yield (
             request.getfixturevalue("served").address,
             {"run": "plain", "site": "layer_3", "atom": 20},
@@ -78,18 +82,12 @@ def worth_showing(request, tmp_path_factory):
         return
     from itda import config as settings
     from itda.explorer.server import running
-    from itda.recipes import evaluate_run, train
     from itda.recipes.explore import explorer_of
-    from itda.recipes.index import index_run
 
-    out = tmp_path_factory.mktemp("pictures") / "demo"
-    paper = {"mode": "paper", "order": "corpus", "threshold": 0.3}
-    train(settings.Train(model="tiny", layers=(2, 4), corpus="python-docs", tokens=200_000, k=16, out=out, **paper))
-    evaluate_run(settings.Evaluate(run=out, tokens=10_000))
-    index_run(settings.Index(run=out))
+    run, _, atom = wanted.rpartition(":")
     PICTURES.mkdir(parents=True, exist_ok=True)
-    with running(explorer_of(settings.Explore(runs=(out,)))) as address:
-        yield address, {"run": "demo", "site": "layer_4", "atom": 99}, PICTURES
+    with running(explorer_of(settings.Explore(runs=(Path(run),)))) as address:
+        yield address, {"run": Path(run).name, "site": "layer_4", "atom": int(atom)}, PICTURES
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

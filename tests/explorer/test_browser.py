@@ -425,6 +425,16 @@ def test_hostile_text_of_the_corpus_is_text(visit, served, text):
     page.wait_for_selector(".rows .row")
 
 
+def test_the_marked_token_of_a_long_prompt_is_in_sight_without_scrolling(visit, served):
+    labels = open_run(served.runs[0]).dictionary(Site(3)).labels
+    atom = max(range(len(labels)), key=lambda number: len(labels[number].before))
+    page = visit(f"#/atom?{HERE}&atom={atom}", width=390)
+    frame = "document.querySelector('.passage')"
+    assert page.evaluate(f"{frame}.scrollHeight > 2 * {frame}.clientHeight")
+    rectangles = f"[{frame}, {frame}.querySelector('mark')].map((each) => each.getBoundingClientRect())"
+    until(page, f"(([a, b]) => a.top <= b.top && b.bottom <= a.bottom)({rectangles})", 5)
+
+
 def test_a_hostile_prompt_is_text(visit):
     page = visit(f"#/prompt?{HERE}&text={urllib.parse.quote(IMAGE + SCRIPT + ENDED)}")
     page.wait_for_selector(".token")

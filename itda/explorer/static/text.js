@@ -77,13 +77,28 @@ export function keyword(before, token, after, bytes) {
 
 /** A whole prompt with its token marked, lines as they are. */
 export function passage(before, token, after, bytes) {
-  return h(
-    "p",
-    { class: "passage", dir: direction(token, before, after), tabindex: 0 }, // it may have to be scrolled
-    textLines(before),
-    h("mark", {}, h("bdi", {}, tokenText(token, bytes, { edges: true })), token.includes("\n") && "\n"),
-    textLines(after),
+  const mark = h("mark", {}, h("bdi", {}, tokenText(token, bytes, { edges: true })), token.includes("\n") && "\n");
+  return withMarkInSight(
+    h(
+      "p",
+      { class: "passage", dir: direction(token, before, after), tabindex: 0 }, // it may have to be scrolled
+      textLines(before),
+      mark,
+      textLines(after),
+    ),
+    mark,
   );
+}
+
+/** A text that is scrolled, as soon as it has a place on the page, so far that the token marked in it is seen. */
+function withMarkInSight(text, mark) {
+  const placed = new ResizeObserver(() => {
+    placed.disconnect();
+    const [frame, marked] = [text.getBoundingClientRect(), mark.getBoundingClientRect()];
+    if (marked.bottom > frame.bottom) text.scrollTop += marked.bottom - frame.bottom + frame.height / 4;
+  });
+  placed.observe(text);
+  return text;
 }
 
 /** A text as nodes, its lines as they are. */
