@@ -304,7 +304,7 @@ def _index_of(dictionary: IndexedDictionary) -> CodeIndex:
     return dictionary.index
 
 
-def _needed(dictionary: IndexedDictionary) -> list[tuple[bool, float]]:
+def _needed(dictionary: IndexedDictionary) -> list[tuple[bool, int | float]]:
     """Return a sort key per atom: those needed most come first, or the oldest where novelty is not known.
 
     Atoms that do not replicate come after all others.
