@@ -90,11 +90,14 @@ def compile_one(order: tuple[int, int, int, Launch]) -> str:
     return ""
 
 
+def sizes_of(text: str) -> list[tuple[int, int]]:
+    """Numbers of atoms and widths, as 16384x768,65536x2304."""
+    return [(int(m), int(d)) for m, d in (case.split("x") for case in text.split(","))]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--cases", default="4096x768,16384x768,32768x768,16384x4096,65536x2304", help="atoms x width, with commas"
-    )
+    parser.add_argument("--cases", type=sizes_of, default=CASES, help="atoms x width, with commas")
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--k", type=int, default=40)
     parser.add_argument("--workers", type=int, default=8)
@@ -104,11 +107,10 @@ def main() -> int:
         return 2
     header = "| atoms | width | kernel | warps | registers | at once | ms | chosen | same |\n"
     print(header + "|---" * 9 + "|", flush=True)
-    cases = [tuple(map(int, case.split("x"))) for case in arguments.cases.split(",")]
-    orders = [(m, d, arguments.k, launch) for m, d in cases for launch in ways(m, d)]
+    orders = [(m, d, arguments.k, launch) for m, d in arguments.cases for launch in ways(m, d)]
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         wrong = dict(zip(orders, pool.map(compile_one, orders), strict=True))
-    for m, d in cases:
+    for m, d in arguments.cases:
         case, tried = Case(m, d, arguments.rows, arguments.k), ways(m, d)
         good = [launch for launch in tried if not wrong[m, d, arguments.k, launch]]
         first = case.run(good[0])[1]

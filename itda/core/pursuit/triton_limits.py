@@ -135,7 +135,7 @@ def launch_of(m: int, d: int, kernel: Kernel | None = None) -> Launch:
     block = max(256, power_of_two(m))
     if kernel == "packed":
         block = max(1024, block)
-        held = (block // 2 + 2 * lanes) // (32 * 8)
+        held = (block // 2 + 2 * lanes) // (32 * 8)  # two correlations in a register
         return Launch(kernel, block, lanes, 8, 8, 80 if held <= 40 else 128 if held <= 72 else 255)
     warps = 4 if block + 2 * lanes <= 48 * 128 else 8
     held = (block + 2 * lanes) // (32 * warps)  # registers of a thread for c and r

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int16, Int32
 from torch import Tensor
 
-from itda.core.pursuit.advance import NEVER, Atoms, Correlations, Rows, entry_error, in_16_bits
+from itda.core.pursuit.advance import NEVER, Atoms, Correlations, Rows, columns_of, entry_error, in_16_bits
 from itda.core.pursuit.fixed_order import root
 from itda.core.pursuit.gram_torch import rows_at_once
 from itda.core.pursuit.products import correlations, product_error
@@ -15,11 +15,6 @@ from itda.core.pursuit.refit import refitted
 from itda.core.pursuit.start import merged
 from itda.core.pursuit.stepwise import Ways, run
 from itda.core.training.replay import first_change
-
-
-def even(columns: int) -> int:
-    """Return no fewer columns, but a multiple of 64: rows that begin alike are read by one kernel, compiled once."""
-    return -(-columns // 64) * 64
 
 
 class GrowingAtoms:
@@ -54,7 +49,7 @@ class GrowingAtoms:
     def room_for(self, number: int) -> int:
         """Return the number of atoms that a Gram matrix will have room for once there is room for `number`."""
         # A quarter more than before: the matrix is copied seldom, and little is set aside.
-        return even(max(number, len(self.gram) + len(self.gram) // 4))
+        return columns_of(max(number, len(self.gram) + len(self.gram) // 4))
 
     def _multiply(self) -> None:
         """Compute the whole Gram matrix, of atoms that have grown elsewhere."""
@@ -118,7 +113,7 @@ class Block:
         safe = torch.where(norm > 0, norm, 1.0)
         unit, inverse = (self.rows.z / safe[:, None]).float(), safe.reciprocal().float()
         narrow = self.rows.z.float()
-        c = torch.empty(size, even(self._stop), device=device)
+        c = torch.empty(size, columns_of(self._stop), device=device)
         correlations(narrow, atoms.table[:before], out=c[:, :before])
         torch.mul(correlations(narrow, narrow), inverse, out=c[:, before : self._stop])
         applied = torch.zeros(size, dtype=torch.int32, device=device)

@@ -20,7 +20,7 @@ from torch import Tensor
 from itda.core import memory as limits
 from itda.core.code import SparseCode
 from itda.core.pursuit import Pursuit, pursue
-from itda.core.pursuit.advance import Correlations, Rows, advance, units
+from itda.core.pursuit.advance import Correlations, Rows, advance, columns_of, units
 from itda.core.pursuit.gram_torch import joined, rows_at_once
 from itda.core.pursuit.or_torch import holds
 from itda.core.pursuit.products import correlations, product_error
@@ -30,7 +30,7 @@ from itda.core.pursuit.rules.mp_refit import MP_REFIT
 from itda.core.pursuit.start import Codes
 from itda.core.pursuit.stepwise import Ways, run, ways_on
 from itda.core.pursuit.triton_limits import LEAST_GROWN, power_of_two
-from itda.core.training.block import Block, GrowingAtoms, even
+from itda.core.training.block import Block, GrowingAtoms
 from itda.core.training.growth_bytes import LEAST_ROWS, rows_of_a_block
 from itda.core.training.growth_cpu import CpuGrowth
 from itda.machine import free_device_memory
@@ -135,7 +135,7 @@ class DeviceGrowth:
     def _encoded(self, targets: Float[Tensor, "batch d_model"]) -> Codes:
         """Return what `encode` does, by the Gram matrix, which is there."""
         rows, number = Rows.of(targets, self.k, 0.0), self.number
-        c = torch.empty(len(targets), even(number), device=targets.device)
+        c = torch.empty(len(targets), columns_of(number), device=targets.device)
         correlations(rows.z, self.atoms, out=c[:, :number])
         bound = product_error(targets.shape[1]) * rows.energy.sqrt()
         source = Correlations(c, torch.zeros_like(rows.step), bound, keep=False)
