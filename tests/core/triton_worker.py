@@ -6,7 +6,7 @@ Triton decides when it is imported whether it interprets, so kernels run in a pr
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from typing import Any
 
@@ -26,4 +26,26 @@ def triton_worker(*, interprets: bool = not GPU) -> Iterator[Callable[..., Any]]
 def _set_up(interprets: bool) -> None:
     if interprets:
         os.environ["TRITON_INTERPRET"] = "1"
+        with suppress(ImportError):
+            _patch_once_a_module()
     torch.set_num_threads(1)
+
+
+def _patch_once_a_module() -> None:
+    """Let a function that a kernel calls be called, and no more, once its module has been seen.
+
+    Triton's interpreter looks through all of its language at each such call, to replace what it replaced when the
+    kernel was launched or, for the modules that are not the kernel's, at the first call. Only launches put it back.
+    """
+    from triton.runtime import interpreter
+
+    patched: set[int] = set()
+
+    def call(self: Any, *arguments: Any, **named: Any) -> Any:
+        names = id(self.fn.__globals__)
+        if names not in patched:
+            interpreter._patch_lang(self.fn)
+            patched.add(names)
+        return self.rewrite()(*arguments, **named)
+
+    interpreter.InterpretedFunction.__call__ = call
