@@ -50,7 +50,7 @@ def test_the_model_is_asked_one_at_a_time_and_everything_else_goes_on(own):
         assert get(port, "/api/echo?a=b").status == 200
         assert get(port, "/").status == 200
         check_refusal(get(port, "/api/bad"), 400)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < SECONDS / 2  # the model never answers
     assert busy_sentence(port) == "the model is busy with 5 other requests: try again in a moment"
     assert len(answers.asked) == 1
     answers.go.set()

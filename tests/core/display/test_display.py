@@ -119,7 +119,7 @@ def test_labels_of_a_code_are_read_and_walked_as_an_array():
 
 def test_the_first_look_at_a_million_labels_is_quick():
     many = labels(10)[np.zeros(1_000_000, int)]
-    started = time.monotonic()
+    started = time.thread_time()  # whatever else the machine does
     assert "1,000,000 tokens" in repr(many)
     assert "1,000,000 tokens, the first 10" in many._repr_html_()
-    assert time.monotonic() - started < 0.5
+    assert time.thread_time() - started < 0.5
