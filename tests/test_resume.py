@@ -118,11 +118,13 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_dictionaries(commands, c
         out = tmp_path / str(number)
         command = commands.start(*train(corpus, way, out))
         begun(out)
+        # Early at first, and earlier after one that came too late: on a machine that is less busy by now, a run takes
+        # less time than the one that was timed.
         time.sleep(chance.uniform(0, seconds / 4 if number == 0 else seconds))
         command.send(signal.SIGKILL)
         if command.wait()[0] == -signal.SIGKILL:
             interrupted += 1
-        else:  # the machine is less busy than it was when a whole run was timed
+        else:
             seconds /= 2
         assert commands.run("train", "--resume", str(out), "--quiet") == (0, "")
         same(out, expected)

@@ -31,11 +31,11 @@ def _set_up(interprets: bool) -> None:
 
 
 def interpret() -> None:
-    """Have this process interpret kernels, in a fraction of the usual time; call it before Triton is imported.
+    """Have this process interpret kernels, several times as fast as Triton does; call it before Triton is imported.
 
-    Triton's interpreter looks through all of its language whenever a kernel calls a function, to replace what it
-    replaced when the kernel was launched or, for a module that is not the kernel's, at its first call. Only launches
-    put it back. So here it looks once for each module.
+    Triton's interpreter replaces the functions of its language by its own. It does so at each launch of a kernel, which
+    must be, as the end of a launch undoes it, and again whenever a kernel calls a function, which takes most of the
+    time. Here calls do it once for each module, for what the launch does not replace: that is never undone.
     """
     os.environ["TRITON_INTERPRET"] = "1"
     from triton.runtime import interpreter

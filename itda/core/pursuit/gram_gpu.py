@@ -52,7 +52,8 @@ def choose(m: int, d: int, k: int, free_bytes: int, stepwise: bool, has_triton: 
     - `steps`: in torch; reads and writes the m correlations of a row several times per step;
     - `triton-on-chip` reads m numbers of the Gram matrix per step, and nothing else of size m. For up to 2^15 atoms:
       4 m + 8 d bytes, each padded to a power of two, within `REGISTERS`. Only with the whole matrix;
-    - `triton-packed`, the same with correlations in 16 bits, for up to 2^16 atoms; from 2^14 on, if they are narrow;
+    - `triton-packed`, the same with correlations in 16 bits, for up to 2^16 atoms: where 32 bits do not fit, and above
+      `PACKED_ABOVE` atoms of a width up to `PACKED_WIDTH`;
     - `triton-streaming`: any m; reads and writes the correlations once per step. d up to `WIDEST`.
 
     >>> choose(16384, 4096, 40, free_bytes=80 * 10**9, stepwise=True, has_triton=True)
